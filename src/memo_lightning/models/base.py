@@ -1,0 +1,108 @@
+"""What every sequence model offers: a whole row at once, or one step at a time with a state.
+
+Notation used for tensor shapes, here and in all of ``models/``:
+    - B: rows of the batch (environments)
+    - T: time steps
+    - D: width of the model (``d_model``)
+    - H: attention heads, and ``d = D / H`` the width of one
+    - L: segment length, S: summary length, n: complete segments so far
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+
+class SequenceModel(nn.Module, ABC):
+    """A causal map ``[B, T, D] -> [B, T, D]`` with a memory that can also be stepped.
+
+    ``forward(x, is_init)`` equals calling ``step`` on ``x[:, 0], x[:, 1], ...`` from ``init_state(B)``,
+    with the same ``is_init`` flags, in ``eval()`` mode.
+
+    Args:
+        d_model: width D of inputs and outputs.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    @abstractmethod
+    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
+        """Process whole rows.
+
+        Args:
+            x: inputs ``[B, T, D]``. Every row begins with an empty memory.
+            is_init: bool ``[B, T]``, true at the first step of a trial: the memory is emptied before it.
+            segment_length: the segment length to use; models without segments ignore it.
+
+        Returns:
+            Outputs ``[B, T, D]``.
+
+        Raises:
+            ValueError: if a shape is wrong or ``x`` is not finite.
+        """
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> TensorDict:
+        """Return an empty memory for ``batch_size`` rows, on the device of the parameters."""
+
+    @abstractmethod
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process one step of every row, without gradient through the memory.
+
+        Args:
+            x_t: inputs ``[B, D]``.
+            state: the memory that ``init_state`` or the previous ``step`` returned. It is updated in place;
+                use the returned one from here on.
+            is_init: bool ``[B]``, rows whose memory is emptied first.
+
+        Returns:
+            Outputs ``[B, D]`` and the memory after the step.
+
+        Raises:
+            ValueError: if a shape is wrong, ``state`` belongs to another model or batch size, or ``x_t`` is
+                not finite.
+        """
+
+    def state_nbytes(self, state: TensorDict) -> int:
+        """Return the bytes of storage that ``state`` holds now, spare capacity included."""
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values(True, True)}
+        return sum(storages.values())
+
+    def check_rows(self, x: Tensor, is_init: Tensor | None) -> None:
+        """Raise ``ValueError`` unless ``x`` is finite ``[B, T, D]`` and ``is_init`` is bool ``[B, T]``."""
+        if x.ndim != 3 or x.shape[-1] != self.d_model or x.shape[1] == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}")
+        _check_flags(is_init, x.shape[:2])
+        _check_finite(x)
+
+    def check_step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None) -> None:
+        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]`` and fits the batch size of ``state``."""
+        if x_t.ndim != 2 or x_t.shape[-1] != self.d_model:
+            raise ValueError(f"x_t has shape {tuple(x_t.shape)}: must be [B, D] with D={self.d_model}")
+        if state.batch_size != x_t.shape[:1]:
+            raise ValueError(
+                f"state has batch size {tuple(state.batch_size)}: must be ({x_t.shape[0]},) to fit x_t"
+            )
+        _check_flags(is_init, x_t.shape[:1])
+        _check_finite(x_t)
+
+
+def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:
+    if is_init is not None and (is_init.shape != shape or is_init.dtype != torch.bool):
+        raise ValueError(
+            f"is_init has shape {tuple(is_init.shape)} and dtype {is_init.dtype}: "
+            f"must have shape {tuple(shape)} and dtype torch.bool"
+        )
+
+
+def _check_finite(x: Tensor) -> None:
+    finite = x.detach().isfinite()
+    if not finite.all():
+        position = (~finite).nonzero()[0].tolist()
+        raise ValueError(f"x holds {x[tuple(position)].item()} at index {position}: must be finite")

@@ -1,0 +1,58 @@
+"""Weights of the official implementation, by their official names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> None:
+    """Load weights that carry the official names, in place.
+
+    The official model keeps query, key and value, and gate and up projections, in matrices of their own; here
+    they are rows of one matrix.
+
+    Args:
+        model: a sequence model of this package that is built on :class:`Transformer`.
+        params: ``{official name: tensor}``, e.g. ``layers.0.self_attn.q_proj.weight``.
+
+    Raises:
+        ValueError: if names are missing, unknown, or shapes differ; the message lists them.
+    """
+    used: set[str] = set()
+
+    def take(*names: str) -> Tensor:
+        missing = [name for name in names if name not in params]
+        if missing:
+            raise ValueError(f"official weights lack {', '.join(missing)}")
+        used.update(names)
+        return torch.cat([torch.as_tensor(params[name]) for name in names])
+
+    state: dict[str, Tensor] = {"transformer.norm.weight": take("norm.weight")}
+    for layer in range(len(model.transformer.blocks)):
+        theirs, ours = f"layers.{layer}", f"transformer.blocks.{layer}"
+        projections = [f"{theirs}.self_attn.{p}_proj.weight" for p in "qkv"]
+        state[f"{ours}.attention.qkv.weight"] = take(*projections)
+        state[f"{ours}.attention.out.weight"] = take(f"{theirs}.self_attn.o_proj.weight")
+        state[f"{ours}.attention_norm.weight"] = take(f"{theirs}.input_layernorm.weight")
+        state[f"{ours}.feed_forward_norm.weight"] = take(f"{theirs}.post_attention_layernorm.weight")
+        gate_up = [f"{theirs}.mlp.{p}_proj.weight" for p in ("gate", "up")]
+        state[f"{ours}.feed_forward.gate_up.weight"] = take(*gate_up)
+        state[f"{ours}.feed_forward.down.weight"] = take(f"{theirs}.mlp.down_proj.weight")
+    if hasattr(model, "summary_queries"):
+        state["summary_queries"] = take("embed_summary.weight")
+
+    unknown = sorted(set(params) - used)
+    if unknown:
+        raise ValueError(f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}")
+    own = model.state_dict()
+    differing = [
+        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if differing:
+        raise ValueError(f"official weights have other shapes: {'; '.join(differing)}")
+    model.load_state_dict(state)

@@ -1,0 +1,41 @@
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split layout of LLaMA."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotations by position for queries and keys.
+
+    Angles are computed in float64, so that positions in the millions (streaming, where positions are never
+    re-based) lose nothing.
+
+    Args:
+        head_dim: width ``d`` of one head; even.
+        base: the base of the geometric series of frequencies.
+
+    Raises:
+        ValueError: if ``head_dim`` is odd.
+    """
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"head_dim={head_dim}: must be even, for rotary positions")
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+        self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines ``[..., d / 2]`` of ``positions [...]`` in ``dtype``."""
+        angles = positions.to(torch.float64).unsqueeze(-1) * self.inverse_frequencies.to(torch.float64)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate ``x [..., d]`` by angles whose ``cos`` and ``sin [..., d / 2]`` broadcast against it."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

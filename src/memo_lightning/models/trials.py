@@ -1,0 +1,94 @@
+"""Rows cut into trials: which parts of a ``[B, T]`` batch share a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The same stretch of steps of all trials that reach that far, longest trial first.
+
+    Attributes:
+        n_trials: trials that take part: the first ones of the previous chunk.
+        length: steps of the chunk.
+        is_last: no trial goes on after this chunk.
+        indices: flat indices ``[n_trials, length]`` into ``[B * T]``, or None where the chunk is the plain slice
+            ``[:, start : start + length]``. Steps past the end of a trial repeat its last one.
+        start: first step of the chunk within its trials.
+    """
+
+    n_trials: int
+    start: int
+    length: int
+    is_last: bool
+    indices: Tensor | None
+
+
+class Trials:
+    """The trials of a batch of rows, read in chunks of equal length.
+
+    A trial starts at the first step of its row and wherever ``is_init`` is set. All trials are stacked along
+    the batch and processed together, chunk after chunk, those that have ended dropping out; so rows that are
+    reset at different steps cost no more tokens than a last, partial chunk each.
+
+    Args:
+        shape: ``(B, T)``.
+        is_init: bool ``[B, T]`` or None.
+    """
+
+    def __init__(self, shape: tuple[int, int], is_init: Tensor | None) -> None:
+        self.shape = shape
+        self._starts: Tensor | None = None
+        if is_init is not None and bool(is_init[:, 1:].any()):
+            first = is_init.clone()
+            first[:, 0] = True
+            starts = first.flatten().nonzero().squeeze(1)
+            ends = torch.cat([starts[1:], starts.new_tensor([first.numel()])])
+            lengths, order = (ends - starts).sort(descending=True, stable=True)
+            self._starts, self._lengths = starts[order], lengths
+
+    @property
+    def is_plain(self) -> bool:
+        """Every row is a single trial."""
+        return self._starts is None
+
+    def chunks(self, length: int) -> Iterator[Chunk]:
+        """Yield chunks of ``length`` steps (the last may be shorter) until every trial has ended."""
+        if self._starts is None:
+            rows, steps = self.shape
+            for start in range(0, steps, length):
+                end = min(start + length, steps)
+                yield Chunk(rows, start, end - start, end == steps, None)
+            return
+        longest = int(self._lengths[0])
+        for start in range(0, longest, length):
+            end = min(start + length, longest)
+            n_trials = int((self._lengths > start).sum())
+            steps = torch.arange(start, end, device=self._starts.device)
+            steps = torch.minimum(steps, self._lengths[:n_trials, None] - 1)
+            yield Chunk(n_trials, start, end - start, end == longest, self._starts[:n_trials, None] + steps)
+
+    def gather(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """Return the steps ``[n_trials, length, D]`` of ``chunk`` from ``x [B, T, D]``."""
+        if chunk.indices is None:
+            return x[:, chunk.start : chunk.start + chunk.length]
+        return x.flatten(0, 1)[chunk.indices]
+
+    def scatter(self, outputs: list[tuple[Chunk, Tensor]]) -> Tensor:
+        """Put the outputs ``[n_trials, length, D]`` of all chunks back in place: ``[B, T, D]``."""
+        if self._starts is None:
+            return torch.cat([y for _, y in outputs], dim=1)
+        flat, indices = [], []
+        for chunk, y in outputs:
+            assert chunk.indices is not None
+            steps = torch.arange(chunk.start, chunk.start + chunk.length, device=y.device)
+            valid = steps < self._lengths[: chunk.n_trials, None]
+            flat.append(y[valid])
+            indices.append(chunk.indices[valid])
+        order = torch.cat(indices).argsort()
+        return torch.cat(flat)[order].unflatten(0, self.shape)

@@ -1,0 +1,166 @@
+"""Memo: equal to the official implementation, and acting equal to training."""
+
+import pytest
+import torch
+
+from memo_lightning.models import MemoTransformer, load_official_state_dict
+
+
+@pytest.fixture
+def official(parity):
+    return parity("memo")
+
+
+def official_model(official):
+    names = ("d_model", "n_layers", "n_heads", "d_ff", "segment_length", "summary_length", "rope_base", "norm_eps")
+    model = MemoTransformer(**{name: official.config[name] for name in names}).double().eval()
+    load_official_state_dict(model, official.params)
+    return model
+
+
+def small_model(segment_length=5, summary_length=2):
+    torch.manual_seed(0)
+    model = MemoTransformer(
+        d_model=16, n_layers=2, n_heads=2, d_ff=32, segment_length=segment_length, summary_length=summary_length
+    )
+    torch.nn.init.normal_(model.summary_queries)  # large enough that the summaries matter
+    return model.eval()
+
+
+def step_through(model, x, is_init=None):
+    state = model.init_state(x.shape[0])
+    outputs = []
+    for t in range(x.shape[1]):
+        y, state = model.step(x[:, t], state, None if is_init is None else is_init[:, t])
+        outputs.append(y)
+    return torch.stack(outputs, 1), state
+
+
+def test_outputs_and_gradients_equal_the_official_model(official):
+    model = official_model(official)
+    x = official.x.requires_grad_()
+    y = model(x)
+    torch.testing.assert_close(y, official.y, atol=1e-5, rtol=1e-5)
+    (y * official.loss_weight).sum().backward()
+    torch.testing.assert_close(x.grad, official.grad_x, atol=1e-5, rtol=1e-5)
+
+    ours = {name: p.grad for name, p in model.named_parameters()}
+    reference = official_model(official)
+    load_official_state_dict(reference, official.grads)  # the official gradients, under our names
+    for name, theirs in reference.named_parameters():
+        scale = theirs.detach().abs().max()  # gradients here are sums over all steps, as large as 20
+        torch.testing.assert_close(ours[name] / scale, theirs.detach() / scale, atol=1e-5, rtol=1e-5)
+
+
+def test_steps_equal_the_official_model_acting(official):
+    y, _ = step_through(official_model(official), official.x)
+    torch.testing.assert_close(y, official.y_step, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("segment_length", [1, 4, 5, 40])
+def test_forward_equals_stepping_with_staggered_resets(segment_length):
+    model = small_model(segment_length, summary_length=min(2, segment_length))
+    x = torch.randn(6, 33, 16)
+    is_init = torch.zeros(6, 33, dtype=torch.bool)
+    for row, starts in enumerate([[0], [0, 7], [0, 1, 2, 20], [0, 32], [0, 10, 15, 20], [0, 16]]):
+        is_init[row, starts] = True
+    stepped, _ = step_through(model, x, is_init)
+    torch.testing.assert_close(model(x, is_init), stepped, atol=1e-5, rtol=1e-5)
+
+
+def test_a_trial_is_blind_to_the_trial_before_it():
+    model = small_model()
+    x = torch.randn(2, 30, 16)
+    is_init = torch.zeros(2, 30, dtype=torch.bool)
+    is_init[0, 13], is_init[1, 21] = True, True
+    y = model(x, is_init)
+    torch.testing.assert_close(y[:1, 13:], model(x[:1, 13:]), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(y[1:, 21:], model(x[1:, 21:]), atol=1e-6, rtol=1e-5)
+
+
+def test_later_steps_see_old_segments_only_through_their_summary():
+    model = small_model()
+    x = torch.randn(1, 15, 16, requires_grad=True)
+    model(x)[0, 12].sum().backward()
+    assert x.grad[0, 2].abs().sum() > 0, "the first segment reaches step 12 through its summary"
+    assert x.grad[0, 13:].abs().sum() == 0, "nothing comes from the future"
+
+
+def test_the_summary_is_the_only_way_to_an_old_segment():
+    model = small_model()
+    x = torch.randn(1, 15, 16)
+    changed = x.clone()
+    changed[0, 2] += 1
+    assert not torch.allclose(model(x)[0, 10:], model(changed)[0, 10:])
+    with torch.no_grad():
+        model.transformer.norm.weight.zero_()  # summaries are zero now, whatever they read
+    normed_input = []
+    model.transformer.norm.register_forward_pre_hook(lambda _module, inputs: normed_input.append(inputs[0]))
+    model(x)
+    model(changed)
+    first, second = normed_input[:3], normed_input[3:]
+    assert not torch.equal(first[0], second[0]), "the first segment itself differs"
+    assert torch.equal(first[2][:, 2:], second[2][:, 2:]), "the third segment cannot tell"
+
+
+def test_jitter_is_drawn_in_training_only():
+    model = small_model(segment_length=10)
+    x = torch.randn(1, 40, 16)
+    assert torch.equal(model(x), model(x, segment_length=10))
+    model.train()
+    assert {model.draw_segment_length() for _ in range(200)} == {8, 9, 10, 11, 12}
+    assert torch.equal(model(x, segment_length=7), model(x, segment_length=7))
+
+
+def test_memory_is_one_summary_per_segment_and_the_open_segment():
+    model = small_model(segment_length=10, summary_length=2)
+    x = torch.randn(3, 205, 16)
+    _, state = step_through(model, x)
+    assert state["length"].tolist() == [20 * 2 + 5] * 3
+    tokens_held = 20 * 2 + 10 + 2  # all summaries, a full segment, and room for the queries
+    per_token = 2 * 2 * 16 * 4  # keys and values, layers, width, float32
+    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 16
+
+
+def test_cuda_matches_cpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model = small_model()
+    x = torch.randn(4, 33, 16)
+    expected = model(x)
+    model.cuda()
+    torch.testing.assert_close(model(x.cuda()).cpu(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(step_through(model, x.cuda())[0].cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"summary_length": 6}, r"summary_length=6.*segment_length=5"),
+        ({"n_heads": 3}, r"d_model=16.*n_heads=3"),
+        ({"segment_length": 0}, r"segment_length=0"),
+        ({"n_layers": 0}, r"n_layers=0"),
+        ({"segment_jitter": 1.5}, r"segment_jitter=1.5"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "segment_length": 5, "summary_length": 2}
+    with pytest.raises(ValueError, match=message):
+        MemoTransformer(**{**sizes, **change})
+
+
+def test_wrong_states_and_inputs_are_refused():
+    model = small_model()
+    x = torch.randn(3, 16)
+    with pytest.raises(ValueError, match=r"batch size \(2,\).*\(3,\)"):
+        model.step(x, model.init_state(2))
+    other = MemoTransformer(d_model=16, n_layers=3, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
+    with pytest.raises(ValueError, match="another model"):
+        model.step(x, other.init_state(3))
+    x[1, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"nan at index \[1, 4\]"):
+        model.step(x, model.init_state(3))
+    with pytest.raises(ValueError, match=r"must be \[B, T, D\]"):
+        model(x)
+    with pytest.raises(ValueError, match="is_init"):
+        model(torch.randn(3, 4, 16), torch.zeros(3, 4))
