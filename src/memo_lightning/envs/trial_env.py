@@ -1,0 +1,176 @@
+"""Natively batched environments whose trials hold many episodes of one task."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from memo_lightning.envs.random_streams import draw_below, stream_keys
+from memo_lightning.errors import require
+
+SPLITS = ("train", "held_out", "all")
+
+
+class TrialEnv(EnvBase):
+    """N environments stepped together with tensors; a trial is a sequence of episodes of the same task.
+
+    An episode that ends is followed by the next one in the same step: the observation that comes with its last
+    reward is already the first of the next episode. Only the end of a trial is ``done``; the reset that follows
+    draws a new task. Each environment draws its tasks from a random stream of its own, so what it meets depends
+    on the seed and its index, and not on how many run beside it.
+
+    Beside ``observation``, each step reports ``episode_end`` and, about the episode that this step belongs to,
+    ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the trial
+    cuts off is not an ended episode.
+
+    Subclasses hold the tasks and the dynamics in tensors with a leading dimension N, and implement
+    :meth:`_begin_tasks`, :meth:`_begin_episodes`, :meth:`_advance` and :meth:`_observe`.
+
+    Args:
+        n_envs: N.
+        n_actions: number of discrete actions.
+        observation_size: width of the ``observation`` vector.
+        n_tasks: number of different tasks that can be drawn.
+        episode_length: steps after which an episode ends.
+        trial_length: steps after which a trial ends.
+        seed: seed of all streams.
+        device: where everything lives.
+
+    Raises:
+        UserError: if a length or ``n_envs`` is not positive, or an episode is longer than a trial.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_envs: int,
+        n_actions: int,
+        observation_size: int,
+        n_tasks: int,
+        episode_length: int,
+        trial_length: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        require(n_envs >= 1, "n_envs", n_envs, "at least 1")
+        require(trial_length >= 1, "env.trial_length", trial_length, "at least 1")
+        require(
+            1 <= episode_length <= trial_length,
+            "env.episode_length",
+            episode_length,
+            f"at least 1 and at most env.trial_length={trial_length}",
+        )
+        super().__init__(device=device, batch_size=torch.Size([n_envs]))
+        self.episode_length, self.trial_length = episode_length, trial_length
+        self._n_tasks = n_tasks
+        flag = Binary(n=1, shape=(n_envs, 1), dtype=torch.bool, device=self.device)
+        self.observation_spec = Composite(
+            observation=Unbounded((n_envs, observation_size), device=self.device),
+            episode_end=flag.clone(),
+            episode_return=Unbounded((n_envs, 1), device=self.device),
+            episode_length=Unbounded((n_envs, 1), dtype=torch.int64, device=self.device),
+            success=flag.clone(),
+            shape=(n_envs,),
+        )
+        self.action_spec = Categorical(n_actions, shape=(n_envs,), device=self.device)
+        self.reward_spec = Unbounded((n_envs, 1), device=self.device)
+        self.full_done_spec = Composite(done=flag.clone(), terminated=flag.clone(), shape=(n_envs,))
+
+        self._trial_index = torch.zeros(n_envs, dtype=torch.int64, device=self.device)
+        self._trial_step = torch.zeros_like(self._trial_index)
+        self._episode_step = torch.zeros_like(self._trial_index)
+        self._episode_return = torch.zeros(n_envs, device=self.device)
+        self.set_seed(seed)
+
+    @abstractmethod
+    def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
+        """Give the environments where ``rows [N]`` is true the tasks with indices ``tasks [N]``."""
+
+    @abstractmethod
+    def _begin_episodes(self, rows: Tensor) -> None:
+        """Put the environments where ``rows [N]`` is true at the start of an episode of their task."""
+
+    @abstractmethod
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply ``action [N]``; return rewards ``[N]`` and bool ``[N]``, where the goal is reached."""
+
+    @abstractmethod
+    def _observe(self, episode_time: Tensor) -> Tensor:
+        """Return observations ``[N, observation_size]``; ``episode_time [N]`` is the elapsed fraction."""
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._streams = stream_keys(seed or 0, self.batch_size[0], self.device)
+        self._trial_index.zero_()
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
+        flags = None if tensordict is None else tensordict.get("_reset", None)
+        if flags is None:
+            rows = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
+        else:
+            rows = flags.view(self.batch_size)
+        self._begin_tasks(rows, draw_below(self._streams, self._trial_index, self._n_tasks))
+        self._trial_index += rows
+        self._trial_step.masked_fill_(rows, 0)
+        self._start_episodes(rows)
+        nothing = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return TensorDict(
+            {
+                "observation": self._observe(self._episode_step / self.episode_length),
+                "episode_end": nothing,
+                "episode_return": self._episode_return.unsqueeze(-1).clone(),
+                "episode_length": self._episode_step.unsqueeze(-1).clone(),
+                "success": nothing.clone(),
+                "done": nothing.clone(),
+                "terminated": nothing.clone(),
+            },
+            self.batch_size,
+            device=self.device,
+        )
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        reward, success = self._advance(tensordict.get("action"))
+        self._trial_step += 1
+        self._episode_step += 1
+        self._episode_return += reward
+        episode_end = success | (self._episode_step >= self.episode_length)
+        trial_end = (self._trial_step >= self.trial_length).unsqueeze(-1)
+        episode_return, episode_length = self._episode_return.clone(), self._episode_step.clone()
+        self._start_episodes(episode_end)
+        return TensorDict(
+            {
+                "observation": self._observe(self._episode_step / self.episode_length),
+                "reward": reward.unsqueeze(-1),
+                "episode_end": episode_end.unsqueeze(-1),
+                "episode_return": episode_return.unsqueeze(-1),
+                "episode_length": episode_length.unsqueeze(-1),
+                "success": success.unsqueeze(-1),
+                "done": trial_end,
+                "terminated": trial_end.clone(),
+            },
+            self.batch_size,
+            device=self.device,
+        )
+
+    def _start_episodes(self, rows: Tensor) -> None:
+        self._begin_episodes(rows)
+        self._episode_step.masked_fill_(rows, 0)
+        self._episode_return.masked_fill_(rows, 0.0)
+
+
+def select_tasks(n_tasks: int, split: str, device: torch.device) -> Tensor:
+    """Return the indices of the tasks that belong to ``split``: about 80 % train, the others held out.
+
+    A task belongs to one split for ever, by a hash of its index; no seed moves it.
+
+    Raises:
+        UserError: if ``split`` is none of ``train``, ``held_out``, ``all``.
+    """
+    require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
+    tasks = torch.arange(n_tasks, device=device)
+    held_out = draw_below(tasks, torch.zeros_like(tasks), 5) == 0
+    return {"train": tasks[~held_out], "held_out": tasks[held_out], "all": tasks}[split]

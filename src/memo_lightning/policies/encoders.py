@@ -1,0 +1,46 @@
+"""Observation encoders: the entries of one time step -> one vector of the sequence model's width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import Composite
+
+from memo_lightning.errors import UserError
+
+
+class VectorEncoder(nn.Module):
+    """Concatenate vector entries and project them linearly.
+
+    Args:
+        observation_spec: the environment's observation spec, with the batch dimension of the environment.
+        d_model: width of the output.
+        in_keys: entries to read, each ``[N, size]``.
+
+    Raises:
+        UserError: if an entry is missing or is not a vector.
+    """
+
+    def __init__(self, observation_spec: Composite, d_model: int, in_keys: Sequence[str]) -> None:
+        super().__init__()
+        self.in_keys = list(in_keys)
+        n_batch_dims = len(observation_spec.shape)
+        size = 0
+        for key in self.in_keys:
+            if key not in observation_spec.keys():
+                raise UserError(
+                    f"encoder.in_keys={self.in_keys}: the environment has no {key!r}; "
+                    f"must be among {', '.join(sorted(observation_spec.keys()))}"
+                )
+            shape = observation_spec[key].shape[n_batch_dims:]
+            if len(shape) != 1:
+                raise UserError(f"encoder.in_keys={self.in_keys}: {key!r} has shape {tuple(shape)}; must be a vector")
+            size += shape[0]
+        self.projection = nn.Linear(size, d_model)
+
+    def forward(self, tensordict: TensorDictBase) -> Tensor:
+        """Return ``[*batch, d_model]`` for a TensorDict of any batch size."""
+        return self.projection(torch.cat([tensordict.get(key) for key in self.in_keys], -1))
