@@ -1,0 +1,66 @@
+"""The checkpoint of a run: ``checkpoints/last.ckpt``, always complete."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from memo_lightning.errors import require
+
+
+def checkpoint_path(run_dir: Path) -> Path:
+    """Return where the checkpoint of the run in ``run_dir`` lies."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+class Checkpointing(lightning.Callback):
+    """Saves the run every few rollouts, at its end, and when it is interrupted.
+
+    Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout makes many; this one counts
+    rollouts. A checkpoint is written beside the old one and then takes its place in one step.
+
+    Args:
+        run_dir: the run's folder.
+        every_n_rollouts: rollouts between checkpoints.
+
+    Raises:
+        UserError: if ``every_n_rollouts`` is not positive.
+    """
+
+    def __init__(self, run_dir: str | Path, every_n_rollouts: int = 10) -> None:
+        require(every_n_rollouts >= 1, "callbacks.checkpointing.every_n_rollouts", every_n_rollouts, "at least 1")
+        self.path = checkpoint_path(Path(run_dir))
+        self.every_n_rollouts = every_n_rollouts
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time."""
+        if (batch_idx + 1) % self.every_n_rollouts == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save the finished run."""
+        self.save(trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Save where the user interrupts; after an error the last good checkpoint stays."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write ``last.ckpt``."""
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)

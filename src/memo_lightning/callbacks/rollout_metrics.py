@@ -1,0 +1,73 @@
+"""What the rollouts show: return per trial and by quarter, episode success, speed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import lightning
+from tensordict import TensorDictBase
+
+from memo_lightning.evaluation.in_context import TrialRecord
+from memo_lightning.training.learner import PolicyLearner
+
+N_QUARTERS = 4
+
+
+class RolloutMetrics(lightning.Callback):
+    """Logs figures of every rollout, and keeps the trials of the first and of the latest rollouts.
+
+    Args:
+        window: rollouts whose trials are kept and averaged for the run's final figures.
+    """
+
+    def __init__(self, window: int = 5) -> None:
+        self.first: TrialRecord | None = None
+        self.history: list[dict[str, float]] = []
+        self.train_seconds = 0.0
+        self.frames_trained = 0
+        self._latest: deque[TrialRecord] = deque(maxlen=window)
+        self._clock = 0.0
+
+    @property
+    def latest(self) -> TrialRecord:
+        """The trials of the last ``window`` rollouts."""
+        return TrialRecord.concatenate(list(self._latest))
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: TensorDictBase,
+        batch_idx: int,
+    ) -> None:
+        """Log the rollout that was just learned from."""
+        assert isinstance(pl_module, PolicyLearner)
+        record = TrialRecord.of(batch)
+        now = time.perf_counter()
+        frames = batch.numel() * trainer.world_size
+        metrics = {"speed/frames_per_second": frames / (now - self._clock)}
+        self.train_seconds += now - self._clock
+        self.frames_trained += frames
+        self._clock = now
+
+        episodes = batch.get(("next", "episode_end"))
+        if episodes.any():
+            metrics["train/episode_return"] = float(batch.get(("next", "episode_return"))[episodes].mean())
+            metrics["train/episode_success"] = float(batch.get(("next", "success"))[episodes].float().mean())
+        if len(record.returns):
+            self._latest.append(record)
+            self.first = self.first or record
+            metrics["train/return_per_trial"] = float(record.returns.mean())
+            for quarter, value in enumerate(record.by_part(N_QUARTERS).mean(0), start=1):
+                metrics[f"train/return_quarter_{quarter}"] = float(value)
+            self.history.append(
+                {"frames": pl_module.frames, "return_per_trial": metrics["train/return_per_trial"]}
+            )
+        pl_module.log_dict(metrics, batch_size=batch.shape[0])

@@ -1,0 +1,62 @@
+"""What a finished run leaves: ``metrics.json``, the in-context curve, and both in MLflow."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import lightning
+
+from memo_lightning.callbacks.checkpointing import checkpoint_path
+from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
+from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.tracking import RunLogger
+from memo_lightning.training.learner import PolicyLearner
+
+
+class RunReport(lightning.Callback):
+    """Writes the run's figures and picture when training has ended, and uploads them with the checkpoint.
+
+    The figures are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them.
+
+    Args:
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        self._start = time.perf_counter()
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the report."""
+        assert isinstance(pl_module, PolicyLearner)
+        if not trainer.is_global_zero:
+            return
+        rollouts = next(callback for callback in trainer.callbacks if isinstance(callback, RolloutMetrics))
+        config, choices = pl_module.config, pl_module.config["choices"]
+        logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
+        record = rollouts.latest
+        metrics = {
+            "frames": pl_module.frames,
+            "frames_per_second": rollouts.frames_trained / rollouts.train_seconds,
+            "wall_seconds": time.perf_counter() - self._start,
+            "return_per_trial": float(record.returns.mean()),
+            "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist(),
+            "n_trials_averaged": len(record.returns),
+            "seed": config["seed"],
+            "baseline": choices["baseline"],
+            "env": choices["env"],
+            "mlflow_run_id": logger.run_id if logger else None,
+            "history": rollouts.history,
+        }
+        metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
+        metrics_path.write_text(json.dumps(metrics, indent=2) + "\n")
+        assert rollouts.first is not None
+        plot_in_context_curve(
+            {"first rollout": rollouts.first, "end of training": record},
+            curve_path,
+            f"{choices['env']}, {choices['baseline']}, seed {config['seed']}, {pl_module.frames:,} frames",
+        )
+        if logger:
+            logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

@@ -1,0 +1,31 @@
+"""``memo evaluate``: run a checkpoint on held-out trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.evaluation.evaluate import evaluate
+
+HELP = """Runs trials of tasks that training never drew and leaves evaluation.json and in_context_curve.png,
+by default in <run_dir of the checkpoint>/evaluation/, and metrics in the checkpoint's MLflow run."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluate and print the figures."""
+    if print_help("evaluate", HELP, arguments):
+        return
+    config = compose_config("evaluate", arguments)
+    figures = evaluate(config)
+    low, high = figures["return_per_trial_interval"]
+    by_episode = figures["by_episode"]
+    run_dir = config.run_dir or Path(config.checkpoint).parents[1] / "evaluation"
+    print(f"{figures['n_trials']} trials of {figures['trial_length']} steps, {figures['split']} tasks")
+    print(f"return per trial  {figures['return_per_trial']:.1f} (95 % interval {low:.1f} to {high:.1f})")
+    print(f"by quarter        {' / '.join(f'{value:.1f}' for value in figures['return_by_quarter'])}")
+    print("episode           " + "  ".join(f"{k:>5}" for k in range(1, 9)))
+    print("  return          " + "  ".join(f"{value:5.2f}" for value in by_episode["return"][:8]))
+    print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
+    print(f"results           {run_dir}/evaluation.json, {run_dir}/in_context_curve.png")

@@ -1,0 +1,37 @@
+"""``memo train``: train a policy. Also runs as a script, for launchers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.training.train import train
+
+HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
+in_context_curve.png, and a run in MLflow. Without overrides: Memo on Dark-Key-To-Door 5x5, on the CPU."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train, then say what came of it and what to do next."""
+    if print_help("train", HELP, arguments):
+        return
+    config = compose_config("train", arguments)
+    metrics = train(config)
+    quarters = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
+    print(f"""
+frames            {metrics["frames"]:,} in {metrics["wall_seconds"]:.0f} s ({metrics["frames_per_second"]:,.0f} frames/s)
+return per trial  {metrics["return_per_trial"]:.1f} (mean of the last {metrics["n_trials_averaged"]} trials)
+by quarter        {quarters}
+results           {config.run_dir}/metrics.json
+picture           {config.run_dir}/in_context_curve.png
+
+next: memo evaluate checkpoint={config.run_dir}/checkpoints/last.ckpt
+      memo ui""")
+
+
+if __name__ == "__main__":
+    from memo_lightning.cli.main import run
+
+    sys.exit(run("train", sys.argv[1:]))

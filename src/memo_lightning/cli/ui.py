@@ -1,0 +1,32 @@
+"""``memo ui``: the MLflow UI over the default store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError, require
+
+HELP = "Opens the MLflow UI on 127.0.0.1 over the store that memo train logs to."
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Replace this process by MLflow's server; Ctrl-C ends it."""
+    if print_help("ui", HELP, arguments):
+        return
+    config = compose_config("ui", arguments)
+    require(0 < config.port < 65536, "port", config.port, "between 1 and 65535")
+    scheme, _, file = config.tracking_uri.partition(":///")
+    if scheme == "sqlite" and not Path(file).is_file():
+        raise UserError(f"tracking_uri={config.tracking_uri}: no such store yet; memo train makes it")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", config.port)) == 0:
+            raise UserError(f"port={config.port}: in use; must be a free port")
+    print(f"http://127.0.0.1:{config.port}", flush=True)
+    command = ["mlflow", "ui", "--backend-store-uri", config.tracking_uri]
+    os.execv(sys.executable, [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(config.port)])

@@ -1,0 +1,147 @@
+"""Composing the configuration from ``conf/`` and command-line overrides, and saying what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from memo_lightning.errors import UserError
+
+
+def config_dir() -> Path:
+    """Return the ``conf/`` tree: inside the installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose ``conf/<name>.yaml`` with Hydra overrides such as ``env=dark_key_to_door_9x9 seed=1``.
+
+    The chosen option of every group is added under ``choices``, e.g. ``choices.env``.
+
+    Args:
+        name: the primary configuration, e.g. ``"train"``.
+        overrides: command-line overrides in Hydra's grammar.
+
+    Raises:
+        UserError: if an override cannot be parsed, names an unknown key or option (the nearest valid ones are
+            named), or gives a value of another type.
+    """
+    parsed = [_parse(override) for override in overrides]
+    groups = {override.key_or_group for override in parsed if _options(override.key_or_group)}
+    for override in parsed:
+        _check_option(override)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        # First with the chosen groups only: that says which keys there are, and of what type.
+        defaults = _compose(name, [o.input_line for o in parsed if o.key_or_group in groups])
+        known = dict(_leaves(defaults))
+        for override in parsed:
+            if override.key_or_group not in groups and not override.is_add():
+                _check_key(override.key_or_group, known)
+        config = _compose(name, [o.input_line for o in parsed])
+    for key, value in _leaves(config):
+        _check_type(key, value, known.get(key))
+    with open_dict(config):
+        choices = config.pop("hydra").runtime.choices
+        config.choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    return config
+
+
+def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the ``_target_`` of a configuration node with its settings, ``args`` and ``kwargs``.
+
+    Raises:
+        UserError: if the settings do not fit the target's signature, or it refuses them with ``ValueError``.
+    """
+    # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
+    target = instantiate(node, _partial_=True, _convert_="all")
+    try:
+        inspect.signature(target).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"{node['_target_']}: {error}") from None
+    try:
+        return target(*args, **kwargs)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known words closest to ``word``, or all of them if none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if not close:  # a key given without its group
+        close = [key for key in known if key.rsplit(".", 1)[-1] == word]
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise UserError(f"override {text!r}: must have the form key=value") from None
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    try:
+        return compose(name, overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def _options(group: str) -> list[str]:
+    """Return the options of a configuration group; none if there is no such group."""
+    folder = config_dir() / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+
+
+def _check_option(override: Override) -> None:
+    options, option = _options(override.key_or_group), override.value()
+    if options and option is not None and option not in options:
+        raise UserError(f"{override.key_or_group}={option}: no such option; {nearest(str(option), options)}")
+
+
+def _check_key(key: str, known: dict[str, Any]) -> None:
+    if key in known or any(leaf.startswith(f"{key}.") for leaf in known):
+        return
+    groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
+    raise UserError(f"unknown override {key!r}: {nearest(key, [*known, *groups])}")
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    """Refuse a value of another type than the default's; None stands for any type, and ints serve as floats."""
+    if default is None or value is None:
+        return
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+    expected = type(default)
+    fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    if expected is float and type(value) is int:
+        fits = True
+    if expected in names and not fits:
+        raise UserError(f"{key}={value!r}: must be {names[expected]}")
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and resolved values of everything but Hydra's own settings; empty groups too."""
+    for key in config:
+        name = f"{prefix}{key}"
+        if name == "hydra":
+            continue
+        value = config[key]
+        if isinstance(value, DictConfig) and len(value):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

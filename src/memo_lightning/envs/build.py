@@ -1,0 +1,28 @@
+"""Building an environment from its configuration, with the transforms that every policy relies on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
+
+from memo_lightning.config import build
+from memo_lightning.envs.previous_step import PreviousStep
+
+
+def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **changes: Any) -> EnvBase:
+    """Return ``n_envs`` batched environments with RL^2 inputs and ``is_init`` flags, seeded.
+
+    Args:
+        config: a node of ``conf/env/``.
+        n_envs: number of environments N, the batch size.
+        seed: seed of their random streams.
+        changes: settings to be used instead of the configured ones, e.g. ``split="held_out"``.
+
+    Raises:
+        UserError: if a setting is out of range.
+    """
+    env = TransformedEnv(build(config, n_envs=n_envs, **changes), Compose(PreviousStep(), InitTracker()))
+    env.set_seed(seed)
+    return env

@@ -1,0 +1,1 @@
+"""Evaluation: in-context curves and statistics over trials."""

@@ -1,0 +1,68 @@
+"""Reading checkpoints, without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torchrl.envs import EnvBase
+
+from memo_lightning.errors import UserError
+from memo_lightning.policies import MemoryPolicy
+from memo_lightning.policies.build import build_policy
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of ``memo train``.
+
+    Raises:
+        UserError: if it is missing, truncated, or something else than a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint={path}: no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its readers raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint={path}: not a readable checkpoint, or truncated ({reason})") from None
+    missing = {"config", "state_dict", "frames"} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    if missing:
+        raise UserError(f"checkpoint={path}: not a checkpoint of memo train; it lacks {', '.join(sorted(missing))}")
+    return checkpoint
+
+
+def restore_policy(checkpoint: dict[str, Any], model_changes: dict[str, Any], env: EnvBase) -> MemoryPolicy:
+    """Rebuild a checkpoint's policy.
+
+    Args:
+        checkpoint: as :func:`load_checkpoint` returns it.
+        model_changes: settings of the sequence model to be used instead of the checkpoint's.
+        env: an environment with the spaces the policy was trained on.
+
+    Raises:
+        UserError: if the weights do not fit the model; the message names the settings that differ.
+    """
+    config: DictConfig = OmegaConf.create(checkpoint["config"])
+    trained = dict(config.model)
+    unknown = sorted(set(model_changes) - set(trained))
+    if unknown:
+        raise UserError(f"model.{unknown[0]}: the checkpoint's model has no such setting; it has {', '.join(trained)}")
+    config.model.update(model_changes)
+    policy = build_policy(config, env)
+    weights = {
+        name.removeprefix("policy."): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("policy.")
+    }
+    own = policy.state_dict()
+    differing = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
+    if differing:
+        changed = [f"model.{k}={v!r} (checkpoint: {trained[k]!r})" for k, v in model_changes.items() if v != trained[k]]
+        raise UserError(
+            f"the checkpoint is of another architecture: {', '.join(changed) or 'other observations or actions'}; "
+            f"first weight that does not fit: {differing[0]}"
+        )
+    policy.load_state_dict(weights)
+    return policy.eval()

@@ -1,0 +1,128 @@
+"""Evaluating a checkpoint on trials, by default of tasks that training never drew."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from omegaconf import DictConfig
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from memo_lightning.envs.build import build_env
+from memo_lightning.errors import UserError, require
+from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
+from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
+from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.policies import MemoryPolicy
+
+N_BINS = 20
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Run the evaluation that ``conf/evaluate.yaml`` and its overrides describe.
+
+    Args:
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`.
+
+    Returns:
+        The figures of ``evaluation.json``.
+
+    Raises:
+        UserError: if a setting is wrong or the checkpoint cannot be used.
+    """
+    if not config.checkpoint:
+        raise UserError("checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt")
+    for name in ("n_trials", "n_envs", "trial_multiplier"):
+        require(config[name] >= 1, name, config[name], "at least 1")
+    path = Path(config.checkpoint)
+    checkpoint = load_checkpoint(path)
+    run_dir = Path(config.run_dir or path.parents[1] / "evaluation")
+
+    env_config = checkpoint["config"]["env"]
+    for key in config.env:
+        if key not in env_config:
+            raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(env_config)}")
+    env_config = {**env_config, **config.env, "split": config.split}
+    env_config["trial_length"] = env_config["trial_length"] * config.trial_multiplier
+    n_envs = min(config.n_envs, config.n_trials)
+    lightning.seed_everything(config.seed, verbose=False)
+    env = build_env(env_config, n_envs, config.seed)
+    policy = restore_policy(checkpoint, dict(config.model), env)
+
+    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
+    rounds = -(-config.n_trials // n_envs)
+    records = [_run_trials(env, policy, env_config["trial_length"], exploration) for _ in range(rounds)]
+    record = TrialRecord.concatenate(records)
+    figures = _figures(record, config, checkpoint)
+
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+    results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
+    results.write_text(json.dumps(figures, indent=2) + "\n")
+    plot_in_context_curve({f"{config.split} tasks": record}, curve, f"{path}: {len(record.returns)} trials")
+    _log_to_mlflow(checkpoint, figures, [results, curve])
+    return figures
+
+
+@torch.no_grad()
+def _run_trials(env: EnvBase, policy: MemoryPolicy, length: int, exploration: ExplorationType) -> TrialRecord:
+    with set_exploration_type(exploration):
+        return TrialRecord.of(env.rollout(length, policy, break_when_any_done=False), N_BINS)
+
+
+def _figures(record: TrialRecord, config: DictConfig, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    returns = estimate_mean(record.returns[:, None])
+    curve = estimate_mean(record.rewards)
+    reached = np.isfinite(record.episode_returns).sum(0)
+    return {
+        "checkpoint": str(config.checkpoint),
+        "split": config.split,
+        "n_trials": len(record.returns),
+        "trial_length": int(record.lengths[0]),
+        "return_per_trial": float(returns.mean[0]),
+        "return_per_trial_interval": [float(returns.low[0]), float(returns.high[0])],
+        "return_by_quarter": record.by_part(4).mean(0).tolist(),
+        "in_context_curve": {
+            "steps": ((np.arange(N_BINS) + 1) * record.lengths.mean() / N_BINS).tolist(),
+            "reward": curve.mean.tolist(),
+            "low": curve.low.tolist(),
+            "high": curve.high.tolist(),
+        },
+        "by_episode": {
+            "n_trials": reached.tolist(),
+            "return": np.nanmean(record.episode_returns, axis=0).tolist(),
+            "success": np.nanmean(record.episode_successes, axis=0).tolist(),
+        },
+        "deterministic": config.deterministic,
+        "seed": config.seed,
+        "frames_trained": checkpoint["frames"],
+        "mlflow_run_id": checkpoint["mlflow_run_id"],
+    }
+
+
+def _log_to_mlflow(checkpoint: dict[str, Any], figures: dict[str, Any], files: list[Path]) -> None:
+    """Add the figures to the training run, in the store that it was logged to."""
+    run_id, logger = checkpoint["mlflow_run_id"], checkpoint["config"]["logger"]
+    if run_id is None or not logger:
+        return
+    try:
+        client = MlflowClient(logger["tracking_uri"])
+        name = f"eval/{figures['split']}"
+        step = figures["frames_trained"]
+        client.log_metric(run_id, f"{name}/return_per_trial", figures["return_per_trial"], step=step)
+        for quarter, value in enumerate(figures["return_by_quarter"], start=1):
+            client.log_metric(run_id, f"{name}/return_quarter_{quarter}", value, step=step)
+        for file in files:
+            client.log_artifact(run_id, str(file), "evaluation")
+    except MlflowException as error:
+        print(f"not logged to MLflow: {str(error).splitlines()[0]}", file=sys.stderr)

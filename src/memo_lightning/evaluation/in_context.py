@@ -1,0 +1,120 @@
+"""What happened within trials: learning in context is reward that rises from early to late in a trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+from tensordict import TensorDictBase
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """The complete trials of one or more rollouts.
+
+    Attributes:
+        rewards: reward collected in each bin of a trial, ``[n_trials, n_bins]``; bins are equal parts of the
+            trial's length.
+        lengths: steps of each trial, ``[n_trials]``.
+        episode_returns: return of each trial's k-th ended episode, ``[n_trials, n_episodes]``, NaN where a
+            trial had fewer.
+        episode_successes: the same, 1 where the episode reached its goal, 0 where not.
+    """
+
+    rewards: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    episode_returns: NDArray[np.float64]
+    episode_successes: NDArray[np.float64]
+
+    @property
+    def returns(self) -> NDArray[np.float64]:
+        """Return of each trial, ``[n_trials]``."""
+        return self.rewards.sum(1)
+
+    def by_part(self, n_parts: int) -> NDArray[np.float64]:
+        """Reward in each of ``n_parts`` equal parts of a trial, ``[n_trials, n_parts]``; divides ``n_bins``."""
+        return self.rewards.reshape(len(self.rewards), n_parts, -1).sum(2)
+
+    @staticmethod
+    def of(rows: TensorDictBase, n_bins: int = 20) -> TrialRecord:
+        """Read the complete trials of a rollout ``[B, T]`` whose rows begin at the start of a trial."""
+        first = rows.get("is_init").squeeze(-1).clone()
+        first[:, 0] = True
+        trial = first.flatten().cumsum(0).cpu() - 1  # index of the trial that each step belongs to
+        starts = first.flatten().nonzero().squeeze(1).cpu()
+        lengths = torch.bincount(trial)
+        step = torch.arange(len(trial)) - starts[trial]
+
+        def entry(key: str) -> Tensor:
+            return rows.get(("next", key)).reshape(-1).cpu()
+
+        n_trials = len(lengths)
+        complete = torch.zeros(n_trials, dtype=torch.bool)
+        complete[trial[entry("done")]] = True
+
+        bins = torch.zeros(n_trials * n_bins, dtype=torch.float64)
+        bins.index_add_(0, trial * n_bins + step * n_bins // lengths[trial], entry("reward").double())
+
+        ends = entry("episode_end").nonzero().squeeze(1)  # in order of time within each trial
+        episodes_before = torch.bincount(trial[ends], minlength=n_trials).cumsum(0)
+        episode = torch.arange(len(ends)) - torch.cat([torch.zeros(1).long(), episodes_before[:-1]])[trial[ends]]
+        n_episodes = int(episode.max()) + 1 if len(ends) else 0
+        returns = torch.full((n_trials, n_episodes), torch.nan, dtype=torch.float64)
+        successes = returns.clone()
+        returns[trial[ends], episode] = entry("episode_return")[ends].double()
+        successes[trial[ends], episode] = entry("success")[ends].double()
+        return TrialRecord(
+            bins.view(n_trials, n_bins)[complete].numpy(),
+            lengths[complete].numpy(),
+            returns[complete].numpy(),
+            successes[complete].numpy(),
+        )
+
+    @staticmethod
+    def concatenate(records: list[TrialRecord]) -> TrialRecord:
+        """Join the trials of several rollouts."""
+        n_episodes = max(record.episode_returns.shape[1] for record in records)
+
+        def widened(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.pad(values, ((0, 0), (0, n_episodes - values.shape[1])), constant_values=np.nan)
+
+        return TrialRecord(
+            np.concatenate([record.rewards for record in records]),
+            np.concatenate([record.lengths for record in records]),
+            np.concatenate([widened(record.episode_returns) for record in records]),
+            np.concatenate([widened(record.episode_successes) for record in records]),
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over trials with its bootstrap interval, each an array of the same shape."""
+
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
+    """Return the mean over the first axis, with a percentile bootstrap interval over it (scipy).
+
+    NaN entries are left out. With a single value the interval is that value.
+    """
+    mean = np.nanmean(values, axis=0)
+    if len(values) < 2:
+        return Estimate(mean, mean, mean)
+    interval = bootstrap(
+        (values,),
+        np.nanmean,
+        axis=0,
+        n_resamples=1000,
+        batch=100,
+        method="percentile",
+        confidence_level=confidence,
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(mean, np.asarray(interval.low), np.asarray(interval.high))

@@ -1,0 +1,5 @@
+"""Advantages and losses."""
+
+from memo_lightning.objectives.ppo import PPO
+
+__all__ = ["PPO"]

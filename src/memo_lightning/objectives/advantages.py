@@ -1,0 +1,36 @@
+"""Advantages of whole rows: TorchRL's GAE, cut where the return must not cross."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.objectives.value.functional import vec_generalized_advantage_estimate
+
+
+def add_advantages(rows: TensorDictBase, last_value: Tensor, gamma: float, gae_lambda: float) -> None:
+    """Add ``advantage`` and ``value_target [B, T, 1]`` to a rollout, in place.
+
+    The value of a step's successor is the value of the next step of its row, which acting has computed
+    already. Returns end where an episode ends, also within a trial: what is remembered is worth what it earns
+    by policy gradient, not by bootstrapping across episodes.
+
+    Args:
+        rows: rollout ``[B, T]`` with ``state_value`` and next ``reward``, ``episode_end`` and ``done``.
+        last_value: value ``[B, 1]`` of the observation that follows each row.
+        gamma: discount per step.
+        gae_lambda: the lambda of GAE (Schulman et al. 2016, arXiv 1506.02438).
+    """
+    values = rows.get("state_value")
+    end = rows.get(("next", "episode_end")) | rows.get(("next", "done"))
+    advantage, value_target = vec_generalized_advantage_estimate(
+        gamma=gamma,
+        lmbda=gae_lambda,
+        state_value=values,
+        next_state_value=torch.cat([values[:, 1:], last_value.unsqueeze(1)], dim=1),
+        reward=rows.get(("next", "reward")),
+        done=end,
+        terminated=end,
+    )
+    rows.set("advantage", advantage)
+    rows.set("value_target", value_target)

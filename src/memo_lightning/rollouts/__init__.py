@@ -1,0 +1,5 @@
+"""Collecting experience: a TorchRL collector behind a LightningDataModule."""
+
+from memo_lightning.rollouts.datamodule import RolloutDataModule, Rollouts
+
+__all__ = ["RolloutDataModule", "Rollouts"]

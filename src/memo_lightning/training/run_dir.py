@@ -1,0 +1,46 @@
+"""The folder of a run."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from memo_lightning.errors import UserError
+
+
+def default_run_dir(config: DictConfig) -> Path:
+    """Return ``runs/<time>-<env>-<memory>-seed<seed>``, which says what the run is and does not exist yet."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.choices.env}-{config.choices.baseline}-seed{config.seed}"
+    candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{k}" for k in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Check that a new run may be written to ``run_dir``, without writing anything.
+
+    Raises:
+        UserError: if it holds a run already, is no directory, or cannot be written.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"run_dir={run_dir}: must be a directory, not a file")
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"run_dir={run_dir}: already holds a run; continue it with resume={run_dir}, or name another")
+    parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"run_dir={run_dir}: must be writable, and {parent} is not")
+
+
+def create_run_dir(run_dir: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        UserError: if that fails.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None

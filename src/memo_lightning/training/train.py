@@ -1,0 +1,106 @@
+"""Training a policy: build the parts that the configuration names, and run them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from memo_lightning.config import build
+from memo_lightning.envs.build import build_env
+from memo_lightning.errors import UserError, require
+from memo_lightning.policies.build import build_policy
+from memo_lightning.rollouts import RolloutDataModule
+from memo_lightning.tracking import RunLogger
+from memo_lightning.training.learner import PolicyLearner
+from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Run the training that ``conf/train.yaml`` and its overrides describe.
+
+    Everything that can be wrong with the configuration is found before anything is written.
+
+    Args:
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`.
+
+    Returns:
+        The figures of ``metrics.json``.
+
+    Raises:
+        UserError: if the configuration is wrong, or ``run_dir`` cannot be used.
+    """
+    _silence_libraries()
+    run_dir = Path(config.run_dir or default_run_dir(config))
+    config.run_dir = str(run_dir)
+    check_run_dir(run_dir)
+
+    lightning.seed_everything(config.seed, verbose=False)
+    data: RolloutDataModule = build(config.collector, partial(build_env, config.env))
+    policy = build_policy(config, data.env)
+    _check_segment(policy.sequence_model, data.rollout_length)
+    plain_config = OmegaConf.to_container(config, resolve=True)
+    learner: PolicyLearner = build(config.optimizer, policy, build(config.algorithm), config=plain_config)
+    callbacks = [build(callback) for callback in config.callbacks.values()]
+    trainer = _build_trainer(config, callbacks)
+
+    create_run_dir(run_dir)
+    OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+    trainer.loggers = [_build_logger(config, run_dir, plain_config)] if config.logger else []
+    _announce(config, learner)
+    trainer.fit(learner, datamodule=data)
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def _check_segment(model: Any, rollout_length: int) -> None:
+    segment_length = getattr(model, "segment_length", 1)
+    require(
+        segment_length <= rollout_length,
+        "model.segment_length",
+        segment_length,
+        f"at most the {rollout_length} steps of a rollout",
+    )
+
+
+def _build_trainer(config: DictConfig, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    try:
+        return build(config.trainer, callbacks=callbacks, logger=False, default_root_dir=config.run_dir)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def _build_logger(config: DictConfig, run_dir: Path, plain_config: dict[str, Any]) -> RunLogger:
+    choices = config.choices
+    memory = "memo" if choices.baseline == "none" else choices.baseline
+    logger: RunLogger = build(
+        config.logger,
+        run_name=run_dir.name,
+        tags={"memory": memory, "environment": choices.env, "seed": str(config.seed), "run_dir": str(run_dir)},
+    )
+    logger.log_hyperparams(plain_config)
+    logger.log_files(run_dir / "config.yaml")
+    return logger
+
+
+def _announce(config: DictConfig, learner: PolicyLearner) -> None:
+    model = learner.policy.sequence_model
+    n_parameters = sum(p.numel() for p in learner.policy.parameters())
+    print(
+        f"training {type(model).__name__} ({n_parameters:,} parameters) on {config.choices.env}, "
+        f"{config.total_frames:,} frames, seed {config.seed}; writing to {config.run_dir}",
+        file=sys.stderr,
+    )
+
+
+def _silence_libraries() -> None:
+    """Keep the libraries' remarks that are no concern of the user's off the terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*|torchrl.*|tensordict.*|mlflow.*")
