@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from memo_lightning.envs.build import build_env
+from memo_lightning.models import MemoTransformer
+from memo_lightning.policies import MemoryPolicy, VectorEncoder
+
 TESTS = Path(__file__).parent
 
 
@@ -45,3 +49,35 @@ def parity():
         )
 
     return load
+
+
+@pytest.fixture
+def make_env():
+    """Build small Dark-Key-To-Door environments: ``make_env(n_envs, seed)``."""
+
+    def make(n_envs, seed, **changes):
+        settings = {"room_size": 3, "episode_length": 4, "trial_length": 12, **changes}
+        return build_env({"_target_": "memo_lightning.envs.DarkKeyToDoor", **settings}, n_envs, seed)
+
+    return make
+
+
+@pytest.fixture
+def make_policy():
+    """Build a small Memo policy for an environment."""
+
+    def make(env, **changes):
+        torch.manual_seed(0)
+        sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "segment_length": 5, "summary_length": 2}
+        model = MemoTransformer(**{**sizes, **changes})
+        encoder = VectorEncoder(env.observation_spec, model.d_model, ["observation", "previous_step"])
+        return MemoryPolicy(encoder, model, env.action_spec)
+
+    return make
+
+
+@pytest.fixture
+def in_tmp_dir(tmp_path, monkeypatch):
+    """Run in an empty directory, where default stores and runs end up."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -51,7 +51,9 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             if override.key_or_group not in groups and not override.is_add():
                 _check_key(override.key_or_group, known)
         config = _compose(name, [o.input_line for o in parsed])
-    for key, value in _leaves(config):
+    given = [override.key_or_group for override in parsed]
+    # What the user wrote comes first: other settings may have taken a wrong value over from it.
+    for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in given):
         _check_type(key, value, known.get(key))
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices

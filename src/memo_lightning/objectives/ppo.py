@@ -59,6 +59,11 @@ class PPO:
         self.n_epochs, self.n_minibatches = n_epochs, n_minibatches
         self._loss: ClipPPOLoss | None = None
 
+    def check_rows(self, n_rows: int) -> None:
+        """Raise :class:`UserError` unless a rollout of ``n_rows`` rows can be cut into the minibatches."""
+        allowed = f"at most the {n_rows} rows of a rollout"
+        require(self.n_minibatches <= n_rows, "algorithm.n_minibatches", self.n_minibatches, allowed)
+
     def attach(self, policy: MemoryPolicy) -> None:
         """Build the loss on the policy's heads, on their device; call it before :meth:`loss`."""
         loss = ClipPPOLoss(
@@ -90,12 +95,6 @@ class PPO:
 
     def minibatches(self, rows: TensorDict) -> Iterator[TensorDict]:
         """Yield minibatches of whole rows ``[b, T]`` in random order, each row once."""
-        require(
-            self.n_minibatches <= len(rows),
-            "algorithm.n_minibatches",
-            self.n_minibatches,
-            f"at most the number of rows in a rollout, {len(rows)}",
-        )
         for index in torch.randperm(len(rows)).tensor_split(self.n_minibatches):
             yield rows[index.to(rows.get("action").device)]
 

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from lightning.pytorch.loggers import MLFlowLogger
 
-# MLflow and its database migrations report every table they create.
-for noisy in ("mlflow", "alembic"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)
+from memo_lightning.errors import UserError
+
+# MLflow reports every table that its database migrations create, Lightning every new experiment.
+for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 class RunLogger(MLFlowLogger):
@@ -21,10 +24,18 @@ class RunLogger(MLFlowLogger):
         tracking_uri: the store, e.g. ``sqlite:///mlflow.db`` or ``http://...``.
         experiment_name: the MLflow experiment that holds the run.
         kwargs: further arguments of Lightning's ``MLFlowLogger``.
+
+    Raises:
+        UserError: if the store cannot be used.
     """
 
     def __init__(self, *, tracking_uri: str, experiment_name: str, **kwargs: Any) -> None:
-        super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri, **kwargs)
+        try:
+            super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri, **kwargs)
+            _ = self.experiment  # connects, and creates the run
+        except Exception as error:  # whatever the store's own library raises
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None
 
     def log_files(self, *paths: Path) -> None:
         """Store files as artifacts of the run."""

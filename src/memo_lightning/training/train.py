@@ -48,13 +48,19 @@ def train(config: DictConfig) -> dict[str, Any]:
     policy = build_policy(config, data.env)
     _check_segment(policy.sequence_model, data.rollout_length)
     plain_config = OmegaConf.to_container(config, resolve=True)
-    learner: PolicyLearner = build(config.optimizer, policy, build(config.algorithm), config=plain_config)
+    algorithm = build(config.algorithm)
+    algorithm.check_rows(data.n_envs)
+    learner: PolicyLearner = build(config.optimizer, policy, algorithm, config=plain_config)
     callbacks = [build(callback) for callback in config.callbacks.values()]
     trainer = _build_trainer(config, callbacks)
 
+    logger = _build_logger(config) if config.logger else None
     create_run_dir(run_dir)
     OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-    trainer.loggers = [_build_logger(config, run_dir, plain_config)] if config.logger else []
+    if logger:
+        logger.log_hyperparams(plain_config)
+        logger.log_files(run_dir / "config.yaml")
+        trainer.loggers = [logger]
     _announce(config, learner)
     trainer.fit(learner, datamodule=data)
     return json.loads((run_dir / "metrics.json").read_text())
@@ -73,21 +79,18 @@ def _check_segment(model: Any, rollout_length: int) -> None:
 def _build_trainer(config: DictConfig, callbacks: list[lightning.Callback]) -> lightning.Trainer:
     try:
         return build(config.trainer, callbacks=callbacks, logger=False, default_root_dir=config.run_dir)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def _build_logger(config: DictConfig, run_dir: Path, plain_config: dict[str, Any]) -> RunLogger:
+def _build_logger(config: DictConfig) -> RunLogger:
     choices = config.choices
     memory = "memo" if choices.baseline == "none" else choices.baseline
-    logger: RunLogger = build(
+    return build(
         config.logger,
-        run_name=run_dir.name,
-        tags={"memory": memory, "environment": choices.env, "seed": str(config.seed), "run_dir": str(run_dir)},
+        run_name=Path(config.run_dir).name,
+        tags={"memory": memory, "environment": choices.env, "seed": str(config.seed), "run_dir": config.run_dir},
     )
-    logger.log_hyperparams(plain_config)
-    logger.log_files(run_dir / "config.yaml")
-    return logger
 
 
 def _announce(config: DictConfig, learner: PolicyLearner) -> None:

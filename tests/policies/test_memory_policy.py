@@ -1,0 +1,94 @@
+"""The policy: what it does while acting is what training recomputes, and its memory stays inside."""
+
+import pytest
+import torch
+from torchrl.envs import Compose, InitTracker, TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from memo_lightning.envs import DarkKeyToDoor, PreviousStep
+from memo_lightning.errors import UserError
+from memo_lightning.models import MemoTransformer
+from memo_lightning.policies import MemoryPolicy, VectorEncoder
+from memo_lightning.policies.heads import build_actor
+
+
+@pytest.fixture
+def env():
+    base = DarkKeyToDoor(n_envs=6, room_size=3, episode_length=4, trial_length=17)
+    return TransformedEnv(base, Compose(PreviousStep(), InitTracker()))
+
+
+@pytest.fixture
+def policy(env):
+    torch.manual_seed(0)
+    model = MemoTransformer(d_model=16, n_layers=2, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
+    encoder = VectorEncoder(env.observation_spec, 16, ["observation", "previous_step"])
+    policy = MemoryPolicy(encoder, model, env.action_spec).eval()
+    torch.nn.init.normal_(policy.actor[0].module.weight)
+    return policy
+
+
+def recompute(policy, rollout):
+    heads = rollout.clone().set("hidden", policy.hidden(rollout))
+    log_prob = policy.actor.get_dist(heads).log_prob(rollout["action"])
+    return log_prob, policy.critic(heads)["state_value"]
+
+
+@torch.no_grad()
+def test_training_recomputes_what_acting_found(env, policy):
+    rollout = env.rollout(50, policy, break_when_any_done=False)  # almost three trials
+    log_prob, value = recompute(policy, rollout)
+    torch.testing.assert_close(log_prob, rollout["action_log_prob"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(value, rollout["state_value"], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_training_recomputes_acting_also_where_trials_end_at_different_steps(env, policy):
+    td = env.reset()
+    steps = []
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(40):
+        policy(td)
+        after, td = env.step_and_maybe_reset(td)
+        steps.append(after)
+        rows = torch.rand(6, 1, generator=generator) < 0.1
+        td = env.reset(td.set("_reset", rows)) if rows.any() else td
+    rollout = torch.stack(steps, 1)
+    starts = rollout["is_init"].squeeze(-1)
+    assert starts[:, 1:].any(1).all()
+    assert not (starts == starts[:1]).all()
+    log_prob, _ = recompute(policy, rollout)
+    torch.testing.assert_close(log_prob, rollout["action_log_prob"], atol=1e-5, rtol=1e-5)
+
+
+def test_memory_never_enters_the_rollout(env, policy):
+    rollout = env.rollout(20, policy, break_when_any_done=False)
+    policy_made = set(rollout.exclude("next").keys()) - set(env.reset().keys())
+    assert policy_made == {"action", "action_log_prob", "state_value"}
+    assert policy.memory_nbytes() > 0
+
+
+def test_exploration_type_decides_between_sampling_and_mode(env, policy):
+    td = env.reset()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        actions = [policy(td.clone())["action"] for _ in range(5)]
+    assert all(torch.equal(action, actions[0]) for action in actions)
+    with set_exploration_type(ExplorationType.RANDOM):
+        sampled = torch.stack([policy(td.clone())["action"] for _ in range(20)])
+    assert len(sampled.unique(dim=0)) > 1
+
+
+def test_memory_follows_the_number_of_environments(env, policy):
+    policy(env.reset())
+    other = TransformedEnv(DarkKeyToDoor(n_envs=2, room_size=3, episode_length=4, trial_length=17))
+    other.append_transform(Compose(PreviousStep(), InitTracker()))
+    assert policy(other.reset())["action"].shape == (2,)
+    policy.forget()
+    assert policy.memory_nbytes() == 0
+
+
+def test_entries_that_cannot_be_encoded_are_refused(env):
+    with pytest.raises(UserError, match="no 'position'"):
+        VectorEncoder(env.observation_spec, 16, ["position"])
+    with pytest.raises(UserError, match="Categorical"):
+        build_actor(16, env.observation_spec["observation"])
