@@ -68,7 +68,14 @@ def make_policy():
 
     def make(env, **changes):
         torch.manual_seed(0)
-        sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "segment_length": 5, "summary_length": 2}
+        sizes = {
+            "d_model": 16,
+            "n_layers": 1,
+            "n_heads": 2,
+            "d_ff": 32,
+            "segment_length": 5,
+            "summary_length": 2,
+        }
         model = MemoTransformer(**{**sizes, **changes})
         encoder = VectorEncoder(env.observation_spec, model.d_model, ["observation", "previous_step"])
         return MemoryPolicy(encoder, model, env.action_spec)

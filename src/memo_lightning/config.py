@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,12 +45,14 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         _check_option(override)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
-        defaults = _compose(name, [o.input_line for o in parsed if o.key_or_group in groups])
+        defaults = _compose(
+            name, [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group in groups]
+        )
         known = dict(_leaves(defaults))
         for override in parsed:
             if override.key_or_group not in groups and not override.is_add():
                 _check_key(override.key_or_group, known)
-        config = _compose(name, [o.input_line for o in parsed])
+        config = _compose(name, list(overrides))
     given = [override.key_or_group for override in parsed]
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
     for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in given):
@@ -69,16 +71,23 @@ def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """
     # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
     target = instantiate(node, _partial_=True, _convert_="all")
-    try:
-        inspect.signature(target).bind(*args, **kwargs)
-    except TypeError as error:
-        raise UserError(f"{node['_target_']}: {error}") from None
+    _check_signature(node["_target_"], args, {**target.keywords, **kwargs})
     try:
         return target(*args, **kwargs)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _check_signature(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    target = get_object(path)
+    if inspect.isclass(target):  # its __init__, as a metaclass may hide the signature of calling it
+        target, args = target.__init__, (None, *args)
+    try:
+        inspect.signature(target).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -138,7 +147,7 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 
 def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and resolved values of everything but Hydra's own settings; empty groups too."""
-    for key in config:
+    for key in map(str, config):
         name = f"{prefix}{key}"
         if name == "hydra":
             continue

@@ -34,7 +34,11 @@ def test_each_rollout_is_collected_with_the_newest_weights(make_policy, make_env
     torch.nn.init.zeros_(policy.critic.module.weight)
     module = Recorder(policy)
     trainer = lightning.Trainer(
-        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
     assert module.lags == [0] * 5

@@ -10,6 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from memo_lightning.rollouts import RolloutDataModule
 from memo_lightning.training.learner import PolicyLearner
 
 
@@ -37,12 +38,17 @@ class FramesProgressBar(ProgressBar):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the bar."""
         assert isinstance(pl_module, PolicyLearner)
-        self._total = trainer.datamodule.frames_per_rollout * trainer.datamodule.n_rollouts * trainer.world_size
+        data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._total = data.frames_per_rollout * data.n_rollouts * trainer.world_size
         self._start, self._first_frame = time.perf_counter(), pl_module.frames
         self._next_line = 0.0
         if self._enabled and sys.stderr.isatty():
             self._bar = tqdm(
-                total=self._total, initial=pl_module.frames, unit=" frames", unit_scale=True, dynamic_ncols=True
+                total=self._total,
+                initial=pl_module.frames,
+                unit=" frames",
+                unit_scale=True,
+                dynamic_ncols=True,
             )
 
     def on_train_batch_end(
@@ -63,7 +69,10 @@ class FramesProgressBar(ProgressBar):
         elif self._enabled and (frames >= self._next_line or frames >= self._total):
             self._next_line = frames + self._total / self.lines
             speed = (frames - self._first_frame) / (time.perf_counter() - self._start)
-            print(f"{frames:>12,} of {self._total:,} frames | {speed:,.0f} frames/s | {figures}", file=sys.stderr)
+            print(
+                f"{frames:>12,} of {self._total:,} frames | {speed:,.0f} frames/s | {figures}",
+                file=sys.stderr,
+            )
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Close the bar."""

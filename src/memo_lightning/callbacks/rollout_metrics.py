@@ -67,7 +67,5 @@ class RolloutMetrics(lightning.Callback):
             metrics["train/return_per_trial"] = float(record.returns.mean())
             for quarter, value in enumerate(record.by_part(N_QUARTERS).mean(0), start=1):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
-            self.history.append(
-                {"frames": pl_module.frames, "return_per_trial": metrics["train/return_per_trial"]}
-            )
+            self.history.append({"frames": pl_module.frames, "return_per_trial": metrics["train/return_per_trial"]})
         pl_module.log_dict(metrics, batch_size=batch.shape[0])

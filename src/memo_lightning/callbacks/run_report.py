@@ -33,7 +33,8 @@ class RunReport(lightning.Callback):
         assert isinstance(pl_module, PolicyLearner)
         if not trainer.is_global_zero:
             return
-        rollouts = next(callback for callback in trainer.callbacks if isinstance(callback, RolloutMetrics))
+        callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
         config, choices = pl_module.config, pl_module.config["choices"]
         logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         record = rollouts.latest

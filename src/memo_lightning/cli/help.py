@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from memo_lightning.config import compose_config, config_dir
 
@@ -14,7 +14,8 @@ def print_help(name: str, text: str, arguments: Sequence[str]) -> bool:
     if not {"-h", "--help"} & set(arguments):
         return False
     config = compose_config(name, [a for a in arguments if not a.startswith("-")])
-    choices = config.pop("choices")
+    with open_dict(config):
+        choices = config.pop("choices")
     print(f"usage: memo {name} [override ...]\n\n{text}\n")
     if choices:
         print("groups (override as group=option):")

@@ -17,6 +17,7 @@ VERBS = {
     "ui": "look at runs in the browser",
 }
 USAGE_ERROR = 2
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,4 +42,10 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"memo: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,7 +39,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         UserError: if a setting is wrong or the checkpoint cannot be used.
     """
     if not config.checkpoint:
-        raise UserError("checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt")
+        raise UserError(
+            "checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt"
+        )
     for name in ("n_trials", "n_envs", "trial_multiplier"):
         require(config[name] >= 1, name, config[name], "at least 1")
     path = Path(config.checkpoint)
@@ -49,7 +51,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     env_config = checkpoint["config"]["env"]
     for key in config.env:
         if key not in env_config:
-            raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(env_config)}")
+            raise UserError(
+                f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(env_config)}"
+            )
     env_config = {**env_config, **config.env, "split": config.split}
     env_config["trial_length"] = env_config["trial_length"] * config.trial_multiplier
     n_envs = min(config.n_envs, config.n_trials)

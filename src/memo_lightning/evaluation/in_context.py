@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,19 +103,22 @@ class Estimate:
 def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """Return the mean over the first axis, with a percentile bootstrap interval over it (scipy).
 
-    NaN entries are left out. With a single value the interval is that value.
+    NaN entries are left out; where they are so many that a resample may hold nothing else, the interval is
+    NaN. With a single value the interval is that value.
     """
     mean = np.nanmean(values, axis=0)
     if len(values) < 2:
         return Estimate(mean, mean, mean)
-    interval = bootstrap(
-        (values,),
-        np.nanmean,
-        axis=0,
-        n_resamples=1000,
-        batch=100,
-        method="percentile",
-        confidence_level=confidence,
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing, as said above
+        interval = bootstrap(
+            (values,),
+            np.nanmean,
+            axis=0,
+            n_resamples=1000,
+            batch=100,
+            method="percentile",
+            confidence_level=confidence,
+            random_state=np.random.default_rng(0),
+        ).confidence_interval
     return Estimate(mean, np.asarray(interval.low), np.asarray(interval.high))

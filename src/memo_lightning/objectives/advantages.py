@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.objectives.value.functional import vec_generalized_advantage_estimate
+from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 
 def add_advantages(rows: TensorDictBase, last_value: Tensor, gamma: float, gae_lambda: float) -> None:
@@ -23,7 +23,7 @@ def add_advantages(rows: TensorDictBase, last_value: Tensor, gamma: float, gae_l
     """
     values = rows.get("state_value")
     end = rows.get(("next", "episode_end")) | rows.get(("next", "done"))
-    advantage, value_target = vec_generalized_advantage_estimate(
+    advantage, value_target = generalized_advantage_estimate(
         gamma=gamma,
         lmbda=gae_lambda,
         state_value=values,

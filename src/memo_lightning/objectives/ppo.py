@@ -91,7 +91,7 @@ class PPO:
             last_value = _value_after(policy, rollout)
         add_advantages(rollout, last_value, self.gamma, self.gae_lambda)
         learned_from = ("action", "action_log_prob", "state_value", "advantage", "value_target")
-        return rollout.select(*policy.encoder.in_keys, "is_init", *learned_from)
+        return rollout.select(*policy.in_keys, *learned_from)
 
     def minibatches(self, rows: TensorDict) -> Iterator[TensorDict]:
         """Yield minibatches of whole rows ``[b, T]`` in random order, each row once."""
@@ -115,8 +115,7 @@ class PPO:
 
 def _value_after(policy: MemoryPolicy, rollout: TensorDictBase) -> Tensor:
     """Return the value ``[B, 1]`` of the observation after the last step of each row, zero after a trial."""
-    keys = (*policy.encoder.in_keys, "is_init")
-    last = rollout[:, -1:].get("next").select(*keys)
-    hidden = policy.hidden(torch.cat([rollout.select(*keys), last], dim=1))[:, -1]
+    last = rollout[:, -1:].get("next").select(*policy.in_keys)
+    hidden = policy.hidden(torch.cat([rollout.select(*policy.in_keys), last], dim=1))[:, -1]
     value = policy.critic(TensorDict({"hidden": hidden}, hidden.shape[:1])).get("state_value")
     return value.masked_fill(rollout.get(("next", "done"))[:, -1], 0.0)

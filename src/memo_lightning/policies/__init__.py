@@ -1,6 +1,6 @@
 """From observations to actions: encoders, heads, and the policy that holds the memory while acting."""
 
-from memo_lightning.policies.encoders import VectorEncoder
+from memo_lightning.policies.encoders import Encoder, VectorEncoder
 from memo_lightning.policies.memory_policy import MemoryPolicy
 
-__all__ = ["MemoryPolicy", "VectorEncoder"]
+__all__ = ["Encoder", "MemoryPolicy", "VectorEncoder"]

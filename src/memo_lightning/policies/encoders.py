@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,23 @@ from torchrl.data import Composite
 from memo_lightning.errors import UserError
 
 
-class VectorEncoder(nn.Module):
+class Encoder(nn.Module, ABC):
+    """Maps the entries ``in_keys`` of a TensorDict to one vector per time step.
+
+    Args:
+        in_keys: entries to read.
+    """
+
+    def __init__(self, in_keys: Sequence[str]) -> None:
+        super().__init__()
+        self.in_keys = list(in_keys)
+
+    @abstractmethod
+    def forward(self, tensordict: TensorDictBase) -> Tensor:
+        """Return ``[*batch, d_model]`` for a TensorDict of any batch size."""
+
+
+class VectorEncoder(Encoder):
     """Concatenate vector entries and project them linearly.
 
     Args:
@@ -25,8 +42,7 @@ class VectorEncoder(nn.Module):
     """
 
     def __init__(self, observation_spec: Composite, d_model: int, in_keys: Sequence[str]) -> None:
-        super().__init__()
-        self.in_keys = list(in_keys)
+        super().__init__(in_keys)
         n_batch_dims = len(observation_spec.shape)
         size = 0
         for key in self.in_keys:
@@ -42,5 +58,5 @@ class VectorEncoder(nn.Module):
         self.projection = nn.Linear(size, d_model)
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
-        """Return ``[*batch, d_model]`` for a TensorDict of any batch size."""
+        """Project the concatenated entries."""
         return self.projection(torch.cat([tensordict.get(key) for key in self.in_keys], -1))

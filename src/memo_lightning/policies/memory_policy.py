@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.data import TensorSpec
 from torchrl.modules import ProbabilisticActor, ValueOperator
 
 from memo_lightning.models import SequenceModel
+from memo_lightning.policies.encoders import Encoder
 from memo_lightning.policies.heads import build_actor, build_critic
 
 
@@ -19,7 +20,7 @@ class MemoryPolicy(TensorDictModuleBase):
     ``is_init`` is set and recomputed in training by running the sequence model over the row.
 
     Args:
-        encoder: maps a TensorDict ``[*batch]`` to vectors ``[*batch, D]``; names what it reads in ``in_keys``.
+        encoder: turns observations into vectors of the sequence model's width.
         sequence_model: the memory; swapped by the baseline callbacks.
         action_spec: the environment's action spec.
     """
@@ -27,7 +28,7 @@ class MemoryPolicy(TensorDictModuleBase):
     actor: ProbabilisticActor
     critic: ValueOperator
 
-    def __init__(self, encoder: nn.Module, sequence_model: SequenceModel, action_spec: TensorSpec) -> None:
+    def __init__(self, encoder: Encoder, sequence_model: SequenceModel, action_spec: TensorSpec) -> None:
         super().__init__()
         self.encoder = encoder
         self.sequence_model = sequence_model

@@ -10,7 +10,6 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from memo_lightning.errors import require
-from memo_lightning.policies import MemoryPolicy
 
 
 class Rollouts:
@@ -75,11 +74,10 @@ class RolloutDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> Rollouts:
         """Build the collector, once, around the policy as the callbacks have left it."""
         assert self.trainer is not None
-        policy: MemoryPolicy = self.trainer.lightning_module.policy
         if self._collector is None:
             self._collector = Collector(
                 self.env,
-                policy,
+                self.trainer.lightning_module.policy,
                 frames_per_batch=self.frames_per_rollout,
                 total_frames=-1,
                 reset_at_each_iter=True,

@@ -14,6 +14,7 @@ import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError, require
@@ -47,7 +48,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     data: RolloutDataModule = build(config.collector, partial(build_env, config.env))
     policy = build_policy(config, data.env)
     _check_segment(policy.sequence_model, data.rollout_length)
-    plain_config = OmegaConf.to_container(config, resolve=True)
+    plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
     learner: PolicyLearner = build(config.optimizer, policy, algorithm, config=plain_config)
@@ -62,8 +63,17 @@ def train(config: DictConfig) -> dict[str, Any]:
         logger.log_files(run_dir / "config.yaml")
         trainer.loggers = [logger]
     _announce(config, learner)
-    trainer.fit(learner, datamodule=data)
+    _fit(trainer, learner, data)
     return json.loads((run_dir / "metrics.json").read_text())
+
+
+def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule) -> None:
+    try:
+        trainer.fit(learner, datamodule=data)
+    except SystemExit:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
+        path = checkpoint_path(Path(trainer.default_root_dir))
+        print(f"interrupted at {learner.frames:,} frames; checkpoint: {path}", file=sys.stderr)
+        raise KeyboardInterrupt from None
 
 
 def _check_segment(model: Any, rollout_length: int) -> None:
@@ -89,7 +99,12 @@ def _build_logger(config: DictConfig) -> RunLogger:
     return build(
         config.logger,
         run_name=Path(config.run_dir).name,
-        tags={"memory": memory, "environment": choices.env, "seed": str(config.seed), "run_dir": config.run_dir},
+        tags={
+            "memory": memory,
+            "environment": choices.env,
+            "seed": str(config.seed),
+            "run_dir": config.run_dir,
+        },
     )
 
 

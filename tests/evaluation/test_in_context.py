@@ -1,0 +1,59 @@
+"""Figures of trials, against counting by hand; intervals, against theory."""
+
+import numpy as np
+import pytest
+
+from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
+from memo_lightning.evaluation.plots import plot_in_context_curve
+
+
+@pytest.fixture
+def rollout(make_env, make_policy):
+    env = make_env(5, 0)
+    return env.rollout(31, make_policy(env), break_when_any_done=False)  # two trials of 12 and a part
+
+
+def test_trials_are_counted_as_by_hand(rollout):
+    record = TrialRecord.of(rollout, n_bins=4)
+    trials = [rollout[row, start : start + 12] for row in range(5) for start in (0, 12)]
+    assert len(record.returns) == 10, "the part of a third trial does not count"
+    assert (record.lengths == 12).all()
+    for index, trial in enumerate(trials):
+        rewards = trial["next", "reward"].flatten()
+        assert record.rewards[index].tolist() == [rewards[3 * k : 3 * k + 3].sum().item() for k in range(4)]
+        ends = trial["next", "episode_end"].flatten()
+        returns = trial["next", "episode_return"].flatten()[ends].tolist()
+        successes = trial["next", "success"].flatten()[ends].tolist()
+        assert record.episode_returns[index][: len(returns)].tolist() == returns
+        assert np.isnan(record.episode_returns[index][len(returns) :]).all()
+        assert record.episode_successes[index][: len(returns)].tolist() == successes
+    np.testing.assert_allclose(record.by_part(2).sum(1), record.returns)
+
+
+def test_records_of_different_width_are_joined(rollout):
+    whole, half = TrialRecord.of(rollout), TrialRecord.of(rollout[:2])
+    joined = TrialRecord.concatenate([half, whole])
+    assert len(joined.returns) == 14
+    np.testing.assert_array_equal(joined.returns[4:], whole.returns)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    estimate = estimate_mean(rng.normal(3.0, 2.0, size=(60, 300)))
+    covered = (estimate.low <= 3.0) & (estimate.high >= 3.0)
+    assert 0.88 <= covered.mean() <= 0.99
+    np.testing.assert_allclose((estimate.high - estimate.low).mean(), 2 * 1.96 * 2 / np.sqrt(60), rtol=0.1)
+
+
+def test_interval_leaves_out_missing_episodes():
+    values = np.array([[1.0, np.nan], [3.0, 5.0], [2.0, np.nan]])
+    estimate = estimate_mean(values)
+    assert estimate.mean.tolist() == [2.0, 5.0]
+    single = estimate_mean(values[:1, :1])
+    assert (single.low, single.high) == (1.0, 1.0)
+
+
+def test_curve_is_drawn(rollout, tmp_path):
+    path = tmp_path / "curve.png"
+    plot_in_context_curve({"a": TrialRecord.of(rollout), "b": TrialRecord.of(rollout[:1])}, path, "title")
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,59 @@
+"""Composing the configuration: every mistake is one line that names the nearest valid thing."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from memo_lightning.config import build, compose_config, config_dir
+from memo_lightning.errors import UserError
+
+
+def test_groups_and_values_are_overridden():
+    config = compose_config(
+        "train", ["env=dark_key_to_door_9x9", "seed=3", "model.d_model=32", "algorithm.gamma=1"]
+    )
+    assert (config.env.room_size, config.seed, config.model.d_model, config.algorithm.gamma) == (9, 3, 32, 1)
+    assert config.collector.rollout_length == config.env.trial_length == 500
+    assert config.choices.env == "dark_key_to_door_9x9"
+    assert "hydra" not in config
+
+
+def test_a_preset_yields_to_the_command_line():
+    assert compose_config("train", ["debug=smoke"]).total_frames == 6400
+    assert compose_config("train", ["debug=smoke", "total_frames=100"]).total_frames == 100
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algorithm.gama=0.9", "unknown override 'algorithm.gama': did you mean algorithm.gamma"),
+        ("gamma=0.9", "unknown override 'gamma': did you mean algorithm.gamma?"),
+        ("env=dark_key_to_dor", "env=dark_key_to_dor: no such option; did you mean dark_key_to_door"),
+        ("seed=abc", "seed='abc': must be an integer"),
+        ("seed=1.5", "seed=1.5: must be an integer"),
+        ("env.lit=3", "env.lit=3: must be true or false"),
+        ("algorithm.gamma=high", "algorithm.gamma='high': must be a number"),
+        ("seed", "override 'seed': must have the form key=value"),
+        ("seed=[1", "override 'seed=[1': must have the form key=value"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        compose_config("train", [override])
+    assert "\n" not in str(error.value)
+
+
+def test_build_names_what_does_not_fit():
+    target = {"_target_": "memo_lightning.envs.DarkKeyToDoor", "room_size": 5, "colour": "red"}
+    with pytest.raises(UserError, match=r"DarkKeyToDoor.*'colour'"):
+        build(target, n_envs=1)
+    with pytest.raises(UserError, match="summary_length=9"):
+        build(compose_config("train", ["model.summary_length=9", "model.segment_length=8"]).model)
+
+
+@pytest.mark.parametrize("group", ["env", "debug", "baseline", "experiment", "model"])
+def test_every_option_composes(group):
+    for path in (config_dir() / group).glob("*.yaml"):
+        config = compose_config("train", [f"{group}={path.stem}"])
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
