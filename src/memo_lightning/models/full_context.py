@@ -7,7 +7,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
-from memo_lightning.models.base import MemoryScope, SequenceModel
+from memo_lightning.models.base import MemoryScope, SequenceModel, check_state_budget
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.transformer import Transformer
@@ -68,11 +68,7 @@ class FullContextTransformer(SequenceModel):
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
         KVCache.check(state, self.transformer)
-        made_with = int(state["budget"][0]) or None
-        if made_with != self.memory_budget:
-            raise ValueError(
-                f"state was made with memory_budget={made_with}: the model has memory_budget={self.memory_budget}"
-            )
+        check_state_budget(state, self.memory_budget)
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
         """Process whole rows in one pass; see :meth:`SequenceModel.forward`."""
@@ -100,7 +96,9 @@ class FullContextTransformer(SequenceModel):
         return TensorDict({**buffers, "steps": steps, "budget": budget}, [batch_size])
 
     @torch.no_grad()
-    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`.
 
         With a budget the cache is a ring: a new step overwrites the oldest.
@@ -150,7 +148,13 @@ class RowContext:
         return causal_attention(torch.nn.functional.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
 
     def _attend_chunk(
-        self, sink: KeysValues | None, queries: Tensor, keys: Tensor, values: Tensor, start: int, first_key: int
+        self,
+        sink: KeysValues | None,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        first_key: int,
     ) -> Tensor:
         end = min(start + _QUERY_CHUNK, queries.shape[2])
         steps = torch.arange(first_key, end, device=queries.device)  # of the keys

@@ -126,7 +126,9 @@ class CacheWriter:
         self._slot, self._end = int(slots[0]), int(last_seen.max()) + 1
         self._writes_in_lockstep = rows is None and bool((slots == slots[0]).all())
         self._slots = None if self._writes_in_lockstep else slots.to(device, non_blocking=True)
-        self._last_seen = None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
+        self._last_seen = (
+            None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
+        )
         self._mask: Tensor | None = None
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from memo_lightning.models.base import SequenceModel
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.segments import SegmentedModel
 from memo_lightning.models.summary_memory import LayerKeysValues, SummaryContext, SummaryMemory
 from memo_lightning.models.transformer import Transformer
 from memo_lightning.models.trials import Chunk, Trials
@@ -19,7 +19,7 @@ from memo_lightning.models.trials import Chunk, Trials
 Count = TypeVar("Count", int, Tensor)
 
 
-class MemoTransformer(SequenceModel):
+class MemoTransformer(SegmentedModel):
     """A transformer whose memory of past segments is a few learned summary tokens per segment.
 
     A trial is cut into segments of L steps. After each complete segment, S learned queries read it (and all
@@ -74,65 +74,21 @@ class MemoTransformer(SequenceModel):
         rope_base: float = 10000.0,
         norm_eps: float = 1e-6,
     ) -> None:
-        super().__init__(d_model)
-        if segment_length < 1:
-            raise ValueError(f"segment_length={segment_length}: must be at least 1")
-        self.check_summary_length(summary_length, segment_length)
-        if not 0 <= segment_jitter < 1:
-            raise ValueError(f"segment_jitter={segment_jitter}: must be at least 0 and below 1")
+        super().__init__(d_model, segment_length, summary_length, segment_jitter)
         if gradient_segments is not None and gradient_segments < 0:
             raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
-        self.segment_length, self.summary_length = segment_length, summary_length
-        self.segment_jitter, self.gradient_segments = segment_jitter, gradient_segments
-        self.checkpoint_segments = checkpoint_segments
+        self.gradient_segments, self.checkpoint_segments = gradient_segments, checkpoint_segments
         self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
         self.memory_budget = memory_budget
-
-    @staticmethod
-    def check_summary_length(summary_length: int, segment_length: int) -> None:
-        """Raise ``ValueError`` unless summaries are no longer than what they summarise."""
-        if not 1 <= summary_length <= segment_length:
-            raise ValueError(
-                f"summary_length={summary_length}: must be at least 1 and at most segment_length={segment_length}"
-            )
-
-    def check_memory_budget(self, budget: int) -> None:
-        """Raise ``ValueError`` unless a segment and one summary fit."""
-        smallest = self.segment_length + self.summary_length
-        if budget < smallest:
-            raise ValueError(
-                f"memory_budget={budget}: must be at least {smallest}, one segment (segment_length="
-                f"{self.segment_length}) and one summary (summary_length={self.summary_length})"
-            )
 
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless the sizes of ``state`` are the model's."""
         KVCache.check(state, self.transformer)
 
-    @property
-    def max_summaries(self) -> int | None:
-        """Summaries that are kept at most; None for all."""
-        if self.memory_budget is None:
-            return None
-        return (self.memory_budget - self.segment_length) // self.summary_length
-
     def first_position(self, n_segments: Count) -> Count:
         """Return the position of the first step after ``n_segments`` complete segments; summaries end there."""
         return n_segments * self.summary_length
-
-    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
-        """Process whole rows, segment by segment; see :meth:`SequenceModel.forward`.
-
-        ``segment_length`` overrides the jitter of ``train()`` mode and the fixed length of ``eval()`` mode.
-        """
-        self.check_rows(x, is_init)
-        if segment_length is None:
-            segment_length = self.draw_segment_length() if self.training else self.segment_length
-        if segment_length < 1:
-            raise ValueError(f"segment_length={segment_length}: must be at least 1")
-        trials = Trials((x.shape[0], x.shape[1]), is_init)
-        return trials.scatter(self.read_trials(x, trials, segment_length))
 
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
@@ -196,12 +152,6 @@ class MemoTransformer(SequenceModel):
             )
         return self.gradient_segments
 
-    def draw_segment_length(self) -> int:
-        """Draw a jittered segment length, uniform over the integers in ``[(1 - j) L, (1 + j) L]``."""
-        spread = int(self.segment_jitter * self.segment_length)
-        low, high = self.segment_length - spread, self.segment_length + spread
-        return int(torch.randint(low, high + 1, ()))
-
     def init_state(self, batch_size: int) -> TensorDict:
         """Return an empty memory: keys and values per layer, and counters.
 
@@ -213,7 +163,9 @@ class MemoTransformer(SequenceModel):
         return TensorDict({**buffers, **counters}, [batch_size])
 
     @torch.no_grad()
-    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`.
 
         The rows whose segment this step completes, whichever they are, then write their summary.

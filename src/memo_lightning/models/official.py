@@ -45,13 +45,17 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
             for part in ("key", "value"):
                 state[f"{ours}.attention.sink_{part}"] = take(f"{theirs}.self_attn.head_bias_{part}")
     if model.transformer.sink_kv:
-        used.add("sink_tokens")  # it only fills the sink's slot in the official model: outputs do not depend on it
+        used.add(
+            "sink_tokens"
+        )  # it only fills the sink's slot in the official model: outputs do not depend on it
     if hasattr(model, "summary_queries"):
         state["summary_queries"] = take("embed_summary.weight")
 
     unknown = sorted(set(params) - used)
     if unknown:
-        raise ValueError(f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}")
+        raise ValueError(
+            f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}"
+        )
     own = model.state_dict()
     differing = [
         f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
