@@ -176,7 +176,8 @@ class RetrievalMemory(SegmentedModel):
         rows = torch.arange(len(x_t), device=x_t.device)
         state["encoded"][rows, open_steps.to(x_t.device)] = encoded.squeeze(1).to(state["encoded"].dtype)
 
-        held = segments.clamp(max=self.max_summaries) * self.summary_length
+        held = segments if self.max_summaries is None else segments.clamp(max=self.max_summaries)
+        held = held * self.summary_length
         n_seen, read = int(held.max()), None
         if n_seen:
             keys, values = state["store_keys"][:, :n_seen], state["store_values"][:, :n_seen]
