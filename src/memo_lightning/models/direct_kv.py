@@ -71,7 +71,7 @@ class DirectKVTransformer(MemoTransformer):
 
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
-        memory = SummaryMemory()
+        memory = SummaryMemory(trials.n_chunks(segment_length) * self.summary_length)
         outputs = []
         for n_segments, segment in enumerate(trials.chunks(segment_length)):
             memory.keep_rows(segment.n_trials)
@@ -82,7 +82,7 @@ class DirectKVTransformer(MemoTransformer):
             y, queries = self.run_block(
                 torch.cat(tokens, dim=1),
                 self.first_position(n_segments),
-                memory.summaries,
+                memory.view(),
                 slice(segment.length, None),
             )
             outputs.append((segment, y[:, : segment.length]))

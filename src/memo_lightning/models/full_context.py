@@ -6,14 +6,13 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
 from memo_lightning.models.base import MemoryScope, SequenceModel, check_state_budget
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.transformer import Transformer
 
 _CACHE_GROWTH = 256  # slots; growing copies the cache, so not by every step
-_QUERY_CHUNK = 512  # queries that share one explicit mask, which is the only part quadratic in memory
 
 
 class FullContextTransformer(SequenceModel):
@@ -116,51 +115,3 @@ class FullContextTransformer(SequenceModel):
         y = self.transformer(x_t.unsqueeze(1), positions, cache.writer(slots, last_seen=last_seen))
         steps += 1
         return y.squeeze(1), state
-
-
-class RowContext:
-    """All tokens of a row in one pass: causal, each seeing the tokens from its own ``first_seen`` on.
-
-    Args:
-        sinks: the layers' sink keys and values.
-        first_seen: int64 ``[B, T]`` or ``[1, T]``, non-decreasing along T; all earlier tokens are seen when None.
-    """
-
-    def __init__(self, sinks: list[KeysValues | None], first_seen: Tensor | None) -> None:
-        self._sinks, self._first_seen = sinks, first_seen
-        self._chunk_starts: list[int] = []
-        if first_seen is not None:
-            self._chunk_starts = first_seen[:, ::_QUERY_CHUNK].amin(dim=0).tolist()
-
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See :class:`~memo_lightning.models.attention.Context`."""
-        sink = self._sinks[layer]
-        if self._first_seen is not None:
-            chunks = [
-                self._attend_chunk(sink, queries, keys, values, number * _QUERY_CHUNK, first_key)
-                for number, first_key in enumerate(self._chunk_starts)
-            ]
-            return torch.cat(chunks, dim=2)
-        keys, values = prepend_sink(sink, keys, values)
-        if sink is None:
-            return causal_attention(queries, keys, values)
-        # A query for the sink, whose result is dropped, makes the mask square: the plain causal one.
-        return causal_attention(torch.nn.functional.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
-
-    def _attend_chunk(
-        self,
-        sink: KeysValues | None,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        start: int,
-        first_key: int,
-    ) -> Tensor:
-        end = min(start + _QUERY_CHUNK, queries.shape[2])
-        steps = torch.arange(first_key, end, device=queries.device)  # of the keys
-        first_seen = self._first_seen[:, start:end, None]
-        seen = (steps >= first_seen) & (steps <= steps[start - first_key :, None])  # (B or 1, t, k)
-        if sink is not None:
-            seen = torch.nn.functional.pad(seen, (1, 0), value=True)
-        keys, values = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
-        return causal_attention(queries[:, :, start:end], keys, values, seen.unsqueeze(1))

@@ -12,7 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.segments import SegmentedModel
-from memo_lightning.models.summary_memory import LayerKeysValues, SummaryContext, SummaryMemory
+from memo_lightning.models.summary_memory import (
+    LayerKeysValues,
+    SummaryContext,
+    SummaryMemory,
+    SummaryView,
+)
 from memo_lightning.models.transformer import Transformer
 from memo_lightning.models.trials import Chunk, Trials
 
@@ -92,7 +97,7 @@ class MemoTransformer(SegmentedModel):
 
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
-        memory = SummaryMemory()
+        memory = SummaryMemory(trials.n_chunks(segment_length) * self.summary_length)
         recent: list[Tensor] = []  # the newest summaries, whose keys and values are not final yet
         n_recent = self._n_recent()
         outputs = []
@@ -114,7 +119,7 @@ class MemoTransformer(SegmentedModel):
             y, final = self.run_block(
                 torch.cat(tokens, dim=1),
                 self.first_position(n_segments) - n_before,
-                memory.summaries,
+                memory.view(),
                 slice(n_final * self.summary_length),
             )
             outputs.append((segment, y[:, n_before : n_before + segment.length]))
@@ -124,7 +129,7 @@ class MemoTransformer(SegmentedModel):
         return outputs
 
     def run_block(
-        self, block: Tensor, position: int, summaries: tuple[LayerKeysValues, ...], kept: slice
+        self, block: Tensor, position: int, summaries: SummaryView, kept: slice
     ) -> tuple[Tensor, LayerKeysValues]:
         """Run a ``block [b, t, D]`` of tokens that see the ``summaries`` and, causally, each other.
 
@@ -132,7 +137,7 @@ class MemoTransformer(SegmentedModel):
             The outputs ``[b, t, D]``, and the keys and values of the ``kept`` tokens.
         """
 
-        def run(block: Tensor, summaries: tuple[LayerKeysValues, ...]) -> tuple[Tensor, LayerKeysValues]:
+        def run(block: Tensor, summaries: SummaryView) -> tuple[Tensor, LayerKeysValues]:
             context = SummaryContext(summaries, self.transformer.sinks(), kept)
             positions = torch.arange(position, position + block.shape[1], device=block.device)
             return self.transformer(block, positions, context), context.kept

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from memo_lightning.models.base import check_state_budget
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.segment_decoder import SegmentDecoder
 from memo_lightning.models.segments import SegmentedModel
-from memo_lightning.models.summary_memory import SummaryContext
 from memo_lightning.models.transformer import Transformer, check_sizes
 from memo_lightning.models.trials import Chunk, Trials
 
@@ -136,7 +136,7 @@ class RetrievalMemory(SegmentedModel):
                     errors.append(F.mse_loss(prediction, encoded.detach().to(prediction.dtype)))
             observations = trials.gather(x, segment)
             positions = torch.arange(segment.length, device=x.device)
-            context = SummaryContext((), self.transformer.sinks(), slice(0))
+            context = RowContext(self.transformer.sinks())
             encoded = self.transformer(observations, positions, context)
             read = None
             if store:
@@ -213,7 +213,7 @@ class RetrievalMemory(SegmentedModel):
         queries = self.summary_queries.to(encoded.dtype).expand(encoded.shape[0], -1, -1)
         block = torch.cat([encoded, queries], dim=1)
         positions = torch.arange(block.shape[1], device=block.device)
-        context = SummaryContext((), self.summary_layer.sinks(), slice(0))
+        context = RowContext(self.summary_layer.sinks())
         summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :]
         content = F.scaled_dot_product_attention(summary, encoded, encoded)
         return summary, self.store_value(content)

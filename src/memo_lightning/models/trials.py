@@ -57,6 +57,11 @@ class Trials:
         """Every row is a single trial."""
         return self._starts is None
 
+    def n_chunks(self, length: int) -> int:
+        """Return how many chunks of ``length`` steps the longest trial has, a shorter last one included."""
+        longest = self.shape[1] if self._starts is None else int(self._lengths[0])
+        return -(-longest // length)
+
     def chunks(self, length: int) -> Iterator[Chunk]:
         """Yield chunks of ``length`` steps (the last may be shorter) until every trial has ended."""
         if self._starts is None:
