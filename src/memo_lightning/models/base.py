@@ -11,10 +11,13 @@ Notation used for tensor shapes, here and in all of ``models/``:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+
+MemoryScope = Literal["trial", "episode"]
 
 
 class SequenceModel(nn.Module, ABC):
@@ -25,11 +28,29 @@ class SequenceModel(nn.Module, ABC):
 
     Args:
         d_model: width D of inputs and outputs.
+        memory_scope: what the memory spans. The model does not know episodes: whoever calls it passes as
+            ``is_init`` the first steps of trials, or those of episodes where this says ``"episode"``.
+
+    Attributes:
+        memory_scope: as given.
+        state_names: names of the entries of a state.
+
+    Raises:
+        ValueError: if ``d_model`` is not positive or ``memory_scope`` unknown.
     """
 
-    def __init__(self, d_model: int) -> None:
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, d_model: int, memory_scope: MemoryScope = "trial") -> None:
         super().__init__()
-        self.d_model = d_model
+        if d_model < 1:
+            raise ValueError(f"d_model={d_model}: must be at least 1")
+        if memory_scope not in get_args(MemoryScope):
+            raise ValueError(
+                f"memory_scope={memory_scope!r}: must be one of {', '.join(get_args(MemoryScope))}"
+            )
+        self.d_model, self.memory_scope = d_model, memory_scope
+        self._memory_budget: int | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
@@ -52,7 +73,9 @@ class SequenceModel(nn.Module, ABC):
         """Return an empty memory for ``batch_size`` rows, on the device of the parameters."""
 
     @abstractmethod
-    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
         """Process one step of every row, without gradient through the memory.
 
         Args:
@@ -69,28 +92,78 @@ class SequenceModel(nn.Module, ABC):
                 not finite.
         """
 
+    @property
+    def memory_budget(self) -> int | None:
+        """Cache entries that are kept at most, the oldest being dropped first; None for all.
+
+        Setting it applies to rows processed, and to states made, from then on.
+
+        Raises:
+            ValueError: if the model cannot work within that budget, or keeps nothing that could be dropped.
+        """
+        return self._memory_budget
+
+    @memory_budget.setter
+    def memory_budget(self, budget: int | None) -> None:
+        if budget is not None:
+            self.check_memory_budget(budget)
+        self._memory_budget = budget
+
+    def check_memory_budget(self, budget: int) -> None:
+        """Raise ``ValueError`` unless the model can work within ``budget`` cache entries."""
+        raise ValueError(f"memory_budget={budget}: {type(self).__name__} has no cache to bound, must be None")
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Return, once, the loss that the last ``train()``-mode ``forward`` adds to the objective.
+
+        It is a scalar with gradient, already multiplied by its coefficient; None where there is none.
+        """
+        return None
+
     def state_nbytes(self, state: TensorDict) -> int:
         """Return the bytes of storage that ``state`` holds now, spare capacity included."""
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values(True, True)}
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values(True, True)
+        }
         return sum(storages.values())
+
+    def check_state(self, state: TensorDict) -> None:
+        """Raise ``ValueError`` unless the entries of ``state``, whose names are right, have this model's sizes."""
 
     def check_rows(self, x: Tensor, is_init: Tensor | None) -> None:
         """Raise ``ValueError`` unless ``x`` is finite ``[B, T, D]`` and ``is_init`` is bool ``[B, T]``."""
         if x.ndim != 3 or x.shape[-1] != self.d_model or x.shape[1] == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}"
+            )
         _check_flags(is_init, x.shape[:2])
         _check_finite(x)
 
     def check_step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None) -> None:
-        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]`` and fits the batch size of ``state``."""
+        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]`` and fits ``state``, made by ``init_state``."""
         if x_t.ndim != 2 or x_t.shape[-1] != self.d_model:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}: must be [B, D] with D={self.d_model}")
         if state.batch_size != x_t.shape[:1]:
             raise ValueError(
                 f"state has batch size {tuple(state.batch_size)}: must be ({x_t.shape[0]},) to fit x_t"
             )
+        if set(state.keys()) != set(self.state_names):
+            raise ValueError(
+                f"state belongs to another model: it holds {', '.join(sorted(state.keys())) or 'nothing'}, "
+                f"must hold {', '.join(sorted(self.state_names)) or 'nothing'} for {type(self).__name__}"
+            )
+        self.check_state(state)
         _check_flags(is_init, x_t.shape[:1])
         _check_finite(x_t)
+
+
+def check_state_budget(state: TensorDict, budget: int | None) -> None:
+    """Raise ``ValueError`` unless ``state`` was made under ``budget``, which decides where its entries lie."""
+    made_with = int(state["budget"][0]) or None if len(state["budget"]) else budget
+    if made_with != budget:
+        raise ValueError(
+            f"state was made with memory_budget={made_with}: the model has memory_budget={budget}"
+        )
 
 
 def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:

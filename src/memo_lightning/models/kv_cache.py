@@ -2,95 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from memo_lightning.models.attention import causal_attention
+from memo_lightning.models.transformer import Transformer
+
 
 class KVCache:
-    """The keys and values of every row's tokens, at slots ``0 .. length - 1``, held in a state TensorDict.
+    """The keys and values of every row's tokens, at slots ``0, 1, ...``, held in a state TensorDict.
 
     Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different steps.
     Writing past the capacity grows the buffers to exactly what is needed, rounded up to ``growth`` slots, one
-    layer at a time, so that at no moment much more is allocated than is held.
+    layer at a time, so that at no moment much more is allocated than is held. Where the layers have a sink,
+    its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
 
     Args:
         state: TensorDict with nested ``keys`` and ``values``, one ``[B, H, capacity, d]`` tensor per layer.
+        stack: the transformer whose keys and values these are.
         growth: slots by which buffers grow.
     """
 
-    def __init__(self, state: TensorDict, growth: int) -> None:
+    def __init__(self, state: TensorDict, stack: Transformer, growth: int) -> None:
         self._keys, self._values = state["keys"], state["values"]
+        self._n_sinks = int(stack.sink_kv)
         self.growth = growth
 
     @staticmethod
-    def allocate(
-        batch_size: int, n_layers: int, n_heads: int, capacity: int, head_dim: int, like: Tensor
-    ) -> dict[str, TensorDict]:
-        """Return the empty ``keys`` and ``values`` of a state, of the dtype and on the device of ``like``."""
+    @torch.no_grad()
+    def allocate(stack: Transformer, batch_size: int, capacity: int) -> dict[str, TensorDict]:
+        """Return the empty ``keys`` and ``values`` of a state, on the device of ``stack``.
+
+        Under autocast they have its dtype, since that is what the layers compute then.
+        """
+        weight = stack.norm.weight
+        kind = weight.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         # Zeros, not empty: a masked slot has weight 0, and 0 times an accidental NaN would still be NaN.
-        shape = (batch_size, n_heads, capacity, head_dim)
-        return {
-            name: TensorDict({str(layer): like.new_zeros(shape) for layer in range(n_layers)}, [batch_size])
-            for name in ("keys", "values")
-        }
+        shape = (batch_size, stack.n_heads, int(stack.sink_kv) + capacity, stack.head_dim)
+        keys = {str(layer): weight.new_zeros(shape, dtype=dtype) for layer in range(stack.n_layers)}
+        values = {layer: torch.zeros_like(buffer) for layer, buffer in keys.items()}
+        for layer, sink in enumerate(stack.sinks()):
+            if sink is not None:
+                keys[str(layer)][:, :, :1], values[str(layer)][:, :, :1] = sink
+        return {"keys": TensorDict(keys, [batch_size]), "values": TensorDict(values, [batch_size])}
+
+    @staticmethod
+    def check(state: TensorDict, stack: Transformer) -> None:
+        """Raise ``ValueError`` unless the ``keys`` of ``state`` have the sizes of ``stack``."""
+        keys = state["keys"]
+        held = (len(keys.keys()), keys["0"].shape[1], keys["0"].shape[3])
+        expected = (stack.n_layers, stack.n_heads, stack.head_dim)
+        if held != expected:
+            raise ValueError(
+                f"state belongs to another model: it holds (layers, heads, head width) {held}, must be {expected}"
+            )
 
     @property
     def capacity(self) -> int:
         """Slots that are allocated for every row."""
-        return self._keys["0"].shape[2]
+        return self._keys["0"].shape[2] - self._n_sinks
 
-    def reserve(self, slots: int) -> None:
-        """Make room for ``slots`` slots in every row."""
+    def reserve(self, slots: int, limit: int | None = None) -> None:
+        """Make room for ``slots`` slots in every row, and never for more than ``limit``."""
         if slots <= self.capacity:
             return
         extra = -(-(slots - self.capacity) // self.growth) * self.growth
+        if limit is not None:
+            extra = min(extra, limit - self.capacity)
         for buffers in (self._keys, self._values):
             for layer, buffer in buffers.items():
                 buffers[layer] = torch.nn.functional.pad(buffer, (0, 0, 0, extra))
 
-    def writer(self, slots: Tensor, rows: Tensor | None, device: torch.device) -> CacheWriter:
+    def move(
+        self,
+        rows: Tensor,
+        sources: Tensor,
+        targets: Tensor,
+        change_keys: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Copy slots of some rows to others.
+
+        Args:
+            rows: int64 ``[b]``, the cache rows.
+            sources: int64 ``[b, n]``, the slots to copy from.
+            targets: int64 ``[b, n]``, the slots to copy to.
+            change_keys: what happens to keys ``[b, n, H, d]`` on the way.
+        """
+        device = self._keys["0"].device
+        index = rows.to(device)[:, None]
+        sources, targets = sources.to(device) + self._n_sinks, targets.to(device) + self._n_sinks
+        for buffers, change in ((self._keys, change_keys), (self._values, None)):
+            for buffer in buffers.values():
+                moved = buffer[index, :, sources]
+                buffer[index, :, targets] = moved if change is None else change(moved)
+
+    def writer(
+        self, slots: Tensor, rows: Tensor | None = None, last_seen: Tensor | None = None
+    ) -> CacheWriter:
         """Return the context of one pass that stores its tokens and attends to everything up to them.
 
         Args:
             slots: int64 ``[b]`` on the CPU, the first slot each row of the pass writes to.
             rows: int64 ``[b]``, the cache rows that take part; all of them when None.
-            device: where the masks are needed.
+            last_seen: int64 ``[b]`` on the CPU, the last slot that a row's first token sees; its own by default.
         """
-        return CacheWriter(self._keys, self._values, slots, rows, device)
+        last_seen = slots if last_seen is None else last_seen
+        return CacheWriter(self._keys, self._values, slots + self._n_sinks, rows, last_seen + self._n_sinks)
 
 
 class CacheWriter:
-    """Stores a pass's keys and values in the cache, and attends to every slot up to each token's own."""
+    """Stores a pass's keys and values in the cache, and attends to the slots up to each token's own."""
 
     def __init__(
-        self, keys: TensorDict, values: TensorDict, slots: Tensor, rows: Tensor | None, device: torch.device
+        self, keys: TensorDict, values: TensorDict, slots: Tensor, rows: Tensor | None, last_seen: Tensor
     ) -> None:
-        self._keys, self._values, self._rows = keys, values, rows
-        self._last = int(slots.max())
-        self._in_lockstep = bool((slots == self._last).all())
-        self._first_slots = slots.to(device, non_blocking=True)
+        device = keys["0"].device
+        self._keys, self._values = keys, values
+        self._rows = None if rows is None else rows.to(device)
+        self._slot, self._end = int(slots[0]), int(last_seen.max()) + 1
+        self._writes_in_lockstep = rows is None and bool((slots == slots[0]).all())
+        self._slots = None if self._writes_in_lockstep else slots.to(device, non_blocking=True)
+        self._last_seen = (
+            None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
+        )
+        self._mask: Tensor | None = None
 
-    def positions_and_mask(self, length: int) -> tuple[Tensor, Tensor | None]:
-        """Return slots ``[t]`` or ``[b, 1, t]`` and, where rows differ, the mask ``[b, 1, t, k]``."""
-        device = self._first_slots.device
-        if self._in_lockstep:  # every row at the same slot: no mask, no gather
-            return torch.arange(self._last, self._last + length, device=device), None
-        slots = self._first_slots[:, None] + torch.arange(length, device=device)  # (b, t)
-        seen = torch.arange(self._last + length, device=device) <= slots[:, None, :, None]  # (b, 1, t, k)
-        return slots[:, None], seen
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See :class:`~memo_lightning.models.attention.Context`."""
+        length = queries.shape[2]
+        if self._last_seen is not None and self._mask is None:
+            steps = torch.arange(length, device=queries.device)
+            slots = torch.arange(self._end + length - 1, device=queries.device)
+            self._mask = slots <= (self._last_seen[:, None, None] + steps[:, None])[:, None]  # (b, 1, t, k)
+        seen = self._store(self._keys[str(layer)], keys), self._store(self._values[str(layer)], values)
+        return causal_attention(queries, *seen, self._mask)
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`~memo_lightning.models.transformer.Context`."""
-        return self._extend(self._keys[str(layer)], keys), self._extend(self._values[str(layer)], values)
-
-    def _extend(self, buffer: Tensor, new: Tensor) -> Tensor:
+    def _store(self, buffer: Tensor, new: Tensor) -> Tensor:
         length = new.shape[2]
-        end = self._last + length
-        if self._in_lockstep and self._rows is None:
-            buffer[:, :, self._last : end] = new
-            return buffer[:, :, :end]
-        rows = torch.arange(buffer.shape[0], device=buffer.device) if self._rows is None else self._rows
-        slots = self._first_slots[:, None] + torch.arange(length, device=buffer.device)
-        buffer[rows[:, None], :, slots] = new.transpose(1, 2).to(buffer.dtype)
-        return buffer[:, :, :end] if self._rows is None else buffer[rows, :, :end]
+        if self._writes_in_lockstep:
+            buffer[:, :, self._slot : self._slot + length] = new
+        else:
+            rows = torch.arange(buffer.shape[0], device=buffer.device) if self._rows is None else self._rows
+            slots = self._slots[:, None] + torch.arange(length, device=buffer.device)
+            buffer[rows[:, None], :, slots] = new.transpose(1, 2).to(buffer.dtype)
+        end = self._end + length - 1
+        seen = buffer[:, :, :end] if self._rows is None else buffer[self._rows, :, :end]
+        return seen.to(new.dtype)

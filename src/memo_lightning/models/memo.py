@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from memo_lightning.models.base import SequenceModel
 from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.segments import SegmentedModel
+from memo_lightning.models.summary_memory import (
+    LayerKeysValues,
+    SummaryContext,
+    SummaryMemory,
+    SummaryView,
+)
 from memo_lightning.models.transformer import Transformer
-from memo_lightning.models.trials import Trials
+from memo_lightning.models.trials import Chunk, Trials
+
+Count = TypeVar("Count", int, Tensor)
 
 
-class MemoTransformer(SequenceModel):
+class MemoTransformer(SegmentedModel):
     """A transformer whose memory of past segments is a few learned summary tokens per segment.
 
     A trial is cut into segments of L steps. After each complete segment, S learned queries read it (and all
@@ -34,12 +46,22 @@ class MemoTransformer(SequenceModel):
         summary_length: S, summary tokens per segment; at most L.
         segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
             ``segment_jitter * L`` of L (paper: 0.2). Acting and ``eval()`` always use L.
+        memory_budget: cache entries that are kept at most, the open segment included: at any time at most
+            ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on. None
+            for all.
+        gradient_segments: summaries carry gradient into this many segments after their own; later ones see them
+            detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
+        checkpoint_segments: keep only the inputs of every segment for the backward pass and compute the rest
+            again there: about a third slower, with memory for activations that grows with L instead of T.
+        sink_kv: give every layer a learned key and value that all tokens see.
         rope_base: base of the rotary frequencies.
         norm_eps: epsilon of all RMSNorms.
 
     Raises:
         ValueError: if the sizes do not fit together.
     """
+
+    state_names = ("keys", "values", "length", "open_steps", "segments")
 
     def __init__(
         self,
@@ -50,152 +72,164 @@ class MemoTransformer(SequenceModel):
         segment_length: int,
         summary_length: int,
         segment_jitter: float = 0.2,
+        memory_budget: int | None = None,
+        gradient_segments: int | None = None,
+        checkpoint_segments: bool = False,
+        sink_kv: bool = False,
         rope_base: float = 10000.0,
         norm_eps: float = 1e-6,
     ) -> None:
-        super().__init__(d_model)
-        if segment_length < 1:
-            raise ValueError(f"segment_length={segment_length}: must be at least 1")
-        if not 1 <= summary_length <= segment_length:
-            raise ValueError(
-                f"summary_length={summary_length}: must be at least 1 and at most segment_length={segment_length}"
-            )
-        if not 0 <= segment_jitter < 1:
-            raise ValueError(f"segment_jitter={segment_jitter}: must be at least 0 and below 1")
-        self.segment_length, self.summary_length = segment_length, summary_length
-        self.segment_jitter = segment_jitter
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, rope_base, norm_eps)
+        super().__init__(d_model, segment_length, summary_length, segment_jitter)
+        if gradient_segments is not None and gradient_segments < 0:
+            raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
+        self.gradient_segments, self.checkpoint_segments = gradient_segments, checkpoint_segments
+        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
+        self.memory_budget = memory_budget
 
-    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
-        """Process whole rows, segment by segment; see :meth:`SequenceModel.forward`.
+    def check_state(self, state: TensorDict) -> None:
+        """Raise ``ValueError`` unless the sizes of ``state`` are the model's."""
+        KVCache.check(state, self.transformer)
 
-        ``segment_length`` overrides the jitter of ``train()`` mode and the fixed length of ``eval()`` mode.
-        """
-        self.check_rows(x, is_init)
-        if segment_length is None:
-            segment_length = self.draw_segment_length() if self.training else self.segment_length
-        if segment_length < 1:
-            raise ValueError(f"segment_length={segment_length}: must be at least 1")
+    def first_position(self, n_segments: Count) -> Count:
+        """Return the position of the first step after ``n_segments`` complete segments; summaries end there."""
+        return n_segments * self.summary_length
 
-        trials = Trials((x.shape[0], x.shape[1]), is_init)
-        context = SummaryContext()
-        summary: Tensor | None = None
+    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+        memory = SummaryMemory(trials.n_chunks(segment_length) * self.summary_length)
+        recent: list[Tensor] = []  # the newest summaries, whose keys and values are not final yet
+        n_recent = self._n_recent()
         outputs = []
-        for segment in trials.chunks(segment_length):
-            # The block is [newest summary | observations | queries]. Older summaries are there as keys and
-            # values; the newest becomes keys and values in this same pass.
-            context.keep_rows(segment.n_trials)
-            tokens = [] if summary is None else [summary[: segment.n_trials]]
-            tokens.append(trials.gather(x, segment))
+        for n_segments, segment in enumerate(trials.chunks(segment_length)):
+            memory.keep_rows(segment.n_trials)
+            recent = [summary[: segment.n_trials] for summary in recent]
+            if self.max_summaries is not None:
+                memory.keep_newest(self.max_summaries - len(recent))
+            n_final = max(0, len(recent) - n_recent)
+            if n_final and self.gradient_segments is not None:
+                recent[0] = recent[0].detach()
+
+            # The block is [recent summaries | observations | queries]. Older summaries are there as keys and
+            # values; of the recent ones, the oldest becomes keys and values in this same pass.
+            tokens = [*recent, trials.gather(x, segment)]
             if not segment.is_last:
                 tokens.append(self.summary_queries.to(x.dtype).expand(segment.n_trials, -1, -1))
-            block = torch.cat(tokens, dim=1)
-            positions = torch.arange(context.length, context.length + block.shape[1], device=x.device)
-            y = self.transformer(block, positions, context)
+            n_before = len(recent) * self.summary_length
+            y, final = self.run_block(
+                torch.cat(tokens, dim=1),
+                self.first_position(n_segments) - n_before,
+                memory.view(),
+                slice(n_final * self.summary_length),
+            )
+            outputs.append((segment, y[:, n_before : n_before + segment.length]))
+            if n_final:
+                memory.append(final)
+            recent = [*recent[n_final:], y[:, n_before + segment.length :]]
+        return outputs
 
-            start = 0 if summary is None else self.summary_length
-            outputs.append((segment, y[:, start : start + segment.length]))
-            context.keep_tokens(start)
-            summary = y[:, start + segment.length :]
-        return trials.scatter(outputs)
+    def run_block(
+        self, block: Tensor, position: int, summaries: SummaryView, kept: slice
+    ) -> tuple[Tensor, LayerKeysValues]:
+        """Run a ``block [b, t, D]`` of tokens that see the ``summaries`` and, causally, each other.
 
-    def draw_segment_length(self) -> int:
-        """Draw a jittered segment length, uniform over the integers in ``[(1 - j) L, (1 + j) L]``."""
-        spread = int(self.segment_jitter * self.segment_length)
-        low, high = self.segment_length - spread, self.segment_length + spread
-        return int(torch.randint(low, high + 1, ()))
+        Returns:
+            The outputs ``[b, t, D]``, and the keys and values of the ``kept`` tokens.
+        """
+
+        def run(block: Tensor, summaries: SummaryView) -> tuple[Tensor, LayerKeysValues]:
+            context = SummaryContext(summaries, self.transformer.sinks(), kept)
+            positions = torch.arange(position, position + block.shape[1], device=block.device)
+            return self.transformer(block, positions, context), context.kept
+
+        if self.checkpoint_segments and torch.is_grad_enabled():
+            return checkpoint(run, block, summaries, use_reentrant=False)
+        return run(block, summaries)
+
+    def _n_recent(self) -> int:
+        """Return how many summaries stay embeddings that every segment encodes again, to cut their gradient later."""
+        if self.gradient_segments is None or not torch.is_grad_enabled():
+            return 0
+        if self.memory_budget is not None and self.gradient_segments > 0:
+            raise ValueError(
+                f"gradient_segments={self.gradient_segments} and memory_budget={self.memory_budget}: a forward pass "
+                "with gradient can have one or the other; set memory_budget=None, or use torch.no_grad()"
+            )
+        return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, tokens held, and steps in the open segment."""
-        stack = self.transformer
-        counters = torch.zeros(batch_size, dtype=torch.int64)
-        buffers = KVCache.allocate(
-            batch_size, stack.n_layers, stack.n_heads, self.segment_length, stack.head_dim, self.summary_queries
-        )
+        """Return an empty memory: keys and values per layer, and counters.
+
+        The counters are tokens held, steps in the open segment, and complete segments so far.
+        """
+        buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # The counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
-        return TensorDict({**buffers, "length": counters, "open_steps": counters.clone()}, [batch_size])
+        counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.state_names[2:]}
+        return TensorDict({**buffers, **counters}, [batch_size])
 
     @torch.no_grad()
-    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`.
 
         The rows whose segment this step completes, whichever they are, then write their summary.
         """
         self.check_step(x_t, state, is_init)
-        self._check_state(state)
-        length, open_steps = state["length"], state["open_steps"]
+        length, open_steps, segments = state["length"], state["open_steps"], state["segments"]
         if is_init is not None:
             restarted = is_init.to(length.device)
-            length.masked_fill_(restarted, 0)
-            open_steps.masked_fill_(restarted, 0)
+            for counter in (length, open_steps, segments):
+                counter.masked_fill_(restarted, 0)
 
-        y = self._run(x_t.unsqueeze(1), state, length)
+        y = self.run_cached(x_t.unsqueeze(1), state, length, self.first_position(segments) + open_steps)
         length += 1
         open_steps += 1
         at_boundary = open_steps == self.segment_length
         if at_boundary.any():
-            self._summarise(state, at_boundary)
+            self.summarise(state, at_boundary)
         return y.squeeze(1), state
 
-    def _summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
+    def summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
         """Replace the open segment of the rows ``at_boundary [B]`` by its summary."""
-        rows = None if bool(at_boundary.all()) else at_boundary.nonzero().squeeze(1)
-        length, open_steps = state["length"], state["open_steps"]
-        ends = length[at_boundary]
-        starts = ends - self.segment_length  # the open segment begins where the summaries end
-        queries = self.summary_queries.expand(len(ends), -1, -1)
-        summary = self._run(queries, state, ends, rows)  # reads the segment; its keys and values are scratch
-        self._run(summary, state, starts, rows)  # overwrites the segment with the summary's keys and values
-        length[at_boundary] = starts + self.summary_length
-        open_steps.masked_fill_(at_boundary, 0)
+        rows = at_boundary.nonzero().squeeze(1)
+        ends = state["length"][rows]
+        first = self.first_position(state["segments"][rows])
+        queries = self.summary_queries.expand(len(rows), -1, -1)
+        # Reads the segment; the queries' own keys and values are scratch.
+        summary = self.run_cached(queries, state, ends, first + self.segment_length, rows)
 
-    def _run(self, tokens: Tensor, state: TensorDict, slots: Tensor, rows: Tensor | None = None) -> Tensor:
+        # The summary's keys and values replace those of the open segment, which begins where summaries end.
+        starts = self.drop_oldest(state, rows, ends - self.segment_length)
+        state["segments"][rows] += 1
+        first = self.first_position(state["segments"][rows])
+        self.run_cached(summary, state, starts, first - self.summary_length, rows)
+        state["length"][rows] = starts + self.summary_length
+        state["open_steps"][rows] = 0
+
+    def drop_oldest(self, state: TensorDict, rows: Tensor, held: Tensor) -> Tensor:
+        """Make room in the budget for one more summary in ``rows [b]``, of whose slots ``held [b]`` are summaries.
+
+        Returns:
+            int64 ``[b]``, the slots that still are.
+        """
+        if self.max_summaries is None:
+            return held
+        kept = held.clamp(max=(self.max_summaries - 1) * self.summary_length)
+        full = kept < held
+        if full.any():
+            kept_slots = torch.arange(int(kept.max())).expand(int(full.sum()), -1)
+            sources = kept_slots + (held - kept)[full, None]
+            KVCache(state, self.transformer, self.summary_length).move(rows[full], sources, kept_slots)
+        return kept
+
+    def run_cached(
+        self, tokens: Tensor, state: TensorDict, slots: Tensor, positions: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
         """Run ``tokens [b, t, D]`` of ``rows`` through all layers, storing them from ``slots [b]`` on."""
-        cache = KVCache(state, growth=self.summary_length)
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
         cache.reserve(int(slots.max()) + tokens.shape[1])
-        if rows is not None:
-            rows = rows.to(tokens.device)
-        writer = cache.writer(slots, rows, tokens.device)
-        positions, mask = writer.positions_and_mask(tokens.shape[1])
-        return self.transformer(tokens, positions, writer, mask)
-
-    def _check_state(self, state: TensorDict) -> None:
-        stack = self.transformer
-        keys = state.get("keys", None)
-        held = None if keys is None else (len(keys.keys()), keys["0"].shape[1], keys["0"].shape[3])
-        expected = (stack.n_layers, stack.n_heads, stack.head_dim)
-        if held != expected or "open_steps" not in state.keys():
-            raise ValueError(
-                f"state belongs to another model: it holds (layers, heads, head width) {held}, must be {expected}"
-            )
-
-
-class SummaryContext:
-    """Keys and values of all summaries so far, differentiable; every pass sees them and, causally, itself."""
-
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self.length = 0
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`~memo_lightning.models.transformer.Context`."""
-        if layer == len(self._keys):  # the first pass: nothing is held yet
-            self._keys.append(keys)
-            self._values.append(values)
-        else:
-            self._keys[layer] = torch.cat([self._keys[layer], keys], dim=2)
-            self._values[layer] = torch.cat([self._values[layer], values], dim=2)
-        return self._keys[layer], self._values[layer]
-
-    def keep_tokens(self, n_new: int) -> None:
-        """After a pass: keep what was held before it and the first ``n_new`` tokens of the pass."""
-        self.length += n_new
-        self._keys = [keys[:, :, : self.length] for keys in self._keys]
-        self._values = [values[:, :, : self.length] for values in self._values]
-
-    def keep_rows(self, n_rows: int) -> None:
-        """Keep the first ``n_rows`` rows."""
-        self._keys = [keys[:n_rows] for keys in self._keys]
-        self._values = [values[:n_rows] for values in self._values]
+        if rows is not None and len(rows) == state.batch_size[0]:
+            rows = None  # all rows: no gather
+        positions = positions_from(positions, tokens.shape[1], tokens.device)
+        return self.transformer(tokens, positions, cache.writer(slots, rows))

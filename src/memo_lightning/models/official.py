@@ -41,12 +41,21 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
         gate_up = [f"{theirs}.mlp.{p}_proj.weight" for p in ("gate", "up")]
         state[f"{ours}.feed_forward.gate_up.weight"] = take(*gate_up)
         state[f"{ours}.feed_forward.down.weight"] = take(f"{theirs}.mlp.down_proj.weight")
+        if model.transformer.sink_kv:
+            for part in ("key", "value"):
+                state[f"{ours}.attention.sink_{part}"] = take(f"{theirs}.self_attn.head_bias_{part}")
+    if model.transformer.sink_kv:
+        used.add(
+            "sink_tokens"
+        )  # it only fills the sink's slot in the official model: outputs do not depend on it
     if hasattr(model, "summary_queries"):
         state["summary_queries"] = take("embed_summary.weight")
 
     unknown = sorted(set(params) - used)
     if unknown:
-        raise ValueError(f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}")
+        raise ValueError(
+            f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}"
+        )
     own = model.state_dict()
     differing = [
         f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"

@@ -57,6 +57,11 @@ class Trials:
         """Every row is a single trial."""
         return self._starts is None
 
+    def n_chunks(self, length: int) -> int:
+        """Return how many chunks of ``length`` steps the longest trial has, a shorter last one included."""
+        longest = self.shape[1] if self._starts is None else int(self._lengths[0])
+        return -(-longest // length)
+
     def chunks(self, length: int) -> Iterator[Chunk]:
         """Yield chunks of ``length`` steps (the last may be shorter) until every trial has ended."""
         if self._starts is None:
@@ -72,6 +77,23 @@ class Trials:
             steps = torch.arange(start, end, device=self._starts.device)
             steps = torch.minimum(steps, self._lengths[:n_trials, None] - 1)
             yield Chunk(n_trials, start, end - start, end == longest, self._starts[:n_trials, None] + steps)
+
+    def packing(self) -> tuple[Tensor, Tensor]:
+        """Return all steps in the order of a ``PackedSequence``, where rows are not :attr:`is_plain`.
+
+        Returns:
+            Flat indices into ``[B * T]``: the first step of every trial, then the second of all that reach it, and
+            so on, longest trial first; and on the CPU how many trials reach each step.
+        """
+        assert self._starts is not None
+        n_steps = self.shape[0] * self.shape[1]
+        flat = torch.arange(n_steps, device=self._starts.device)
+        by_start = self._starts.argsort()
+        lengths = self._lengths[by_start]
+        ranks = by_start.repeat_interleave(lengths)  # (B * T): place of each step's trial, longest first
+        steps = flat - self._starts[by_start].repeat_interleave(lengths)
+        order = (steps * len(self._starts) + ranks).argsort()
+        return order, steps.bincount().cpu()
 
     def gather(self, x: Tensor, chunk: Chunk) -> Tensor:
         """Return the steps ``[n_trials, length, D]`` of ``chunk`` from ``x [B, T, D]``."""

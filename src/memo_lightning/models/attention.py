@@ -1,0 +1,79 @@
+"""Multi-head attention whose reach is decided by a context."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memo_lightning.models.rotary import rotate
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values ``[B, H, k, d]`` of some tokens in one layer."""
+
+
+class Context(Protocol):
+    """Decides what the tokens of one pass attend to: this is where memories differ."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Take a layer's queries, keys and values ``[B, H, t, d]``; return what each token reads, the same shape."""
+        ...
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions and, optionally, Sink-KV.
+
+    Sink-KV is one learned key and value per head that every token sees. The key is not rotated. Contexts
+    prepend them, so that a cache can hold them once.
+
+    Args:
+        d_model: width D; a multiple of ``n_heads``.
+        n_heads: attention heads H.
+        sink_kv: have a sink key and value.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, sink_kv: bool = False) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        if sink_kv:
+            shape = (1, n_heads, 1, d_model // n_heads)
+            self.sink_key = nn.Parameter(0.02 * torch.randn(shape))
+            self.sink_value = nn.Parameter(0.02 * torch.randn(shape))
+
+    def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
+        """Map ``x [B, t, D]`` to ``[B, t, D]``; ``cos`` and ``sin [..., t, d / 2]`` hold the positions."""
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
+        queries, keys = rotate(qkv[:2], cos, sin).unbind(0)
+        y = context.attend(layer, queries, keys, qkv[2])
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return what the ``queries [B, H, t, d]`` read from ``keys, values [B, H, k, d]``: ``[B, H, t, d]``.
+
+    The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which of them each one sees.
+    """
+    length, context_length = queries.shape[2], keys.shape[2]
+    is_causal = mask is None and length == context_length > 1
+    if mask is None and 1 < length < context_length:
+        mask = causal_mask(length, context_length, queries)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
+
+
+def causal_mask(length: int, context_length: int, like: Tensor) -> Tensor:
+    """Return the additive mask ``[length, context_length]`` of causal tokens behind a context all of them see."""
+    mask = like.new_full((length, context_length), -torch.inf)
+    return mask.triu_(context_length - length + 1)
+
+
+def prepend_sink(sink: KeysValues | None, keys: Tensor, values: Tensor) -> KeysValues:
+    """Return ``keys, values [B, H, k, d]`` with the layer's ``sink``, if there is one, before them."""
+    if sink is None:
+        return keys, values
+    sink_key, sink_value = (part.to(keys.dtype).expand(keys.shape[0], -1, -1, -1) for part in sink)
+    return torch.cat([sink_key, keys], dim=2), torch.cat([sink_value, values], dim=2)

@@ -1,0 +1,80 @@
+"""Attention to a context that lies in a shared buffer, and causally to the tokens of the pass itself.
+
+The plain way copies the context and the pass's own keys into one tensor for every pass, and autograd keeps the
+copy: time and memory that grow with the square of the number of passes. Here the context is read where it lies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memo_lightning.models.attention import KeysValues, causal_attention
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attend_to_context(
+    queries: Tensor, keys: Tensor, values: Tensor, context: KeysValues, parts: list[KeysValues]
+) -> Tensor:
+    """Return what ``queries [B, H, t, d]`` read from the context and, causally, from ``keys, values`` of the pass.
+
+    Args:
+        queries: ``[B, H, t, d]``.
+        keys: ``[B, H, t, d]``.
+        values: ``[B, H, t, d]``.
+        context: keys and values ``[B, H, k, d]`` that all queries see, without gradient. They must not change
+            before the backward pass has run.
+        parts: the differentiable tensors whose values these are: joined along the third dimension, they make up
+            ``context``. They receive the gradient.
+    """
+    if context[0].shape[2] == 0:
+        return causal_attention(queries, keys, values)
+    if queries.device.type == "cpu":
+        flat = [tensor for part in parts for tensor in part]
+        return _TwoPartAttention.apply(queries, keys, values, *context, *flat)
+    context_keys, context_values = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
+    return causal_attention(
+        queries, torch.cat([context_keys, keys], dim=2), torch.cat([context_values, values], dim=2)
+    )
+
+
+class _TwoPartAttention(torch.autograd.Function):
+    """Softmax attention over two parts, each by torch's CPU flash kernel, merged by their log-sum-exps.
+
+    The backward kernel needs, of the whole attention, its output and log-sum-exp only; given those, it is exact
+    for each part by itself (as in ring attention, Liu et al. 2023, arXiv 2310.01889).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        context_keys: Tensor,
+        context_values: Tensor,
+        *parts: Tensor,
+    ) -> Tensor:
+        far, far_sum = _flash(queries, context_keys, context_values)
+        near, near_sum = _flash(queries, keys, values, is_causal=True)
+        log_sum = torch.logaddexp(far_sum, near_sum)
+        weight = (near_sum - log_sum).exp_().unsqueeze(-1)
+        output = torch.lerp(far, near, weight.to(far.dtype).expand_as(far))
+        ctx.save_for_backward(queries, keys, values, output, log_sum)
+        # Not through save_for_backward, which would refuse the buffer once later passes have appended to it.
+        ctx.context, ctx.lengths = (context_keys, context_values), [part.shape[2] for part in parts[::2]]
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, output, log_sum = ctx.saved_tensors
+        whole = (output, log_sum, 0.0)
+        far = _flash_backward(gradients[0], queries, *ctx.context, *whole, False)
+        near = _flash_backward(gradients[0], queries, keys, values, *whole, True)
+        parts = zip(far[1].split(ctx.lengths, dim=2), far[2].split(ctx.lengths, dim=2), strict=True)
+        flat = [tensor for part in parts for tensor in part]
+        return (far[0].add_(near[0]), near[1], near[2], None, None, *flat)

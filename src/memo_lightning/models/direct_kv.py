@@ -1,0 +1,117 @@
+"""Memo without the second pass: the ablation ``direct_kv`` of its paper."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.memo import MemoTransformer
+from memo_lightning.models.rotary import rotate
+from memo_lightning.models.summary_memory import SummaryMemory
+from memo_lightning.models.trials import Chunk, Trials
+
+
+class DirectKVTransformer(MemoTransformer):
+    """Memo whose memory is the keys and values that the summary queries had while reading their segment.
+
+    Memo runs the queries' outputs through all layers again, and remembers the keys and values of that second
+    pass. Here there is none, so layer 1 of the memory knows the constant queries only, and layer 2 what one layer
+    read. The keys are moved (by one more rotation) to the positions that Memo's summaries have, so that the
+    positions of all tokens are Memo's.
+
+    Args:
+        d_model: see :class:`MemoTransformer`, for all arguments.
+        n_layers: see there.
+        n_heads: see there.
+        d_ff: see there.
+        segment_length: see there.
+        summary_length: see there.
+        segment_jitter: see there.
+        memory_budget: see there.
+        checkpoint_segments: see there.
+        sink_kv: see there.
+        rope_base: see there.
+        norm_eps: see there.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        d_ff: int,
+        segment_length: int,
+        summary_length: int,
+        segment_jitter: float = 0.2,
+        memory_budget: int | None = None,
+        checkpoint_segments: bool = False,
+        sink_kv: bool = False,
+        rope_base: float = 10000.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(
+            d_model,
+            n_layers,
+            n_heads,
+            d_ff,
+            segment_length,
+            summary_length,
+            segment_jitter,
+            memory_budget,
+            checkpoint_segments=checkpoint_segments,
+            sink_kv=sink_kv,
+            rope_base=rope_base,
+            norm_eps=norm_eps,
+        )
+
+    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+        memory = SummaryMemory(trials.n_chunks(segment_length) * self.summary_length)
+        outputs = []
+        for n_segments, segment in enumerate(trials.chunks(segment_length)):
+            memory.keep_rows(segment.n_trials)
+            memory.keep_newest(self.max_summaries)
+            tokens = [trials.gather(x, segment)]
+            if not segment.is_last:
+                tokens.append(self.summary_queries.to(x.dtype).expand(segment.n_trials, -1, -1))
+            y, queries = self.run_block(
+                torch.cat(tokens, dim=1),
+                self.first_position(n_segments),
+                memory.view(),
+                slice(segment.length, None),
+            )
+            outputs.append((segment, y[:, : segment.length]))
+            memory.append([(self._move_keys(keys, segment.length), values) for keys, values in queries])
+        return outputs
+
+    def summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
+        """Replace the open segment of the rows ``at_boundary [B]`` by the queries that read it."""
+        rows = at_boundary.nonzero().squeeze(1)
+        ends = state["length"][rows]
+        first = self.first_position(state["segments"][rows])
+        queries = self.summary_queries.expand(len(rows), -1, -1)
+        self.run_cached(queries, state, ends, first + self.segment_length, rows)
+
+        starts = self.drop_oldest(state, rows, ends - self.segment_length)
+        slots = torch.arange(self.summary_length)
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
+        cache.move(
+            rows,
+            ends[:, None] + slots,
+            starts[:, None] + slots,
+            lambda keys: self._move_keys(keys, self.segment_length),
+        )
+        state["segments"][rows] += 1
+        state["length"][rows] = starts + self.summary_length
+        state["open_steps"][rows] = 0
+
+    def _move_keys(self, keys: Tensor, distance: int) -> Tensor:
+        """Return ``keys [..., d]`` as they were ``distance`` positions earlier."""
+        position = torch.tensor(-distance, device=keys.device)
+        cos, sin = self.transformer.rotary(position, torch.promote_types(keys.dtype, torch.float32))
+        return rotate(keys, cos, sin)

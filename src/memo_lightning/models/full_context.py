@@ -1,0 +1,117 @@
+"""The full-context transformer: nothing is forgotten, nothing is summarised."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from memo_lightning.models.base import MemoryScope, SequenceModel, check_state_budget
+from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.row_context import RowContext
+from memo_lightning.models.transformer import Transformer
+
+_CACHE_GROWTH = 256  # slots; growing copies the cache, so not by every step
+
+
+class FullContextTransformer(SequenceModel):
+    """A causal transformer over the whole trial, with a KV cache while acting.
+
+    With ``memory_scope="episode"`` it is the ``no_iea`` baseline (no inter-episode attention): the policy then
+    passes episode starts as ``is_init``, so attention stays within an episode and positions start again.
+
+    Args:
+        d_model: width D; a multiple of ``n_heads``.
+        n_layers: number of transformer blocks.
+        n_heads: attention heads.
+        d_ff: inner width of the gated MLP.
+        sink_kv: give every layer a learned key and value that all tokens see.
+        position_offset: position of a trial's first step. It matters with ``sink_kv`` only, since the sink key
+            is not rotated.
+        memory_budget: newest steps that are attended to, the current one included; older ones are dropped and
+            positions go on. None for all.
+        memory_scope: what the memory spans; see :class:`SequenceModel`.
+        rope_base: base of the rotary frequencies.
+        norm_eps: epsilon of all RMSNorms.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    state_names = ("keys", "values", "steps", "budget")
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        d_ff: int,
+        sink_kv: bool = False,
+        position_offset: int = 0,
+        memory_budget: int | None = None,
+        memory_scope: MemoryScope = "trial",
+        rope_base: float = 10000.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(d_model, memory_scope)
+        self.position_offset = position_offset
+        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
+        self.memory_budget = memory_budget
+
+    def check_memory_budget(self, budget: int) -> None:
+        """Raise ``ValueError`` unless at least the current step fits."""
+        if budget < 1:
+            raise ValueError(f"memory_budget={budget}: must be at least 1")
+
+    def check_state(self, state: TensorDict) -> None:
+        """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
+        KVCache.check(state, self.transformer)
+        check_state_budget(state, self.memory_budget)
+
+    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
+        """Process whole rows in one pass; see :meth:`SequenceModel.forward`."""
+        self.check_rows(x, is_init)
+        steps = torch.arange(x.shape[1], device=x.device)
+        starts = None  # the first step of each step's trial
+        if is_init is not None and bool(is_init[:, 1:].any()):
+            starts = torch.where(is_init, steps, 0).cummax(dim=1).values  # (B, T)
+        positions = steps if starts is None else (steps - starts).unsqueeze(1)
+
+        first_seen = starts
+        if self.memory_budget is not None and self.memory_budget < x.shape[1]:
+            window = (steps - self.memory_budget + 1).clamp(min=0).unsqueeze(0)
+            first_seen = window if starts is None else torch.maximum(starts, window)
+        context = RowContext(self.transformer.sinks(), first_seen)
+        return self.transformer(x, positions + self.position_offset, context)
+
+    def init_state(self, batch_size: int) -> TensorDict:
+        """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""
+        capacity = min(_CACHE_GROWTH, self.memory_budget or _CACHE_GROWTH)
+        buffers = KVCache.allocate(self.transformer, batch_size, capacity)
+        # The counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
+        steps = torch.zeros(batch_size, dtype=torch.int64)
+        budget = torch.full_like(steps, self.memory_budget or 0)
+        return TensorDict({**buffers, "steps": steps, "budget": budget}, [batch_size])
+
+    @torch.no_grad()
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
+        """Process one step of every row; see :meth:`SequenceModel.step`.
+
+        With a budget the cache is a ring: a new step overwrites the oldest.
+        """
+        self.check_step(x_t, state, is_init)
+        budget, steps = self.memory_budget, state["steps"]
+        if is_init is not None:
+            steps.masked_fill_(is_init.to(steps.device), 0)
+        slots = last_seen = steps
+        if budget is not None:
+            slots, last_seen = steps % budget, steps.clamp(max=budget - 1)
+        cache = KVCache(state, self.transformer, _CACHE_GROWTH)
+        cache.reserve(int(last_seen.max()) + 1, limit=budget)
+        positions = positions_from(steps + self.position_offset, 1, x_t.device)
+        y = self.transformer(x_t.unsqueeze(1), positions, cache.writer(slots, last_seen=last_seen))
+        steps += 1
+        return y.squeeze(1), state

@@ -1,0 +1,102 @@
+"""LSTM and GRU: a fixed-size state, on torch's own cells."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from memo_lightning.models.base import SequenceModel
+from memo_lightning.models.transformer import check_sizes
+from memo_lightning.models.trials import Trials
+
+
+class _Recurrent(SequenceModel):
+    """What LSTM and GRU share: per-row resets around a torch RNN whose state is one tensor per name.
+
+    Rows are cut into trials and packed, so resets cost no padding and no loop over steps in Python.
+
+    Args:
+        rnn: the torch module, batch first, of width D.
+    """
+
+    def __init__(self, rnn: nn.RNNBase) -> None:
+        super().__init__(rnn.hidden_size)
+        self.rnn = rnn
+
+    def check_state(self, state: TensorDict) -> None:
+        """Raise ``ValueError`` unless layers and width of ``state`` are the model's."""
+        held, expected = tuple(state["hidden"].shape[1:]), (self.rnn.num_layers, self.d_model)
+        if held != expected:
+            raise ValueError(
+                f"state belongs to another model: it holds (layers, width) {held}, must be {expected}"
+            )
+
+    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
+        """Process whole rows; see :meth:`SequenceModel.forward`."""
+        self.check_rows(x, is_init)
+        trials = Trials((x.shape[0], x.shape[1]), is_init)
+        if trials.is_plain:
+            return self.rnn(x)[0]
+        order, batch_sizes = trials.packing()
+        packed, _ = self.rnn(PackedSequence(x.flatten(0, 1)[order], batch_sizes))
+        return packed.data[order.argsort()].unflatten(0, trials.shape)
+
+    def init_state(self, batch_size: int) -> TensorDict:
+        """Return zeros ``[B, layers, D]`` for every part of the state."""
+        shape = (batch_size, self.rnn.num_layers, self.d_model)
+        weight = next(self.rnn.parameters())
+        return TensorDict({name: weight.new_zeros(shape) for name in self.state_names}, [batch_size])
+
+    @torch.no_grad()
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
+        """Process one step of every row; see :meth:`SequenceModel.step`."""
+        self.check_step(x_t, state, is_init)
+        parts = [state[name] for name in self.state_names]
+        if is_init is not None:
+            for part in parts:
+                part.masked_fill_(is_init.to(part.device)[:, None, None], 0)
+        before = [part.transpose(0, 1).contiguous() for part in parts]  # torch wants (layers, B, D)
+        y, after = self.rnn(x_t.unsqueeze(1), tuple(before) if len(before) > 1 else before[0])
+        for part, new in zip(parts, after if len(parts) > 1 else [after], strict=True):
+            part.copy_(new.transpose(0, 1))
+        return y.squeeze(1), state
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), ``n_layers`` of them stacked.
+
+    Args:
+        d_model: width D.
+        n_layers: layers.
+
+    Raises:
+        ValueError: if a size is not positive.
+    """
+
+    state_names = ("hidden", "cell")
+
+    def __init__(self, d_model: int, n_layers: int) -> None:
+        check_sizes(d_model=d_model, n_layers=n_layers)
+        super().__init__(nn.LSTM(d_model, d_model, n_layers, batch_first=True))
+
+
+class GRU(_Recurrent):
+    """Gated recurrent units (Cho et al. 2014, arXiv 1406.1078), ``n_layers`` of them stacked.
+
+    Args:
+        d_model: width D.
+        n_layers: layers.
+
+    Raises:
+        ValueError: if a size is not positive.
+    """
+
+    state_names = ("hidden",)
+
+    def __init__(self, d_model: int, n_layers: int) -> None:
+        check_sizes(d_model=d_model, n_layers=n_layers)
+        super().__init__(nn.GRU(d_model, d_model, n_layers, batch_first=True))

@@ -1,0 +1,241 @@
+"""Retrieval of past segments by their summaries: another reading of "a memory of summary tokens"."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from memo_lightning.models.base import check_state_budget
+from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.row_context import RowContext
+from memo_lightning.models.segment_decoder import SegmentDecoder
+from memo_lightning.models.segments import SegmentedModel
+from memo_lightning.models.transformer import Transformer, check_sizes
+from memo_lightning.models.trials import Chunk, Trials
+
+
+class RetrievalMemory(SegmentedModel):
+    """A transformer over the open segment that looks up past segments in a key-value store.
+
+    A separate transformer layer turns the encoded steps of a complete segment into S summary tokens. The store's
+    keys are these tokens; the value of each is a projection of the segment, averaged as the token attends to it.
+    Every step scores all keys by attention, and reads the ``top_k`` best. The memory loss asks of a summary that
+    a small decoder can predict the encoded segment from it.
+
+    This follows the write-up that the project began with (METHOD, end of section 1), not Memo's paper.
+
+    Args:
+        d_model: width D; a multiple of ``n_heads``.
+        n_layers: number of transformer blocks over the open segment.
+        n_heads: attention heads.
+        d_ff: inner width of the gated MLP.
+        segment_length: L, steps per segment.
+        summary_length: S, summary tokens per segment; at most L.
+        top_k: entries of the store that a step reads.
+        memory_loss_coef: coefficient of the memory loss, the mean squared error of the decoder.
+        segment_jitter: relative spread of the segment length in training; see :class:`SegmentedModel`.
+        memory_budget: entries that are kept at most, the open segment included: at any time at most
+            ``(memory_budget - L) // S`` summaries, the oldest being dropped whole. None for all.
+        sink_kv: give every layer a learned key and value that all tokens see.
+        rope_base: base of the rotary frequencies.
+        norm_eps: epsilon of all RMSNorms.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    state_names = (
+        "keys",
+        "values",
+        "encoded",
+        "store_keys",
+        "store_values",
+        "open_steps",
+        "segments",
+        "budget",
+    )
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        d_ff: int,
+        segment_length: int,
+        summary_length: int,
+        top_k: int = 8,
+        memory_loss_coef: float = 0.1,
+        segment_jitter: float = 0.2,
+        memory_budget: int | None = None,
+        sink_kv: bool = False,
+        rope_base: float = 10000.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(d_model, segment_length, summary_length, segment_jitter)
+        check_sizes(top_k=top_k)
+        if memory_loss_coef < 0:
+            raise ValueError(f"memory_loss_coef={memory_loss_coef}: must be at least 0")
+        self.top_k, self.memory_loss_coef = top_k, memory_loss_coef
+        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
+        self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
+        self.summary_layer = Transformer(d_model, 1, n_heads, d_ff, False, rope_base, norm_eps)
+        self.store_value = nn.Linear(d_model, d_model, bias=False)
+        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.decoder = SegmentDecoder(d_model, d_ff, norm_eps)
+        self._memory_loss: Tensor | None = None
+        self.memory_budget = memory_budget
+
+    def check_memory_budget(self, budget: int) -> None:
+        """Raise ``ValueError`` unless a segment and ``top_k`` summary tokens fit."""
+        super().check_memory_budget(budget)
+        room = (budget - self.segment_length) // self.summary_length * self.summary_length
+        if self.top_k > room:
+            raise ValueError(
+                f"top_k={self.top_k}: must be at most {room}, the summary tokens that memory_budget={budget} has "
+                f"room for beside a segment (segment_length={self.segment_length})"
+            )
+
+    def check_state(self, state: TensorDict) -> None:
+        """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
+        KVCache.check(state, self.transformer)
+        held, expected = state["encoded"].shape[1], self.segment_length
+        if held != expected:
+            raise ValueError(
+                f"state belongs to another model: its segments have {held} steps, must be {expected}"
+            )
+        check_state_budget(state, self.memory_budget)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Return, once, the memory loss of the last ``train()``-mode ``forward``, times its coefficient."""
+        loss, self._memory_loss = self._memory_loss, None
+        return loss
+
+    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+        outputs: list[tuple[Chunk, Tensor]] = []
+        store: list[tuple[Tensor, Tensor]] = []
+        encoded: Tensor | None = None
+        errors = []
+        for segment in trials.chunks(segment_length):
+            rows = segment.n_trials
+            if (
+                encoded is not None
+            ):  # the previous segment, of those trials that go on and so have completed it
+                encoded = encoded[:rows]
+                store = [(keys[:rows], values[:rows]) for keys, values in store]
+                store.append(self._summarise(encoded))
+                if self.max_summaries is not None:
+                    store = store[-self.max_summaries :]
+                if self.training:
+                    prediction = self.decoder(store[-1][0], segment_length)
+                    errors.append(F.mse_loss(prediction, encoded.detach().to(prediction.dtype)))
+            observations = trials.gather(x, segment)
+            positions = torch.arange(segment.length, device=x.device)
+            context = RowContext(self.transformer.sinks())
+            encoded = self.transformer(observations, positions, context)
+            read = None
+            if store:
+                keys, values = (torch.cat(parts, dim=1) for parts in zip(*store, strict=True))
+                read = self._retrieve(encoded, keys, values)
+            outputs.append((segment, self._combine(encoded, read)))
+        self._memory_loss = self.memory_loss_coef * torch.stack(errors).mean() if errors else None
+        return outputs
+
+    def init_state(self, batch_size: int) -> TensorDict:
+        """Return an empty memory: the open segment's keys, values and encoded steps, the store, and counters."""
+        weight = self.norm.weight
+        buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
+        buffers["encoded"] = weight.new_zeros(batch_size, self.segment_length, self.d_model)
+        for name in ("store_keys", "store_values"):
+            buffers[name] = weight.new_zeros(batch_size, 0, self.d_model)
+        # The counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
+        open_steps = torch.zeros(batch_size, dtype=torch.int64)
+        counters = {"open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
+        budget = torch.full_like(open_steps, self.memory_budget or 0)
+        return TensorDict({**buffers, **counters, "budget": budget}, [batch_size])
+
+    @torch.no_grad()
+    def step(
+        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
+    ) -> tuple[Tensor, TensorDict]:
+        """Process one step of every row; see :meth:`SequenceModel.step`."""
+        self.check_step(x_t, state, is_init)
+        open_steps, segments = state["open_steps"], state["segments"]
+        if is_init is not None:
+            restarted = is_init.to(open_steps.device)
+            open_steps.masked_fill_(restarted, 0)
+            segments.masked_fill_(restarted, 0)
+
+        writer = KVCache(state, self.transformer, growth=1).writer(open_steps)
+        encoded = self.transformer(x_t.unsqueeze(1), positions_from(open_steps, 1, x_t.device), writer)
+        rows = torch.arange(len(x_t), device=x_t.device)
+        state["encoded"][rows, open_steps.to(x_t.device)] = encoded.squeeze(1).to(state["encoded"].dtype)
+
+        held = segments if self.max_summaries is None else segments.clamp(max=self.max_summaries)
+        held = held * self.summary_length
+        n_seen, read = int(held.max()), None
+        if n_seen:
+            keys, values = state["store_keys"][:, :n_seen], state["store_values"][:, :n_seen]
+            empty = torch.arange(n_seen, device=x_t.device) >= held.to(x_t.device)[:, None, None]  # (B, 1, n)
+            read = self._retrieve(encoded, keys, values, empty)
+        y = self._combine(encoded, read)
+
+        open_steps += 1
+        at_boundary = open_steps == self.segment_length
+        if at_boundary.any():
+            self._store_segments(state, at_boundary.nonzero().squeeze(1))
+        return y.squeeze(1), state
+
+    def _store_segments(self, state: TensorDict, rows: Tensor) -> None:
+        """Put the complete segment of ``rows [b]`` into the store, in place of the oldest where that is full."""
+        number = state["segments"][rows]
+        if self.max_summaries is not None:
+            number = number % self.max_summaries
+        slots = number[:, None] * self.summary_length + torch.arange(self.summary_length)
+        device = state["encoded"].device
+        missing = int(slots.max()) + 1 - state["store_keys"].shape[1]
+        index = rows.to(device)
+        new = self._summarise(state["encoded"][index])
+        for name, entries in zip(("store_keys", "store_values"), new, strict=True):
+            if missing > 0:
+                state[name] = F.pad(state[name], (0, 0, 0, missing))
+            state[name][index[:, None], slots.to(device)] = entries.to(state[name].dtype)
+        state["segments"][rows] += 1
+        state["open_steps"][rows] = 0
+
+    def _summarise(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the store's keys and values ``[b, S, D]`` for complete segments ``[b, L, D]``."""
+        queries = self.summary_queries.to(encoded.dtype).expand(encoded.shape[0], -1, -1)
+        block = torch.cat([encoded, queries], dim=1)
+        positions = torch.arange(block.shape[1], device=block.device)
+        context = RowContext(self.summary_layer.sinks())
+        summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :]
+        content = F.scaled_dot_product_attention(summary, encoded, encoded)
+        return summary, self.store_value(content)
+
+    def _retrieve(self, encoded: Tensor, keys: Tensor, values: Tensor, empty: Tensor | None = None) -> Tensor:
+        """Return ``[b, t, D]``: what the ``top_k`` entries that each step scores highest hold.
+
+        Args:
+            encoded: the steps ``[b, t, D]`` that ask.
+            keys: the store's keys ``[b, n, D]``.
+            values: the store's values ``[b, n, D]``.
+            empty: bool ``[b, 1, n]``, slots that hold nothing.
+        """
+        queries = self.query(encoded)
+        scores = queries @ keys.to(queries.dtype).transpose(1, 2) / self.d_model**0.5  # (b, t, n)
+        if empty is not None:
+            scores = scores.masked_fill(empty, -torch.inf)
+        best, index = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1)
+        # Where a row holds nothing all scores are -inf, and their softmax is NaN.
+        weights = best.softmax(dim=-1).masked_fill(best == -torch.inf, 0)
+        weights = torch.zeros_like(scores).scatter(-1, index, weights.to(scores.dtype))
+        return weights @ values.to(weights.dtype)
+
+    def _combine(self, encoded: Tensor, read: Tensor | None) -> Tensor:
+        return self.norm(encoded if read is None else encoded + self.out(read))

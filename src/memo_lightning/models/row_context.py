@@ -1,0 +1,59 @@
+"""Whole rows in one pass, each token seeing the steps of its own row that it may."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
+
+_QUERY_CHUNK = 512  # queries that share one explicit mask, the only part that is quadratic in memory
+
+
+class RowContext:
+    """All tokens of a row in one pass: causal, each seeing the tokens from its own ``first_seen`` on.
+
+    Args:
+        sinks: the layers' sink keys and values.
+        first_seen: int64 ``[B, T]`` or ``[1, T]``, non-decreasing along T; all earlier tokens are seen when None.
+    """
+
+    def __init__(self, sinks: list[KeysValues | None], first_seen: Tensor | None = None) -> None:
+        self._sinks, self._first_seen = sinks, first_seen
+        self._chunk_starts: list[int] = []
+        if first_seen is not None:
+            self._chunk_starts = first_seen[:, ::_QUERY_CHUNK].amin(dim=0).tolist()
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See :class:`~memo_lightning.models.attention.Context`."""
+        sink = self._sinks[layer]
+        if self._first_seen is not None:
+            chunks = [
+                self._attend_chunk(sink, queries, keys, values, number * _QUERY_CHUNK, first_key)
+                for number, first_key in enumerate(self._chunk_starts)
+            ]
+            return torch.cat(chunks, dim=2)
+        keys, values = prepend_sink(sink, keys, values)
+        if sink is None:
+            return causal_attention(queries, keys, values)
+        # A query for the sink, whose result is dropped, makes the mask square: the plain causal one.
+        return causal_attention(F.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
+
+    def _attend_chunk(
+        self,
+        sink: KeysValues | None,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        first_key: int,
+    ) -> Tensor:
+        end = min(start + _QUERY_CHUNK, queries.shape[2])
+        steps = torch.arange(first_key, end, device=queries.device)  # of the keys
+        first_seen = self._first_seen[:, start:end, None]
+        seen = (steps >= first_seen) & (steps <= steps[start - first_key :, None])  # (B or 1, t, k)
+        if sink is not None:
+            seen = F.pad(seen, (1, 0), value=True)
+        keys, values = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
+        return causal_attention(queries[:, :, start:end], keys, values, seen.unsqueeze(1))
