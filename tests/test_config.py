@@ -10,9 +10,7 @@ from memo_lightning.errors import UserError
 
 
 def test_groups_and_values_are_overridden():
-    config = compose_config(
-        "train", ["env=dark_key_to_door_9x9", "seed=3", "model.d_model=32", "algorithm.gamma=1"]
-    )
+    config = compose_config("train", ["env=dark_key_to_door_9x9", "seed=3", "model.d_model=32", "algorithm.gamma=1"])
     assert (config.env.room_size, config.seed, config.model.d_model, config.algorithm.gamma) == (9, 3, 32, 1)
     assert config.collector.rollout_length == config.env.trial_length == 500
     assert config.choices.env == "dark_key_to_door_9x9"

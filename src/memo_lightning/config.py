@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,24 +70,28 @@ def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         UserError: if the settings do not fit the target's signature, or it refuses them with ``ValueError``.
     """
     # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
-    target = instantiate(node, _partial_=True, _convert_="all")
-    _check_signature(node["_target_"], args, {**target.keywords, **kwargs})
+    settings = instantiate(node, _partial_=True, _convert_="all").keywords
+    return construct(get_object(node["_target_"]), *args, **{**settings, **kwargs})
+
+
+def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call ``target``, turning a refusal of its arguments into a :class:`UserError`.
+
+    Raises:
+        UserError: if the arguments do not fit the signature, or ``target`` refuses them with ``ValueError``.
+    """
+    # A class is asked for its __init__, as a metaclass may hide the signature of calling it.
+    signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    try:
+        signature.bind(*(None, *args) if inspect.isclass(target) else args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"{target.__qualname__}: {error}") from None
     try:
         return target(*args, **kwargs)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _check_signature(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    target = get_object(path)
-    if inspect.isclass(target):  # its __init__, as a metaclass may hide the signature of calling it
-        target, args = target.__init__, (None, *args)
-    try:
-        inspect.signature(target).bind(*args, **kwargs)
-    except TypeError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

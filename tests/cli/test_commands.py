@@ -43,9 +43,7 @@ def trained(tmp_path_factory):
 
 
 def evaluate(run_dir, *overrides):
-    return main(
-        ["evaluate", f"checkpoint={run_dir}/checkpoints/last.ckpt", "n_trials=6", "n_envs=4", *overrides]
-    )
+    return main(["evaluate", f"checkpoint={run_dir}/checkpoints/last.ckpt", "n_trials=6", "n_envs=4", *overrides])
 
 
 def test_train_leaves_what_the_contract_names(trained):
@@ -85,11 +83,7 @@ def test_same_seed_same_figures_and_weights(trained, in_tmp_dir):
 
     def figures(run_dir):
         metrics = json.loads((run_dir / "metrics.json").read_text())
-        return {
-            k: v
-            for k, v in metrics.items()
-            if k not in ("frames_per_second", "wall_seconds", "mlflow_run_id")
-        }
+        return {k: v for k, v in metrics.items() if k not in ("frames_per_second", "wall_seconds", "mlflow_run_id")}
 
     def weights(run_dir):
         return load_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
@@ -112,7 +106,7 @@ def test_evaluate_writes_figures_and_adds_them_to_the_run(trained, capsys, monke
     assert "return per trial" in capsys.readouterr().out
     client = MlflowClient(f"sqlite:///{trained.parent}/mlflow.db")
     run = client.get_run(figures["mlflow_run_id"])
-    assert run.data.metrics["eval/held_out/return_per_trial"] == figures["return_per_trial"]
+    assert run.data.metrics["eval/held_out/40_steps/return_per_trial"] == figures["return_per_trial"]
     assert len(client.list_artifacts(run.info.run_id, "evaluation")) == 2
 
 
@@ -134,7 +128,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         f"checkpoint={truncated}": "truncated",
         f"checkpoint={foreign}": "it lacks config, frames, state_dict",
         f"checkpoint={checkpoint} +model.d_model=32": "model.d_model=32 (checkpoint: 16)",
-        f"checkpoint={checkpoint} +model.width=32": "model.width: the checkpoint's model has no such setting",
+        f"checkpoint={checkpoint} +model.width=32": "model.width: the checkpoint's memory has no such setting",
         f"checkpoint={checkpoint} +env.size=4": "env.size: the checkpoint's environment has no such setting",
         f"checkpoint={checkpoint} +env.room_size=4": "other observations or actions",
         f"checkpoint={checkpoint} split=test": "split='test': must be one of",
@@ -250,3 +244,15 @@ def test_checkpoints_load_without_pickle(trained):
     assert checkpoint["config"]["model"]["d_model"] == 16
     with pytest.raises(UserError):
         load_checkpoint(trained / "config.yaml")
+
+
+def test_streaming_is_held_against_full_memory_on_the_same_trials(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained.parent)
+    assert evaluate(trained, "trial_multiplier=4", "memory_budget=18", f"run_dir={tmp_path}/a") == 0
+    assert "with full memory" in capsys.readouterr().out
+    assert evaluate(trained, "trial_multiplier=4", f"run_dir={tmp_path}/b") == 0
+    streaming, full = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "ab")
+    assert streaming["full_memory"]["return_by_quarter"] == full["return_by_quarter"]
+    assert streaming["return_by_quarter"] != full["return_by_quarter"]
+    assert evaluate(trained, "memory_budget=11", f"run_dir={tmp_path}/c") == 2
+    assert "memory_budget=11: must be at least 14" in capsys.readouterr().err

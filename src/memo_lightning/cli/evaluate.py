@@ -24,6 +24,10 @@ def main(arguments: Sequence[str]) -> None:
     run_dir = config.run_dir or Path(config.checkpoint).parents[1] / "evaluation"
     print(f"{figures['n_trials']} trials of {figures['trial_length']} steps, {figures['split']} tasks")
     print(f"return per trial  {figures['return_per_trial']:.1f} (95 % interval {low:.1f} to {high:.1f})")
+    if "full_memory" in figures:
+        low, high = figures["full_memory"]["return_per_trial_interval"]
+        full = figures["full_memory"]["return_per_trial"]
+        print(f"with full memory  {full:.1f} (95 % interval {low:.1f} to {high:.1f})")
     print(f"by quarter        {' / '.join(f'{value:.1f}' for value in figures['return_by_quarter'])}")
     print("episode           " + "  ".join(f"{k:>5}" for k in range(1, 9)))
     print("  return          " + "  ".join(f"{value:5.2f}" for value in by_episode["return"][:8]))

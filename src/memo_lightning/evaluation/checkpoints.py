@@ -9,6 +9,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torchrl.envs import EnvBase
 
+from memo_lightning.callbacks.baselines import Baseline
+from memo_lightning.config import build
 from memo_lightning.errors import UserError
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
@@ -33,33 +35,34 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def restore_policy(checkpoint: dict[str, Any], model_changes: dict[str, Any], env: EnvBase) -> MemoryPolicy:
-    """Rebuild a checkpoint's policy.
+def restore_policy(checkpoint: dict[str, Any], changes: dict[str, Any], env: EnvBase) -> MemoryPolicy:
+    """Rebuild a checkpoint's policy, with the memory it was trained with.
 
     Args:
         checkpoint: as :func:`load_checkpoint` returns it.
-        model_changes: settings of the sequence model to be used instead of the checkpoint's.
+        changes: settings of the sequence model to be used instead of the checkpoint's.
         env: an environment with the spaces the policy was trained on.
 
     Raises:
         UserError: if the weights do not fit the model; the message names the settings that differ.
     """
     config: DictConfig = OmegaConf.create(checkpoint["config"])
-    trained = dict(config.model)
-    unknown = sorted(set(model_changes) - set(trained))
+    settings = config.baseline or config.model
+    trained = dict(settings)
+    unknown = sorted(set(changes) - set(trained))
     if unknown:
-        raise UserError(f"model.{unknown[0]}: the checkpoint's model has no such setting; it has {', '.join(trained)}")
-    config.model.update(model_changes)
+        raise UserError(f"model.{unknown[0]}: the checkpoint's memory has no such setting; it has {', '.join(trained)}")
+    settings.update(changes)
     policy = build_policy(config, env)
-    weights = {
-        name.removeprefix("policy."): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith("policy.")
-    }
+    if config.baseline:
+        baseline: Baseline = build(config.baseline)
+        baseline.apply(policy)
+    prefix = "policy."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     own = policy.state_dict()
     differing = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
     if differing:
-        changed = [f"model.{k}={v!r} (checkpoint: {trained[k]!r})" for k, v in model_changes.items() if v != trained[k]]
+        changed = [f"model.{k}={v!r} (checkpoint: {trained[k]!r})" for k, v in changes.items() if v != trained[k]]
         raise UserError(
             f"the checkpoint is of another architecture: {', '.join(changed) or 'other observations or actions'}; "
             f"first weight that does not fit: {differing[0]}"

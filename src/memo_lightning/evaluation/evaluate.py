@@ -48,24 +48,26 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     run_dir = Path(config.run_dir or path.parents[1] / "evaluation")
 
-    env_config = checkpoint["config"]["env"]
-    for key in config.env:
-        if key not in env_config:
-            raise UserError(
-                f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(env_config)}"
-            )
-    env_config = {**env_config, **config.env, "split": config.split}
-    env_config["trial_length"] = env_config["trial_length"] * config.trial_multiplier
-    n_envs = min(config.n_envs, config.n_trials)
-    lightning.seed_everything(config.seed, verbose=False)
-    env = build_env(env_config, n_envs, config.seed)
+    env_config = _env_config(config, checkpoint["config"]["env"])
+    env = build_env(env_config, min(config.n_envs, config.n_trials), config.seed)
     policy = restore_policy(checkpoint, dict(config.model), env)
 
-    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
-    rounds = -(-config.n_trials // n_envs)
-    records = [_run_trials(env, policy, env_config["trial_length"], exploration) for _ in range(rounds)]
-    record = TrialRecord.concatenate(records)
-    figures = _figures(record, config, checkpoint)
+    record = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
+    figures = {
+        "checkpoint": str(path),
+        "split": config.split,
+        "deterministic": config.deterministic,
+        "seed": config.seed,
+        "frames_trained": checkpoint["frames"],
+        "mlflow_run_id": checkpoint["mlflow_run_id"],
+        "memory_budget": config.memory_budget,
+        **_figures(record),
+    }
+    curves = {f"{config.split} tasks": record}
+    if config.memory_budget is not None:  # the same trials with all of the memory, to hold it against
+        full = _run_trials(config, env, policy, env_config["trial_length"], None)
+        figures["full_memory"] = _figures(full)
+        curves = {f"newest {config.memory_budget} entries": record, "full memory": full}
 
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -73,24 +75,43 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
     results.write_text(json.dumps(figures, indent=2) + "\n")
-    plot_in_context_curve({f"{config.split} tasks": record}, curve, f"{path}: {len(record.returns)} trials")
+    plot_in_context_curve(curves, curve, f"{path}: {len(record.returns)} trials of {config.split} tasks")
     _log_to_mlflow(checkpoint, figures, [results, curve])
     return figures
 
 
+def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
+    """Return the environment's settings: those it was trained with, and the changes that are asked for."""
+    for key in config.env:
+        if key not in trained:
+            raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(trained)}")
+    settings = {**trained, **config.env, "split": config.split}
+    return {**settings, "trial_length": settings["trial_length"] * config.trial_multiplier}
+
+
 @torch.no_grad()
-def _run_trials(env: EnvBase, policy: MemoryPolicy, length: int, exploration: ExplorationType) -> TrialRecord:
+def _run_trials(
+    config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, memory_budget: int | None
+) -> TrialRecord:
+    """Run the evaluation's trials, the same ones whenever it is called, within a memory budget."""
+    try:
+        policy.sequence_model.memory_budget = memory_budget
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    policy.forget()
+    lightning.seed_everything(config.seed, verbose=False)
+    env.set_seed(config.seed)
+    rounds = -(-config.n_trials // env.batch_size[0])
+    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
     with set_exploration_type(exploration):
-        return TrialRecord.of(env.rollout(length, policy, break_when_any_done=False), N_BINS)
+        rollouts = (env.rollout(length, policy, break_when_any_done=False) for _ in range(rounds))
+        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS) for rollout in rollouts])
 
 
-def _figures(record: TrialRecord, config: DictConfig, checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _figures(record: TrialRecord) -> dict[str, Any]:
     returns = estimate_mean(record.returns[:, None])
     curve = estimate_mean(record.rewards)
-    reached = np.isfinite(record.episode_returns).sum(0)
     return {
-        "checkpoint": str(config.checkpoint),
-        "split": config.split,
         "n_trials": len(record.returns),
         "trial_length": int(record.lengths[0]),
         "return_per_trial": float(returns.mean[0]),
@@ -103,14 +124,10 @@ def _figures(record: TrialRecord, config: DictConfig, checkpoint: dict[str, Any]
             "high": curve.high.tolist(),
         },
         "by_episode": {
-            "n_trials": reached.tolist(),
+            "n_trials": np.isfinite(record.episode_returns).sum(0).tolist(),
             "return": np.nanmean(record.episode_returns, axis=0).tolist(),
             "success": np.nanmean(record.episode_successes, axis=0).tolist(),
         },
-        "deterministic": config.deterministic,
-        "seed": config.seed,
-        "frames_trained": checkpoint["frames"],
-        "mlflow_run_id": checkpoint["mlflow_run_id"],
     }
 
 
@@ -121,7 +138,10 @@ def _log_to_mlflow(checkpoint: dict[str, Any], figures: dict[str, Any], files: l
         return
     try:
         client = MlflowClient(logger["tracking_uri"])
-        name = f"eval/{figures['split']}"
+        # A longer trial or a smaller memory is another measurement, so it has another name.
+        name = f"eval/{figures['split']}/{figures['trial_length']}_steps"
+        if figures["memory_budget"] is not None:
+            name += f"/budget_{figures['memory_budget']}"
         step = figures["frames_trained"]
         client.log_metric(run_id, f"{name}/return_per_trial", figures["return_per_trial"], step=step)
         for quarter, value in enumerate(figures["return_by_quarter"], start=1):

@@ -110,6 +110,10 @@ class PPO:
             "kl": terms["kl_approx"],
             "clip_fraction": terms["clip_fraction"],
         }
+        auxiliary = policy.sequence_model.auxiliary_loss()
+        if auxiliary is not None:
+            total = total + auxiliary
+            metrics["memory_loss"] = auxiliary
         return total, {name: value.detach() for name, value in metrics.items()}
 
 

@@ -34,7 +34,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self.sequence_model = sequence_model
         self.actor = build_actor(sequence_model.d_model, action_spec)
         self.critic = build_critic(sequence_model.d_model)
-        self.in_keys = [*encoder.in_keys, "is_init"]
+        self.in_keys = [*encoder.in_keys, "is_init", "episode_end"]
         self.out_keys = ["action", "action_log_prob", "state_value"]
         self._memory: TensorDict | None = None
 
@@ -47,13 +47,13 @@ class MemoryPolicy(TensorDictModuleBase):
         if self._memory is None or self._memory.batch_size[0] != n_envs:
             self._memory = self.sequence_model.init_state(n_envs)
         x = self.encoder(tensordict)
-        hidden, self._memory = self.sequence_model.step(x, self._memory, _flags(tensordict))
+        hidden, self._memory = self.sequence_model.step(x, self._memory, self._memory_starts(tensordict))
         heads = self.critic(self.actor(TensorDict({"hidden": hidden}, tensordict.batch_size)))
         return tensordict.update(heads.select(*self.out_keys))
 
     def hidden(self, rows: TensorDictBase) -> Tensor:
         """Return what the heads read, ``[B, T, D]`` with gradient, for whole rows ``[B, T]``."""
-        return self.sequence_model(self.encoder(rows), _flags(rows))
+        return self.sequence_model(self.encoder(rows), self._memory_starts(rows))
 
     def memory_nbytes(self) -> int:
         """Return the bytes that the memory holds now."""
@@ -63,7 +63,9 @@ class MemoryPolicy(TensorDictModuleBase):
         """Drop the memory of all environments."""
         self._memory = None
 
-
-def _flags(tensordict: TensorDictBase) -> Tensor:
-    """Return ``is_init`` without the trailing dimension that TorchRL gives it."""
-    return tensordict.get("is_init").squeeze(-1)
+    def _memory_starts(self, tensordict: TensorDictBase) -> Tensor:
+        """Return bool ``[*batch]``, where the memory is emptied: at trial starts, or at all episode starts."""
+        starts = tensordict.get("is_init")
+        if self.sequence_model.memory_scope == "episode":
+            starts = starts | tensordict.get("episode_end")  # of the step before
+        return starts.squeeze(-1)

@@ -14,10 +14,12 @@ import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError, require
+from memo_lightning.models import SequenceModel
 from memo_lightning.policies.build import build_policy
 from memo_lightning.rollouts import RolloutDataModule
 from memo_lightning.tracking import RunLogger
@@ -47,12 +49,18 @@ def train(config: DictConfig) -> dict[str, Any]:
     lightning.seed_everything(config.seed, verbose=False)
     data: RolloutDataModule = build(config.collector, partial(build_env, config.env))
     policy = build_policy(config, data.env)
-    _check_segment(policy.sequence_model, data.rollout_length)
+    baseline: Baseline | None = build(config.baseline) if config.baseline else None
+    if baseline:
+        baseline.check(policy)
+    model = baseline.model if baseline else policy.sequence_model
+    _check_segment(model, data.rollout_length)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
     learner: PolicyLearner = build(config.optimizer, policy, algorithm, config=plain_config)
     callbacks = [build(callback) for callback in config.callbacks.values()]
+    if baseline:
+        callbacks.insert(0, baseline)
     trainer = _build_trainer(config, callbacks)
 
     logger = _build_logger(config) if config.logger else None
@@ -62,7 +70,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         logger.log_hyperparams(plain_config)
         logger.log_files(run_dir / "config.yaml")
         trainer.loggers = [logger]
-    _announce(config, learner)
+    _announce(config, model)
     _fit(trainer, learner, data)
     return json.loads((run_dir / "metrics.json").read_text())
 
@@ -76,7 +84,7 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
         raise KeyboardInterrupt from None
 
 
-def _check_segment(model: Any, rollout_length: int) -> None:
+def _check_segment(model: SequenceModel, rollout_length: int) -> None:
     segment_length = getattr(model, "segment_length", 1)
     require(
         segment_length <= rollout_length,
@@ -108,12 +116,10 @@ def _build_logger(config: DictConfig) -> RunLogger:
     )
 
 
-def _announce(config: DictConfig, learner: PolicyLearner) -> None:
-    model = learner.policy.sequence_model
-    n_parameters = sum(p.numel() for p in learner.policy.parameters())
+def _announce(config: DictConfig, model: SequenceModel) -> None:
     print(
-        f"training {type(model).__name__} ({n_parameters:,} parameters) on {config.choices.env}, "
-        f"{config.total_frames:,} frames, seed {config.seed}; writing to {config.run_dir}",
+        f"training {type(model).__name__} on {config.choices.env}, {config.total_frames:,} frames, "
+        f"seed {config.seed}; writing to {config.run_dir}",
         file=sys.stderr,
     )
 
