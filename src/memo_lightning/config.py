@@ -63,6 +63,25 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
+def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Change single values of a configuration that was composed before, in place.
+
+    Raises:
+        UserError: if an override cannot be parsed, names an unknown key or a whole group, or gives a value of
+            another type.
+    """
+    known = dict(_leaves(config))
+    for text in overrides:
+        override = _parse(text)
+        key = override.key_or_group
+        if _options(key):
+            raise UserError(f"{text}: {key} cannot be swapped in a run that goes on")
+        if key not in known:
+            raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
+        OmegaConf.update(config, key, override.value())
+        _check_type(key, OmegaConf.select(config, key), known[key])
+
+
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Call the ``_target_`` of a configuration node with its settings, ``args`` and ``kwargs``.
 

@@ -17,10 +17,11 @@ def checkpoint_path(run_dir: Path) -> Path:
 
 
 class Checkpointing(lightning.Callback):
-    """Saves the run every few rollouts, at its end, and when it is interrupted.
+    """Saves the run after every few rollouts, and at its start, so that there always is something to go on from.
 
-    Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout makes many; this one counts
-    rollouts. A checkpoint is written beside the old one and then takes its place in one step.
+    Checkpoints are made between rollouts only: there, weights, optimizer and counters are all there is to a run,
+    and going on from them is exact. Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout
+    makes many. A checkpoint is written beside the old one and then takes its place in one step.
 
     Args:
         run_dir: the run's folder.
@@ -30,10 +31,15 @@ class Checkpointing(lightning.Callback):
         UserError: if ``every_n_rollouts`` is not positive.
     """
 
-    def __init__(self, run_dir: str | Path, every_n_rollouts: int = 10) -> None:
+    def __init__(self, run_dir: str | Path, every_n_rollouts: int = 1) -> None:
         require(every_n_rollouts >= 1, "callbacks.checkpointing.every_n_rollouts", every_n_rollouts, "at least 1")
         self.path = checkpoint_path(Path(run_dir))
         self.every_n_rollouts = every_n_rollouts
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save a run that has learned nothing yet."""
+        if not self.path.exists():
+            self.save(trainer)
 
     def on_train_batch_end(
         self,
@@ -51,16 +57,11 @@ class Checkpointing(lightning.Callback):
         """Save the finished run."""
         self.save(trainer)
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        """Save where the user interrupts; after an error the last good checkpoint stays."""
-        if isinstance(exception, KeyboardInterrupt):
-            self.save(trainer)
-
     def save(self, trainer: lightning.Trainer) -> None:
         """Write ``last.ckpt``."""
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
-            os.replace(partial, self.path)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())  # a machine that loses power must not be left with an empty file
+            partial.replace(self.path)

@@ -26,9 +26,23 @@ class RolloutMetrics(lightning.Callback):
         self.first: TrialRecord | None = None
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
-        self.frames_trained = 0
         self._latest: deque[TrialRecord] = deque(maxlen=window)
         self._clock = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the report of a run that goes on needs, in plain values and tensors."""
+        return {
+            "first": self.first.as_tensors() if self.first else None,
+            "latest": [record.as_tensors() for record in self._latest],
+            "history": self.history,
+            "train_seconds": self.train_seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self.first = TrialRecord.from_tensors(state_dict["first"]) if state_dict["first"] else None
+        self._latest.extend(TrialRecord.from_tensors(tensors) for tensors in state_dict["latest"])
+        self.history, self.train_seconds = state_dict["history"], state_dict["train_seconds"]
 
     @property
     def latest(self) -> TrialRecord:
@@ -54,7 +68,6 @@ class RolloutMetrics(lightning.Callback):
         frames = batch.numel() * trainer.world_size
         metrics = {"speed/frames_per_second": frames / (now - self._clock)}
         self.train_seconds += now - self._clock
-        self.frames_trained += frames
         self._clock = now
 
         episodes = batch.get(("next", "episode_end"))

@@ -40,7 +40,7 @@ class RunReport(lightning.Callback):
         record = rollouts.latest
         metrics = {
             "frames": pl_module.frames,
-            "frames_per_second": rollouts.frames_trained / rollouts.train_seconds,
+            "frames_per_second": pl_module.frames / rollouts.train_seconds,
             "wall_seconds": time.perf_counter() - self._start,
             "return_per_trial": float(record.returns.mean()),
             "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist(),

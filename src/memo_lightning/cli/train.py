@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
+from memo_lightning.training.resume import resumed_config
 from memo_lightning.training.train import train
 
 HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
@@ -17,7 +19,11 @@ def main(arguments: Sequence[str]) -> None:
     """Train, then say what came of it and what to do next."""
     if print_help("train", HELP, arguments):
         return
-    config = compose_config("train", arguments)
+    resume = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), None)
+    if resume:
+        config = resumed_config(Path(resume), [a for a in arguments if not a.startswith("resume=")])
+    else:
+        config = compose_config("train", arguments)
     metrics = train(config)
     quarters = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
     print(f"""

@@ -6,11 +6,11 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError, require
+from memo_lightning.tracking import store_file
 
 HELP = "Opens the MLflow UI on 127.0.0.1 over the store that memo train logs to."
 
@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("ui", arguments)
     require(0 < config.port < 65536, "port", config.port, "between 1 and 65535")
-    scheme, _, file = config.tracking_uri.partition(":///")
-    if scheme == "sqlite" and not Path(file).is_file():
+    file = store_file(config.tracking_uri)
+    if file and not file.is_file():
         raise UserError(f"tracking_uri={config.tracking_uri}: no such store yet; memo train makes it")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", config.port)) == 0:

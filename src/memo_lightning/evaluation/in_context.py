@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -39,6 +39,15 @@ class TrialRecord:
     def by_part(self, n_parts: int) -> NDArray[np.float64]:
         """Reward in each of ``n_parts`` equal parts of a trial, ``[n_trials, n_parts]``; divides ``n_bins``."""
         return self.rewards.reshape(len(self.rewards), n_parts, -1).sum(2)
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return the arrays as tensors, which a checkpoint can hold without pickle."""
+        return {field.name: torch.from_numpy(getattr(self, field.name)) for field in fields(self)}
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Tensor]) -> TrialRecord:
+        """Return the record that :meth:`as_tensors` was called on."""
+        return TrialRecord(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
     @staticmethod
     def of(rows: TensorDictBase, n_bins: int = 20) -> TrialRecord:

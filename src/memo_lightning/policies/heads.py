@@ -20,8 +20,7 @@ def build_actor(d_model: int, action_spec: TensorSpec) -> ProbabilisticActor:
     if not isinstance(action_spec, Categorical):
         raise UserError(f"action_spec={type(action_spec).__name__}: must be Categorical (one discrete action)")
     linear = nn.Linear(d_model, action_spec.n)
-    # Nearly uniform actions at first: exploration must not depend on what an untrained trunk puts out.
-    nn.init.orthogonal_(linear.weight, gain=0.01)
+    nn.init.orthogonal_(linear.weight)
     nn.init.zeros_(linear.bias)
     return ProbabilisticActor(
         TensorDictModule(linear, in_keys=["hidden"], out_keys=["logits"]),

@@ -44,10 +44,12 @@ class MemoryPolicy(TensorDictModuleBase):
         Actions are sampled, or taken at the mode, according to TorchRL's exploration type.
         """
         n_envs = tensordict.batch_size[0]
-        if self._memory is None or self._memory.batch_size[0] != n_envs:
+        starts = self._memory_starts(tensordict)
+        # Where all rows start anew the memory is made anew: what is acted must not depend, not even in rounding, on
+        # how far the buffers had grown before, or a run that goes on from a checkpoint would not be the same run.
+        if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
             self._memory = self.sequence_model.init_state(n_envs)
-        x = self.encoder(tensordict)
-        hidden, self._memory = self.sequence_model.step(x, self._memory, self._memory_starts(tensordict))
+        hidden, self._memory = self.sequence_model.step(self.encoder(tensordict), self._memory, starts)
         heads = self.critic(self.actor(TensorDict({"hidden": hidden}, tensordict.batch_size)))
         return tensordict.update(heads.select(*self.out_keys))
 

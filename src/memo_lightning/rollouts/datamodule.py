@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import lightning
+import numpy as np
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from memo_lightning.errors import require
 
+if TYPE_CHECKING:
+    from memo_lightning.training.learner import PolicyLearner
+
 
 class Rollouts:
-    """An iterable over a collector that says how many rollouts will come.
+    """An iterable over a collector that says how many rollouts are to come.
 
     It must have a ``__len__``: Lightning fetches one batch ahead from an iterable without, and the policy would
     be trained on rollouts of its previous weights.
+
+    Every rollout begins with new seeds, for the environments and for everything that is drawn until the next
+    one, made from the run's seed, the rank and the rollout's number. So the random streams of a run that goes on
+    from a checkpoint are those of a run that never stopped, whatever collects and whatever the environment is.
+
+    Args:
+        collector: yields rollouts, each of them beginning with a reset of all environments.
+        n_rollouts: rollouts of the whole run.
+        first: number of the first rollout to come; not 0 where a run goes on.
+        seed: seed of the run.
+        rank: number of this process.
     """
 
-    def __init__(self, collector: Collector, n_rollouts: int) -> None:
+    def __init__(self, collector: Collector, n_rollouts: int, *, first: int, seed: int, rank: int) -> None:
         self._collector, self._n_rollouts = collector, n_rollouts
+        self._first, self._seed, self._rank = first, seed, rank
 
     def __len__(self) -> int:
-        return self._n_rollouts
+        return self._n_rollouts - self._first
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         rollouts = iter(self._collector)
-        for _ in range(self._n_rollouts):
+        for number in range(self._first, self._n_rollouts):
+            env_seed, own_seed = np.random.SeedSequence((self._seed, self._rank, number)).generate_state(2).tolist()
+            self._collector.set_seed(env_seed)
+            lightning.seed_everything(own_seed, verbose=False)
             yield next(rollouts)
 
 
@@ -41,8 +61,8 @@ class RolloutDataModule(lightning.LightningDataModule):
         make_env: builds the batched environment for ``n_envs`` environments and a seed.
         n_envs: environments, the rows B of a rollout.
         rollout_length: steps T of a rollout.
-        total_frames: environment steps to collect in all; rounded up to whole rollouts.
-        seed: seed of the environments' random streams.
+        total_frames: environment steps to collect in all; rounded up to whole rollouts of all ranks.
+        seed: seed of the run.
 
     Raises:
         UserError: if a count is not positive.
@@ -61,29 +81,43 @@ class RolloutDataModule(lightning.LightningDataModule):
         require(total_frames >= 1, "total_frames", total_frames, "at least 1")
         require(n_envs >= 1, "collector.n_envs", n_envs, "at least 1")
         require(rollout_length >= 1, "collector.rollout_length", rollout_length, "at least 1")
+        require(seed >= 0, "seed", seed, "at least 0")
         self.n_envs, self.rollout_length = n_envs, rollout_length
-        self.n_rollouts = -(-total_frames // self.frames_per_rollout)
+        self.total_frames, self.seed = total_frames, seed
         self.env = make_env(n_envs, seed)
         self._collector: Collector | None = None
 
     @property
     def frames_per_rollout(self) -> int:
-        """Environment steps in one rollout."""
+        """Environment steps in one rollout of one process."""
         return self.n_envs * self.rollout_length
+
+    @property
+    def n_rollouts(self) -> int:
+        """Rollouts that every process collects in the whole run."""
+        world_size = self.trainer.world_size if self.trainer else 1
+        return -(-self.total_frames // (self.frames_per_rollout * world_size))
 
     def train_dataloader(self) -> Rollouts:
         """Build the collector, once, around the policy as the callbacks have left it."""
         assert self.trainer is not None
+        learner: PolicyLearner = self.trainer.lightning_module
         if self._collector is None:
             self._collector = Collector(
                 self.env,
-                self.trainer.lightning_module.policy,
+                learner.policy,
                 frames_per_batch=self.frames_per_rollout,
                 total_frames=-1,
                 reset_at_each_iter=True,
                 track_traj_ids=False,
             )
-        return Rollouts(self._collector, self.n_rollouts)
+        return Rollouts(
+            self._collector,
+            self.n_rollouts,
+            first=learner.rollouts_done,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+        )
 
     def teardown(self, stage: str) -> None:
         """Close the collector and its environments."""

@@ -32,7 +32,7 @@ class RunLogger(MLFlowLogger):
     def __init__(self, *, tracking_uri: str, experiment_name: str, **kwargs: Any) -> None:
         try:
             super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri, **kwargs)
-            _ = self.experiment  # connects, and creates the run
+            self.experiment.update_run(self.run_id, status="RUNNING")  # connects, and creates the run if it is new
         except Exception as error:  # whatever the store's own library raises
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None

@@ -50,11 +50,11 @@ class PolicyLearner(lightning.LightningModule):
         self.algorithm = algorithm
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.config = config
-        self.frames = 0
+        self.frames, self.rollouts_done = 0, 0
 
     def configure_optimizers(self) -> Optimizer:
         """Return Adam over all parameters."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, eps=1e-5)
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
@@ -77,16 +77,21 @@ class PolicyLearner(lightning.LightningModule):
                     history[name].append(value)
 
         self.frames += rollout.numel() * self.trainer.world_size
+        self.rollouts_done += 1
         means = {f"update/{name}": torch.stack(values).mean() for name, values in history.items()}
         self.log_dict(means, batch_size=rollout.shape[0])
         self.log("step", float(self.frames), batch_size=rollout.shape[0])  # Lightning's name for the x-axis
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to rebuild the run: plain values only, so that loading needs no pickle."""
-        checkpoint["frames"] = self.frames
+        checkpoint["frames"], checkpoint["rollouts_done"] = self.frames, self.rollouts_done
         checkpoint["config"] = self.config
         checkpoint["mlflow_run_id"] = getattr(self.logger, "run_id", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the number of frames."""
-        self.frames = checkpoint["frames"]
+        """Restore how far the run has come.
+
+        Lightning's own count of batches is left out: it would end a finished run that is to go on for longer.
+        """
+        checkpoint.pop("loops")
+        self.frames, self.rollouts_done = checkpoint["frames"], checkpoint["rollouts_done"]

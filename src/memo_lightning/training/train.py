@@ -19,10 +19,11 @@ from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError, require
+from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.build import build_policy
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger
+from memo_lightning.tracking import RunLogger, resolve_store
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
@@ -42,9 +43,13 @@ def train(config: DictConfig) -> dict[str, Any]:
         UserError: if the configuration is wrong, or ``run_dir`` cannot be used.
     """
     _silence_libraries()
+    checkpoint = _checkpoint_to_go_on_from(config) if config.resume else None
     run_dir = Path(config.run_dir or default_run_dir(config))
     config.run_dir = str(run_dir)
-    check_run_dir(run_dir)
+    if checkpoint is None:
+        check_run_dir(run_dir)
+    if config.logger:
+        config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
 
     lightning.seed_everything(config.seed, verbose=False)
     data: RolloutDataModule = build(config.collector, partial(build_env, config.env))
@@ -63,24 +68,36 @@ def train(config: DictConfig) -> dict[str, Any]:
         callbacks.insert(0, baseline)
     trainer = _build_trainer(config, callbacks)
 
-    logger = _build_logger(config) if config.logger else None
+    logger = _build_logger(config, checkpoint) if config.logger else None
     create_run_dir(run_dir)
-    OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+    OmegaConf.save(config, run_dir / "config.yaml")  # interpolations kept, so that a resumed run can change values
     if logger:
-        logger.log_hyperparams(plain_config)
+        if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
+            logger.log_hyperparams(plain_config)
         logger.log_files(run_dir / "config.yaml")
         trainer.loggers = [logger]
-    _announce(config, model)
-    _fit(trainer, learner, data)
+    _announce(config, model, checkpoint)
+    _fit(trainer, learner, data, resume=checkpoint is not None)
     return json.loads((run_dir / "metrics.json").read_text())
 
 
-def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule) -> None:
+def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
+    checkpoint = load_checkpoint(checkpoint_path(Path(config.resume)))
+    if checkpoint["frames"] >= config.total_frames:
+        raise UserError(
+            f"total_frames={config.total_frames}: must be more than the {checkpoint['frames']} frames that "
+            f"the run in resume={config.resume} has been trained for"
+        )
+    return checkpoint
+
+
+def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
+    run_dir = Path(trainer.default_root_dir)
+    path = checkpoint_path(run_dir)
     try:
-        trainer.fit(learner, datamodule=data)
+        trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
-        path = checkpoint_path(Path(trainer.default_root_dir))
-        print(f"interrupted at {learner.frames:,} frames; checkpoint: {path}", file=sys.stderr)
+        print(f"interrupted; checkpoint: {path}\nnext: memo train resume={run_dir}", file=sys.stderr)
         raise KeyboardInterrupt from None
 
 
@@ -101,11 +118,12 @@ def _build_trainer(config: DictConfig, callbacks: list[lightning.Callback]) -> l
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def _build_logger(config: DictConfig) -> RunLogger:
+def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
     choices = config.choices
     memory = "memo" if choices.baseline == "none" else choices.baseline
     return build(
         config.logger,
+        run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         run_name=Path(config.run_dir).name,
         tags={
             "memory": memory,
@@ -116,9 +134,10 @@ def _build_logger(config: DictConfig) -> RunLogger:
     )
 
 
-def _announce(config: DictConfig, model: SequenceModel) -> None:
+def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None) -> None:
+    verb = f"going on at {checkpoint['frames']:,} frames with" if checkpoint else "training"
     print(
-        f"training {type(model).__name__} on {config.choices.env}, {config.total_frames:,} frames, "
+        f"{verb} {type(model).__name__} on {config.choices.env}, {config.total_frames:,} frames, "
         f"seed {config.seed}; writing to {config.run_dir}",
         file=sys.stderr,
     )

@@ -1,0 +1,33 @@
+"""Going on with a run: its own configuration, and what may be changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from memo_lightning.callbacks.checkpointing import checkpoint_path
+from memo_lightning.config import apply_overrides
+from memo_lightning.errors import UserError
+
+
+def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration that the run in ``run_dir`` was started with, changed by ``overrides``.
+
+    Args:
+        run_dir: the folder of a run of ``memo train``.
+        overrides: single values to change, e.g. ``total_frames=5000000``; whole groups cannot be swapped.
+
+    Raises:
+        UserError: if there is no run to go on with, or an override does not fit it.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"resume={run_dir}: holds no run (no config.yaml)")
+    if not checkpoint_path(run_dir).is_file():
+        raise UserError(f"resume={run_dir}: the run was stopped before its first checkpoint; start it again")
+    config = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(config, DictConfig)
+    apply_overrides(config, overrides)
+    config.resume, config.run_dir = str(run_dir), str(run_dir)
+    return config

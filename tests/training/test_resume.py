@@ -1,0 +1,124 @@
+"""A run that was stopped, at any moment and in any way, goes on as if it had never been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from memo_lightning.cli.main import main
+from memo_lightning.evaluation.checkpoints import load_checkpoint
+
+TINY = [
+    "debug=smoke",
+    "total_frames=3200",
+    "env.trial_length=40",
+    "env.episode_length=10",
+    "collector.n_envs=8",
+    "model.d_model=16",
+    "model.d_ff=32",
+    "model.segment_length=10",
+]
+# More kills than a test run has time for: MEMO_TEST_KILLS=20 pytest tests/training/test_resume.py
+N_KILLS = int(os.environ.get("MEMO_TEST_KILLS", "2"))
+
+
+def outcome(run_dir):
+    """Everything that must be the same: figures, except times and names, and all weights."""
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    for name in ("frames_per_second", "wall_seconds", "mlflow_run_id"):
+        del metrics[name]
+    checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    return metrics, checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    assert all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+    assert all(torch.equal(v, other[2][k][name]) for k, state in one[2].items() for name, v in state.items())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    start = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(start)
+        assert main(["train", *TINY, "run_dir=run"]) == 0
+    return outcome(start / "run")
+
+
+def test_a_finished_run_goes_on_for_longer_as_if_in_one_go(uninterrupted, in_tmp_dir):
+    assert main(["train", *TINY, "total_frames=1280", "run_dir=run"]) == 0
+    assert main(["train", "resume=run", "total_frames=3200"]) == 0
+    assert_same(outcome(in_tmp_dir / "run"), uninterrupted)
+    client = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("memo-lightning").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "train/return_per_trial")
+    assert [point.step for point in history] == list(range(320, 3201, 320)), "one MLflow run, without gaps"
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", range(N_KILLS))
+def test_a_killed_run_goes_on_bit_for_bit(kill, uninterrupted, in_tmp_dir):
+    rng = random.Random(kill)
+    command = [sys.executable, "-m", "memo_lightning.cli.train", *TINY, "run_dir=run", "logger=none"]
+    process = subprocess.Popen(command, cwd=in_tmp_dir, stderr=subprocess.PIPE, text=True)
+    lines_until_kill = rng.randrange(9)
+    for line in process.stderr:
+        if "writing to" in line or "frames/s" in line:
+            if lines_until_kill == 0:
+                break
+            lines_until_kill -= 1
+    time.sleep(rng.random() * 0.5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run_dir = in_tmp_dir / "run"
+    if (run_dir / "metrics.json").exists():
+        pytest.fail("the run was over before it was killed; nothing was tested")
+    if not (run_dir / "checkpoints" / "last.ckpt").exists():  # killed before training began
+        (run_dir / "config.yaml").unlink()
+        assert main(["train", *TINY, "run_dir=run", "logger=none"]) == 0
+    else:
+        assert main(["train", f"resume={run_dir}"]) == 0
+    assert_same(outcome(run_dir), uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["resume=nowhere"], "resume=nowhere: holds no run"),
+        (["resume=run"], "total_frames=640: must be more than the 640 frames"),
+        (["resume=run", "total_frames=320"], "total_frames=320: must be more than the 640 frames"),
+        (["resume=run", "total_frames=many"], "total_frames='many': must be an integer"),
+        (["resume=run", "env=dark_key_to_door_9x9"], "env cannot be swapped in a run that goes on"),
+        (["resume=run", "algorithm.gama=1"], "did you mean algorithm.gamma"),
+    ],
+)
+def test_what_cannot_go_on_is_one_line(overrides, message, short_run, monkeypatch, capsys):
+    monkeypatch.chdir(short_run.parent)
+    assert main(["train", *overrides]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1, error
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    start = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(start)
+        assert main(["train", *TINY, "total_frames=640", "run_dir=run", "logger=none"]) == 0
+    return start / "run"
+
+
+def test_a_run_without_a_checkpoint_says_so(short_run, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text((short_run / "config.yaml").read_text())
+    assert main(["train", f"resume={tmp_path}"]) == 2
+    assert "stopped before its first checkpoint" in capsys.readouterr().err
