@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from memo_lightning.models.attention import KeysValues, causal_attention
 
@@ -70,6 +71,7 @@ class _TwoPartAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, output, log_sum = ctx.saved_tensors
         whole = (output, log_sum, 0.0)
