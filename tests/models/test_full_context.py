@@ -1,4 +1,4 @@
-"""Full context: equal to the official model with Sink-KV, windows, episodes, and a cache no larger than needed."""
+"""Full context: equal to the official model with Sink-KV; windows, episodes, and a cache."""
 
 import pytest
 import torch
@@ -132,7 +132,7 @@ def test_a_budget_set_later_applies_to_new_states():
     model.memory_budget = 4
     x = torch.randn(2, 12, 16)
     torch.testing.assert_close(model(x), step_through(model, x)[0], atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="state was made with memory_budget=None: .* memory_budget=4"):
+    with pytest.raises(ValueError, match=r"state was made with memory_budget=None: .* memory_budget=4"):
         model.step(x[:, 0], old)
     with pytest.raises(ValueError, match="memory_budget=0: must be at least 1"):
         model.memory_budget = 0

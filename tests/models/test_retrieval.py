@@ -42,7 +42,7 @@ def test_a_step_reads_the_best_entries_by_attention(top_k):
 
 def test_the_budget_bounds_the_store():
     model = small_model(top_k=2, memory_budget=10)
-    reads, state = record_reads(model, torch.randn(2, 63, 16))
+    _, state = record_reads(model, torch.randn(2, 63, 16))
     assert state["store_keys"].shape == (2, 4, 16)
     assert state["segments"].tolist() == [12, 12]
 
@@ -95,8 +95,6 @@ def test_the_memory_loss_teaches_summaries_what_was_in_their_segment():
         swapped = (model.decoder(summary.roll(1, 0), 5) - encoded).square().mean((1, 2))
     differs = (x[:, 0] != x.roll(1, 0)[:, 0]).any(-1)
     assert (error < swapped)[differs].all(), "a segment is told apart by its own summary"
-
-
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ def official(parity):
 
 
 def official_model(official):
-    names = ("d_model", "n_layers", "n_heads", "d_ff", "segment_length", "summary_length", "rope_base", "norm_eps")
+    names = (
+        "d_model",
+        "n_layers",
+        "n_heads",
+        "d_ff",
+        "segment_length",
+        "summary_length",
+        "rope_base",
+        "norm_eps",
+    )
     model = RecurrentMemoryTransformer(**{name: official.config[name] for name in names}).double().eval()
     load_official_state_dict(model, official.params)
     return model
@@ -21,7 +30,12 @@ def official_model(official):
 def small_model(segment_length=5, summary_length=2):
     torch.manual_seed(0)
     model = RecurrentMemoryTransformer(
-        d_model=16, n_layers=2, n_heads=2, d_ff=32, segment_length=segment_length, summary_length=summary_length
+        d_model=16,
+        n_layers=2,
+        n_heads=2,
+        d_ff=32,
+        segment_length=segment_length,
+        summary_length=summary_length,
     )
     torch.nn.init.normal_(model.summary_queries)
     return model.eval()
