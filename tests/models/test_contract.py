@@ -24,7 +24,9 @@ MODELS = {
     "memo": lambda: MemoTransformer(**STACK, **SEGMENTS),
     "memo, sink": lambda: MemoTransformer(**STACK, **SEGMENTS, sink_kv=True),
     "memo, streaming": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=10),
-    "memo, streaming one summary": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=8, sink_kv=True),
+    "memo, streaming one summary": lambda: MemoTransformer(
+        **STACK, **SEGMENTS, memory_budget=8, sink_kv=True
+    ),
     "memo, checkpointed": lambda: MemoTransformer(**STACK, **SEGMENTS, checkpoint_segments=True),
     "memo, steps as segments": lambda: MemoTransformer(**STACK, segment_length=1, summary_length=1),
     "autocompressor": lambda: MemoTransformer(**STACK, **SEGMENTS, gradient_segments=2),
@@ -151,7 +153,7 @@ def test_a_state_can_be_copied_and_continued(model):
     for t in range(13):
         _, state = model.step(x[:, t], state)
     branch = state.clone()
-    for t in range(13, 20):  # a second way on, which the copy must not notice
+    for _ in range(13, 20):  # a second way on, which the copy must not notice
         model.step(torch.randn(2, D), state)
     for t in range(13, 20):
         y, branch = model.step(x[:, t], branch)

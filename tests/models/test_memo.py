@@ -1,7 +1,13 @@
 """Memo: equal to the official implementation, and acting equal to training."""
 
+import statistics
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
+from reencoding import forward_with_reencoding
 
 from memo_lightning.models import MemoTransformer, load_official_state_dict
 
@@ -27,16 +33,10 @@ def official_model(official):
     return model
 
 
-def small_model(segment_length=5, summary_length=2):
+def small_model(segment_length=5, summary_length=2, **settings):
     torch.manual_seed(0)
-    model = MemoTransformer(
-        d_model=16,
-        n_layers=2,
-        n_heads=2,
-        d_ff=32,
-        segment_length=segment_length,
-        summary_length=summary_length,
-    )
+    sizes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32}
+    model = MemoTransformer(**sizes, segment_length=segment_length, summary_length=summary_length, **settings)
     torch.nn.init.normal_(model.summary_queries)  # large enough that the summaries matter
     return model.eval()
 
@@ -115,6 +115,143 @@ def test_the_summary_is_the_only_way_to_an_old_segment():
     first, second = normed_input[:3], normed_input[3:]
     assert not torch.equal(first[0], second[0]), "the first segment itself differs"
     assert torch.equal(first[2][:, 2:], second[2][:, 2:]), "the third segment cannot tell"
+
+
+def gradients_of(y, model, x, weight):
+    return torch.autograd.grad((y * weight).sum(), [x, *model.parameters()])
+
+
+@pytest.mark.parametrize("settings", [{}, {"sink_kv": True}, {"checkpoint_segments": True}])
+def test_reuse_equals_encoding_all_summaries_again_in_every_segment(settings):
+    model = small_model(**settings).double()
+    x = torch.randn(2, 43, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(x)
+    y, expected = model(x), forward_with_reencoding(model, x, segment_length=5)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(
+        gradients_of(y, model, x, weight), gradients_of(expected, model, x, weight), atol=1e-9, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("gradient_segments", [0, 1, 2, 100])
+def test_truncated_gradients_equal_detaching_older_summaries(gradient_segments):
+    model = small_model(gradient_segments=gradient_segments).double()
+    full = small_model().double()
+    x = torch.randn(2, 43, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn_like(x)
+    y, expected = model(x), forward_with_reencoding(model, x, 5, gradient_segments)
+    torch.testing.assert_close(y, full(x))
+    gradients = gradients_of(y, model, x, weight)
+    torch.testing.assert_close(gradients, gradients_of(expected, model, x, weight), atol=1e-9, rtol=1e-6)
+    untruncated = gradients_of(full(x), full, x, weight)
+    is_same = torch.allclose(gradients[0], untruncated[0])
+    assert is_same == (gradient_segments == 100)
+
+
+def test_checkpointing_changes_no_result_with_staggered_resets():
+    is_init = torch.rand(3, 43) < 0.1
+    x = torch.randn(3, 43, 16, requires_grad=True)
+    weight = torch.randn_like(x)
+    results = []
+    for checkpoint_segments in (False, True):
+        model = small_model(checkpoint_segments=checkpoint_segments)
+        results.append(gradients_of(model(x, is_init), model, x, weight))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_streaming_keeps_whole_summaries_within_the_budget():
+    model, unlimited = small_model(memory_budget=11), small_model()  # 5 steps and three summaries of 2
+    x = torch.randn(1, 60, 16)
+    state, lengths = model.init_state(1), []
+    for t in range(60):
+        _, state = model.step(x[:, t], state)
+        lengths.append(int(state["length"]))
+    assert max(lengths) == 3 * 2 + 4
+    assert lengths[-1] == 3 * 2
+    y, reference = model(x), unlimited(x)
+    torch.testing.assert_close(y[:, :20], reference[:, :20])
+    assert ((y - reference)[:, 20:].abs().amax(-1) > 1e-5).all(), "with a fourth summary the first is dropped"
+
+
+def test_a_budget_that_drops_nothing_changes_nothing():
+    x = torch.randn(2, 60, 16)
+    torch.testing.assert_close(small_model(memory_budget=5 + 2 * 12)(x), small_model()(x))
+
+
+def test_a_budget_can_be_set_later():
+    model = small_model()
+    x = torch.randn(1, 40, 16)
+    _, state = step_through(model, x)
+    assert state["length"].tolist() == [16]
+    model.memory_budget = 9
+    torch.testing.assert_close(model(x), step_through(model, x)[0], atol=1e-5, rtol=1e-5)
+    for t in range(5):
+        _, state = model.step(x[:, t], state)
+    assert state["length"].tolist() == [4], "a longer memory shrinks at the next boundary"
+    for budget in (6, -1):
+        with pytest.raises(
+            ValueError, match=rf"memory_budget={budget}: must be at least 7.*length=5.*length=2"
+        ):
+            model.memory_budget = budget
+    assert model.memory_budget == 9
+
+
+def test_truncated_gradients_within_a_budget_are_refused_in_training_only():
+    model = small_model(gradient_segments=2, memory_budget=9)
+    x = torch.randn(2, 40, 16)
+    with pytest.raises(ValueError, match=r"gradient_segments=2 and memory_budget=9"):
+        model(x)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), step_through(model, x)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_positions_in_the_millions_lose_nothing():
+    model = small_model(memory_budget=11)
+    x = torch.randn(2, 40, 16)
+    state = model.init_state(2)
+    state["segments"] += 4_000_000
+    for t in range(40):
+        y, state = model.step(x[:, t], state)
+        torch.testing.assert_close(y, model(x)[:, t], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_streaming_costs_the_same_for_ever():
+    model = small_model(segment_length=16, summary_length=4, memory_budget=64)
+    state = model.init_state(4)
+    x = torch.randn(4, 16)
+    sizes, seconds = [], []
+    for t in range(12_000):
+        start = time.process_time()
+        _, state = model.step(x, state, torch.arange(4) * 3 == t)  # boundaries on different steps
+        seconds.append(time.process_time() - start)
+        sizes.append(model.state_nbytes(state))
+    assert set(sizes[1_000:]) == {sizes[-1]}
+    early, late = statistics.median(seconds[1_000:4_000]), statistics.median(seconds[-3_000:])
+    assert late < 1.3 * early
+
+
+PEAK_MEMORY = """
+import resource, torch
+from memo_lightning.models import MemoTransformer
+torch.manual_seed(0)
+model = MemoTransformer(64, 4, 8, 256, segment_length=256, summary_length=32,
+checkpoint_segments={checkpoint}) model(torch.randn(2, 512, 64), segment_length=256).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model(torch.randn(2, 4096, 64), segment_length=256).sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_checkpointing_takes_less_than_two_fifths_of_the_memory():
+    peaks = {}
+    for checkpoint in (False, True):
+        script = PEAK_MEMORY.format(checkpoint=checkpoint)
+        peaks[checkpoint] = int(
+            subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout
+        )
+    assert peaks[True] < 0.4 * peaks[False]
 
 
 def test_jitter_is_drawn_in_training_only():

@@ -18,7 +18,7 @@ class Context(Protocol):
     """Decides what the tokens of one pass attend to: this is where memories differ."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Take a layer's queries, keys and values ``[B, H, t, d]``; return what each token reads, the same shape."""
+        """Take a layer's queries, keys and values ``[B, H, t, d]``; return what each token reads."""
         ...
 
 
@@ -39,10 +39,16 @@ class Attention(nn.Module):
         self.n_heads = n_heads
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
-        if sink_kv:
-            shape = (1, n_heads, 1, d_model // n_heads)
-            self.sink_key = nn.Parameter(0.02 * torch.randn(shape))
-            self.sink_value = nn.Parameter(0.02 * torch.randn(shape))
+        shape = (1, n_heads, 1, d_model // n_heads)
+        self.sink_key = nn.Parameter(0.02 * torch.randn(shape)) if sink_kv else None
+        self.sink_value = nn.Parameter(0.02 * torch.randn(shape)) if sink_kv else None
+
+    @property
+    def sink(self) -> KeysValues | None:
+        """The sink's key and value ``[1, H, 1, d]``, if there is one."""
+        if self.sink_key is None or self.sink_value is None:
+            return None
+        return self.sink_key, self.sink_value
 
     def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
         """Map ``x [B, t, D]`` to ``[B, t, D]``; ``cos`` and ``sin [..., t, d / 2]`` hold the positions."""
@@ -59,14 +65,24 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which of them each one sees.
     """
     length, context_length = queries.shape[2], keys.shape[2]
+    if length == 1 and queries.device.type == "cpu":
+        return _attend_with_one_query(queries, keys, values, mask)
     is_causal = mask is None and length == context_length > 1
     if mask is None and 1 < length < context_length:
         mask = causal_mask(length, context_length, queries)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
 
 
+def _attend_with_one_query(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Do what torch's kernel does, which on the CPU is made for many queries: 1.4 times as long for one."""
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1).to(values.dtype) @ values
+
+
 def causal_mask(length: int, context_length: int, like: Tensor) -> Tensor:
-    """Return the additive mask ``[length, context_length]`` of causal tokens behind a context all of them see."""
+    """Return the additive mask ``[length, context_length]`` of causal tokens behind what all of them see."""
     mask = like.new_full((length, context_length), -torch.inf)
     return mask.triu_(context_length - length + 1)
 

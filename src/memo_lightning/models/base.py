@@ -128,7 +128,7 @@ class SequenceModel(nn.Module, ABC):
         return sum(storages.values())
 
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless the entries of ``state``, whose names are right, have this model's sizes."""
+        """Raise ``ValueError`` unless the entries of ``state``, rightly named, have the model's sizes."""
 
     def check_rows(self, x: Tensor, is_init: Tensor | None) -> None:
         """Raise ``ValueError`` unless ``x`` is finite ``[B, T, D]`` and ``is_init`` is bool ``[B, T]``."""
@@ -140,7 +140,7 @@ class SequenceModel(nn.Module, ABC):
         _check_finite(x)
 
     def check_step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None) -> None:
-        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]`` and fits ``state``, made by ``init_state``."""
+        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]`` and ``state`` is one of this model's."""
         if x_t.ndim != 2 or x_t.shape[-1] != self.d_model:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}: must be [B, D] with D={self.d_model}")
         if state.batch_size != x_t.shape[:1]:
@@ -158,7 +158,7 @@ class SequenceModel(nn.Module, ABC):
 
 
 def check_state_budget(state: TensorDict, budget: int | None) -> None:
-    """Raise ``ValueError`` unless ``state`` was made under ``budget``, which decides where its entries lie."""
+    """Raise ``ValueError`` unless ``state`` was made under ``budget``: it decides where entries lie."""
     made_with = int(state["budget"][0]) or None if len(state["budget"]) else budget
     if made_with != budget:
         raise ValueError(

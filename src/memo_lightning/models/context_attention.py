@@ -1,7 +1,8 @@
 """Attention to a context that lies in a shared buffer, and causally to the tokens of the pass itself.
 
-The plain way copies the context and the pass's own keys into one tensor for every pass, and autograd keeps the
-copy: time and memory that grow with the square of the number of passes. Here the context is read where it lies.
+The plain way copies the context and the pass's own keys into one tensor for every pass, and autograd keeps
+the copy: time and memory that grow with the square of the number of passes. Here the context is read where it
+lies.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from memo_lightning.models.attention import KeysValues, causal_attention
 
@@ -20,7 +22,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 def attend_to_context(
     queries: Tensor, keys: Tensor, values: Tensor, context: KeysValues, parts: list[KeysValues]
 ) -> Tensor:
-    """Return what ``queries [B, H, t, d]`` read from the context and, causally, from ``keys, values`` of the pass.
+    """Return what ``queries`` read from the context and, causally, from ``keys, values`` of the pass.
 
     Args:
         queries: ``[B, H, t, d]``.
@@ -28,8 +30,8 @@ def attend_to_context(
         values: ``[B, H, t, d]``.
         context: keys and values ``[B, H, k, d]`` that all queries see, without gradient. They must not change
             before the backward pass has run.
-        parts: the differentiable tensors whose values these are: joined along the third dimension, they make up
-            ``context``. They receive the gradient.
+        parts: the differentiable tensors whose values these are: joined along the third dimension, they make
+            up ``context``. They receive the gradient.
     """
     if context[0].shape[2] == 0:
         return causal_attention(queries, keys, values)
@@ -45,8 +47,8 @@ def attend_to_context(
 class _TwoPartAttention(torch.autograd.Function):
     """Softmax attention over two parts, each by torch's CPU flash kernel, merged by their log-sum-exps.
 
-    The backward kernel needs, of the whole attention, its output and log-sum-exp only; given those, it is exact
-    for each part by itself (as in ring attention, Liu et al. 2023, arXiv 2310.01889).
+    The backward kernel needs, of the whole attention, its output and log-sum-exp only; given those, it is
+    exact for each part by itself (as in ring attention, Liu et al. 2023, arXiv 2310.01889).
     """
 
     @staticmethod
@@ -70,6 +72,7 @@ class _TwoPartAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, output, log_sum = ctx.saved_tensors
         whole = (output, log_sum, 0.0)

@@ -17,9 +17,9 @@ class DirectKVTransformer(MemoTransformer):
     """Memo whose memory is the keys and values that the summary queries had while reading their segment.
 
     Memo runs the queries' outputs through all layers again, and remembers the keys and values of that second
-    pass. Here there is none, so layer 1 of the memory knows the constant queries only, and layer 2 what one layer
-    read. The keys are moved (by one more rotation) to the positions that Memo's summaries have, so that the
-    positions of all tokens are Memo's.
+    pass. Here there is none, so layer 1 of the memory knows the constant queries only, and layer 2 what one
+    layer read. The keys are moved (by one more rotation) to the positions that Memo's summaries have, so that
+    the positions of all tokens are Memo's.
 
     Args:
         d_model: see :class:`MemoTransformer`, for all arguments.

@@ -18,8 +18,8 @@ _CACHE_GROWTH = 256  # slots; growing copies the cache, so not by every step
 class FullContextTransformer(SequenceModel):
     """A causal transformer over the whole trial, with a KV cache while acting.
 
-    With ``memory_scope="episode"`` it is the ``no_iea`` baseline (no inter-episode attention): the policy then
-    passes episode starts as ``is_init``, so attention stays within an episode and positions start again.
+    With ``memory_scope="episode"`` it is the ``no_iea`` baseline (no inter-episode attention): the policy
+    then passes episode starts as ``is_init``, so attention stays within an episode and positions start again.
 
     Args:
         d_model: width D; a multiple of ``n_heads``.
@@ -27,8 +27,8 @@ class FullContextTransformer(SequenceModel):
         n_heads: attention heads.
         d_ff: inner width of the gated MLP.
         sink_kv: give every layer a learned key and value that all tokens see.
-        position_offset: position of a trial's first step. It matters with ``sink_kv`` only, since the sink key
-            is not rotated.
+        position_offset: position of a trial's first step. It matters with ``sink_kv`` only, since the sink
+            key is not rotated.
         memory_budget: newest steps that are attended to, the current one included; older ones are dropped and
             positions go on. None for all.
         memory_scope: what the memory spans; see :class:`SequenceModel`.
@@ -89,7 +89,7 @@ class FullContextTransformer(SequenceModel):
         """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""
         capacity = min(_CACHE_GROWTH, self.memory_budget or _CACHE_GROWTH)
         buffers = KVCache.allocate(self.transformer, batch_size, capacity)
-        # The counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
+        # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         steps = torch.zeros(batch_size, dtype=torch.int64)
         budget = torch.full_like(steps, self.memory_budget or 0)
         return TensorDict({**buffers, "steps": steps, "budget": budget}, [batch_size])

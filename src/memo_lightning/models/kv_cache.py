@@ -15,10 +15,10 @@ from memo_lightning.models.transformer import Transformer
 class KVCache:
     """The keys and values of every row's tokens, at slots ``0, 1, ...``, held in a state TensorDict.
 
-    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different steps.
-    Writing past the capacity grows the buffers to exactly what is needed, rounded up to ``growth`` slots, one
-    layer at a time, so that at no moment much more is allocated than is held. Where the layers have a sink,
-    its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
+    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different
+    steps. Writing past the capacity grows the buffers to exactly what is needed, rounded up to ``growth``
+    slots, one layer at a time, so that at no moment much more is allocated than is held. Where the layers
+    have a sink, its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
 
     Args:
         state: TensorDict with nested ``keys`` and ``values``, one ``[B, H, capacity, d]`` tensor per layer.
@@ -58,7 +58,8 @@ class KVCache:
         expected = (stack.n_layers, stack.n_heads, stack.head_dim)
         if held != expected:
             raise ValueError(
-                f"state belongs to another model: it holds (layers, heads, head width) {held}, must be {expected}"
+                f"state belongs to another model: it holds (layers, heads, head width) {held}, "
+                f"must be {expected}"
             )
 
     @property
@@ -108,7 +109,8 @@ class KVCache:
         Args:
             slots: int64 ``[b]`` on the CPU, the first slot each row of the pass writes to.
             rows: int64 ``[b]``, the cache rows that take part; all of them when None.
-            last_seen: int64 ``[b]`` on the CPU, the last slot that a row's first token sees; its own by default.
+            last_seen: int64 ``[b]`` on the CPU, the last slot that a row's first token sees; its own by
+                default.
         """
         last_seen = slots if last_seen is None else last_seen
         return CacheWriter(self._keys, self._values, slots + self._n_sinks, rows, last_seen + self._n_sinks)
@@ -124,8 +126,8 @@ class CacheWriter:
         self._keys, self._values = keys, values
         self._rows = None if rows is None else rows.to(device)
         self._slot, self._end = int(slots[0]), int(last_seen.max()) + 1
-        self._writes_in_lockstep = rows is None and bool((slots == slots[0]).all())
-        self._slots = None if self._writes_in_lockstep else slots.to(device, non_blocking=True)
+        in_lockstep = rows is None and bool((slots == slots[0]).all())
+        self._slots = None if in_lockstep else slots.to(device, non_blocking=True)
         self._last_seen = (
             None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
         )
@@ -143,7 +145,7 @@ class CacheWriter:
 
     def _store(self, buffer: Tensor, new: Tensor) -> Tensor:
         length = new.shape[2]
-        if self._writes_in_lockstep:
+        if self._slots is None:
             buffer[:, :, self._slot : self._slot + length] = new
         else:
             rows = torch.arange(buffer.shape[0], device=buffer.device) if self._rows is None else self._rows

@@ -47,10 +47,10 @@ class MemoTransformer(SegmentedModel):
         segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
             ``segment_jitter * L`` of L (paper: 0.2). Acting and ``eval()`` always use L.
         memory_budget: cache entries that are kept at most, the open segment included: at any time at most
-            ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on. None
-            for all.
-        gradient_segments: summaries carry gradient into this many segments after their own; later ones see them
-            detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
+            ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on.
+            None for all.
+        gradient_segments: summaries carry gradient into this many segments after their own; later ones see
+            them detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
         checkpoint_segments: keep only the inputs of every segment for the backward pass and compute the rest
             again there: about a third slower, with memory for activations that grows with L instead of T.
         sink_kv: give every layer a learned key and value that all tokens see.
@@ -92,7 +92,7 @@ class MemoTransformer(SegmentedModel):
         KVCache.check(state, self.transformer)
 
     def first_position(self, n_segments: Count) -> Count:
-        """Return the position of the first step after ``n_segments`` complete segments; summaries end there."""
+        """Return the position of the first step after ``n_segments`` segments; summaries end there."""
         return n_segments * self.summary_length
 
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
@@ -147,13 +147,13 @@ class MemoTransformer(SegmentedModel):
         return run(block, summaries)
 
     def _n_recent(self) -> int:
-        """Return how many summaries stay embeddings that every segment encodes again, to cut their gradient later."""
+        """Return how many summaries every segment encodes again, because they are to be detached later."""
         if self.gradient_segments is None or not torch.is_grad_enabled():
             return 0
         if self.memory_budget is not None and self.gradient_segments > 0:
             raise ValueError(
-                f"gradient_segments={self.gradient_segments} and memory_budget={self.memory_budget}: a forward pass "
-                "with gradient can have one or the other; set memory_budget=None, or use torch.no_grad()"
+                f"gradient_segments={self.gradient_segments} and memory_budget={self.memory_budget}: a "
+                "forward pass with gradient can have one or the other; set memory_budget=None"
             )
         return self.gradient_segments
 
@@ -163,7 +163,7 @@ class MemoTransformer(SegmentedModel):
         The counters are tokens held, steps in the open segment, and complete segments so far.
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
-        # The counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
+        # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.state_names[2:]}
         return TensorDict({**buffers, **counters}, [batch_size])
 
@@ -208,10 +208,10 @@ class MemoTransformer(SegmentedModel):
         state["open_steps"][rows] = 0
 
     def drop_oldest(self, state: TensorDict, rows: Tensor, held: Tensor) -> Tensor:
-        """Make room in the budget for one more summary in ``rows [b]``, of whose slots ``held [b]`` are summaries.
+        """Make room in the budget of ``rows [b]``, whose summaries fill ``held [b]`` slots, for one more.
 
         Returns:
-            int64 ``[b]``, the slots that still are.
+            int64 ``[b]``, the slots that summaries fill now.
         """
         if self.max_summaries is None:
             return held

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from memo_lightning.models.transformer import Transformer
+
 
 def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> None:
     """Load weights that carry the official names, in place.
@@ -19,8 +21,12 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
         params: ``{official name: tensor}``, e.g. ``layers.0.self_attn.q_proj.weight``.
 
     Raises:
-        ValueError: if names are missing, unknown, or shapes differ; the message lists them.
+        ValueError: if the model has no transformer, or names are missing or unknown, or shapes
+            differ; the message lists them.
     """
+    transformer = getattr(model, "transformer", None)
+    if not isinstance(transformer, Transformer):
+        raise ValueError(f"model is of type {type(model).__name__}: must be built on a Transformer")
     used: set[str] = set()
 
     def take(*names: str) -> Tensor:
@@ -31,7 +37,7 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
         return torch.cat([torch.as_tensor(params[name]) for name in names])
 
     state: dict[str, Tensor] = {"transformer.norm.weight": take("norm.weight")}
-    for layer in range(len(model.transformer.blocks)):
+    for layer in range(transformer.n_layers):
         theirs, ours = f"layers.{layer}", f"transformer.blocks.{layer}"
         projections = [f"{theirs}.self_attn.{p}_proj.weight" for p in "qkv"]
         state[f"{ours}.attention.qkv.weight"] = take(*projections)
@@ -41,13 +47,11 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
         gate_up = [f"{theirs}.mlp.{p}_proj.weight" for p in ("gate", "up")]
         state[f"{ours}.feed_forward.gate_up.weight"] = take(*gate_up)
         state[f"{ours}.feed_forward.down.weight"] = take(f"{theirs}.mlp.down_proj.weight")
-        if model.transformer.sink_kv:
+        if transformer.sink_kv:
             for part in ("key", "value"):
                 state[f"{ours}.attention.sink_{part}"] = take(f"{theirs}.self_attn.head_bias_{part}")
-    if model.transformer.sink_kv:
-        used.add(
-            "sink_tokens"
-        )  # it only fills the sink's slot in the official model: outputs do not depend on it
+    if transformer.sink_kv:
+        used.add("sink_tokens")  # only fills the sink's slot in the official model and never reaches outputs
     if hasattr(model, "summary_queries"):
         state["summary_queries"] = take("embed_summary.weight")
 

@@ -20,10 +20,10 @@ from memo_lightning.models.trials import Chunk, Trials
 class RetrievalMemory(SegmentedModel):
     """A transformer over the open segment that looks up past segments in a key-value store.
 
-    A separate transformer layer turns the encoded steps of a complete segment into S summary tokens. The store's
-    keys are these tokens; the value of each is a projection of the segment, averaged as the token attends to it.
-    Every step scores all keys by attention, and reads the ``top_k`` best. The memory loss asks of a summary that
-    a small decoder can predict the encoded segment from it.
+    A separate transformer layer turns the encoded steps of a complete segment into S summary tokens. The
+    store's keys are these tokens; the value of each is a projection of the segment, averaged as the token
+    attends to it. Every step scores all keys by attention, and reads the ``top_k`` best. The memory loss asks
+    of a summary that a small decoder can predict the encoded segment from it.
 
     This follows the write-up that the project began with (METHOD, end of section 1), not Memo's paper.
 
@@ -96,8 +96,8 @@ class RetrievalMemory(SegmentedModel):
         room = (budget - self.segment_length) // self.summary_length * self.summary_length
         if self.top_k > room:
             raise ValueError(
-                f"top_k={self.top_k}: must be at most {room}, the summary tokens that memory_budget={budget} has "
-                f"room for beside a segment (segment_length={self.segment_length})"
+                f"top_k={self.top_k}: must be at most {room}, the summary tokens that memory_budget={budget} "
+                f"has room for beside a segment (segment_length={self.segment_length})"
             )
 
     def check_state(self, state: TensorDict) -> None:
@@ -147,13 +147,13 @@ class RetrievalMemory(SegmentedModel):
         return outputs
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: the open segment's keys, values and encoded steps, the store, and counters."""
+        """Return an empty memory: the open segment's keys, values and encoded steps, store and counters."""
         weight = self.norm.weight
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         buffers["encoded"] = weight.new_zeros(batch_size, self.segment_length, self.d_model)
         for name in ("store_keys", "store_values"):
             buffers[name] = weight.new_zeros(batch_size, 0, self.d_model)
-        # The counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
+        # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         open_steps = torch.zeros(batch_size, dtype=torch.int64)
         counters = {"open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
         budget = torch.full_like(open_steps, self.memory_budget or 0)
@@ -192,7 +192,7 @@ class RetrievalMemory(SegmentedModel):
         return y.squeeze(1), state
 
     def _store_segments(self, state: TensorDict, rows: Tensor) -> None:
-        """Put the complete segment of ``rows [b]`` into the store, in place of the oldest where that is full."""
+        """Put the complete segment of ``rows [b]`` into the store, in place of the oldest if it is full."""
         number = state["segments"][rows]
         if self.max_summaries is not None:
             number = number % self.max_summaries

@@ -9,9 +9,9 @@ from memo_lightning.models.memo import Count, MemoTransformer
 class RecurrentMemoryTransformer(MemoTransformer):
     """Memo, except that a new summary replaces the old one: a memory of constant size.
 
-    Positions start again with each segment, the summary's at 0. The new summary's keys and values are computed
-    without the old one as context, in acting as in training (the official acting code lets it see the old one,
-    which its training does not).
+    Positions start again with each segment, the summary's at 0. The new summary's keys and values are
+    computed without the old one as context, in acting as in training (the official acting code lets it see
+    the old one, which its training does not).
 
     Args:
         d_model: width D; a multiple of ``n_heads``.

@@ -36,13 +36,13 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate ``x [..., d]``, keeping its dtype, by angles whose ``cos`` and ``sin [..., d / 2]`` broadcast."""
+    """Rotate ``x [..., d]``, in its dtype, by angles whose ``cos`` and ``sin [..., d / 2]`` broadcast."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 def positions_from(first: Tensor, length: int, device: torch.device) -> Tensor:
-    """Return the positions of ``length`` tokens per row: ``[length]``, or ``[b, 1, length]`` where rows differ.
+    """Return the positions of ``length`` tokens per row, ``[b, 1, length]``, or ``[length]`` if rows agree.
 
     Args:
         first: int64 ``[b]`` on the CPU, the position of each row's first token.

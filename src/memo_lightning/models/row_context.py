@@ -16,7 +16,8 @@ class RowContext:
 
     Args:
         sinks: the layers' sink keys and values.
-        first_seen: int64 ``[B, T]`` or ``[1, T]``, non-decreasing along T; all earlier tokens are seen when None.
+        first_seen: int64 ``[B, T]`` or ``[1, T]``, non-decreasing along T; all earlier tokens are seen when
+            None.
     """
 
     def __init__(self, sinks: list[KeysValues | None], first_seen: Tensor | None = None) -> None:
@@ -29,31 +30,20 @@ class RowContext:
         """See :class:`~memo_lightning.models.attention.Context`."""
         sink = self._sinks[layer]
         if self._first_seen is not None:
-            chunks = [
-                self._attend_chunk(sink, queries, keys, values, number * _QUERY_CHUNK, first_key)
-                for number, first_key in enumerate(self._chunk_starts)
-            ]
-            return torch.cat(chunks, dim=2)
+            outputs = []
+            for number, first_key in enumerate(self._chunk_starts):
+                start = number * _QUERY_CHUNK
+                end = min(start + _QUERY_CHUNK, queries.shape[2])
+                stretch = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
+                steps = torch.arange(first_key, end, device=queries.device)  # of the keys
+                first_seen = self._first_seen[:, start:end, None]
+                seen = (steps >= first_seen) & (steps <= steps[start - first_key :, None])  # (B or 1, t, k)
+                if sink is not None:
+                    seen = F.pad(seen, (1, 0), value=True)
+                outputs.append(causal_attention(queries[:, :, start:end], *stretch, seen.unsqueeze(1)))
+            return torch.cat(outputs, dim=2)
         keys, values = prepend_sink(sink, keys, values)
         if sink is None:
             return causal_attention(queries, keys, values)
         # A query for the sink, whose result is dropped, makes the mask square: the plain causal one.
         return causal_attention(F.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
-
-    def _attend_chunk(
-        self,
-        sink: KeysValues | None,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        start: int,
-        first_key: int,
-    ) -> Tensor:
-        end = min(start + _QUERY_CHUNK, queries.shape[2])
-        steps = torch.arange(first_key, end, device=queries.device)  # of the keys
-        first_seen = self._first_seen[:, start:end, None]
-        seen = (steps >= first_seen) & (steps <= steps[start - first_key :, None])  # (B or 1, t, k)
-        if sink is not None:
-            seen = F.pad(seen, (1, 0), value=True)
-        keys, values = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
-        return causal_attention(queries[:, :, start:end], keys, values, seen.unsqueeze(1))

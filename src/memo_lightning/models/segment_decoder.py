@@ -13,8 +13,8 @@ from memo_lightning.models.rotary import RotaryEmbedding
 class SegmentDecoder(nn.Module):
     """Predicts a segment's encoded steps from its summary.
 
-    Every step asks the summary tokens, by attention with a query that is a projection of the step's sinusoidal
-    position alone; a gated MLP turns the answer into the prediction.
+    Every step asks the summary tokens, by attention with a query that is a projection of the step's
+    sinusoidal position alone; a gated MLP turns the answer into the prediction.
 
     Args:
         d_model: width D; even.

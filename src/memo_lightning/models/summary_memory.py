@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,9 +15,9 @@ LayerKeysValues = list[KeysValues]
 class SummaryMemory:
     """The summaries that later segments attend to, oldest first.
 
-    Every summary is there twice: as tensors of its own, which carry its gradient, and as a stretch of a buffer
-    per layer, which passes read in place. Stretches are written once, so all passes can share the buffer, also as
-    what they keep for the backward pass; dropping rows or old summaries copies nothing.
+    Every summary is there twice: as tensors of its own, which carry its gradient, and as a stretch of a
+    buffer per layer, which passes read in place. Stretches are written once, so all passes can share the
+    buffer, also as what they keep for the backward pass; dropping rows or old summaries copies nothing.
 
     Args:
         capacity: tokens that will be appended at most.
@@ -67,7 +66,8 @@ class SummaryView:
     """The summaries that one pass sees.
 
     Args:
-        buffers: per layer, keys and values ``[B, H, n * S, d]`` without gradient; no entries where there is none.
+        buffers: per layer, keys and values ``[B, H, n * S, d]`` without gradient; no entries where there is
+            none.
         summaries: the same with gradient, summary by summary.
     """
 
@@ -75,7 +75,7 @@ class SummaryView:
         self._buffers, self.summaries = buffers, summaries
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return what each of the queries reads from all summaries and, causally, from the pass's own tokens."""
+        """Return what the queries read from all summaries and, causally, from the pass's own tokens."""
         if not self.summaries:
             return causal_attention(queries, keys, values)
         parts = [summary[layer] for summary in self.summaries]
@@ -91,7 +91,9 @@ class SummaryContext:
         kept: the tokens of the pass whose keys and values are wanted afterwards.
     """
 
-    def __init__(self, summaries: SummaryView, sinks: list[KeysValues | None], kept: slice = slice(0)) -> None:
+    def __init__(
+        self, summaries: SummaryView, sinks: list[KeysValues | None], kept: slice = slice(0)
+    ) -> None:
         self._summaries, self._sinks, self._kept = summaries, sinks, kept
         self.kept: LayerKeysValues = []
 

@@ -85,9 +85,7 @@ class Transformer(nn.Module):
 
     def sinks(self) -> list[KeysValues | None]:
         """Return every layer's sink key and value ``[1, H, 1, d]``, or None where there is none."""
-        if not self.sink_kv:
-            return [None] * self.n_layers
-        return [(block.attention.sink_key, block.attention.sink_value) for block in self.blocks]
+        return [block.attention.sink for block in self.blocks if isinstance(block, Block)]
 
 
 def check_sizes(**sizes: int) -> None:

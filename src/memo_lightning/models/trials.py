@@ -17,8 +17,8 @@ class Chunk:
         n_trials: trials that take part: the first ones of the previous chunk.
         length: steps of the chunk.
         is_last: no trial goes on after this chunk.
-        indices: flat indices ``[n_trials, length]`` into ``[B * T]``, or None where the chunk is the plain slice
-            ``[:, start : start + length]``. Steps past the end of a trial repeat its last one.
+        indices: flat indices ``[n_trials, length]`` into ``[B * T]``, or None where the chunk is the plain
+            slice ``[:, start : start + length]``. Steps past the end of a trial repeat its last one.
         start: first step of the chunk within its trials.
     """
 
@@ -65,10 +65,10 @@ class Trials:
     def chunks(self, length: int) -> Iterator[Chunk]:
         """Yield chunks of ``length`` steps (the last may be shorter) until every trial has ended."""
         if self._starts is None:
-            rows, steps = self.shape
-            for start in range(0, steps, length):
-                end = min(start + length, steps)
-                yield Chunk(rows, start, end - start, end == steps, None)
+            rows, n_steps = self.shape
+            for start in range(0, n_steps, length):
+                end = min(start + length, n_steps)
+                yield Chunk(rows, start, end - start, end == n_steps, None)
             return
         longest = int(self._lengths[0])
         for start in range(0, longest, length):
@@ -82,8 +82,8 @@ class Trials:
         """Return all steps in the order of a ``PackedSequence``, where rows are not :attr:`is_plain`.
 
         Returns:
-            Flat indices into ``[B * T]``: the first step of every trial, then the second of all that reach it, and
-            so on, longest trial first; and on the CPU how many trials reach each step.
+            Flat indices into ``[B * T]``: the first step of every trial, then the second of all that reach
+            it, and so on, longest trial first; and on the CPU how many trials reach each step.
         """
         assert self._starts is not None
         n_steps = self.shape[0] * self.shape[1]
