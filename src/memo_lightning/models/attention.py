@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memo_lightning.models.projection import projection
 from memo_lightning.models.rotary import rotate
 
 KeysValues = tuple[Tensor, Tensor]
@@ -37,8 +38,8 @@ class Attention(nn.Module):
     def __init__(self, d_model: int, n_heads: int, sink_kv: bool = False) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.qkv = projection(d_model, 3 * d_model)
+        self.out = projection(d_model, d_model)
         shape = (1, n_heads, 1, d_model // n_heads)
         self.sink_key = nn.Parameter(0.02 * torch.randn(shape)) if sink_kv else None
         self.sink_value = nn.Parameter(0.02 * torch.randn(shape)) if sink_kv else None

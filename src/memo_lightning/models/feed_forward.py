@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from memo_lightning.models.projection import projection
+
 
 class FeedForward(nn.Module):
     """Gated MLP with tanh-GELU (Shazeer 2020, arXiv 2002.05202): ``[..., D] -> [..., D]``.
@@ -20,8 +22,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)  # both projections in one matrix product
-        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.gate_up = projection(d_model, 2 * d_ff)  # both projections in one matrix product
+        self.down = projection(d_ff, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last dimension."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from memo_lightning.models.base import check_state_budget
 from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.projection import projection
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.segment_decoder import SegmentDecoder
@@ -25,7 +26,7 @@ class RetrievalMemory(SegmentedModel):
     attends to it. Every step scores all keys by attention, and reads the ``top_k`` best. The memory loss asks
     of a summary that a small decoder can predict the encoded segment from it.
 
-    This follows the write-up that the project began with (METHOD, end of section 1), not Memo's paper.
+    This follows the write-up that the project began with and not Memo's paper.
 
     Args:
         d_model: width D; a multiple of ``n_heads``.
@@ -82,9 +83,9 @@ class RetrievalMemory(SegmentedModel):
         self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
         self.summary_layer = Transformer(d_model, 1, n_heads, d_ff, False, rope_base, norm_eps)
-        self.store_value = nn.Linear(d_model, d_model, bias=False)
-        self.query = nn.Linear(d_model, d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.store_value = projection(d_model, d_model)
+        self.query = projection(d_model, d_model)
+        self.out = projection(d_model, d_model)
         self.norm = nn.RMSNorm(d_model, eps=norm_eps)
         self.decoder = SegmentDecoder(d_model, d_ff, norm_eps)
         self._memory_loss: Tensor | None = None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.projection import projection
 from memo_lightning.models.rotary import RotaryEmbedding
 
 
@@ -25,7 +26,7 @@ class SegmentDecoder(nn.Module):
     def __init__(self, d_model: int, d_ff: int, norm_eps: float = 1e-6) -> None:
         super().__init__()
         self.waves = RotaryEmbedding(d_model)
-        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.query = projection(d_model, d_model)
         self.norm = nn.RMSNorm(d_model, eps=norm_eps)
         self.feed_forward = FeedForward(d_model, d_ff)
 

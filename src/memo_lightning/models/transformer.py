@@ -1,7 +1,7 @@
 """The transformer that all attention-based memories share: they differ in what a token may attend to.
 
-Pre-norm blocks with RMSNorm, a gated MLP with tanh-GELU, rotary positions and no biases (METHOD: the block of
-the paper's Habitat policy). What is attended to is decided by a
+Pre-norm blocks with RMSNorm, a gated MLP with tanh-GELU, rotary positions and no biases (the block of
+Memo's Habitat policy). What is attended to is decided by a
 :class:`~memo_lightning.models.attention.Context`, which every layer hands its queries, keys and values to.
 """
 
