@@ -1,0 +1,84 @@
+"""A pinhole camera and the pose it looks from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from memo_lightning.envs.habitat.shapes import turn
+from memo_lightning.errors import require
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Intrinsics of a pinhole camera with square pixels.
+
+    Args:
+        width: pixels per row.
+        height: rows.
+        hfov: horizontal field of view, degrees.
+        eye_height: above the agent's feet, metres.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    width: int
+    height: int
+    hfov: float
+    eye_height: float
+
+    def __post_init__(self) -> None:
+        require(1 <= self.width <= 4096, "camera width", self.width, "between 1 and 4096 pixels")
+        require(1 <= self.height <= 4096, "camera height", self.height, "between 1 and 4096 pixels")
+        require(1 <= self.hfov <= 170, "hfov", self.hfov, "between 1 and 170 degrees")
+        require(0.1 <= self.eye_height <= 2.5, "eye height", self.eye_height, "between 0.1 and 2.5 metres")
+
+    @cached_property
+    def focal_length(self) -> float:
+        """Focal length in pixels."""
+        cosine, sine = turn(self.hfov / 2)
+        return self.width / 2 * cosine / sine
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """Slope of each pixel column to the right of the optical axis, float64 ``[width]``."""
+        return (np.arange(self.width) + 0.5 - self.width / 2) / self.focal_length
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Slope of each pixel row above the optical axis, float64 ``[height]``."""
+        return (self.height / 2 - np.arange(self.height) - 0.5) / self.focal_length
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where an agent stands and looks.
+
+    Args:
+        x, y, z: position of the feet, metres.
+        cos_yaw, sin_yaw: heading; the agent looks along ``(-sin_yaw, 0, -cos_yaw)`` and turns left as it grows.
+        pitch: of the camera, degrees; positive looks up.
+    """
+
+    x: float
+    y: float
+    z: float
+    cos_yaw: float
+    sin_yaw: float
+    pitch: float = 0.0
+
+    def eye_and_axes(self, eye_height: float) -> np.ndarray:
+        """Return float64 ``[4, 3]``: the eye, and the unit vectors to the right, upwards and forwards."""
+        cos_pitch, sin_pitch = turn(self.pitch)
+        c, s = self.cos_yaw, self.sin_yaw
+        return np.array(
+            (
+                (self.x, self.y + eye_height, self.z),
+                (c, 0.0, -s),
+                (s * sin_pitch, cos_pitch, c * sin_pitch),
+                (-s * cos_pitch, sin_pitch, -c * cos_pitch),
+            )
+        )
