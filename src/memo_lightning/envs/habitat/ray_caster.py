@@ -260,7 +260,7 @@ def _shade(view, columns, rows, depth, solid, kind, pattern, shape, paint, rgb):
             x, z = c * wx - s * wz, s * wx + c * wz
             nx, ny, nz = _normal(kind[p], shape[p], x, y, z)
             facing = (c * nx + s * nz) * _LIGHT[0] + ny * _LIGHT[1] + (c * nz - s * nx) * _LIGHT[2]
-            light = (0.74 + 0.26 * facing) * (1.0 - 0.25 * t / (t + 6.0))
+            light = (0.80 + 0.24 * facing) * (1.0 - 0.25 * t / (t + 6.0))
             first = _shows_first(pattern[p], paint[p, 6], x, y, z, nx, ny, nz)
             start = 0 if first else 3
             for channel in range(3):

@@ -1,0 +1,109 @@
+"""Two agents that need no training: one that knows the way, to prove that the task is solvable, and a random one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import habitat
+import numpy as np
+from habitat.sims.habitat_simulator.actions import HabitatSimActions
+
+from memo_lightning.envs.habitat.camera import Pose
+from memo_lightning.envs.habitat.navigation import DistanceField
+from memo_lightning.envs.habitat.placement import HEADINGS, PlacedObject, look_at
+from memo_lightning.envs.habitat.shapes import turn
+from memo_lightning.envs.habitat.simulator import HouseSim
+
+_STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
+_TURN_COST = 0.004  # metres that a turn must be worth, so that the agent does not sway between two headings
+
+
+class RandomAgent(habitat.Agent):
+    """Takes every action with the same probability.
+
+    Args:
+        n_actions: number of actions.
+        seed: of its choices.
+    """
+
+    def __init__(self, n_actions: int, seed: int) -> None:
+        self._n_actions = n_actions
+        self._rng = np.random.default_rng(seed)
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+    def act(self, observations: Any) -> int:
+        """Return a random action."""
+        return int(self._rng.integers(self._n_actions))
+
+
+class ShortestPathAgent(habitat.Agent):
+    """Walks the shortest path to the nearest instance and stops as soon as it sees it from near enough.
+
+    It reads the simulator instead of its observations. The agent's headings must be multiples of the turning
+    angle, as in all episodes of the dataset.
+
+    Args:
+        env: habitat environment with a :class:`~memo_lightning.envs.habitat.simulator.HouseSim`.
+    """
+
+    def __init__(self, env: habitat.Env) -> None:
+        self._env = env
+
+    @property
+    def _sim(self) -> HouseSim:
+        return self._env.sim
+
+    def reset(self) -> None:
+        """Choose the instance that is nearest on foot; call it after the environment's reset."""
+        sim, navigator = self._sim, self._sim.navigator
+        instances = sim.placement.instances(self._env.current_episode.object_category)
+        x, z = sim.pose.x, sim.pose.z
+        self._target: PlacedObject = min(
+            instances, key=lambda placed: navigator.field([placed.goal]).distance(x, z)
+        )
+        self._to_goal: DistanceField = navigator.field([self._target.goal])
+        self._to_view: DistanceField = navigator.field([(self._target.view.x, self._target.view.z)])
+
+    def act(self, observations: Any) -> int:
+        """Return the next action of the way, of the look at the object, or stop."""
+        pose = self._sim.pose
+        if self._to_goal.distance(pose.x, pose.z) < _STOP_DISTANCE:
+            x, y, z = self._target.position
+            # The middle of most objects is above their bottom by about this much.
+            heading, pitch = look_at(pose.x, pose.z, (x, y + 0.12, z))
+            if self._sees_target(Pose(pose.x, pose.y, pose.z, *turn(heading), pitch)):
+                return self._face(heading, pitch)
+        heading = self._best_heading()
+        return self._face(heading, 0.0, then=HabitatSimActions.move_forward)
+
+    def _sees_target(self, pose: Pose) -> bool:
+        semantic = self._sim.view_from(pose).semantic(self._sim.semantic_camera)
+        needed = self._env.task._config.success_pixels
+        return int(np.count_nonzero(semantic == self._target.instance)) >= needed
+
+    def _best_heading(self) -> int:
+        """Return the heading whose next step brings the agent nearest to where the object is seen from."""
+        pose, navigator = self._sim.pose, self._sim.navigator
+        length = self._sim.habitat_config.forward_step_size
+
+        def cost(heading: int) -> float:
+            cosine, sine = turn(heading)
+            x, z, _ = navigator.move(pose.x, pose.z, -length * sine, -length * cosine)
+            turned = abs(cosine - pose.cos_yaw) + abs(sine - pose.sin_yaw)
+            return self._to_view.distance(x, z) + _TURN_COST * turned
+
+        return min(HEADINGS, key=cost)
+
+    def _face(self, heading: int, pitch: float, then: int = HabitatSimActions.stop) -> int:
+        """Return the action that turns or tilts towards a direction, or ``then`` if the agent faces it."""
+        pose = self._sim.pose
+        cosine, sine = turn(heading)
+        aside = sine * pose.cos_yaw - cosine * pose.sin_yaw  # sine of the angle to turn left by
+        ahead = cosine * pose.cos_yaw + sine * pose.sin_yaw
+        if ahead < 0.999:
+            return HabitatSimActions.turn_left if aside >= 0 else HabitatSimActions.turn_right
+        if "look_up" in self._env.task.actions and pose.pitch != pitch:
+            return HabitatSimActions.look_up if pitch > pose.pitch else HabitatSimActions.look_down
+        return then

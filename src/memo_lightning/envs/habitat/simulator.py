@@ -1,0 +1,370 @@
+"""``HouseSim-v0``: generated houses as a habitat-lab simulator that needs no habitat-sim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import quaternion
+from gym import spaces
+from habitat.config.default import get_agent_config
+from habitat.core.registry import registry
+from habitat.core.simulator import AgentState, Observations, SensorSuite, Simulator
+from habitat.sims.habitat_simulator.actions import HabitatSimActions
+from omegaconf import DictConfig
+
+from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
+from memo_lightning.envs.habitat.house import AGENT_RADIUS, HouseSpec, build_house
+from memo_lightning.envs.habitat.navigation import DistanceField, Navigator
+from memo_lightning.envs.habitat.placement import REFERENCE_CAMERA, Placement, build_navigator
+from memo_lightning.envs.habitat.sensors import HouseSimSensor
+from memo_lightning.envs.habitat.shapes import concatenate, turn
+from memo_lightning.envs.habitat.view import View
+from memo_lightning.errors import UserError, require
+
+MAX_PITCH = 60  # degrees, up or down
+_FLOOR_TOLERANCE = 0.5  # metres that a point may be above or below the floor it belongs to
+_FIELDS_KEPT = 256
+
+
+@registry.register_simulator(name="HouseSim-v0")
+class HouseSim(Simulator):
+    """One agent in a generated house.
+
+    The house comes from ``config.scene`` (see :class:`~memo_lightning.envs.habitat.house.HouseSpec`), its objects
+    from the episode. Objects do not block the agent. Positions are x, y, z in metres with the feet at y = 0;
+    rotations are quaternions about the y axis, as in habitat.
+
+    Args:
+        config: ``habitat.simulator`` of the configuration.
+
+    Raises:
+        UserError: if the scene is no generated house, or the agent or a sensor is not as this simulator needs it.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        agent = get_agent_config(config)
+        radius = AGENT_RADIUS / 100
+        require(agent.radius == radius, "agent radius", agent.radius, f"{radius} in generated houses")
+        self.habitat_config = config
+        self._sensor_suite = SensorSuite(
+            [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]
+        )
+        self._action_space = spaces.Discrete(len(HabitatSimActions))
+        self._rng = np.random.default_rng(config.seed)
+        self._collided = False
+        self._load(config.scene)
+        self._pose = Pose(*self._start_point(), 1.0, 0.0)
+        self._set_placement(Placement(config.scene, 0, ()))
+
+    @property
+    def sensor_suite(self) -> SensorSuite:
+        """The sensors that observations come from."""
+        return self._sensor_suite
+
+    @property
+    def action_space(self) -> spaces.Space:
+        """habitat's six actions."""
+        return self._action_space
+
+    @property
+    def up_vector(self) -> np.ndarray:
+        """Upwards."""
+        return np.array([0.0, 1.0, 0.0])
+
+    @property
+    def forward_vector(self) -> np.ndarray:
+        """Where an agent that is not turned looks."""
+        return np.array([0.0, 0.0, -1.0])
+
+    @property
+    def previous_step_collided(self) -> bool:
+        """Whether something was in the way of the last step; an attribute, as in habitat-sim's simulator."""
+        return self._collided
+
+    @property
+    def pathfinder(self) -> HousePathfinder:
+        """What habitat-lab's map functions and its ``TopDownMap`` measure read."""
+        return HousePathfinder(self._navigator, self._rng)
+
+    @property
+    def pose(self) -> Pose:
+        """The agent's pose with the camera's pitch."""
+        return self._pose
+
+    @property
+    def placement(self) -> Placement:
+        """The objects in the house."""
+        return self._placement
+
+    @property
+    def navigator(self) -> Navigator:
+        """Movement and distances in the house."""
+        return self._navigator
+
+    @property
+    def semantic_camera(self) -> Camera:
+        """The camera that decides what is in view: the semantic sensor's, or the reference camera."""
+        sensor = self._sensor_suite.sensors.get("semantic")
+        return REFERENCE_CAMERA if sensor is None else sensor.camera
+
+    def view_from(self, pose: Pose) -> View:
+        """Return what would be seen from a pose."""
+        return View(pose, self._solids, self._placement.type_of_instance)
+
+    def seed(self, seed: int) -> None:
+        """Seed :meth:`sample_navigable_point`, which is all that is random here."""
+        self._rng = np.random.default_rng(seed)
+
+    def reconfigure(self, config: DictConfig, episode: ExtObjNavEpisode | None = None) -> None:
+        """Load the house and objects of the next episode, as far as they differ from those loaded."""
+        self.habitat_config = config
+        if config.scene != self._house.spec.scene_id:
+            self._load(config.scene)
+            self._set_placement(Placement(config.scene, 0, ()))
+        if episode is not None and episode.placement is not self._placement:
+            self._set_placement(episode.placement)
+
+    def reset(self) -> Observations:
+        """Put the agent where the configuration says, looking straight ahead, and return what it observes.
+
+        Raises:
+            UserError: if the agent cannot stand there.
+        """
+        agent = get_agent_config(self.habitat_config)
+        if agent.is_set_start_state:
+            start = list(agent.start_position)
+            done = self.set_agent_state(start, list(agent.start_rotation))
+            require(done, "start_position", start, f"a navigable point of {self._house.spec.scene_id}")
+        self._collided = False
+        return self._observe()
+
+    def step(self, action: int | None, *args: Any, **kwargs: Any) -> Observations:
+        """Perform one of habitat's actions; ``None`` and stop change nothing.
+
+        Raises:
+            ValueError: if there is no such action.
+        """
+        self._collided = False
+        step, angle = self.habitat_config.forward_step_size, self.habitat_config.turn_angle
+        if action is None or action == HabitatSimActions.stop:
+            pass
+        elif action == HabitatSimActions.move_forward:
+            self._move(step)
+        elif action == HabitatSimActions.turn_left:
+            self._turn(angle)
+        elif action == HabitatSimActions.turn_right:
+            self._turn(-angle)
+        else:
+            raise ValueError(f"action={action!r}: must be None or one of {dict(HabitatSimActions._known_actions)}")
+        return self._observe()
+
+    def tilt_camera(self, degrees: float) -> None:
+        """Turn the camera up, or down if ``degrees`` is negative, as far as :data:`MAX_PITCH`."""
+        pose = self._pose
+        pitch = min(max(pose.pitch + degrees, -MAX_PITCH), MAX_PITCH)
+        self._look_from(Pose(pose.x, pose.y, pose.z, pose.cos_yaw, pose.sin_yaw, pitch))
+
+    def step_physics(self, delta: float) -> None:
+        """Do nothing: nothing moves by itself."""
+
+    def render(self, mode: str = "rgb") -> np.ndarray:
+        """Return the picture ``rgb``, ``depth`` or ``semantic``, by the sensor of that name if there is one.
+
+        The semantic picture can be had without a sensor; it comes from :attr:`semantic_camera`.
+
+        Raises:
+            ValueError: if there is no such picture.
+        """
+        if mode == "semantic":
+            return self._view.semantic(self.semantic_camera)[..., None]
+        if mode not in self._sensor_suite.sensors:
+            raise ValueError(f"mode={mode!r}: must be semantic or one of {list(self._sensor_suite.sensors)}")
+        return self._sensor_suite.get(mode).get_observation(self._view)
+
+    def get_agent_state(self, agent_id: int = 0) -> AgentState:
+        """Return the agent's position, float64 ``[3]``, and rotation, a quaternion."""
+        cosine, sine = self._pose.cos_yaw, self._pose.sin_yaw
+        half_cosine = math.sqrt(max((1.0 + cosine) / 2.0, 0.0))
+        half_sine = math.copysign(math.sqrt(max((1.0 - cosine) / 2.0, 0.0)), sine)
+        return AgentState(
+            np.array([self._pose.x, self._pose.y, self._pose.z]),
+            quaternion.quaternion(half_cosine, 0.0, half_sine, 0.0),
+        )
+
+    def get_agent(self, agent_id: int = 0) -> SimpleNamespace:
+        """Return an object whose ``state`` is the agent's state, as habitat-lab's map functions want it."""
+        return SimpleNamespace(state=self.get_agent_state(agent_id))
+
+    def set_agent_state(
+        self,
+        position: Sequence[float],
+        rotation: Sequence[float] | quaternion.quaternion,
+        agent_id: int = 0,
+        reset_sensors: bool = True,
+    ) -> bool:
+        """Put the agent somewhere else.
+
+        Args:
+            position: x, y, z in metres.
+            rotation: quaternion, or its x, y, z, w; about the y axis.
+            agent_id: there is one agent only.
+            reset_sensors: whether the camera looks straight ahead afterwards.
+
+        Returns:
+            Whether the agent can stand there; if not, it stays where it was.
+        """
+        if not self.is_navigable(position):
+            return False
+        if isinstance(rotation, quaternion.quaternion):
+            w, y = rotation.w, rotation.y
+        else:
+            w, y = rotation[3], rotation[1]
+        norm = w * w + y * y
+        cosine, sine = (w * w - y * y) / norm, 2.0 * w * y / norm
+        pitch = 0.0 if reset_sensors else self._pose.pitch
+        x, height, z = (float(value) for value in position)
+        self._look_from(Pose(x, height, z, round(cosine, 12), round(sine, 12), pitch))
+        return True
+
+    def get_observations_at(
+        self,
+        position: Sequence[float] | None = None,
+        rotation: Sequence[float] | quaternion.quaternion | None = None,
+        keep_agent_at_new_pose: bool = False,
+    ) -> Observations | None:
+        """Return what the agent would observe elsewhere, or None if it cannot stand there."""
+        before = self._pose
+        if position is not None and rotation is not None:
+            if not self.set_agent_state(position, rotation, reset_sensors=False):
+                return None
+        observations = self._observe()
+        if not keep_agent_at_new_pose:
+            self._look_from(before)
+        return observations
+
+    def geodesic_distance(
+        self,
+        position_a: Sequence[float] | np.ndarray,
+        position_b: Sequence[float] | Sequence[Sequence[float]] | np.ndarray,
+        episode: Any = None,
+    ) -> float:
+        """Return the length of the shortest path from one point to the nearest of one or more others.
+
+        The distances to the same goals are laid out once and kept, with the episode if one is given.
+
+        Returns:
+            Metres; infinite if there is no path or an end is not navigable.
+        """
+        field = episode._shortest_path_cache if episode is not None else None
+        if field is None:
+            field = self._field(position_b)
+            if episode is not None:
+                episode._shortest_path_cache = field
+        return field.distance(float(position_a[0]), float(position_a[2]))
+
+    def get_straight_shortest_path_points(
+        self, position_a: Sequence[float], position_b: Sequence[float]
+    ) -> list[np.ndarray]:
+        """Return the points where the shortest path bends, with both ends; empty if there is no path."""
+        path = self._field(position_b).path(float(position_a[0]), float(position_a[2]))
+        return [np.array([x, position_a[1], z], np.float32) for x, z in path]
+
+    def sample_navigable_point(self) -> list[float]:
+        """Return a point where the agent can stand, uniform over the floor."""
+        return list(self._start_point())
+
+    def is_navigable(self, point: Sequence[float]) -> bool:
+        """Return whether the agent can stand at a point."""
+        return abs(point[1]) <= _FLOOR_TOLERANCE and self._navigator.is_free(float(point[0]), float(point[2]))
+
+    def distance_to_closest_obstacle(self, position: Sequence[float], max_search_radius: float = 2.0) -> float:
+        """Return how far the agent could move in every direction, at most ``max_search_radius`` metres."""
+        if not self.is_navigable(position):
+            return 0.0
+        return min(self._navigator.clearance(float(position[0]), float(position[2])), max_search_radius)
+
+    def _load(self, scene_id: str) -> None:
+        spec = HouseSpec.from_scene_id(scene_id)
+        self._house = build_house(spec)
+        self._navigator = build_navigator(spec)
+        self._fields: dict[tuple[tuple[float, float], ...], DistanceField] = {}
+
+    def _set_placement(self, placement: Placement) -> None:
+        if placement.scene_id != self._house.spec.scene_id:
+            raise UserError(f"placement of {placement.scene_id!r}: must belong to {self._house.spec.scene_id!r}")
+        self._placement = placement
+        self._solids = concatenate(self._house.arrays, placement.arrays)
+        self._look_from(self._pose)
+
+    def _start_point(self) -> tuple[float, float, float]:
+        x, z = self._navigator.sample(self._rng)
+        return x, 0.0, z
+
+    def _look_from(self, pose: Pose) -> None:
+        self._pose = pose
+        self._view = self.view_from(pose)
+
+    def _observe(self) -> Observations:
+        return self._sensor_suite.get_observations(self._view)
+
+    def _move(self, length: float) -> None:
+        pose = self._pose
+        x, z, self._collided = self._navigator.move(
+            pose.x, pose.z, -length * pose.sin_yaw, -length * pose.cos_yaw
+        )
+        self._look_from(Pose(x, pose.y, z, pose.cos_yaw, pose.sin_yaw, pose.pitch))
+
+    def _turn(self, degrees: float) -> None:
+        pose = self._pose
+        cosine, sine = turn(degrees)
+        # Rounding keeps a full circle closed and the pictures the same on every machine.
+        new_cosine = round(pose.cos_yaw * cosine - pose.sin_yaw * sine, 12)
+        new_sine = round(pose.sin_yaw * cosine + pose.cos_yaw * sine, 12)
+        self._look_from(Pose(pose.x, pose.y, pose.z, new_cosine, new_sine, pose.pitch))
+
+    def _field(self, goals: Any) -> DistanceField:
+        points = [goals] if np.ndim(goals[0]) == 0 else goals
+        key = tuple((float(point[0]), float(point[2])) for point in points)
+        if key not in self._fields:
+            if len(self._fields) >= _FIELDS_KEPT:
+                del self._fields[next(iter(self._fields))]
+            self._fields[key] = self._navigator.field(key)
+        return self._fields[key]
+
+
+class HousePathfinder:
+    """The part of habitat-sim's ``PathFinder`` that habitat-lab's maps and measures use."""
+
+    def __init__(self, navigator: Navigator, rng: np.random.Generator) -> None:
+        self._navigator = navigator
+        self._rng = rng
+
+    def get_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest x, y, z of the house."""
+        (x0, z0), (x1, z1) = self._navigator.lower, self._navigator.upper
+        return np.array([x0, 0.0, z0]), np.array([x1, 0.0, z1])
+
+    def get_topdown_view(self, meters_per_pixel: float, height: float) -> np.ndarray:
+        """Return bool ``[rows, columns]``, z downwards and x to the right: where the agent can stand."""
+        return self._navigator.free_map(meters_per_pixel)
+
+    def is_navigable(self, point: Sequence[float]) -> bool:
+        """Return whether the agent can stand at a point."""
+        return self._navigator.is_free(float(point[0]), float(point[2]))
+
+    def get_random_navigable_point(self) -> np.ndarray:
+        """Return a point where the agent can stand."""
+        x, z = self._navigator.sample(self._rng)
+        return np.array([x, 0.0, z])
+
+
+def _sensor_class(name: str) -> Any:
+    sensor = registry.get_sensor(name)
+    is_ours = sensor is not None and issubclass(sensor, HouseSimSensor)
+    require(is_ours, "sensor type", name, "one of those that HouseSim-v0 has, such as HouseSimRGBSensor")
+    return sensor

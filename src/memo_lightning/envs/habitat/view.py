@@ -1,0 +1,42 @@
+"""What is seen from one pose, rendered when it is asked for and kept until the pose changes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.ray_caster import cast, shade
+from memo_lightning.envs.habitat.shapes import SolidArrays
+
+
+class View:
+    """Pictures from one pose; sensors that share a camera share the work.
+
+    Args:
+        pose: of the agent.
+        solids: everything that can be seen.
+        type_of_instance: int64, the number of the object type of each instance id; 0 for none.
+    """
+
+    def __init__(self, pose: Pose, solids: SolidArrays, type_of_instance: np.ndarray) -> None:
+        self.pose = pose
+        self.type_of_instance = type_of_instance
+        self._solids = solids
+        self._casts: dict[Camera, tuple[np.ndarray, np.ndarray]] = {}
+
+    def depth(self, camera: Camera) -> np.ndarray:
+        """Return the distance along the optical axis, float32 ``[H, W]`` in metres."""
+        return self._cast(camera)[0]
+
+    def semantic(self, camera: Camera) -> np.ndarray:
+        """Return instance ids, int32 ``[H, W]``; 0 for what is no object."""
+        return self._solids.instance[self._cast(camera)[1]]
+
+    def rgb(self, camera: Camera) -> np.ndarray:
+        """Return colours, uint8 ``[H, W, 3]``."""
+        return shade(camera, self.pose, self._solids, *self._cast(camera))
+
+    def _cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        if camera not in self._casts:
+            self._casts[camera] = cast(camera, self.pose, self._solids)
+        return self._casts[camera]
