@@ -17,6 +17,8 @@ from memo_lightning.envs.habitat.simulator import HouseSim
 _STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
 _TURN_COST = 0.004  # metres that a turn must be worth, so that the agent does not sway between two headings
 
+_LEAST_PROGRESS = 0.05  # metres; with less, a step is looked into further
+
 
 class RandomAgent(habitat.Agent):
     """Takes every action with the same probability.
@@ -80,21 +82,32 @@ class ShortestPathAgent(habitat.Agent):
 
     def _sees_target(self, pose: Pose) -> bool:
         semantic = self._sim.view_from(pose).semantic(self._sim.semantic_camera)
-        needed = self._env.task._config.success_pixels
-        return int(np.count_nonzero(semantic == self._target.instance)) >= needed
+        n_pixels = int(np.count_nonzero(semantic == self._target.instance))
+        return n_pixels >= self._env.task.success_pixels
 
     def _best_heading(self) -> int:
         """Return the heading whose next step brings the agent nearest to where the object is seen from."""
-        pose, navigator = self._sim.pose, self._sim.navigator
-        length = self._sim.habitat_config.forward_step_size
+        pose = self._sim.pose
+        here = self._to_view.distance(pose.x, pose.z)
 
-        def cost(heading: int) -> float:
-            cosine, sine = turn(heading)
-            x, z, _ = navigator.move(pose.x, pose.z, -length * sine, -length * cosine)
-            turned = abs(cosine - pose.cos_yaw) + abs(sine - pose.sin_yaw)
-            return self._to_view.distance(x, z) + _TURN_COST * turned
+        def cost(heading: int, n_steps: int) -> float:
+            turned = abs(turn(heading)[0] - pose.cos_yaw) + abs(turn(heading)[1] - pose.sin_yaw)
+            return self._distance_after(pose.x, pose.z, heading, n_steps) + _TURN_COST * turned
 
-        return min(HEADINGS, key=cost)
+        best = min(HEADINGS, key=lambda heading: cost(heading, 1))
+        if cost(best, 1) > here - _LEAST_PROGRESS:
+            # Just before a corner every single step may lead away: look one step further.
+            best = min(HEADINGS, key=lambda heading: cost(heading, 2))
+        return best
+
+    def _distance_after(self, x: float, z: float, heading: int, n_steps: int) -> float:
+        """Return the least distance left after ``n_steps`` steps of which the first is towards ``heading``."""
+        length = self._sim.forward_step
+        cosine, sine = turn(heading)
+        x, z, _ = self._sim.navigator.move(x, z, -length * sine, -length * cosine)
+        if n_steps == 1:
+            return self._to_view.distance(x, z)
+        return min(self._distance_after(x, z, other, n_steps - 1) for other in HEADINGS)
 
     def _face(self, heading: int, pitch: float, then: int = HabitatSimActions.stop) -> int:
         """Return the action that turns or tilts towards a direction, or ``then`` if the agent faces it."""

@@ -43,7 +43,9 @@ def columns_of(
     eye, right, up, forward = pose.eye_and_axes(camera.eye_height)
     rises = forward[1] + camera.rows * up[1]  # [H], per metre of depth
     height = eye[1] - pose.y + depth * rises[:, None]
-    level = (forward[[0, 2]] + camera.rows[:, None] * up[[0, 2]])[:, None] + camera.columns[:, None] * right[[0, 2]]
+    level = (forward[[0, 2]] + camera.rows[:, None] * up[[0, 2]])[:, None] + camera.columns[:, None] * right[
+        [0, 2]
+    ]
     distance = depth * np.sqrt((level**2).sum(axis=-1))
 
     low, high = _OBSTACLE_HEIGHTS

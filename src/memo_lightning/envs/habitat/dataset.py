@@ -80,7 +80,9 @@ class GeneratedSource:
         require(split in get_args(Split), "split", split, f"one of {', '.join(get_args(Split))}")
         available = HELD_OUT_HOUSES if split == "held_out" else TRAIN_HOUSES
         n_houses = available if n_houses is None else n_houses
-        require(1 <= n_houses <= available, "n_houses", n_houses, f"between 1 and {available} for split={split!r}")
+        require(
+            1 <= n_houses <= available, "n_houses", n_houses, f"between 1 and {available} for split={split!r}"
+        )
         allowed = f"between 1 and {PLACEMENTS_PER_HOUSE}"
         require(1 <= n_placements <= PLACEMENTS_PER_HOUSE, "n_placements", n_placements, allowed)
         require(n_episodes >= 1, "n_episodes", n_episodes, "at least 1")
@@ -175,7 +177,9 @@ class ExtObjNavDataset(Dataset):
     def episode(self, index: int, number: int) -> ExtObjNavEpisode:
         """Return episode ``number`` of placement ``index``; any number is allowed, for trials of any length."""
         source = self._source
-        return make_episode(source.placement(index), number, source.start(index, number), source.start(index, 0))
+        return make_episode(
+            source.placement(index), number, source.start(index, number), source.start(index, 0)
+        )
 
     def get_episode_iterator(self, *args: Any, **kwargs: Any) -> EpisodeIterator:
         """Return an iterator over the episodes that makes each only when it comes; options as in habitat."""

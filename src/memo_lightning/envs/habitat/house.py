@@ -146,7 +146,7 @@ class House:
         self.plan = draw_floor_plan(rng, int(rng.integers(spec.min_rooms, spec.max_rooms + 1)))
         self.room_kinds = _draw_room_kinds(rng, len(self.plan.rooms))
 
-        shell, walls = _build_shell(rng, self.plan)
+        shell, walls, pictures = _build_shell(rng, self.plan)
         builder = _Furnisher(rng, self.plan, walls)
         for room, kind in enumerate(self.room_kinds):
             for item in furniture.ROOMS[kind]:
@@ -155,8 +155,16 @@ class House:
         self.obstacles = (*walls, *(piece.footprint for piece in self.pieces))
         self.free = builder.free
         self.stands = tuple(stand for piece in self.pieces for stand in _stands_of(piece))
-        self.solids = (*shell, *(solid for piece in self.pieces for solid in _solids_of(piece)))
+        self.solids = (
+            *shell,
+            *(box(area, low, high, paint) for area, low, high, paint in pictures if self._is_bare(area, low)),
+            *(solid for piece in self.pieces for solid in _solids_of(piece)),
+        )
         self.arrays: SolidArrays = pack(self.solids, [0] * len(self.solids))
+
+    def _is_bare(self, area: Rect, height: int) -> bool:
+        """Return whether no furniture over ``area`` is taller than ``height``."""
+        return not any(p.footprint.overlaps(area) and p.furniture.height > height for p in self.pieces)
 
     def room_at(self, x: float, z: float) -> int:
         """Return the index of the room that holds the point (metres), or -1 outside the house."""
@@ -199,10 +207,14 @@ def _draw_room_kinds(rng: np.random.Generator, n_rooms: int) -> tuple[str, ...]:
     return tuple(order[:n_rooms])
 
 
-def _build_shell(rng: np.random.Generator, plan: FloorPlan) -> tuple[list[Solid], list[Rect]]:
-    """Return floors, walls, lintels, pictures and ceiling as solids, and the walls as obstacles."""
+_Picture = tuple[Rect, int, int, Paint]  # over which floor, between which heights
+
+
+def _build_shell(rng: np.random.Generator, plan: FloorPlan) -> tuple[list[Solid], list[Rect], list[_Picture]]:
+    """Return floors, walls, lintels and ceiling as solids, the walls as obstacles, and pictures for them."""
     solids = [box(plan.bounds, CEILING, CEILING + 10, Paint((232, 232, 228)))]
-    obstacles = []
+    obstacles: list[Rect] = []
+    pictures: list[_Picture] = []
     floor_paints = rng.permutation(len(_FLOOR_PAINTS))
     wall_paints = rng.permutation(len(_WALL_PAINTS))
     for index, room in enumerate(plan.rooms):
@@ -214,8 +226,8 @@ def _build_shell(rng: np.random.Generator, plan: FloorPlan) -> tuple[list[Solid]
             solids += [box(part, 0, CEILING, paint) for part in blocked]
             solids += [box(part, DOOR_HEIGHT, CEILING, paint) for part in open_parts]
             obstacles += blocked
-            solids += _draw_picture(rng, room, blocked)
-    return solids, obstacles
+            pictures += _draw_picture(rng, room, blocked)
+    return solids, obstacles, pictures
 
 
 def _wall_layers(room: Rect) -> tuple[Rect, Rect, Rect, Rect]:
@@ -245,7 +257,7 @@ def _cut(wall: Rect, openings: list[Rect]) -> tuple[list[Rect], list[Rect]]:
     return [*standing, Rect(x, z, wall.x1, wall.z1)], open_parts
 
 
-def _draw_picture(rng: np.random.Generator, room: Rect, standing: list[Rect]) -> list[Solid]:
+def _draw_picture(rng: np.random.Generator, room: Rect, standing: list[Rect]) -> list[_Picture]:
     """Return a picture on one of the standing parts of a wall, or nothing; it tells rooms apart."""
     wall = standing[int(rng.integers(len(standing)))]
     width, height = 10 * int(rng.integers(5, 13)), 10 * int(rng.integers(4, 9))
@@ -264,7 +276,7 @@ def _draw_picture(rng: np.random.Generator, room: Rect, standing: list[Rect]) ->
         x = wall.x1 if wall.x0 == room.x0 else wall.x0 - 2
         area = Rect(x, wall.z0 + start, x + 2, wall.z0 + start + width)
     paint = Paint(_PICTURE_COLOURS[first], _PICTURE_COLOURS[second], pattern, 0.12)
-    return [box(area, 110, 110 + height, paint)]
+    return [(area, 110, 110 + height, paint)]
 
 
 class _Furnisher:

@@ -40,7 +40,12 @@ class Navigator:
         corners = np.concatenate(
             [
                 self._blocks[:, columns] + SKIN * np.array(outwards)
-                for columns, outwards in (((0, 1), (-1, -1)), ((0, 3), (-1, 1)), ((2, 1), (1, -1)), ((2, 3), (1, 1)))
+                for columns, outwards in (
+                    ((0, 1), (-1, -1)),
+                    ((0, 3), (-1, 1)),
+                    ((2, 1), (1, -1)),
+                    ((2, 3), (1, 1)),
+                )
             ]
         )
         self._corners = np.ascontiguousarray([point for point in corners if self.is_free(*point)])
@@ -138,9 +143,7 @@ class DistanceField:
 
     def _nearest(self, x: float, z: float) -> tuple[float, int, int]:
         """Return the distance, the goal seen directly or -1, and the corner to walk to first or -1."""
-        return _nearest(
-            x, z, self._goals, self._navigator._corners, self._to_goal, self._navigator._blocks
-        )
+        return _nearest(x, z, self._goals, self._navigator._corners, self._to_goal, self._navigator._blocks)
 
 
 @njit(cache=True, error_model="numpy")

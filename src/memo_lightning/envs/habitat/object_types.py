@@ -157,12 +157,15 @@ OBJECT_TYPES: tuple[ObjectType, ...] = (
             _box((0, 0.335, 0), (0.08, 0.03, 0.03), BLACK),
         ),
     ),
-    ObjectType("basket", (_frustum(0.0, 0.20, (0.11, 0.155), (214, 170, 96), (140, 96, 44), "checks", 0.04),)),
+    ObjectType(
+        "basket", (_frustum(0.0, 0.20, (0.11, 0.155), (214, 170, 96), (140, 96, 44), "checks", 0.04),)
+    ),
     ObjectType(
         "bowl",
         (
             _frustum(0.0, 0.03, (0.06, 0.06), WHITE),
-            _frustum(0.03, 0.12, (0.06, 0.155), CYAN, WHITE, "rings", 0.03),
+            _frustum(0.03, 0.12, (0.06, 0.155), CYAN),
+            _frustum(0.115, 0.122, (0.135, 0.135), WHITE),
         ),
     ),
     ObjectType(
@@ -177,9 +180,12 @@ OBJECT_TYPES: tuple[ObjectType, ...] = (
     ObjectType(
         "radio",
         (
-            _box((0, 0.10, 0), (0.28, 0.20, 0.11), (150, 96, 46)),
-            _ellipsoid((-0.075, 0.10, 0.055), (0.05, 0.05, 0.012), BLACK),
-            _ellipsoid((0.075, 0.10, 0.055), (0.05, 0.05, 0.012), BLACK),
+            _box((0, 0.10, 0), (0.28, 0.20, 0.11), (0, 142, 132)),
+            *(
+                _ellipsoid((x, 0.10, z), (0.05, 0.05, 0.012), BLACK)
+                for x in (-0.075, 0.075)
+                for z in (-0.055, 0.055)
+            ),
             _box((0.11, 0.27, 0), (0.012, 0.15, 0.012), SILVER),
         ),
     ),

@@ -207,7 +207,9 @@ def look_at(x: float, z: float, target: tuple[float, float, float]) -> tuple[int
     return heading, pitch
 
 
-def _find(house: House, navigator: Navigator, scene: SolidArrays, placed: PlacedObject) -> PlacedObject | None:
+def _find(
+    house: House, navigator: Navigator, scene: SolidArrays, placed: PlacedObject
+) -> PlacedObject | None:
     """Return the object with its goal and a spot from where it is seen, or None if it is out of reach."""
     x, y, z = placed.position
     points = house.free_points(placed.room)

@@ -77,7 +77,9 @@ def _cast(view, columns, rows, inverse, kind, shape, depth, solid):  # type: ign
         focal_length = 1.0 / (columns[1] - columns[0])
     corners = np.empty((8, 3))
     for p in range(len(kind)):
-        i0, i1, j0, j1 = _screen_rectangle(view, kind[p], shape[p], slopes, focal_length, width, height, corners)
+        i0, i1, j0, j1 = _screen_rectangle(
+            view, kind[p], shape[p], slopes, focal_length, width, height, corners
+        )
         if i0 >= i1 or j0 >= j1:
             continue
         if kind[p] == _BOX and shape[p, 7] == 0.0:

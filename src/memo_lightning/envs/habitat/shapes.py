@@ -99,7 +99,9 @@ def pack(solids: Sequence[Solid], instances: Sequence[int]) -> SolidArrays:
         kind=np.array([KINDS.index(s.kind) for s in solids], np.int32).reshape(n),
         instance=np.array(instances, np.int32).reshape(n),
         pattern=np.array([PATTERNS.index(s.paint.pattern) for s in solids], np.int32).reshape(n),
-        shape=np.array([(*s.centre, *s.size, s.cos_yaw, s.sin_yaw) for s in solids], np.float64).reshape(n, 8),
+        shape=np.array([(*s.centre, *s.size, s.cos_yaw, s.sin_yaw) for s in solids], np.float64).reshape(
+            n, 8
+        ),
         paint=np.array(
             [(*s.paint.colour, *s.paint.second, s.paint.scale) for s in solids], np.float32
         ).reshape(n, 7),

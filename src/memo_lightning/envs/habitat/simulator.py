@@ -42,6 +42,9 @@ class HouseSim(Simulator):
     Args:
         config: ``habitat.simulator`` of the configuration.
 
+    Attributes:
+        forward_step: length of a step, metres.
+
     Raises:
         UserError: if the scene is no generated house, or the agent or a sensor is not as this simulator needs it.
     """
@@ -51,6 +54,8 @@ class HouseSim(Simulator):
         radius = AGENT_RADIUS / 100
         require(agent.radius == radius, "agent radius", agent.radius, f"{radius} in generated houses")
         self.habitat_config = config
+        # Reading a configuration takes as long as casting a picture, so what every step needs is kept.
+        self.forward_step, self._turn_angle = float(config.forward_step_size), float(config.turn_angle)
         self._sensor_suite = SensorSuite(
             [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]
         )
@@ -68,7 +73,7 @@ class HouseSim(Simulator):
 
     @property
     def action_space(self) -> spaces.Space:
-        """habitat's six actions."""
+        """Habitat's six actions."""
         return self._action_space
 
     @property
@@ -150,17 +155,18 @@ class HouseSim(Simulator):
             ValueError: if there is no such action.
         """
         self._collided = False
-        step, angle = self.habitat_config.forward_step_size, self.habitat_config.turn_angle
         if action is None or action == HabitatSimActions.stop:
             pass
         elif action == HabitatSimActions.move_forward:
-            self._move(step)
+            self._move(self.forward_step)
         elif action == HabitatSimActions.turn_left:
-            self._turn(angle)
+            self._turn(self._turn_angle)
         elif action == HabitatSimActions.turn_right:
-            self._turn(-angle)
+            self._turn(-self._turn_angle)
         else:
-            raise ValueError(f"action={action!r}: must be None or one of {dict(HabitatSimActions._known_actions)}")
+            raise ValueError(
+                f"action={action!r}: must be None or one of {dict(HabitatSimActions._known_actions)}"
+            )
         return self._observe()
 
     def tilt_camera(self, degrees: float) -> None:
@@ -282,7 +288,9 @@ class HouseSim(Simulator):
         """Return whether the agent can stand at a point."""
         return abs(point[1]) <= _FLOOR_TOLERANCE and self._navigator.is_free(float(point[0]), float(point[2]))
 
-    def distance_to_closest_obstacle(self, position: Sequence[float], max_search_radius: float = 2.0) -> float:
+    def distance_to_closest_obstacle(
+        self, position: Sequence[float], max_search_radius: float = 2.0
+    ) -> float:
         """Return how far the agent could move in every direction, at most ``max_search_radius`` metres."""
         if not self.is_navigable(position):
             return 0.0
@@ -296,7 +304,9 @@ class HouseSim(Simulator):
 
     def _set_placement(self, placement: Placement) -> None:
         if placement.scene_id != self._house.spec.scene_id:
-            raise UserError(f"placement of {placement.scene_id!r}: must belong to {self._house.spec.scene_id!r}")
+            raise UserError(
+                f"placement of {placement.scene_id!r}: must belong to {self._house.spec.scene_id!r}"
+            )
         self._placement = placement
         self._solids = concatenate(self._house.arrays, placement.arrays)
         self._look_from(self._pose)

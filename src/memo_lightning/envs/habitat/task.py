@@ -29,17 +29,23 @@ class ExtObjNavTask(NavigationTask):
     """Object navigation in which a stop counts only with the object in view.
 
     Args:
-        config: ``habitat.task``; ``success_pixels`` and ``success_distance`` say what is in view and near.
+        config: ``habitat.task`` of the configuration.
         sim: the simulator; its ``render("semantic")`` gives instance ids.
         dataset: the dataset.
 
     Attributes:
         is_stop_called: whether the agent stopped near an instance of the goal that is in view.
         has_stopped: whether it stopped at all.
+        success_distance: metres on foot below which the goal is near.
+        success_pixels: pixels of the goal from which on it is in view.
     """
 
     def __init__(self, config: DictConfig, sim: Simulator, dataset: Any = None) -> None:
         self.is_stop_called = self.has_stopped = False
+        self.success_distance, self.success_pixels = (
+            float(config.success_distance),
+            int(config.success_pixels),
+        )
         super().__init__(config=config, sim=sim, dataset=dataset)
 
     def reset(self, episode: ExtObjNavEpisode) -> Any:
@@ -58,8 +64,8 @@ class ExtObjNavTask(NavigationTask):
         semantic = self._sim.render("semantic")
         position = self._sim.get_agent_state().position
         return any(
-            np.count_nonzero(semantic == goal.object_name_id) >= self._config.success_pixels
-            and self._sim.geodesic_distance(position, goal.position) < self._config.success_distance
+            np.count_nonzero(semantic == goal.object_name_id) >= self.success_pixels
+            and self._sim.geodesic_distance(position, goal.position) < self.success_distance
             for goal in self._episode.goals
         )
 
@@ -84,9 +90,13 @@ class _TiltAction(SimulatorTaskAction):
 
     sign: int
 
+    def __init__(self, *args: Any, config: DictConfig, sim: Simulator, **kwargs: Any) -> None:
+        super().__init__(*args, config=config, sim=sim, **kwargs)
+        self._degrees = self.sign * float(config.tilt_angle)
+
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Tilt by ``tilt_angle`` degrees."""
-        self._sim.tilt_camera(self.sign * self._config.tilt_angle)
+        """Tilt by the configured ``tilt_angle``."""
+        self._sim.tilt_camera(self._degrees)
 
 
 @registry.register_task_action
@@ -110,7 +120,7 @@ class ExtObjNavReward(Measure):
     cls_uuid = "ext_objnav_reward"
 
     def __init__(self, sim: Simulator, config: DictConfig, *args: Any, **kwargs: Any) -> None:
-        self._config = config
+        self._success_reward, self._slack_reward = float(config.success_reward), float(config.slack_reward)
         super().__init__()
 
     def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
@@ -127,7 +137,7 @@ class ExtObjNavReward(Measure):
         measures = task.measurements.measures
         success = measures[Success.cls_uuid].get_metric()
         progress = measures[DistanceToGoalReward.cls_uuid].get_metric()
-        self._metric = self._config.success_reward * success + progress + self._config.slack_reward
+        self._metric = self._success_reward * success + progress + self._slack_reward
 
 
 @registry.register_sensor
