@@ -15,7 +15,6 @@ from habitat.core.simulator import DepthSensor, RGBSensor, SemanticSensor, Senso
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.columns import columns_of
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError, require
@@ -94,10 +93,6 @@ class _ColumnSensor(HouseSimSensor, Sensor):
     def _get_sensor_type(self, *args: Any, **kwargs: Any) -> SensorTypes:
         return SensorTypes.NULL
 
-    def _columns(self, view: View) -> Any:
-        depth, semantic = view.depth(self.camera), view.semantic(self.camera)
-        return columns_of(self.camera, view.pose, depth, semantic, view.type_of_instance)
-
 
 @registry.register_sensor
 class HouseSimColumnRangeSensor(_ColumnSensor):
@@ -111,7 +106,7 @@ class HouseSimColumnRangeSensor(_ColumnSensor):
 
     def get_observation(self, view: View) -> np.ndarray:
         """Return float32 ``[W, 2]``."""
-        return self._columns(view).range
+        return view.columns(self.camera).range
 
 
 @registry.register_sensor
@@ -126,4 +121,4 @@ class HouseSimColumnTypeSensor(_ColumnSensor):
 
     def get_observation(self, view: View) -> np.ndarray:
         """Return int64 ``[W]``."""
-        return self._columns(view).type
+        return view.columns(self.camera).type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.columns import Columns, columns_of
 from memo_lightning.envs.habitat.ray_caster import cast, shade
 from memo_lightning.envs.habitat.shapes import SolidArrays
 
@@ -20,9 +21,10 @@ class View:
 
     def __init__(self, pose: Pose, solids: SolidArrays, type_of_instance: np.ndarray) -> None:
         self.pose = pose
-        self.type_of_instance = type_of_instance
+        self._type_of_instance = type_of_instance
         self._solids = solids
         self._casts: dict[Camera, tuple[np.ndarray, np.ndarray]] = {}
+        self._columns: dict[Camera, Columns] = {}
 
     def depth(self, camera: Camera) -> np.ndarray:
         """Return the distance along the optical axis, float32 ``[H, W]`` in metres."""
@@ -35,6 +37,13 @@ class View:
     def rgb(self, camera: Camera) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""
         return shade(camera, self.pose, self._solids, *self._cast(camera))
+
+    def columns(self, camera: Camera) -> Columns:
+        """Return the light observation."""
+        if camera not in self._columns:
+            depth, semantic = self.depth(camera), self.semantic(camera)
+            self._columns[camera] = columns_of(camera, self.pose, depth, semantic, self._type_of_instance)
+        return self._columns[camera]
 
     def _cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         if camera not in self._casts:
