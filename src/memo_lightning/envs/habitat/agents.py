@@ -1,4 +1,4 @@
-"""Two agents that need no training: one that knows the way, to prove that the task is solvable, and a random one."""
+"""Two agents that need no training: one that knows the way and proves the task solvable, and a random one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from habitat.sims.habitat_simulator.actions import HabitatSimActions
 
 from memo_lightning.envs.habitat.camera import Pose
 from memo_lightning.envs.habitat.navigation import DistanceField
-from memo_lightning.envs.habitat.placement import HEADINGS, PlacedObject, look_at
+from memo_lightning.envs.habitat.placement import PlacedObject
 from memo_lightning.envs.habitat.shapes import turn
 from memo_lightning.envs.habitat.simulator import HouseSim
+from memo_lightning.envs.habitat.spots import HEADINGS, look_at
 
 _STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
 _TURN_COST = 0.004  # metres that a turn must be worth, so that the agent does not sway between two headings
@@ -101,7 +102,7 @@ class ShortestPathAgent(habitat.Agent):
         return best
 
     def _distance_after(self, x: float, z: float, heading: int, n_steps: int) -> float:
-        """Return the least distance left after ``n_steps`` steps of which the first is towards ``heading``."""
+        """Return the least distance left after ``n_steps`` steps, the first towards ``heading``."""
         length = self._sim.forward_step
         cosine, sine = turn(heading)
         x, z, _ = self._sim.navigator.move(x, z, -length * sine, -length * cosine)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import habitat
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import Pose
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Pose
 from memo_lightning.envs.habitat.config import make_config
-from memo_lightning.envs.habitat.dataset import GeneratedSource
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.placement import HEADINGS, PITCHES, REFERENCE_CAMERA, build_navigator
+from memo_lightning.envs.habitat.navigation import build_navigator
 from memo_lightning.envs.habitat.shapes import concatenate, turn
+from memo_lightning.envs.habitat.sources import GeneratedSource
+from memo_lightning.envs.habitat.spots import HEADINGS, PITCHES
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.envs.habitat.view import View
 
@@ -62,7 +63,11 @@ def column_steps_per_second(n_steps: int) -> float:
     env = TrialEnv(sensors=("columns",), trial_steps=10 * n_steps)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    return _per_second(lambda _: env.step(int(rng.integers(1, 6))), n_steps)
+
+    def step(_: int) -> None:
+        env.step(int(rng.integers(1, 6)))
+
+    return _per_second(step, n_steps)
 
 
 def _per_second(run: Callable[[int], None], n: int) -> float:

@@ -53,13 +53,17 @@ class Camera:
         return (self.height / 2 - np.arange(self.height) - 0.5) / self.focal_length
 
 
+REFERENCE_CAMERA = Camera(width=64, height=64, hfov=79.0, eye_height=0.88)
+"""The camera that decides whether an object can be found, and the default of all sensors."""
+
+
 @dataclass(frozen=True)
 class Pose:
     """Where an agent stands and looks.
 
     Args:
         x, y, z: position of the feet, metres.
-        cos_yaw, sin_yaw: heading; the agent looks along ``(-sin_yaw, 0, -cos_yaw)`` and turns left as it grows.
+        cos_yaw, sin_yaw: heading; the agent looks along ``(-sin_yaw, 0, -cos_yaw)``; growing is leftwards.
         pitch: of the camera, degrees; positive looks up.
     """
 

@@ -14,7 +14,10 @@ from numba import njit
 from memo_lightning.envs.habitat.camera import Camera, Pose
 
 MAX_RANGE = 8.0
-LOWEST_OBSTACLE, HIGHEST_OBSTACLE = 0.05, 1.8  # metres above the floor; what is lower or higher is in no one's way
+LOWEST_OBSTACLE, HIGHEST_OBSTACLE = (
+    0.05,
+    1.8,
+)  # metres above the floor; what is lower or higher blocks nobody
 
 
 class Columns(NamedTuple):

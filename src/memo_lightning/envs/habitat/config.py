@@ -41,8 +41,9 @@ from omegaconf import DictConfig, OmegaConf
 from memo_lightning.envs.habitat import dataset as _dataset  # noqa: F401
 from memo_lightning.envs.habitat import simulator as _simulator  # noqa: F401
 from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
-from memo_lightning.envs.habitat.house import AGENT_RADIUS, HouseSpec
-from memo_lightning.envs.habitat.placement import REFERENCE_CAMERA
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
+from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
+from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.errors import require
 
 SensorName = Literal["rgb", "depth", "semantic", "columns"]

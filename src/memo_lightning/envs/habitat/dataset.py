@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 from habitat.core.dataset import Dataset, EpisodeIterator
@@ -15,120 +15,10 @@ from habitat.core.registry import registry
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat import episode_file
-from memo_lightning.envs.habitat.episodes import (
-    ExtObjNavEpisode,
-    Start,
-    cached_placement,
-    draw_start,
-    make_episode,
-)
-from memo_lightning.envs.habitat.house import HouseSpec
+from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode, make_episode
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import Placement, PlacementSpec
-from memo_lightning.errors import require
-
-Split = Literal["train", "held_out_placements", "held_out"]
-TRAIN_HOUSES, HELD_OUT_HOUSES, PLACEMENTS_PER_HOUSE = 37, 12, 300
-_FIRST_HELD_OUT_SEED = 100_000
-
-
-class Source(Protocol):
-    """Where placements and their episodes come from."""
-
-    n_placements: int
-    episodes_per_placement: int
-
-    def scene_id(self, index: int) -> str:
-        """Return the scene of placement ``index`` without making the placement."""
-
-    def placement(self, index: int) -> Placement:
-        """Return placement ``index``."""
-
-    def start(self, index: int, number: int) -> Start:
-        """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
-
-
-class GeneratedSource:
-    """Placements in generated houses.
-
-    Args:
-        split: ``train``; ``held_out_placements``, other placements in the training houses; or ``held_out``,
-            other houses.
-        n_houses: houses, at most 37 for training and 12 for ``held_out``.
-        n_placements: per house.
-        n_episodes: listed per placement; trials may use more.
-        min_rooms: fewest rooms of a house.
-        max_rooms: most rooms of a house.
-        n_types: object types in use.
-        n_objects: objects per placement.
-
-    Raises:
-        UserError: if a value is out of range.
-    """
-
-    def __init__(
-        self,
-        split: Split = "train",
-        n_houses: int | None = None,
-        n_placements: int = PLACEMENTS_PER_HOUSE,
-        n_episodes: int = 64,
-        min_rooms: int = 5,
-        max_rooms: int = 8,
-        n_types: int = 20,
-        n_objects: int = 30,
-    ) -> None:
-        require(split in get_args(Split), "split", split, f"one of {', '.join(get_args(Split))}")
-        available = HELD_OUT_HOUSES if split == "held_out" else TRAIN_HOUSES
-        n_houses = available if n_houses is None else n_houses
-        require(
-            1 <= n_houses <= available, "n_houses", n_houses, f"between 1 and {available} for split={split!r}"
-        )
-        allowed = f"between 1 and {PLACEMENTS_PER_HOUSE}"
-        require(1 <= n_placements <= PLACEMENTS_PER_HOUSE, "n_placements", n_placements, allowed)
-        require(n_episodes >= 1, "n_episodes", n_episodes, "at least 1")
-        first_seed = _FIRST_HELD_OUT_SEED if split == "held_out" else 0
-        first_placement = PLACEMENTS_PER_HOUSE if split == "held_out_placements" else 0
-        houses = [HouseSpec(first_seed + k, min_rooms, max_rooms) for k in range(n_houses)]
-        self._specs = [
-            PlacementSpec(house, first_placement + k, n_types, n_objects)
-            for house in houses
-            for k in range(n_placements)
-        ]
-        self.n_placements, self.episodes_per_placement = len(self._specs), n_episodes
-
-    def scene_id(self, index: int) -> str:
-        """Return the scene of placement ``index`` without making the placement."""
-        return self._specs[index].house.scene_id
-
-    def placement(self, index: int) -> Placement:
-        """Return placement ``index``; those asked for most recently are kept."""
-        return cached_placement(self._specs[index])
-
-    def start(self, index: int, number: int) -> Start:
-        """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
-        return draw_start(self._specs[index], number)
-
-
-class StoredSource:
-    """Placements that were read from a file; their episodes come again when all are used up."""
-
-    def __init__(self, stored: Sequence[episode_file.StoredPlacement]) -> None:
-        self._stored = stored
-        self.n_placements = len(stored)
-        self.episodes_per_placement = min(len(item.starts) for item in stored)
-
-    def scene_id(self, index: int) -> str:
-        """Return the scene of placement ``index``."""
-        return self._stored[index].placement.scene_id
-
-    def placement(self, index: int) -> Placement:
-        """Return placement ``index``."""
-        return self._stored[index].placement
-
-    def start(self, index: int, number: int) -> Start:
-        """Return how episode ``number`` of placement ``index`` begins, from the first again after the last."""
-        starts = self._stored[index].starts
-        return starts[number % len(starts)]
+from memo_lightning.envs.habitat.placement import Placement
+from memo_lightning.envs.habitat.sources import GeneratedSource, Source, StoredSource, generated_source
 
 
 @registry.register_dataset(name="ExtObjNav-v1")
@@ -139,8 +29,9 @@ class ExtObjNavDataset(Dataset):
 
     Args:
         config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, or, if that is empty, the
-            ``split`` and the arguments of :class:`GeneratedSource` under ``metadata``. Without it, all training
-            placements.
+            ``split`` and, under ``metadata``, the other arguments of
+            :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`. Without a configuration, all
+            training placements.
 
     Raises:
         UserError: if a value is out of range, or the file is missing or corrupt.
@@ -151,7 +42,7 @@ class ExtObjNavDataset(Dataset):
         if config is not None and config.data_path:
             self.from_json(episode_file.read_text(Path(config.data_path.format(split=config.split))))
         elif config is not None:
-            self._use(GeneratedSource(config.split, **(config.metadata or {})))
+            self._use(generated_source(config.split, config.metadata or {}))
         else:
             self._use(GeneratedSource())
 
@@ -175,7 +66,7 @@ class ExtObjNavDataset(Dataset):
         return self._source.placement(index)
 
     def episode(self, index: int, number: int) -> ExtObjNavEpisode:
-        """Return episode ``number`` of placement ``index``; any number is allowed, for trials of any length."""
+        """Return episode ``number`` of placement ``index``; any number is allowed: trials may be long."""
         source = self._source
         return make_episode(
             source.placement(index), number, source.start(index, number), source.start(index, 0)
@@ -241,9 +132,9 @@ class _LazyEpisodes(Sequence[ExtObjNavEpisode]):
 class _LazyEpisodeIterator(EpisodeIterator):
     """habitat's episode iterator for a list that is too long to be made at once.
 
-    Of habitat's options, ``cycle``, ``shuffle``, ``group_by_scene`` and ``seed`` have their meaning; placements
-    stay together, as trials need it. Switching scenes after a number of steps or episodes and drawing a sample
-    are left to the trials.
+    Of habitat's options, ``cycle``, ``shuffle``, ``group_by_scene`` and ``seed`` have their meaning; the
+    episodes of a placement stay together. Switching scenes after a number of steps or episodes and drawing a
+    sample have no place in trials.
     """
 
     def __init__(
@@ -256,30 +147,30 @@ class _LazyEpisodeIterator(EpisodeIterator):
         **_: Any,
     ) -> None:
         self.cycle, self.shuffle, self.group_by_scene = cycle, shuffle, group_by_scene
-        self._dataset = dataset
+        self.episodes = dataset.episodes
+        self._source = dataset._source
         self._rng = np.random.default_rng(seed)
         self._step_count = 0
-        self._indices = self._order()
+        self._iterator = self._run_through()
 
     def __next__(self) -> ExtObjNavEpisode:
-        index = next(self._indices, None)
-        if index is None:
+        episode = next(self._iterator, None)
+        if episode is None:
             if not self.cycle:
                 raise StopIteration
-            self._indices = self._order()
-            index = next(self._indices)
-        return self._dataset.episodes[index]
+            self._iterator = self._run_through()
+            episode = next(self._iterator)
+        return episode
 
-    def _order(self) -> Iterator[int]:
-        source = self._dataset._source
-        placements = np.arange(source.n_placements)
+    def _run_through(self) -> Iterator[ExtObjNavEpisode]:
+        """Return all episodes once, placement by placement."""
+        placements = list(range(self._source.n_placements))
         if self.shuffle:
-            placements = self._rng.permutation(placements)
+            placements = self._rng.permutation(placements).tolist()
             if self.group_by_scene:
                 scenes: dict[str, list[int]] = {}
                 for index in placements:
-                    scenes.setdefault(source.scene_id(index), []).append(index)
-                placements = np.array([index for group in scenes.values() for index in group])
-        for index in placements:
-            first = int(index) * source.episodes_per_placement
-            yield from range(first, first + source.episodes_per_placement)
+                    scenes.setdefault(self._source.scene_id(index), []).append(index)
+                placements = [index for group in scenes.values() for index in group]
+        n = self._source.episodes_per_placement
+        return (self.episodes[index * n + number] for index in placements for number in range(n))

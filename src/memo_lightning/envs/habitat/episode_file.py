@@ -15,7 +15,8 @@ from typing import Any
 
 from memo_lightning.envs.habitat.episodes import Start
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import PlacedObject, Placement, Spot
+from memo_lightning.envs.habitat.placement import PlacedObject, Placement
+from memo_lightning.envs.habitat.spots import Spot
 from memo_lightning.errors import UserError
 
 FORMAT = "ExtObjNav-v1"
@@ -126,7 +127,8 @@ def _from_plain(plain: dict[str, Any]) -> StoredPlacement:
     for x, z, heading, goal in plain["episodes"]:
         if goal not in placement.types:
             raise ValueError(f"an episode asks for {goal!r}: must be one of {', '.join(placement.types)}")
-        starts.append(Start(*_numbers([x, z], 2), int(heading), goal))
+        x, z = _numbers([x, z], 2)
+        starts.append(Start(x, z, int(heading), goal))
     if not starts:
         raise ValueError("episodes=[]: must have at least one")
     return StoredPlacement(placement, tuple(starts))

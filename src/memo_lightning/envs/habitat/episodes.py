@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import attr
@@ -10,16 +11,11 @@ import numpy as np
 from habitat.core.simulator import AgentState
 from habitat.tasks.nav.object_nav_task import ObjectGoal, ObjectGoalNavEpisode, ObjectViewLocation
 
-from memo_lightning.envs.habitat.house import HouseSpec
-from memo_lightning.envs.habitat.placement import (
-    HEADINGS,
-    PlacedObject,
-    Placement,
-    PlacementSpec,
-    build_navigator,
-    draw_placement,
-)
+from memo_lightning.envs.habitat.navigation import build_navigator
+from memo_lightning.envs.habitat.placement import PlacedObject, Placement, PlacementSpec
+from memo_lightning.envs.habitat.placing import draw_placement
 from memo_lightning.envs.habitat.shapes import turn
+from memo_lightning.envs.habitat.spots import HEADINGS
 
 MIN_START_DISTANCE = 3.0  # metres on foot to the nearest instance; an episode succeeds within 2
 _TRIES = 200
@@ -40,7 +36,7 @@ class ExtObjNavEpisode(ObjectGoalNavEpisode):
     origin_rotation: list[float]
 
 
-@attr.s(auto_attribs=True, frozen=True)
+@dataclass(frozen=True)
 class Start:
     """How an episode of a placement begins: x, z in metres, the heading in degrees, and the type to find."""
 
@@ -56,7 +52,7 @@ def make_episode(placement: Placement, number: int, start: Start, origin: Start)
     Raises:
         UserError: if the goal's type has no instance in the placement.
     """
-    return ExtObjNavEpisode(
+    return ExtObjNavEpisode(  # type: ignore[call-arg]
         episode_id=f"{placement.scene_id}/{placement.index}/{number}",
         scene_id=placement.scene_id,
         start_position=[start.x, 0.0, start.z],
@@ -78,8 +74,8 @@ def cached_placement(spec: PlacementSpec) -> Placement:
 def draw_start(spec: PlacementSpec, number: int) -> Start:
     """Draw how episode ``number`` of a placement begins.
 
-    The agent starts at least :data:`MIN_START_DISTANCE` from the goal; where a house is too small for that, as
-    far away as was found.
+    The agent starts at least :data:`MIN_START_DISTANCE` from the goal; where a house is too small for that,
+    as far away as was found.
     """
     placement, navigator = cached_placement(spec), build_navigator(spec.house)
     rng = np.random.default_rng([spec.house.seed, spec.index, spec.n_types, spec.n_objects, 1 + number])
@@ -100,15 +96,6 @@ def rotation_of(heading: int) -> list[float]:
     """Return the quaternion x, y, z, w of a heading in degrees."""
     cosine, sine = turn(heading / 2)
     return [0.0, sine, 0.0, cosine]
-
-
-def house_of(episode: ExtObjNavEpisode) -> HouseSpec:
-    """Return the generated house of an episode.
-
-    Raises:
-        UserError: if its scene is no generated house.
-    """
-    return HouseSpec.from_scene_id(episode.scene_id)
 
 
 def _goal(placed: PlacedObject) -> ObjectGoal:

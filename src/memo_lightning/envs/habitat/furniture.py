@@ -1,7 +1,7 @@
 """The furniture of a house: what each piece looks like and where objects can stand on it.
 
-Every piece is described once, with its back against a wall: x along the wall from 0 to ``width``, z away from the
-wall from 0 to ``depth``, y up; whole centimetres.
+Every piece is described once, with its back against a wall: x along the wall from 0 to ``width``, z away from
+the wall from 0 to ``depth``, y up; whole centimetres.
 """
 
 from __future__ import annotations

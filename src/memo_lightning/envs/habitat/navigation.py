@@ -1,15 +1,17 @@
 """Walking in a house: what blocks the agent, how it slides along walls, and how far it is to a goal.
 
-Obstacles are rectangles, grown by the agent's radius; what is left of the floor is where the agent's centre may
-be. A shortest path through such a space bends only at corners of the grown rectangles. So the distances between
-all corners that see each other are laid out once per house as a graph, scipy finds its shortest paths, and the
-distance from any point is the best over the corners that it sees: exact everywhere, without a grid's detours.
+Obstacles are rectangles, grown by the agent's radius; what is left of the floor is where the agent's centre
+may be. A shortest path through such a space bends only at corners of the grown rectangles. So the distances
+between all corners that see each other are laid out once per house as a graph, scipy finds its shortest
+paths, and the distance from any point is the best over the corners that it sees: exact everywhere, without the
+detours of a grid.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -17,7 +19,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from memo_lightning.envs.habitat.floor_plan import LATTICE
-from memo_lightning.envs.habitat.house import AGENT_RADIUS, House
+from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
+from memo_lightning.envs.habitat.house import House, HouseSpec, build_house
 
 SKIN = 1e-3  # metres that corners and the agent keep away from what blocks them
 
@@ -77,9 +80,9 @@ class Navigator:
         return float(np.sqrt((gaps**2).sum(axis=1)).min())
 
     def free_map(self, metres_per_pixel: float) -> np.ndarray:
-        """Return bool ``[rows, columns]``, z downwards and x to the right: where the agent's centre may be."""
+        """Return bool ``[rows, columns]``, z downwards, x to the right: where the agent's centre may be."""
         bounds, free = self._house.plan.bounds, self._house.free
-        shape = [max(int(math.ceil(cm / 100 / metres_per_pixel)), 1) for cm in (bounds.depth, bounds.width)]
+        shape = [max(math.ceil(cm / 100 / metres_per_pixel), 1) for cm in (bounds.depth, bounds.width)]
         rows, columns = (
             np.minimum(((np.arange(n) + 0.5) * limit / n).astype(int), limit - 1)
             for n, limit in zip(shape, free.shape, strict=True)
@@ -123,7 +126,7 @@ class DistanceField:
         return self._nearest(x, z)[0]
 
     def path(self, x: float, z: float) -> list[tuple[float, float]]:
-        """Return the points where the shortest path from (x, z) bends, with both ends; empty if there is none."""
+        """Return where the shortest path from (x, z) bends, with both ends; empty if there is none."""
         length, goal, corner = self._nearest(x, z)
         if not math.isfinite(length):
             return []
@@ -146,6 +149,12 @@ class DistanceField:
         return _nearest(x, z, self._goals, self._navigator._corners, self._to_goal, self._navigator._blocks)
 
 
+@lru_cache(maxsize=64)
+def build_navigator(spec: HouseSpec) -> Navigator:
+    """Return the navigator of a generated house; those asked for most recently are kept."""
+    return Navigator(build_house(spec))
+
+
 @njit(cache=True, error_model="numpy")
 def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
     for k in range(len(blocks)):
@@ -156,7 +165,7 @@ def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _entry(x, z, dx, dz, block):  # type: ignore[no-untyped-def]
-    """Return where a segment enters the inside of a block, as a fraction, 2 if it does not; and along which axis."""
+    """Return where a segment enters a block, as a fraction, 2 if it does not; and along which axis."""
     enter, leave, axis = -1e30, 1e30, 0
     for k, o, d in ((0, x, dx), (1, z, dz)):
         if d == 0.0:
@@ -176,7 +185,7 @@ def _entry(x, z, dx, dz, block):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
-    for k in range(len(blocks)):
+    for k in range(len(blocks)):  # noqa: SIM110 - numba compiles no generators
         if _entry(x, z, to_x - x, to_z - z, blocks[k])[0] <= 1.0:
             return False
     return True

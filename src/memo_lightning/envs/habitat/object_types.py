@@ -1,7 +1,7 @@
 """The twenty types of objects that are searched for, each with a shape, a size and colours of its own.
 
-Every object stands on its origin, within :data:`MAX_RADIUS` of it and at most :data:`MAX_HEIGHT` tall, so that it
-fits on any surface, shelves included, and stays below the camera when it stands on the floor.
+Every object stands on its origin and is at most :data:`MAX_HEIGHT` tall, so that it fits on any surface,
+shelves included, and stays below the camera when it stands on the floor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from memo_lightning.envs.habitat.shapes import Colour, Paint, Pattern, Solid
 
-MAX_RADIUS = 0.19
 MAX_HEIGHT = 0.35
 
 Point = tuple[float, float, float]

@@ -1,12 +1,12 @@
 """Exact ray casting of upright solids, compiled with numba for one core.
 
-For every solid, the pixels inside the rectangle that it projects to are tested and the nearest hit is kept; the
-colour is worked out afterwards, once per pixel. Rays are scaled so that their component along the optical axis
-is 1, so the distance along a ray is the depth that habitat's depth sensors report.
+For every solid, the pixels inside the rectangle that it projects to are tested and the nearest hit is kept;
+the colour is worked out afterwards, once per pixel. Rays are scaled so that their component along the optical
+axis is 1, so the distance along a ray is the depth that habitat's depth sensors report.
 
 The same scene and pose give the same bits on every machine: there is no ``fastmath`` and no ``parallel``, so
-LLVM may neither reorder nor fuse operations, and only operations that IEEE 754 rounds correctly are used (sums,
-products, quotients, square roots).
+LLVM may neither reorder nor fuse operations, and only operations that IEEE 754 rounds correctly are used
+(sums, products, quotients, square roots).
 
 Notation used for shapes:
     - H, W: rows and columns of the picture
@@ -29,7 +29,7 @@ _LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, so that the sides 
 
 
 def cast(camera: Camera, pose: Pose, solids: SolidArrays) -> tuple[np.ndarray, np.ndarray]:
-    """Return depth float32 ``[H, W]`` in metres, and int32 ``[H, W]`` with the index of the solid, -1 for none."""
+    """Return depth float32 ``[H, W]`` in metres, and the index of the solid int32 ``[H, W]``, -1 for none."""
     view = pose.eye_and_axes(camera.eye_height)
     rays = _make_rays(view, camera.columns, camera.rows)
     depth = np.full((camera.height, camera.width), FAR, np.float32)

@@ -1,7 +1,7 @@
 """habitat-lab sensors of :class:`~memo_lightning.envs.habitat.simulator.HouseSim`.
 
-Each sensor reads the simulator's :class:`~memo_lightning.envs.habitat.view.View`. Shapes, types and units of the
-camera sensors are those of habitat-sim's sensors in habitat-lab.
+Each sensor reads the simulator's :class:`~memo_lightning.envs.habitat.view.View`. Shapes, types and units of
+the camera sensors are those of habitat-sim's sensors in habitat-lab.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def camera_of(config: DictConfig) -> Camera:
     return Camera(config.width, config.height, float(config.hfov), float(eye_height))
 
 
-class HouseSimSensor:
+class HouseSimSensor(Sensor):
     """What all sensors share: a camera. Comes before habitat's own class among the bases."""
 
     def __init__(self, config: DictConfig) -> None:
@@ -57,7 +57,7 @@ class HouseSimRGBSensor(HouseSimSensor, RGBSensor):
 
 @registry.register_sensor
 class HouseSimDepthSensor(HouseSimSensor, DepthSensor):
-    """Distance along the optical axis, float32 ``[H, W, 1]``; clipped, and scaled to 0..1 if so configured."""
+    """Distance along the optical axis, float32 ``[H, W, 1]``; clipped, and scaled to 0..1 if configured."""
 
     def __init__(self, config: DictConfig) -> None:
         low, high = config.min_depth, config.max_depth
@@ -89,7 +89,7 @@ class HouseSimSemanticSensor(HouseSimSensor, SemanticSensor):
         return view.semantic(self.camera)[..., None]
 
 
-class _ColumnSensor(HouseSimSensor, Sensor):
+class _ColumnSensor(HouseSimSensor):
     def _get_sensor_type(self, *args: Any, **kwargs: Any) -> SensorTypes:
         return SensorTypes.NULL
 

@@ -1,7 +1,8 @@
 """The solids that houses, furniture and objects are made of.
 
-A scene is a list of boxes, frustums (a cylinder is one whose radii are equal) and ellipsoids that stand upright:
-they turn about the vertical axis only. A ray meets each of them exactly, and each is simple to write as a mesh.
+A scene is a list of boxes, frustums (a cylinder is one whose radii are equal) and ellipsoids that stand
+upright: they turn about the vertical axis only. A ray meets each of them exactly, and each is simple to write
+as a mesh.
 
 World axes are habitat's: x right, y up, z towards the viewer, in metres; an agent that is not turned looks
 along -z. A solid that is turned by ``yaw`` has its own x axis along ``(cos yaw, 0, -sin yaw)``.
@@ -81,8 +82,12 @@ class Solid:
 class SolidArrays(NamedTuple):
     """Solids as the ray caster reads them; P solids.
 
-    ``kind``, ``instance`` and ``pattern`` are int32 ``[P]``; ``shape`` is float64 ``[P, 8]`` with the centre, the
-    size, cosine and sine of the yaw; ``paint`` is float32 ``[P, 7]`` with both colours and the pattern's scale.
+    Args:
+        kind: int32 ``[P]``, index in :data:`KINDS`.
+        instance: int32 ``[P]``, semantic id; 0 for what is no object.
+        pattern: int32 ``[P]``, index in :data:`PATTERNS`.
+        shape: float64 ``[P, 8]``: centre, size, cosine and sine of the yaw.
+        paint: float32 ``[P, 7]``: both colours and the pattern's scale.
     """
 
     kind: np.ndarray

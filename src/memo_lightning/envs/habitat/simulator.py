@@ -16,11 +16,13 @@ from habitat.core.simulator import AgentState, Observations, SensorSuite, Simula
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera, Pose
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
-from memo_lightning.envs.habitat.house import AGENT_RADIUS, HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import DistanceField, Navigator
-from memo_lightning.envs.habitat.placement import REFERENCE_CAMERA, Placement, build_navigator
+from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
+from memo_lightning.envs.habitat.house import HouseSpec, build_house
+from memo_lightning.envs.habitat.navigation import DistanceField, Navigator, build_navigator
+from memo_lightning.envs.habitat.pathfinder import HousePathfinder
+from memo_lightning.envs.habitat.placement import Placement
 from memo_lightning.envs.habitat.sensors import HouseSimSensor
 from memo_lightning.envs.habitat.shapes import concatenate, turn
 from memo_lightning.envs.habitat.view import View
@@ -35,9 +37,9 @@ _FIELDS_KEPT = 256
 class HouseSim(Simulator):
     """One agent in a generated house.
 
-    The house comes from ``config.scene`` (see :class:`~memo_lightning.envs.habitat.house.HouseSpec`), its objects
-    from the episode. Objects do not block the agent. Positions are x, y, z in metres with the feet at y = 0;
-    rotations are quaternions about the y axis, as in habitat.
+    The house comes from ``config.scene`` (see :class:`~memo_lightning.envs.habitat.house.HouseSpec`), its
+    objects from the episode. Objects do not block the agent. Positions are x, y, z in metres with the feet at
+    y = 0; rotations are quaternions about the y axis, as in habitat.
 
     Args:
         config: ``habitat.simulator`` of the configuration.
@@ -46,7 +48,7 @@ class HouseSim(Simulator):
         forward_step: length of a step, metres.
 
     Raises:
-        UserError: if the scene is no generated house, or the agent or a sensor is not as this simulator needs it.
+        UserError: if the scene is no generated house, or the agent or a sensor does not fit this simulator.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -245,9 +247,11 @@ class HouseSim(Simulator):
     ) -> Observations | None:
         """Return what the agent would observe elsewhere, or None if it cannot stand there."""
         before = self._pose
+        can_stand = True
         if position is not None and rotation is not None:
-            if not self.set_agent_state(position, rotation, reset_sensors=False):
-                return None
+            can_stand = self.set_agent_state(position, rotation, reset_sensors=False)
+        if not can_stand:
+            return None
         observations = self._observe()
         if not keep_agent_at_new_pose:
             self._look_from(before)
@@ -345,32 +349,6 @@ class HouseSim(Simulator):
                 del self._fields[next(iter(self._fields))]
             self._fields[key] = self._navigator.field(key)
         return self._fields[key]
-
-
-class HousePathfinder:
-    """The part of habitat-sim's ``PathFinder`` that habitat-lab's maps and measures use."""
-
-    def __init__(self, navigator: Navigator, rng: np.random.Generator) -> None:
-        self._navigator = navigator
-        self._rng = rng
-
-    def get_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lowest and highest x, y, z of the house."""
-        (x0, z0), (x1, z1) = self._navigator.lower, self._navigator.upper
-        return np.array([x0, 0.0, z0]), np.array([x1, 0.0, z1])
-
-    def get_topdown_view(self, meters_per_pixel: float, height: float) -> np.ndarray:
-        """Return bool ``[rows, columns]``, z downwards and x to the right: where the agent can stand."""
-        return self._navigator.free_map(meters_per_pixel)
-
-    def is_navigable(self, point: Sequence[float]) -> bool:
-        """Return whether the agent can stand at a point."""
-        return self._navigator.is_free(float(point[0]), float(point[2]))
-
-    def get_random_navigable_point(self) -> np.ndarray:
-        """Return a point where the agent can stand."""
-        x, z = self._navigator.sample(self._rng)
-        return np.array([x, 0.0, z])
 
 
 def _sensor_class(name: str) -> Any:

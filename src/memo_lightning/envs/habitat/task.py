@@ -1,8 +1,8 @@
 """``ExtObjNav-v1``: find an object of a given type, and say so when it is near and in view.
 
-Success, SPL, SoftSPL and DistanceToGoal are habitat-lab's own measures. habitat-lab's Success asks whether the
-task's ``is_stop_called`` holds and the goal is near; here ``is_stop_called`` holds only for a stop with the
-object in view, so the measure applies the whole rule. Any stop ends the episode.
+Success, SPL, SoftSPL and DistanceToGoal are habitat-lab's own measures. habitat-lab's Success asks whether
+the task's ``is_stop_called`` holds and the goal is near; here ``is_stop_called`` holds only for a stop with
+the object in view, so the measure applies the whole rule. Any stop ends the episode.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ class ObjectTypeGoalSensor(Sensor):
 class TrialPositionSensor(Sensor):
     """Where the agent is and looks, as seen from where the placement's first episode began.
 
-    float32 ``[4]``: metres to the right, metres ahead, and sine and cosine of the turn to the left. The frame is
-    the same in all episodes of a trial, so what was seen in one of them can be found again in another.
+    float32 ``[4]``: metres to the right, metres ahead, and sine and cosine of the turn to the left. The frame
+    is the same in all episodes of a trial, so what was seen in one of them can be found again in another.
     """
 
     def __init__(self, sim: Simulator, config: DictConfig, dataset: Any, *args: Any, **kwargs: Any) -> None:

@@ -20,10 +20,10 @@ _MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
 class TrialEnv(gymnasium.Env):
     """A trial is a sequence of object-navigation episodes that keeps the house and its objects.
 
-    An episode that ends is followed by the next one in the same step: the observation that comes with its last
-    reward is already the first of the next episode. Only the end of a trial, after ``trial_steps`` steps, is
-    ``truncated``; the reset that follows draws a new placement. An episode that the end of the trial cuts off is
-    not an ended episode.
+    An episode that ends is followed by the next one in the same step: the observation that comes with its
+    last reward is already the first of the next episode. Only the end of a trial, after ``trial_steps``
+    steps, is ``truncated``; the reset that follows draws a new placement. An episode that the end of the trial cuts
+    off is not an ended episode.
 
     Observations are a dictionary: ``goal`` (one-hot), ``position`` (in a frame that stays the same during the
     trial) and the pictures of the chosen sensors. Every ``info`` holds ``episode_end`` and, about the episode
@@ -73,7 +73,7 @@ class TrialEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Dict(
             {name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()}
         )
-        self.action_space = gymnasium.spaces.Discrete(len(self.habitat_env.task.actions))
+        self.action_space = self._actions = gymnasium.spaces.Discrete(len(self.habitat_env.task.actions))
         self._draws = np.random.default_rng(seed)
         self._placement_index = 0
         self._step = 0
@@ -108,8 +108,8 @@ class TrialEnv(gymnasium.Env):
         Raises:
             ValueError: if there is no such action.
         """
-        if not self.action_space.contains(action):
-            raise ValueError(f"action={action!r}: must be an integer in 0..{self.action_space.n - 1}")
+        if not self._actions.contains(action):
+            raise ValueError(f"action={action!r}: must be an integer in 0..{self._actions.n - 1}")
         observation = dict(self.habitat_env.step(int(action)))
         reward = float(self.habitat_env.get_metrics()["ext_objnav_reward"])
         self._step += 1
