@@ -3,8 +3,8 @@
 Obstacles are rectangles, grown by the agent's radius; what is left of the floor is where the agent's centre
 may be. A shortest path through such a space bends only at corners of the grown rectangles. So the distances
 between all corners that see each other are laid out once per house as a graph, scipy finds its shortest
-paths, and the distance from any point is the best over the corners that it sees: exact everywhere, without the
-detours of a grid.
+paths, and the distance from any point is the best over the corners that it sees: exact everywhere, without
+the detours of a grid.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from memo_lightning.envs.habitat.episode_file import StoredPlacement
 from memo_lightning.envs.habitat.episodes import Start, cached_placement, draw_start
