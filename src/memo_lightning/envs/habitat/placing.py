@@ -7,6 +7,7 @@ somewhere else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from memo_lightning.errors import UserError
 _SEEN_PIXELS = 24  # in the reference camera; an episode succeeds with 10
 _ON_THE_FLOOR_PERCENT = 25
 _GAP = 2  # centimetres between objects
+_TRIES = 500  # to find a place on furniture, and again on the floor
 _MOST_REJECTED = 2000
 
 
@@ -129,13 +131,16 @@ class _Layout:
         Raises:
             UserError: if none is found.
         """
-        radius = int(np.ceil(object_type.radius * 100 - 1e-6))
-        for _ in range(2000):
-            on_floor = not self._house.stands or int(self._rng.integers(100)) < _ON_THE_FLOOR_PERCENT
-            place = self._draw_on_floor(radius) if on_floor else self._draw_on_stand(radius)
-            if place is not None and not any(_touch(place, other) for other in self._taken):
-                self._taken.append(place)
-                return place
+        radius = math.ceil(object_type.radius * 100 - 1e-6)
+        kinds = [self._draw_on_stand, self._draw_on_floor]
+        if int(self._rng.integers(100)) < _ON_THE_FLOOR_PERCENT:
+            kinds.reverse()
+        for draw in kinds:
+            for _ in range(_TRIES):
+                place = draw(radius)
+                if place is not None and not any(_touch(place, other) for other in self._taken):
+                    self._taken.append(place)
+                    return place
         raise UserError(
             f"n_objects is too large: {self._house.spec.scene_id} has no room for more than "
             f"{len(self._taken)} objects"
@@ -146,6 +151,8 @@ class _Layout:
         self._taken.remove(place)
 
     def _draw_on_stand(self, radius: int) -> _Place | None:
+        if not self._house.stands:
+            return None
         stand = self._house.stands[int(self._rng.integers(len(self._house.stands)))]
         inner = stand.area.grown(-radius)
         if inner.width < 0 or inner.depth < 0 or stand.clearance < 100 * MAX_HEIGHT:
