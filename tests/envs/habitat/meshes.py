@@ -1,4 +1,6 @@
-"""An independent way to look at solids: triangles, and the Möller-Trumbore test of every ray with every one."""
+"""An independent way to look at solids: triangles, and the Möller-Trumbore test of all rays with all."""
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +31,7 @@ def _round(solid, n):
         rings = [(np.cos(t) * circle + [0, np.sin(t), 0]) * solid.size for t in slopes]
     strips = [
         (low[k], low[k + 1], high[k + j]) if j == 0 else (low[k + 1], high[k + 1], high[k])
-        for low, high in zip(rings, rings[1:], strict=False)
+        for low, high in pairwise(rings)
         for k in range(n)
         for j in (0, 1)
     ]

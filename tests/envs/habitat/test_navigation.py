@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix
@@ -16,7 +18,7 @@ def navigator():
 
 
 def grid_distances(free, start):
-    """Return distances in metres over the squares, by steps to the 32 nearest squares that stay on free ones."""
+    """Return distances in metres over the squares, by steps of up to 3 squares that stay on free ones."""
     steps = [(a, b) for a in range(-3, 4) for b in range(-3, 4) if np.gcd(a, b) == 1]
     number = -np.ones(free.shape, int)
     number[free] = np.arange(free.sum())
@@ -44,7 +46,7 @@ def test_distances_agree_with_those_over_a_fine_grid(navigator):
     field = navigator.field([tuple(points[len(squares) // 3])])
     exact = np.array([field.distance(*point) for point in points[::7]])
     expected = expected[::7]
-    # A grid path is a path, so it is never shorter (but for the skin at corners), and hardly ever much longer.
+    # A grid path is a path, so it is never shorter (but for the skin at corners), and not much longer.
     assert (exact <= expected + 0.03).all()
     assert (expected <= 1.04 * exact + 0.12).all()
 
@@ -56,7 +58,7 @@ def test_the_path_is_as_long_as_the_distance_and_free(navigator):
         field = navigator.field([end])
         path = np.array(field.path(*start))
         assert np.linalg.norm(np.diff(path, axis=0), axis=1).sum() == pytest.approx(field.distance(*start))
-        for a, b in zip(path, path[1:], strict=False):
+        for a, b in pairwise(path):
             for t in np.linspace(0, 1, 25):
                 assert navigator.is_free(*(a + t * (b - a)))
         np.testing.assert_allclose(path[[0, -1]], [start, end])
@@ -121,6 +123,9 @@ def test_the_map_shows_where_points_are_free(navigator):
     agree = []
     for _ in range(2000):
         x, z = rng.uniform(x0, x1), rng.uniform(z0, z1)
-        row, column = int((z - z0) / (z1 - z0) * picture.shape[0]), int((x - x0) / (x1 - x0) * picture.shape[1])
+        row, column = (
+            int((z - z0) / (z1 - z0) * picture.shape[0]),
+            int((x - x0) / (x1 - x0) * picture.shape[1]),
+        )
         agree.append(picture[row, column] == navigator.is_free(x, z))
     assert np.mean(agree) > 0.96

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from meshes import nearest_hits, triangles_of
 
-from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.camera import Camera
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.placement import PlacementSpec, arrays_of
 from memo_lightning.envs.habitat.placing import draw_placement
+from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.envs.habitat.ray_caster import FAR, cast, shade
 from memo_lightning.envs.habitat.shapes import Paint, Solid, concatenate, pack, turn
 from memo_lightning.envs.habitat.view import View
@@ -26,12 +27,12 @@ def rays_of(camera, pose):
     focal = camera.width / 2 / np.tan(np.deg2rad(camera.hfov / 2))
     j, i = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
     local = np.stack(
-        [(j + 0.5 - camera.width / 2) / focal, (camera.height / 2 - i - 0.5) / focal, -np.ones(i.shape)], axis=-1
+        [(j + 0.5 - camera.width / 2) / focal, (camera.height / 2 - i - 0.5) / focal, -np.ones(i.shape)],
+        axis=-1,
     ).reshape(-1, 3)
-    tilt = np.array(
-        [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
-    )
-    yaw = np.array([[pose.cos_yaw, 0, pose.sin_yaw], [0, 1, 0], [-pose.sin_yaw, 0, pose.cos_yaw]])
+    tilt = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+    c, s = np.cos(np.deg2rad(pose.heading)), np.sin(np.deg2rad(pose.heading))
+    yaw = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     return np.array([pose.x, pose.y + camera.eye_height, pose.z]), local @ (yaw @ tilt).T
 
 
@@ -43,8 +44,8 @@ def mesh_depth(camera, pose, solids):
 
 @pytest.mark.parametrize(("first", "heading", "pitch"), [(0, 0, 0), (1, 30, -30), (2, 135, 30), (3, 270, 0)])
 def test_depth_of_every_object_type_equals_that_of_its_mesh(first, heading, pitch):
-    pose = Pose(0.4, 0.0, -0.3, *turn(heading), pitch)
-    forward = np.array([-pose.sin_yaw, -pose.cos_yaw])
+    pose = Pose(0.4, 0.0, -0.3, heading, pitch)
+    forward = np.array(pose.ahead(1.0))
     aside = np.array([forward[1], -forward[0]])
     height = 0.7 + np.tan(np.deg2rad(pitch))
     objects = []
@@ -74,7 +75,7 @@ def test_depth_of_every_object_type_equals_that_of_its_mesh(first, heading, pitc
 def test_depth_of_a_furnished_house_equals_that_of_its_mesh(pitch):
     house = build_house(HouseSpec(3))
     x, z = house.free_points(0)[40]
-    pose = Pose(float(x), 0.0, float(z), *turn(120), pitch)
+    pose = Pose(float(x), 0.0, float(z), 120, pitch)
     depth, _ = cast(CAMERA, pose, house.arrays)
     expected = mesh_depth(CAMERA, pose, house.solids)
     assert (np.abs(depth - expected) < 1e-4).mean() > 0.998
@@ -83,7 +84,7 @@ def test_depth_of_a_furnished_house_equals_that_of_its_mesh(pitch):
 
 def test_what_is_nearer_hides_what_is_behind():
     boxes = [Solid("box", (0, 0.9, -d), (0.2, 0.2, 0.1), WHITE) for d in (3.0, 2.0)]
-    depth, solid = cast(CAMERA, Pose(0, 0, 0, 1.0, 0.0), pack(boxes, [7, 8]))
+    depth, solid = cast(CAMERA, Pose(0, 0, 0, 0.0), pack(boxes, [7, 8]))
     assert solid[12, 20] == 1
     assert depth[12, 20] == pytest.approx(1.9, abs=1e-6)
     assert 0 not in solid
@@ -91,29 +92,29 @@ def test_what_is_nearer_hides_what_is_behind():
 
 def test_depth_is_measured_along_the_optical_axis():
     wall = Solid("box", (0, 1, -5), (50, 50, 1), WHITE)
-    depth, _ = cast(CAMERA, Pose(0, 0, 0, 1.0, 0.0), pack([wall], [0]))
+    depth, _ = cast(CAMERA, Pose(0, 0, 0, 0.0), pack([wall], [0]))
     np.testing.assert_allclose(depth, 4.0, atol=1e-5)
 
 
 def test_turned_box_is_seen_like_the_same_box_described_without_a_turn():
     level = Solid("box", (0.3, 0.8, -2), (0.5, 0.3, 0.2), WHITE)
     turned = Solid("box", (0.3, 0.8, -2), (0.2, 0.3, 0.5), WHITE, *turn(90))
-    pose = Pose(0, 0, 0, *turn(15), -10)
+    pose = Pose(0, 0, 0, 15, -10)
     a, b = (cast(CAMERA, pose, pack([solid], [1]))[0] for solid in (level, turned))
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_nothing_is_seen_behind_the_camera_and_empty_pixels_are_far():
     box = Solid("box", (0, 0.9, 2), (0.5, 0.5, 0.5), WHITE)
-    depth, solid = cast(CAMERA, Pose(0, 0, 0, 1.0, 0.0), pack([box], [1]))
+    depth, solid = cast(CAMERA, Pose(0, 0, 0, 0.0), pack([box], [1]))
     assert (solid == -1).all()
     assert (depth == FAR).all()
 
 
 def test_walking_along_a_wall_that_reaches_behind_the_camera_shows_no_gap():
     wall = Solid("box", (-0.3, 1, 0), (0.05, 1, 30), WHITE)
-    depth, solid = cast(CAMERA, Pose(0, 0, 0, 1.0, 0.0), pack([wall], [0]))
-    expected = mesh_depth(CAMERA, Pose(0, 0, 0, 1.0, 0.0), [wall])
+    _, solid = cast(CAMERA, Pose(0, 0, 0, 0.0), pack([wall], [0]))
+    expected = mesh_depth(CAMERA, Pose(0, 0, 0, 0.0), [wall])
     np.testing.assert_array_equal(solid >= 0, np.isfinite(expected))
 
 
@@ -121,7 +122,7 @@ def test_looking_up_moves_things_down_in_the_picture():
     box = Solid("box", (0, 0.9, -2), (0.1, 0.1, 0.1), WHITE)
     rows = []
     for pitch in (-20, 0, 20):
-        _, solid = cast(CAMERA, Pose(0, 0, 0, 1.0, 0.0, pitch), pack([box], [1]))
+        _, solid = cast(CAMERA, Pose(0, 0, 0, 0.0, pitch), pack([box], [1]))
         rows.append(np.nonzero(solid == 0)[0].mean())
     assert rows[0] < rows[1] < rows[2]
 
@@ -129,7 +130,7 @@ def test_looking_up_moves_things_down_in_the_picture():
 def test_colours_are_those_of_the_paint_darkened_by_light_only():
     paint = Paint((200, 100, 50))
     box = Solid("box", (0, 0.9, -2), (0.5, 0.5, 0.5), paint)
-    pose = Pose(0, 0, 0, 1.0, 0.0)
+    pose = Pose(0, 0, 0, 0.0)
     arrays = pack([box], [1])
     depth, solid = cast(CAMERA, pose, arrays)
     rgb = shade(CAMERA, pose, arrays, depth, solid)
@@ -151,8 +152,13 @@ def trial_hash():
         solids = concatenate(build_house(spec).arrays, placement.arrays)
         for placed in placement.objects:
             for camera in (Camera(64, 64, 79, 0.88), Camera(80, 60, 100, 1.25)):
-                view = View(placed.view.pose, solids, placement.type_of_instance)
-                for picture in (view.rgb(camera), view.depth(camera), view.semantic(camera), *view.columns(camera)):
+                view = View(placed.view, solids, placement.type_of_instance)
+                for picture in (
+                    view.rgb(camera),
+                    view.depth(camera),
+                    view.semantic(camera),
+                    *view.columns(camera),
+                ):
                     digest.update(picture.tobytes())
     return digest.hexdigest()
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import habitat
 import numpy as np
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 
-from memo_lightning.envs.habitat.camera import Pose
 from memo_lightning.envs.habitat.navigation import DistanceField
 from memo_lightning.envs.habitat.placement import PlacedObject
-from memo_lightning.envs.habitat.shapes import turn
+from memo_lightning.envs.habitat.pose import HEADINGS, Pose, look_at
 from memo_lightning.envs.habitat.simulator import HouseSim
-from memo_lightning.envs.habitat.spots import HEADINGS, look_at
 
 _STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
-_TURN_COST = 0.004  # metres that a turn must be worth, so that the agent does not sway between two headings
+_TURN_COST = 1e-4  # metres that a degree of turning must be worth, against swaying between two headings
 
 _LEAST_PROGRESS = 0.05  # metres; with less, a step is looked into further
 
@@ -75,25 +74,24 @@ class ShortestPathAgent(habitat.Agent):
         if self._to_goal.distance(pose.x, pose.z) < _STOP_DISTANCE:
             x, y, z = self._target.position
             # The middle of most objects is above their bottom by about this much.
-            heading, pitch = look_at(pose.x, pose.z, (x, y + 0.12, z))
-            if self._sees_target(Pose(pose.x, pose.y, pose.z, *turn(heading), pitch)):
-                return self._face(heading, pitch)
-        heading = self._best_heading()
-        return self._face(heading, 0.0, then=HabitatSimActions.move_forward)
+            look = look_at(pose.x, pose.z, (x, y + 0.12, z), self._sim.semantic_camera.eye_height)
+            if self._sees_target(look):
+                return self._face(look.heading, look.pitch, then=HabitatSimActions.stop)
+        return self._face(self._best_heading(), 0.0, then=HabitatSimActions.move_forward)
 
     def _sees_target(self, pose: Pose) -> bool:
         semantic = self._sim.view_from(pose).semantic(self._sim.semantic_camera)
         n_pixels = int(np.count_nonzero(semantic == self._target.instance))
         return n_pixels >= self._env.task.success_pixels
 
-    def _best_heading(self) -> int:
+    def _best_heading(self) -> float:
         """Return the heading whose next step brings the agent nearest to where the object is seen from."""
         pose = self._sim.pose
         here = self._to_view.distance(pose.x, pose.z)
 
-        def cost(heading: int, n_steps: int) -> float:
-            turned = abs(turn(heading)[0] - pose.cos_yaw) + abs(turn(heading)[1] - pose.sin_yaw)
-            return self._distance_after(pose.x, pose.z, heading, n_steps) + _TURN_COST * turned
+        def cost(heading: float, n_steps: int) -> float:
+            turns = min((heading - pose.heading) % 360, (pose.heading - heading) % 360)
+            return self._distance_after(replace(pose, heading=heading), n_steps) + _TURN_COST * turns
 
         best = min(HEADINGS, key=lambda heading: cost(heading, 1))
         if cost(best, 1) > here - _LEAST_PROGRESS:
@@ -101,23 +99,22 @@ class ShortestPathAgent(habitat.Agent):
             best = min(HEADINGS, key=lambda heading: cost(heading, 2))
         return best
 
-    def _distance_after(self, x: float, z: float, heading: int, n_steps: int) -> float:
-        """Return the least distance left after ``n_steps`` steps, the first towards ``heading``."""
-        length = self._sim.forward_step
-        cosine, sine = turn(heading)
-        x, z, _ = self._sim.navigator.move(x, z, -length * sine, -length * cosine)
+    def _distance_after(self, pose: Pose, n_steps: int) -> float:
+        """Return the least distance left after ``n_steps`` steps, the first of them straight on."""
+        x, z, _ = self._sim.navigator.move(pose.x, pose.z, *pose.ahead(self._sim.forward_step))
         if n_steps == 1:
             return self._to_view.distance(x, z)
-        return min(self._distance_after(x, z, other, n_steps - 1) for other in HEADINGS)
+        return min(
+            self._distance_after(replace(pose, x=x, z=z, heading=heading), n_steps - 1)
+            for heading in HEADINGS
+        )
 
-    def _face(self, heading: int, pitch: float, then: int = HabitatSimActions.stop) -> int:
+    def _face(self, heading: float, pitch: float, then: int) -> int:
         """Return the action that turns or tilts towards a direction, or ``then`` if the agent faces it."""
         pose = self._sim.pose
-        cosine, sine = turn(heading)
-        aside = sine * pose.cos_yaw - cosine * pose.sin_yaw  # sine of the angle to turn left by
-        ahead = cosine * pose.cos_yaw + sine * pose.sin_yaw
-        if ahead < 0.999:
-            return HabitatSimActions.turn_left if aside >= 0 else HabitatSimActions.turn_right
+        to_the_left = (heading - pose.heading) % 360
+        if to_the_left:
+            return HabitatSimActions.turn_left if to_the_left <= 180 else HabitatSimActions.turn_right
         if "look_up" in self._env.task.actions and pose.pitch != pitch:
             return HabitatSimActions.look_up if pitch > pose.pitch else HabitatSimActions.look_down
         return then

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import habitat
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Pose
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
 from memo_lightning.envs.habitat.navigation import build_navigator
-from memo_lightning.envs.habitat.shapes import concatenate, turn
+from memo_lightning.envs.habitat.pose import HEADINGS, PITCHES, Pose
+from memo_lightning.envs.habitat.shapes import concatenate
 from memo_lightning.envs.habitat.sources import GeneratedSource
-from memo_lightning.envs.habitat.spots import HEADINGS, PITCHES
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.envs.habitat.view import View
 
@@ -34,7 +34,7 @@ def frames_per_second(n_frames: int) -> float:
     for k in range(n_frames):
         navigator, solids, placement = scenes[k % len(scenes)]
         x, z = navigator.sample(rng)
-        pose = Pose(x, 0.0, z, *turn(rng.choice(HEADINGS)), float(rng.choice(PITCHES)))
+        pose = Pose(x, 0.0, z, int(rng.choice(HEADINGS)), int(rng.choice(PITCHES)))
         views.append(View(pose, solids, placement.type_of_instance))
 
     def render(k: int) -> None:

@@ -1,4 +1,4 @@
-"""A pinhole camera and the pose it looks from."""
+"""A pinhole camera."""
 
 from __future__ import annotations
 
@@ -55,34 +55,3 @@ class Camera:
 
 REFERENCE_CAMERA = Camera(width=64, height=64, hfov=79.0, eye_height=0.88)
 """The camera that decides whether an object can be found, and the default of all sensors."""
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Where an agent stands and looks.
-
-    Args:
-        x, y, z: position of the feet, metres.
-        cos_yaw, sin_yaw: heading; the agent looks along ``(-sin_yaw, 0, -cos_yaw)``; growing is leftwards.
-        pitch: of the camera, degrees; positive looks up.
-    """
-
-    x: float
-    y: float
-    z: float
-    cos_yaw: float
-    sin_yaw: float
-    pitch: float = 0.0
-
-    def eye_and_axes(self, eye_height: float) -> np.ndarray:
-        """Return float64 ``[4, 3]``: the eye, and the unit vectors to the right, upwards and forwards."""
-        cos_pitch, sin_pitch = turn(self.pitch)
-        c, s = self.cos_yaw, self.sin_yaw
-        return np.array(
-            (
-                (self.x, self.y + eye_height, self.z),
-                (c, 0.0, -s),
-                (s * sin_pitch, cos_pitch, c * sin_pitch),
-                (-s * cos_pitch, sin_pitch, -c * cos_pitch),
-            )
-        )

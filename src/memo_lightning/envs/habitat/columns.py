@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.camera import Camera
+from memo_lightning.envs.habitat.pose import Pose
 
 MAX_RANGE = 8.0
 LOWEST_OBSTACLE, HIGHEST_OBSTACLE = (

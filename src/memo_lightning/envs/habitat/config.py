@@ -50,7 +50,6 @@ SensorName = Literal["rgb", "depth", "semantic", "columns"]
 EYE_HEIGHT = REFERENCE_CAMERA.eye_height
 HFOV = int(REFERENCE_CAMERA.hfov)
 MAX_DEPTH = 10.0
-_COLUMN_ROWS = 24
 
 
 @dataclass
@@ -135,7 +134,7 @@ def _agent(sensors: Sequence[SensorName], image_size: int, n_columns: int) -> Ag
         "hfov": HFOV,
         "position": [0.0, EYE_HEIGHT, 0.0],
     }
-    columns = {**picture, "width": n_columns, "height": _COLUMN_ROWS}
+    columns = {**picture, "width": n_columns, "height": n_columns}
     available: dict[SensorName, dict[str, Any]] = {
         "rgb": {"rgb_sensor": HabitatSimRGBSensorConfig(type="HouseSimRGBSensor", **picture)},
         "depth": {

@@ -16,7 +16,7 @@ from typing import Any
 from memo_lightning.envs.habitat.episodes import Start
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.placement import PlacedObject, Placement
-from memo_lightning.envs.habitat.spots import Spot
+from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.errors import UserError
 
 FORMAT = "ExtObjNav-v1"
@@ -147,7 +147,7 @@ def _object(item: dict[str, Any]) -> PlacedObject:
         int(item["yaw"]),
         int(item["room"]),
         _numbers(item["goal"], 2),  # type: ignore[arg-type]
-        Spot(x, z, int(heading), int(pitch)),
+        Pose(x, 0.0, z, int(heading), int(pitch)),
     )
 
 

@@ -14,8 +14,7 @@ from habitat.tasks.nav.object_nav_task import ObjectGoal, ObjectGoalNavEpisode, 
 from memo_lightning.envs.habitat.navigation import build_navigator
 from memo_lightning.envs.habitat.placement import PlacedObject, Placement, PlacementSpec
 from memo_lightning.envs.habitat.placing import draw_placement
-from memo_lightning.envs.habitat.shapes import turn
-from memo_lightning.envs.habitat.spots import HEADINGS
+from memo_lightning.envs.habitat.pose import HEADINGS, Pose
 
 MIN_START_DISTANCE = 3.0  # metres on foot to the nearest instance; an episode succeeds within 2
 _TRIES = 200
@@ -45,6 +44,11 @@ class Start:
     heading: int
     goal: str
 
+    @property
+    def pose(self) -> Pose:
+        """Where the agent is."""
+        return Pose(self.x, 0.0, self.z, self.heading)
+
 
 def make_episode(placement: Placement, number: int, start: Start, origin: Start) -> ExtObjNavEpisode:
     """Return the habitat episode of ``placement`` that begins with ``start``; ``origin`` is the first one's.
@@ -56,12 +60,12 @@ def make_episode(placement: Placement, number: int, start: Start, origin: Start)
         episode_id=f"{placement.scene_id}/{placement.index}/{number}",
         scene_id=placement.scene_id,
         start_position=[start.x, 0.0, start.z],
-        start_rotation=rotation_of(start.heading),
+        start_rotation=start.pose.rotation,
         goals=[_goal(placed) for placed in placement.instances(start.goal)],
         object_category=start.goal,
         placement=placement,
         origin_position=[origin.x, 0.0, origin.z],
-        origin_rotation=rotation_of(origin.heading),
+        origin_rotation=origin.pose.rotation,
     )
 
 
@@ -92,14 +96,8 @@ def draw_start(spec: PlacementSpec, number: int) -> Start:
     return Start(*best, HEADINGS[int(rng.integers(len(HEADINGS)))], goal)
 
 
-def rotation_of(heading: int) -> list[float]:
-    """Return the quaternion x, y, z, w of a heading in degrees."""
-    cosine, sine = turn(heading / 2)
-    return [0.0, sine, 0.0, cosine]
-
-
 def _goal(placed: PlacedObject) -> ObjectGoal:
-    view = AgentState([placed.view.x, 0.0, placed.view.z], rotation_of(placed.view.heading))
+    view = AgentState([placed.view.x, 0.0, placed.view.z], placed.view.rotation)
     return ObjectGoal(
         position=[placed.goal[0], 0.0, placed.goal[1]],
         object_id=str(placed.instance),

@@ -10,8 +10,8 @@ import numpy as np
 
 from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
+from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.envs.habitat.shapes import SolidArrays, pack, turn
-from memo_lightning.envs.habitat.spots import Spot
 from memo_lightning.errors import UserError, require
 
 REACH = 1.6  # metres on foot from where an object is seen to its goal; an episode succeeds within 2
@@ -29,7 +29,7 @@ class PlacedObject:
         yaw: turn about the vertical axis, degrees.
         room: index of the room it is in.
         goal: x, z of the point of the room nearest to it where an agent can stand; distances go there.
-        view: a spot within :data:`REACH` of the goal from where it is seen.
+        view: a pose within :data:`REACH` of the goal, on foot, from which it is seen.
     """
 
     instance: int
@@ -38,7 +38,7 @@ class PlacedObject:
     yaw: int
     room: int
     goal: tuple[float, float]
-    view: Spot
+    view: Pose
 
 
 @dataclass(frozen=True)

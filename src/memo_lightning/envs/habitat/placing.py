@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Pose
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.floor_plan import WALL, Rect
 from memo_lightning.envs.habitat.furnishing import Stand
 from memo_lightning.envs.habitat.house import House, build_house
 from memo_lightning.envs.habitat.navigation import Navigator, build_navigator
 from memo_lightning.envs.habitat.object_types import MAX_HEIGHT, OBJECT_TYPES, ObjectType
 from memo_lightning.envs.habitat.placement import REACH, PlacedObject, Placement, PlacementSpec, arrays_of
+from memo_lightning.envs.habitat.pose import Pose, look_at
 from memo_lightning.envs.habitat.ray_caster import cast
 from memo_lightning.envs.habitat.shapes import SolidArrays, concatenate
-from memo_lightning.envs.habitat.spots import Spot, look_at
 from memo_lightning.errors import UserError
 
 _SEEN_PIXELS = 24  # in the reference camera; an episode succeeds with 10
@@ -96,7 +96,7 @@ def _find(
     object_type: ObjectType,
     place: _Place,
 ) -> PlacedObject | None:
-    """Return the object with its goal and a spot from where it is seen, or None if it is out of reach."""
+    """Return the object with its goal and a pose from which it is seen, or None if it is out of reach."""
     x, y, z = place.position
     points = house.free_points(place.room)
     distances = np.sqrt(((points - (x, z)) ** 2).sum(axis=1))
@@ -108,10 +108,10 @@ def _find(
         at_x, at_z = (float(value) for value in points[index])
         if not 0.4 < distances[index] < 1.7 or field.distance(at_x, at_z) > REACH:
             continue
-        spot = Spot(at_x, at_z, *look_at(at_x, at_z, target))
-        if _count_pixels(spot.pose, scene, instance) >= _SEEN_PIXELS:
+        pose = look_at(at_x, at_z, target, REFERENCE_CAMERA.eye_height)
+        if _count_pixels(pose, scene, instance) >= _SEEN_PIXELS:
             goal = (goal_x, goal_z)
-            return PlacedObject(instance, object_type.name, place.position, place.yaw, place.room, goal, spot)
+            return PlacedObject(instance, object_type.name, place.position, place.yaw, place.room, goal, pose)
     return None
 
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.camera import Camera
+from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.envs.habitat.shapes import SolidArrays
 
 NEAR = 0.02

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -118,6 +119,7 @@ def concatenate(first: SolidArrays, second: SolidArrays) -> SolidArrays:
     return SolidArrays(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
+@lru_cache(maxsize=1024)
 def turn(degrees: float) -> tuple[float, float]:
     """Return the cosine and sine of an angle, the same on every machine.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +16,16 @@ from habitat.core.simulator import AgentState, Observations, SensorSuite, Simula
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera, Pose
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
 from memo_lightning.envs.habitat.navigation import DistanceField, Navigator, build_navigator
 from memo_lightning.envs.habitat.pathfinder import HousePathfinder
 from memo_lightning.envs.habitat.placement import Placement
+from memo_lightning.envs.habitat.pose import Pose, heading_of
 from memo_lightning.envs.habitat.sensors import HouseSimSensor
-from memo_lightning.envs.habitat.shapes import concatenate, turn
+from memo_lightning.envs.habitat.shapes import concatenate
 from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError, require
 
@@ -65,7 +66,7 @@ class HouseSim(Simulator):
         self._rng = np.random.default_rng(config.seed)
         self._collided = False
         self._load(config.scene)
-        self._pose = Pose(*self._start_point(), 1.0, 0.0)
+        self._pose = Pose(*self._start_point(), heading=0.0)
         self._set_placement(Placement(config.scene, 0, ()))
 
     @property
@@ -173,9 +174,8 @@ class HouseSim(Simulator):
 
     def tilt_camera(self, degrees: float) -> None:
         """Turn the camera up, or down if ``degrees`` is negative, as far as :data:`MAX_PITCH`."""
-        pose = self._pose
-        pitch = min(max(pose.pitch + degrees, -MAX_PITCH), MAX_PITCH)
-        self._look_from(Pose(pose.x, pose.y, pose.z, pose.cos_yaw, pose.sin_yaw, pitch))
+        pitch = min(max(self._pose.pitch + degrees, -MAX_PITCH), MAX_PITCH)
+        self._look_from(replace(self._pose, pitch=pitch))
 
     def step_physics(self, delta: float) -> None:
         """Do nothing: nothing moves by itself."""
@@ -196,13 +196,9 @@ class HouseSim(Simulator):
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:
         """Return the agent's position, float64 ``[3]``, and rotation, a quaternion."""
-        cosine, sine = self._pose.cos_yaw, self._pose.sin_yaw
-        half_cosine = math.sqrt(max((1.0 + cosine) / 2.0, 0.0))
-        half_sine = math.copysign(math.sqrt(max((1.0 - cosine) / 2.0, 0.0)), sine)
-        return AgentState(
-            np.array([self._pose.x, self._pose.y, self._pose.z]),
-            quaternion.quaternion(half_cosine, 0.0, half_sine, 0.0),
-        )
+        x, y, z, w = self._pose.rotation
+        position = np.array([self._pose.x, self._pose.y, self._pose.z])
+        return AgentState(position, quaternion.quaternion(w, x, y, z))
 
     def get_agent(self, agent_id: int = 0) -> SimpleNamespace:
         """Return an object whose ``state`` is the agent's state, as habitat-lab's map functions want it."""
@@ -229,14 +225,12 @@ class HouseSim(Simulator):
         if not self.is_navigable(position):
             return False
         if isinstance(rotation, quaternion.quaternion):
-            w, y = rotation.w, rotation.y
+            y, w = rotation.y, rotation.w
         else:
-            w, y = rotation[3], rotation[1]
-        norm = w * w + y * y
-        cosine, sine = (w * w - y * y) / norm, 2.0 * w * y / norm
+            y, w = rotation[1], rotation[3]
         pitch = 0.0 if reset_sensors else self._pose.pitch
         x, height, z = (float(value) for value in position)
-        self._look_from(Pose(x, height, z, round(cosine, 12), round(sine, 12), pitch))
+        self._look_from(Pose(x, height, z, heading_of(y, w), pitch))
         return True
 
     def get_observations_at(
@@ -328,18 +322,11 @@ class HouseSim(Simulator):
 
     def _move(self, length: float) -> None:
         pose = self._pose
-        x, z, self._collided = self._navigator.move(
-            pose.x, pose.z, -length * pose.sin_yaw, -length * pose.cos_yaw
-        )
-        self._look_from(Pose(x, pose.y, z, pose.cos_yaw, pose.sin_yaw, pose.pitch))
+        x, z, self._collided = self._navigator.move(pose.x, pose.z, *pose.ahead(length))
+        self._look_from(replace(pose, x=x, z=z))
 
     def _turn(self, degrees: float) -> None:
-        pose = self._pose
-        cosine, sine = turn(degrees)
-        # Rounding keeps a full circle closed and the pictures the same on every machine.
-        new_cosine = round(pose.cos_yaw * cosine - pose.sin_yaw * sine, 12)
-        new_sine = round(pose.sin_yaw * cosine + pose.cos_yaw * sine, 12)
-        self._look_from(Pose(pose.x, pose.y, pose.z, new_cosine, new_sine, pose.pitch))
+        self._look_from(replace(self._pose, heading=(self._pose.heading + degrees) % 360.0))
 
     def _field(self, goals: Any) -> DistanceField:
         points = [goals] if np.ndim(goals[0]) == 0 else goals

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import Camera, Pose
+from memo_lightning.envs.habitat.camera import Camera
 from memo_lightning.envs.habitat.columns import Columns, columns_of
+from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.envs.habitat.ray_caster import cast, shade
 from memo_lightning.envs.habitat.shapes import SolidArrays
 
