@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from habitat.config import read_write
@@ -5,6 +7,7 @@ from habitat.core.simulator import Simulator
 from habitat.utils.visualizations import maps
 
 from memo_lightning.envs.habitat import import_habitat
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.simulator import HouseSim
@@ -30,7 +33,7 @@ def test_observations_fit_the_spaces_and_the_units(sim):
         assert observations[name].shape == space.shape
         assert observations[name].dtype == space.dtype
         assert space.contains(observations[name])
-    metres = sim.view_from(sim.pose).depth(sim.semantic_camera)
+    metres = sim.view_from(sim.pose).depth(REFERENCE_CAMERA)
     np.testing.assert_allclose(observations["depth"][..., 0], np.minimum(metres, 10) / 10, rtol=1e-6)
 
 
@@ -124,7 +127,7 @@ def test_geodesic_distance_takes_one_or_many_goals_and_keeps_them_with_the_episo
     one, other = sim.geodesic_distance(here, a), sim.geodesic_distance(here, np.array(b))
     assert sim.geodesic_distance(here, [a, b]) == min(one, other)
     path = sim.get_straight_shortest_path_points(here, a)
-    length = sum(np.linalg.norm(q - p) for p, q in zip(path, path[1:], strict=False))
+    length = sum(np.linalg.norm(q - p) for p, q in pairwise(path))
     assert length == pytest.approx(one, abs=1e-4)
     goals = [goal.position for goal in env.current_episode.goals]
     with_episode = sim.geodesic_distance(here, goals, env.current_episode)
@@ -163,7 +166,7 @@ def test_another_radius_than_the_houses_are_made_for_is_refused():
     config = make_config()
     with read_write(config):
         config.habitat.simulator.agents.main_agent.radius = 0.5
-    with pytest.raises(UserError, match="agent radius=0.5"):
+    with pytest.raises(UserError, match=r"agent radius=0\.5"):
         HouseSim(config.habitat.simulator)
 
 

@@ -43,7 +43,7 @@ def test_every_object_is_seen_from_near_its_goal(spec, placement):
     solids = concatenate(build_house(spec.house).arrays, placement.arrays)
     navigator = build_navigator(spec.house)
     for placed in placement.objects:
-        view = View(placed.view, solids, placement.type_of_instance)
+        view = View(placed.view, solids)
         assert np.count_nonzero(view.semantic(REFERENCE_CAMERA) == placed.instance) >= 10
         assert navigator.field([placed.goal]).distance(placed.view.x, placed.view.z) < 2.0
 

@@ -9,6 +9,7 @@ import habitat
 import numpy as np
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.navigation import DistanceField
 from memo_lightning.envs.habitat.placement import PlacedObject
 from memo_lightning.envs.habitat.pose import HEADINGS, Pose, look_at
@@ -74,14 +75,13 @@ class ShortestPathAgent(habitat.Agent):
         if self._to_goal.distance(pose.x, pose.z) < _STOP_DISTANCE:
             x, y, z = self._target.position
             # The middle of most objects is above their bottom by about this much.
-            look = look_at(pose.x, pose.z, (x, y + 0.12, z), self._sim.semantic_camera.eye_height)
+            look = look_at(pose.x, pose.z, (x, y + 0.12, z), REFERENCE_CAMERA.eye_height)
             if self._sees_target(look):
                 return self._face(look.heading, look.pitch, then=HabitatSimActions.stop)
         return self._face(self._best_heading(), 0.0, then=HabitatSimActions.move_forward)
 
     def _sees_target(self, pose: Pose) -> bool:
-        semantic = self._sim.view_from(pose).semantic(self._sim.semantic_camera)
-        n_pixels = int(np.count_nonzero(semantic == self._target.instance))
+        n_pixels = self._sim.view_from(pose).count_pixels(REFERENCE_CAMERA, self._target.instance)
         return n_pixels >= self._env.task.success_pixels
 
     def _best_heading(self) -> float:

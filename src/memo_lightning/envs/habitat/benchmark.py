@@ -27,15 +27,13 @@ def frames_per_second(n_frames: int) -> float:
     scenes = []
     for index in range(source.n_placements):
         spec, placement = HouseSpec.from_scene_id(source.scene_id(index)), source.placement(index)
-        scenes.append(
-            (build_navigator(spec), concatenate(build_house(spec).arrays, placement.arrays), placement)
-        )
+        scenes.append((build_navigator(spec), concatenate(build_house(spec).arrays, placement.arrays)))
     views = []
     for k in range(n_frames):
-        navigator, solids, placement = scenes[k % len(scenes)]
+        navigator, solids = scenes[k % len(scenes)]
         x, z = navigator.sample(rng)
         pose = Pose(x, 0.0, z, int(rng.choice(HEADINGS)), int(rng.choice(PITCHES)))
-        views.append(View(pose, solids, placement.type_of_instance))
+        views.append(View(pose, solids))
 
     def render(k: int) -> None:
         views[k].rgb(REFERENCE_CAMERA)

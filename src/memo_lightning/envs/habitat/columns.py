@@ -34,28 +34,25 @@ class Columns(NamedTuple):
     type: np.ndarray
 
 
-def columns_of(
-    camera: Camera, pose: Pose, depth: np.ndarray, semantic: np.ndarray, type_of_instance: np.ndarray
-) -> Columns:
+def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray) -> Columns:
     """Reduce a picture to its columns.
 
     Args:
         camera: that took the picture.
         pose: it was taken from.
         depth: metres along the optical axis, float32 ``[H, W]``.
-        semantic: instance ids, int32 ``[H, W]``.
-        type_of_instance: int64, the number of the object type of each instance id; 0 for none.
+        types: number of the type of the object that each pixel shows, int32 ``[H, W]``; 0 for none.
     """
     ranges = np.ones((camera.width, 2), np.float32)
-    types = np.zeros(camera.width, np.int64)
+    nearest = np.zeros(camera.width, np.int64)
     view = pose.eye_and_axes(camera.eye_height)
     view[0, 1] -= pose.y  # heights count from the floor that the agent stands on
-    _reduce(view, camera.columns, camera.rows, depth, semantic, type_of_instance, ranges, types)
-    return Columns(ranges, types)
+    _reduce(view, camera.columns, camera.rows, depth, types, ranges, nearest)
+    return Columns(ranges, nearest)
 
 
 @njit(cache=True, error_model="numpy")
-def _reduce(view, columns, rows, depth, semantic, type_of_instance, ranges, types):  # type: ignore[no-untyped-def]
+def _reduce(view, columns, rows, depth, types, ranges, nearest):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         ahead_x = view[3, 0] + rows[i] * view[2, 0]
         ahead_y = view[3, 1] + rows[i] * view[2, 1]
@@ -68,7 +65,6 @@ def _reduce(view, columns, rows, depth, semantic, type_of_instance, ranges, type
             height = view[0, 1] + along * ahead_y
             if LOWEST_OBSTACLE < height < HIGHEST_OBSTACLE and fraction < ranges[j, 0]:
                 ranges[j, 0] = fraction
-            number = type_of_instance[semantic[i, j]]
-            if number > 0 and fraction < ranges[j, 1]:
+            if types[i, j] > 0 and fraction < ranges[j, 1]:
                 ranges[j, 1] = fraction
-                types[j] = number
+                nearest[j] = types[i, j]

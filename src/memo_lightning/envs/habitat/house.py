@@ -96,7 +96,7 @@ class House:
             *(box(area, low, high, paint) for area, low, high, paint in pictures if self._is_bare(area, low)),
             *(solid for piece in self.pieces for solid in piece.solids),
         )
-        self.arrays: SolidArrays = pack(self.solids, [0] * len(self.solids))
+        self.arrays: SolidArrays = pack(self.solids)
 
     def _is_bare(self, area: Rect, height: int) -> bool:
         """Return whether no furniture over ``area`` is taller than ``height``."""

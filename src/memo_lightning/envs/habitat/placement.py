@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.pose import Pose
@@ -15,6 +13,7 @@ from memo_lightning.envs.habitat.shapes import SolidArrays, pack, turn
 from memo_lightning.errors import UserError, require
 
 REACH = 1.6  # metres on foot from where an object is seen to its goal; an episode succeeds within 2
+TYPE_NUMBERS = {object_type.name: number for number, object_type in enumerate(OBJECT_TYPES, start=1)}
 _TYPES = {object_type.name: object_type for object_type in OBJECT_TYPES}
 
 
@@ -96,15 +95,6 @@ class Placement:
             [placed.instance for placed in self.objects],
         )
 
-    @cached_property
-    def type_of_instance(self) -> np.ndarray:
-        """int64: for every instance, and 0 for no object, the number of its type from 1, or 0."""
-        numbers = {object_type.name: number for number, object_type in enumerate(OBJECT_TYPES, start=1)}
-        table = np.zeros(1 + max((placed.instance for placed in self.objects), default=0), np.int64)
-        for placed in self.objects:
-            table[placed.instance] = numbers[placed.type]
-        return table
-
     def instances(self, object_type: str) -> list[PlacedObject]:
         """Return the objects of one type.
 
@@ -124,9 +114,10 @@ def arrays_of(
     objects: Sequence[tuple[str, tuple[float, float, float], int]], instances: Sequence[int]
 ) -> SolidArrays:
     """Return the solids of objects, each given by its type, position and yaw in degrees."""
-    solids, owners = [], []
+    solids, owners, types = [], [], []
     for (name, position, yaw), instance in zip(objects, instances, strict=True):
         for solid in _TYPES[name].solids:
             solids.append(solid.placed(position, *turn(yaw)))
             owners.append(instance)
-    return pack(solids, owners)
+            types.append(TYPE_NUMBERS[name])
+    return pack(solids, owners, types)

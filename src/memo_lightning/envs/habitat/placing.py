@@ -19,9 +19,9 @@ from memo_lightning.envs.habitat.house import House, build_house
 from memo_lightning.envs.habitat.navigation import Navigator, build_navigator
 from memo_lightning.envs.habitat.object_types import MAX_HEIGHT, OBJECT_TYPES, ObjectType
 from memo_lightning.envs.habitat.placement import REACH, PlacedObject, Placement, PlacementSpec, arrays_of
-from memo_lightning.envs.habitat.pose import Pose, look_at
-from memo_lightning.envs.habitat.ray_caster import cast
+from memo_lightning.envs.habitat.pose import look_at
 from memo_lightning.envs.habitat.shapes import SolidArrays, concatenate
+from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError
 
 _SEEN_PIXELS = 24  # in the reference camera; an episode succeeds with 10
@@ -71,12 +71,6 @@ def draw_placement(spec: PlacementSpec) -> Placement:
             places[k] = layout.draw(types[k])
 
 
-def _count_pixels(pose: Pose, scene: SolidArrays, instance: int) -> int:
-    """Return how many pixels of the reference camera show an instance."""
-    solid = cast(REFERENCE_CAMERA, pose, scene)[1]
-    return int(np.count_nonzero(scene.instance[solid] == instance))
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where an object stands: on a ``stand`` or, without one, the floor; its radius is in centimetres."""
@@ -109,7 +103,7 @@ def _find(
         if not 0.4 < distances[index] < 1.7 or field.distance(at_x, at_z) > REACH:
             continue
         pose = look_at(at_x, at_z, target, REFERENCE_CAMERA.eye_height)
-        if _count_pixels(pose, scene, instance) >= _SEEN_PIXELS:
+        if View(pose, scene).count_pixels(REFERENCE_CAMERA, instance) >= _SEEN_PIXELS:
             goal = (goal_x, goal_z)
             return PlacedObject(instance, object_type.name, place.position, place.yaw, place.room, goal, pose)
     return None

@@ -86,6 +86,7 @@ class SolidArrays(NamedTuple):
     Args:
         kind: int32 ``[P]``, index in :data:`KINDS`.
         instance: int32 ``[P]``, semantic id; 0 for what is no object.
+        type: int32 ``[P]``, number of the object's type, from 1; 0 for what is no object.
         pattern: int32 ``[P]``, index in :data:`PATTERNS`.
         shape: float64 ``[P, 8]``: centre, size, cosine and sine of the yaw.
         paint: float32 ``[P, 7]``: both colours and the pattern's scale.
@@ -93,21 +94,23 @@ class SolidArrays(NamedTuple):
 
     kind: np.ndarray
     instance: np.ndarray
+    type: np.ndarray
     pattern: np.ndarray
     shape: np.ndarray
     paint: np.ndarray
 
 
-def pack(solids: Sequence[Solid], instances: Sequence[int]) -> SolidArrays:
-    """Return ``solids`` as arrays; ``instances`` are their semantic ids, 0 for what is no object."""
+def pack(
+    solids: Sequence[Solid], instances: Sequence[int] | int = 0, types: Sequence[int] | int = 0
+) -> SolidArrays:
+    """Return ``solids`` as arrays, with the semantic id and the type's number of each; 0 for no object."""
     n = len(solids)
     return SolidArrays(
-        kind=np.array([KINDS.index(s.kind) for s in solids], np.int32).reshape(n),
-        instance=np.array(instances, np.int32).reshape(n),
-        pattern=np.array([PATTERNS.index(s.paint.pattern) for s in solids], np.int32).reshape(n),
-        shape=np.array([(*s.centre, *s.size, s.cos_yaw, s.sin_yaw) for s in solids], np.float64).reshape(
-            n, 8
-        ),
+        kind=np.array([KINDS.index(s.kind) for s in solids], np.int32),
+        instance=np.broadcast_to(np.asarray(instances, np.int32), n),
+        type=np.broadcast_to(np.asarray(types, np.int32), n),
+        pattern=np.array([PATTERNS.index(s.paint.pattern) for s in solids], np.int32),
+        shape=np.array([(*s.centre, *s.size, s.cos_yaw, s.sin_yaw) for s in solids]).reshape(n, 8),
         paint=np.array(
             [(*s.paint.colour, *s.paint.second, s.paint.scale) for s in solids], np.float32
         ).reshape(n, 7),

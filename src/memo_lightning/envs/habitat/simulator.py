@@ -16,7 +16,7 @@ from habitat.core.simulator import AgentState, Observations, SensorSuite, Simula
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
@@ -114,15 +114,13 @@ class HouseSim(Simulator):
         """Movement and distances in the house."""
         return self._navigator
 
-    @property
-    def semantic_camera(self) -> Camera:
-        """The camera that decides what is in view: the semantic sensor's, or the reference camera."""
-        sensor = self._sensor_suite.sensors.get("semantic")
-        return REFERENCE_CAMERA if sensor is None else sensor.camera
-
     def view_from(self, pose: Pose) -> View:
         """Return what would be seen from a pose."""
-        return View(pose, self._solids, self._placement.type_of_instance)
+        return View(pose, self._solids)
+
+    def pixels_in_view(self, instance: int) -> int:
+        """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""
+        return self._view.count_pixels(REFERENCE_CAMERA, instance)
 
     def seed(self, seed: int) -> None:
         """Seed :meth:`sample_navigable_point`, which is all that is random here."""
@@ -181,17 +179,13 @@ class HouseSim(Simulator):
         """Do nothing: nothing moves by itself."""
 
     def render(self, mode: str = "rgb") -> np.ndarray:
-        """Return the picture ``rgb``, ``depth`` or ``semantic``, by the sensor of that name if there is one.
-
-        The semantic picture can be had without a sensor; it comes from :attr:`semantic_camera`.
+        """Return what the sensor of that name observes: ``rgb``, ``depth``, ``semantic``.
 
         Raises:
-            ValueError: if there is no such picture.
+            ValueError: if there is no such sensor.
         """
-        if mode == "semantic":
-            return self._view.semantic(self.semantic_camera)[..., None]
         if mode not in self._sensor_suite.sensors:
-            raise ValueError(f"mode={mode!r}: must be semantic or one of {list(self._sensor_suite.sensors)}")
+            raise ValueError(f"mode={mode!r}: must be one of {list(self._sensor_suite.sensors)}")
         return self._sensor_suite.get(mode).get_observation(self._view)
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:

@@ -7,6 +7,7 @@ the object in view, so the measure applies the whole rule. Any stop ends the epi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
+from memo_lightning.errors import UserError
 
 _TYPE_NAMES = [object_type.name for object_type in OBJECT_TYPES]
 
@@ -30,7 +32,7 @@ class ExtObjNavTask(NavigationTask):
 
     Args:
         config: ``habitat.task`` of the configuration.
-        sim: the simulator; its ``render("semantic")`` gives instance ids.
+        sim: the simulator; its ``pixels_in_view(instance)`` counts the pixels that show an object.
         dataset: the dataset.
 
     Attributes:
@@ -49,10 +51,21 @@ class ExtObjNavTask(NavigationTask):
         super().__init__(config=config, sim=sim, dataset=dataset)
 
     def reset(self, episode: ExtObjNavEpisode) -> Any:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            UserError: if no instance of the goal can be reached from the start.
+        """
         self._episode = episode
         self.is_stop_called = self.has_stopped = False
-        return super().reset(episode)
+        observations = super().reset(episode)
+        goals = [goal.position for goal in episode.goals]
+        distance = self._sim.geodesic_distance(episode.start_position, goals, episode)
+        if not math.isfinite(distance):
+            raise UserError(
+                f"episode {episode.episode_id}: {episode.object_category!r} is out of reach from its start"
+            )
+        return observations
 
     def stop(self) -> None:
         """End the episode, with success if a goal is near and in view."""
@@ -61,10 +74,9 @@ class ExtObjNavTask(NavigationTask):
 
     def is_goal_near_and_seen(self) -> bool:
         """Return whether one and the same instance of the goal is within reach and in view."""
-        semantic = self._sim.render("semantic")
         position = self._sim.get_agent_state().position
         return any(
-            np.count_nonzero(semantic == goal.object_name_id) >= self.success_pixels
+            self._sim.pixels_in_view(goal.object_name_id) >= self.success_pixels
             and self._sim.geodesic_distance(position, goal.position) < self.success_distance
             for goal in self._episode.goals
         )

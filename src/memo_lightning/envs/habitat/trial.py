@@ -22,8 +22,8 @@ class TrialEnv(gymnasium.Env):
 
     An episode that ends is followed by the next one in the same step: the observation that comes with its
     last reward is already the first of the next episode. Only the end of a trial, after ``trial_steps``
-    steps, is ``truncated``; the reset that follows draws a new placement. An episode that the end of the trial
-    cuts off is not an ended episode.
+    steps, is ``truncated``; the reset that follows draws a new placement. An episode that the end of the
+    trial cuts off is not an ended episode.
 
     Observations are a dictionary: ``goal`` (one-hot), ``position`` (in a frame that stays the same during the
     trial) and the pictures of the chosen sensors. Every ``info`` holds ``episode_end`` and, about the episode

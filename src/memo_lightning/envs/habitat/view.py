@@ -17,12 +17,10 @@ class View:
     Args:
         pose: of the agent.
         solids: everything that can be seen.
-        type_of_instance: int64, the number of the object type of each instance id; 0 for none.
     """
 
-    def __init__(self, pose: Pose, solids: SolidArrays, type_of_instance: np.ndarray) -> None:
+    def __init__(self, pose: Pose, solids: SolidArrays) -> None:
         self.pose = pose
-        self._type_of_instance = type_of_instance
         self._solids = solids
         self._casts: dict[Camera, tuple[np.ndarray, np.ndarray]] = {}
         self._columns: dict[Camera, Columns] = {}
@@ -33,7 +31,12 @@ class View:
 
     def semantic(self, camera: Camera) -> np.ndarray:
         """Return instance ids, int32 ``[H, W]``; 0 for what is no object."""
-        return self._solids.instance[self._cast(camera)[1]]
+        solid = self._cast(camera)[1]
+        return np.where(solid >= 0, self._solids.instance[solid], 0)
+
+    def count_pixels(self, camera: Camera, instance: int) -> int:
+        """Return how many pixels show an instance."""
+        return int(np.count_nonzero(self.semantic(camera) == instance))
 
     def rgb(self, camera: Camera) -> np.ndarray:
         """Return colours, uint8 ``[H, W, 3]``."""
@@ -42,8 +45,9 @@ class View:
     def columns(self, camera: Camera) -> Columns:
         """Return the light observation."""
         if camera not in self._columns:
-            depth, semantic = self.depth(camera), self.semantic(camera)
-            self._columns[camera] = columns_of(camera, self.pose, depth, semantic, self._type_of_instance)
+            depth, solid = self._cast(camera)
+            types = np.where(solid >= 0, self._solids.type[solid], 0)
+            self._columns[camera] = columns_of(camera, self.pose, depth, types)
         return self._columns[camera]
 
     def _cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
