@@ -9,7 +9,7 @@ import pytest
 from memo_lightning.envs.habitat.trial import TrialEnv
 
 PICTURES = ("rgb", "depth", "semantic", "column_range", "column_type")
-TRIAL_HASH = "e840c48e7fe70b2d2b4f9b7af6cc300ccc7fe364b3b6fdf2f6fa0b1a6a1ee0b1"
+TRIAL_HASH = "c5330c6efb6c6cd52c0582724366a69af9dbd75022e81b4661c6d57502289668"
 
 
 def trial_hash():

@@ -5,6 +5,7 @@ from scipy import ndimage
 from memo_lightning.envs.habitat.floor_plan import LATTICE, WALL, Rect
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import House, HouseSpec, build_house
+from memo_lightning.envs.habitat.navigation import build_navigator
 from memo_lightning.errors import UserError
 
 SEEDS = range(8)
@@ -34,7 +35,16 @@ def test_all_free_floor_is_connected_and_reaches_every_room(seed):
     house = build_house(HouseSpec(seed))
     assert ndimage.label(house.free)[1] == 1
     for room in range(len(house.plan.rooms)):
-        assert len(house.free_points(room)) > 100
+        assert len(house.roomy_points(room)) > 100
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_around_roomy_points_everything_is_free(seed):
+    house = build_house(HouseSpec(seed))
+    navigator = build_navigator(house.spec)
+    for room in range(len(house.plan.rooms)):
+        for x, z in house.roomy_points(room)[::50]:
+            assert navigator.clearance(x, z) >= 1.5 * LATTICE / 100 - 1e-9
 
 
 @pytest.mark.parametrize("seed", SEEDS)

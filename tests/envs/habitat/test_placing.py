@@ -77,7 +77,7 @@ def test_every_object_stands_on_something(spec, placement):
 def test_the_goal_is_the_nearest_place_of_the_room_to_stand(spec, placement):
     house = build_house(spec.house)
     for placed in placement.objects:
-        points = house.free_points(placed.room)
+        points = house.roomy_points(placed.room)
         to_object = np.linalg.norm(points - np.array(placed.position)[[0, 2]], axis=1)
         to_goal = np.hypot(placed.goal[0] - placed.position[0], placed.goal[1] - placed.position[2])
         assert to_goal == pytest.approx(to_object.min())

@@ -67,7 +67,7 @@ def test_depth_of_every_object_type_equals_that_of_its_mesh(first, heading, pitc
 @pytest.mark.parametrize("pitch", [-30, 0, 30])
 def test_depth_of_a_furnished_house_equals_that_of_its_mesh(pitch):
     house = build_house(HouseSpec(3))
-    x, z = house.free_points(0)[40]
+    x, z = house.roomy_points(0)[40]
     pose = Pose(float(x), 0.0, float(z), 120, pitch)
     depth, _ = cast(CAMERA, pose, house.arrays)
     expected = mesh_depth(CAMERA, pose, house.solids)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy import ndimage
 
 from memo_lightning.envs.habitat import furniture
 from memo_lightning.envs.habitat.floor_plan import LATTICE, Rect, draw_floor_plan
@@ -72,6 +73,8 @@ class House:
         stands: where objects can stand on furniture.
         obstacles: what blocks walking, as rectangles on the floor, centimetres.
         free: bool ``[nz, nx]``, the lattice squares where the agent's centre may be.
+        roomy: bool ``[nz, nx]``, those with free squares all around them; agents and goals are put there, so
+            that another simulator's idea of what is free, a square more or less, does not matter.
         solids: everything that is seen, unpacked.
         arrays: the same for the ray caster, with instance 0.
     """
@@ -90,6 +93,7 @@ class House:
         self.pieces: tuple[Piece, ...] = tuple(builder.pieces)
         self.obstacles = (*walls, *(piece.footprint for piece in self.pieces))
         self.free = builder.free
+        self.roomy = ndimage.binary_erosion(self.free, np.ones((3, 3)))
         self.stands = tuple(stand for piece in self.pieces for stand in piece.stands)
         self.solids = (
             *shell,
@@ -109,11 +113,11 @@ class House:
                 return index
         return -1
 
-    def free_points(self, room: int) -> np.ndarray:
-        """Return the middles ``[n, 2]`` (x, z; metres) of the lattice squares of a room that are free."""
+    def roomy_points(self, room: int) -> np.ndarray:
+        """Return the middles ``[n, 2]`` (x, z; metres) of the lattice squares of a room that are roomy."""
         area, bounds = self.plan.rooms[room], self.plan.bounds
         z0, x0 = (area.z0 - bounds.z0) // LATTICE, (area.x0 - bounds.x0) // LATTICE
-        part = self.free[z0 : z0 + area.depth // LATTICE, x0 : x0 + area.width // LATTICE]
+        part = self.roomy[z0 : z0 + area.depth // LATTICE, x0 : x0 + area.width // LATTICE]
         rows, columns = np.nonzero(part)
         x = area.x0 + LATTICE * columns + LATTICE / 2
         z = area.z0 + LATTICE * rows + LATTICE / 2

@@ -90,8 +90,8 @@ class Navigator:
         return free[np.ix_(rows, columns)]
 
     def sample(self, rng: np.random.Generator) -> tuple[float, float]:
-        """Return a free point, uniform over the lattice squares that are free."""
-        rows, columns = np.nonzero(self._house.free)
+        """Return a free point, uniform over the lattice squares that are roomy."""
+        rows, columns = np.nonzero(self._house.roomy)
         index = int(rng.integers(len(rows)))
         return (
             self.lower[0] + (LATTICE * int(columns[index]) + LATTICE / 2) / 100,

@@ -27,7 +27,7 @@ class PlacedObject:
         position: x, y, z of the middle of its bottom, metres.
         yaw: turn about the vertical axis, degrees.
         room: index of the room it is in.
-        goal: x, z of the point of the room nearest to it where an agent can stand; distances go there.
+        goal: x, z of the roomy point of its room that is nearest to it; distances go there.
         view: a pose within :data:`REACH` of the goal, on foot, from which it is seen.
     """
 

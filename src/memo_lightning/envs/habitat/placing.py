@@ -92,7 +92,7 @@ def _find(
 ) -> PlacedObject | None:
     """Return the object with its goal and a pose from which it is seen, or None if it is out of reach."""
     x, y, z = place.position
-    points = house.free_points(place.room)
+    points = house.roomy_points(place.room)
     distances = np.sqrt(((points - (x, z)) ** 2).sum(axis=1))
     goal_x, goal_z = (float(value) for value in points[int(distances.argmin())])
     field = navigator.field([(goal_x, goal_z)])
