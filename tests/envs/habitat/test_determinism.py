@@ -9,7 +9,7 @@ import pytest
 from memo_lightning.envs.habitat.trial import TrialEnv
 
 PICTURES = ("rgb", "depth", "semantic", "column_range", "column_type")
-TRIAL_HASH = "c5330c6efb6c6cd52c0582724366a69af9dbd75022e81b4661c6d57502289668"
+TRIAL_HASH = "3f894055af64aa1d18f9b98fa56ce4c52f0bc6ef0ce807adeffa59e4be924219"
 
 
 def trial_hash():

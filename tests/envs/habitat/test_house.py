@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from memo_lightning.envs.habitat.floor_plan import LATTICE, WALL, Rect
+from memo_lightning.envs.habitat.floor_plan import LATTICE, MIN_ROOM_SIDE, WALL, Rect
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import House, HouseSpec, build_house
 from memo_lightning.envs.habitat.navigation import build_navigator
@@ -28,6 +28,7 @@ def test_rooms_tile_the_house_and_their_number_is_in_range(seed):
     assert 3 <= len(plan.rooms) <= 6
     assert sum(room.width * room.depth for room in plan.rooms) == plan.bounds.width * plan.bounds.depth
     assert not any(a.overlaps(b) for a in plan.rooms for b in plan.rooms if a is not b)
+    assert min(min(room.width, room.depth) for room in plan.rooms) >= MIN_ROOM_SIDE
 
 
 @pytest.mark.parametrize("seed", SEEDS)

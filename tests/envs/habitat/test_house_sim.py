@@ -148,7 +148,7 @@ def test_habitats_own_map_functions_draw_the_house(sim):
 
 
 def test_bad_arguments_are_named(sim):
-    with pytest.raises(ValueError, match="action=17"):
+    with pytest.raises(ValueError, match=r"action=17: must be None or one of 0 \(stop\), 1 \(move_forward\)"):
         sim.step(17)
     with pytest.raises(ValueError, match="'infrared'"):
         sim.render("infrared")

@@ -91,7 +91,7 @@ def make_config(
         episode_steps: after which an episode ends.
         split: of the dataset.
         data_path: file to read the dataset from; empty to generate it.
-        dataset: further arguments of :class:`~memo_lightning.envs.habitat.dataset.GeneratedSource`.
+        dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`.
         seed: of what habitat draws itself.
 
     Raises:

@@ -78,13 +78,7 @@ class ExtObjNavDataset(Dataset):
 
     def to_json(self) -> str:
         """Return the dataset as text, one line of JSON per placement; makes all of it."""
-        return episode_file.dump(
-            episode_file.StoredPlacement(
-                self._source.placement(index),
-                tuple(self._source.start(index, k) for k in range(self._source.episodes_per_placement)),
-            )
-            for index in range(self._source.n_placements)
-        )
+        return episode_file.dump(self._make_all())
 
     def from_json(self, json_str: str, scenes_dir: str | None = None) -> None:
         """Replace the dataset by what :meth:`to_json` returned.
@@ -100,8 +94,17 @@ class ExtObjNavDataset(Dataset):
         Returns:
             The number of goals that were rejected as out of reach while the placements were made.
         """
-        episode_file.write_text(Path(path), self.to_json())
-        return sum(self._source.placement(index).n_rejected for index in range(self._source.n_placements))
+        stored = self._make_all()
+        episode_file.write_text(Path(path), episode_file.dump(stored))
+        return sum(item.placement.n_rejected for item in stored)
+
+    def _make_all(self) -> list[episode_file.StoredPlacement]:
+        source = self._source
+        numbers = range(source.episodes_per_placement)
+        return [
+            episode_file.StoredPlacement(source.placement(k), tuple(source.start(k, n) for n in numbers))
+            for k in range(source.n_placements)
+        ]
 
     def _use(self, source: Source) -> None:
         self._source = source

@@ -6,6 +6,7 @@ an exact union of small squares and no machine rounds it differently.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 LATTICE = 5
 WALL = 10  # every room brings its own layer, so a wall between two rooms is twice as thick
 DOOR_WIDTH = 100
-ROOM_AREA = 140_000  # of the average room, square centimetres
-MIN_ROOM_SIDE = 280
+ROOM_AREA = 150_000  # of the average room, square centimetres
+MIN_ROOM_SIDE = 240
 _EXTRA_DOOR_PERCENT = 40  # of the neighbouring pairs of rooms that are connected already
 
 
@@ -90,20 +91,23 @@ def draw_floor_plan(rng: np.random.Generator, n_rooms: int) -> FloorPlan:
     """Draw a floor plan of ``n_rooms`` connected rooms."""
     while True:
         rooms = _cut_rooms(rng, n_rooms)
-        doors = _draw_doors(rng, rooms)
+        doors = _draw_doors(rng, rooms) if rooms else None
         if doors is not None:
             return FloorPlan(tuple(rooms), tuple(doors))
 
 
 def _cut_rooms(rng: np.random.Generator, n_rooms: int) -> list[Rect]:
+    """Return a rectangle cut into ``n_rooms``, or nothing if one of them would be too narrow."""
     area = n_rooms * ROOM_AREA
-    width = int((area * int(rng.integers(90, 160)) / 100) ** 0.5)
+    width = math.isqrt(area * int(rng.integers(90, 160)) // 100)
     width = max(_on_lattice(width), MIN_ROOM_SIDE)
     rooms = [Rect(0, 0, width, max(_on_lattice(area // width), MIN_ROOM_SIDE))]
     while len(rooms) < n_rooms:
         rooms.sort(key=lambda room: room.width * room.depth)
         room = rooms.pop()
         side = max(room.width, room.depth)
+        if side < 2 * MIN_ROOM_SIDE:
+            return []
         cut = _on_lattice(side * int(rng.integers(38, 63)) // 100)
         cut = min(max(cut, MIN_ROOM_SIDE), side - MIN_ROOM_SIDE)
         if room.width >= room.depth:

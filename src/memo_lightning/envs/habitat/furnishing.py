@@ -76,7 +76,7 @@ class Furnisher:
     def __init__(self, rng: np.random.Generator, plan: FloorPlan, walls: list[Rect]) -> None:
         self._rng = rng
         self._plan = plan
-        self._door_zones = [zone for door in plan.doors for zone in _door_zones(door)]
+        self._door_zones = [_door_zone(door) for door in plan.doors]
         bounds = plan.bounds
         self.free = np.ones((bounds.depth // LATTICE, bounds.width // LATTICE), dtype=bool)
         for wall in walls:
@@ -122,8 +122,8 @@ class Furnisher:
         return grid[z0:z1, x0:x1]
 
 
-def _door_zones(door: Door) -> tuple[Rect, ...]:
+def _door_zone(door: Door) -> Rect:
     area = door.opening
     if area.depth == 2 * WALL:
-        return (Rect(area.x0, area.z0 - _DOOR_CLEARANCE, area.x1, area.z1 + _DOOR_CLEARANCE),)
-    return (Rect(area.x0 - _DOOR_CLEARANCE, area.z0, area.x1 + _DOOR_CLEARANCE, area.z1),)
+        return Rect(area.x0, area.z0 - _DOOR_CLEARANCE, area.x1, area.z1 + _DOOR_CLEARANCE)
+    return Rect(area.x0 - _DOOR_CLEARANCE, area.z0, area.x1 + _DOOR_CLEARANCE, area.z1)

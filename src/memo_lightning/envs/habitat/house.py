@@ -106,13 +106,6 @@ class House:
         """Return whether no furniture over ``area`` is taller than ``height``."""
         return not any(p.footprint.overlaps(area) and p.furniture.height > height for p in self.pieces)
 
-    def room_at(self, x: float, z: float) -> int:
-        """Return the index of the room that holds the point (metres), or -1 outside the house."""
-        for index, room in enumerate(self.plan.rooms):
-            if room.x0 <= 100 * x < room.x1 and room.z0 <= 100 * z < room.z1:
-                return index
-        return -1
-
     def roomy_points(self, room: int) -> np.ndarray:
         """Return the middles ``[n, 2]`` (x, z; metres) of the lattice squares of a room that are roomy."""
         area, bounds = self.plan.rooms[room], self.plan.bounds

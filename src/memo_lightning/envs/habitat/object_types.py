@@ -6,6 +6,7 @@ shelves included, and stays below the camera when it stands on the floor.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from memo_lightning.envs.habitat.shapes import Colour, Paint, Pattern, Solid
@@ -37,8 +38,8 @@ def _reach(solid: Solid) -> float:
     x, _, z = solid.centre
     a, _, b = solid.size
     if solid.kind == "box":
-        return ((abs(x) + a) ** 2 + (abs(z) + b) ** 2) ** 0.5
-    return (x * x + z * z) ** 0.5 + max(a, b)
+        return math.sqrt((abs(x) + a) ** 2 + (abs(z) + b) ** 2)
+    return math.sqrt(x * x + z * z) + max(a, b)
 
 
 def _box(centre: Point, size: Point, colour: Colour, second: Colour = (0, 0, 0), pattern: Pattern = "plain",

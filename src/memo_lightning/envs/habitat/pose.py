@@ -72,6 +72,6 @@ def look_at(x: float, z: float, target: tuple[float, float, float], eye_height: 
     dx, dy, dz = target[0] - x, target[1] - eye_height, target[2] - z
     # Comparing products, not angles: they are the same on every machine.
     heading = max(HEADINGS, key=lambda degrees: -turn(degrees)[1] * dx - turn(degrees)[0] * dz)
-    across = (dx * dx + dz * dz) ** 0.5
+    across = math.sqrt(dx * dx + dz * dz)
     pitch = max(PITCHES, key=lambda degrees: turn(degrees)[0] * across + turn(degrees)[1] * dy)
     return Pose(x, 0.0, z, heading, pitch)

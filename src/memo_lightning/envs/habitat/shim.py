@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+import os
 import sys
 from abc import ABCMeta
 from collections.abc import Sequence
@@ -34,6 +36,7 @@ def import_habitat() -> ModuleType:
         return sys.modules["habitat"]
     if importlib.util.find_spec("habitat") is None:
         raise UserError("habitat-lab is not installed: pip install 'memo-lightning[habitat]'")
+    _be_quiet()
     if importlib.util.find_spec("habitat_sim") is not None:
         return importlib.import_module("habitat")
 
@@ -47,6 +50,13 @@ def import_habitat() -> ModuleType:
             del sys.modules[name]
     _disable_real_simulators(habitat)
     return habitat
+
+
+def _be_quiet() -> None:
+    """Keep stderr for what matters: no line per simulator made, and no plea to leave the gym that habitat needs."""
+    os.environ.setdefault("HABITAT_LAB_LOG", str(logging.WARNING))
+    if importlib.util.find_spec("gym_notices") is not None:
+        importlib.import_module("gym_notices.notices").notices.clear()
 
 
 class _PlaceholderMeta(ABCMeta):

@@ -32,6 +32,7 @@ from memo_lightning.errors import UserError, require
 MAX_PITCH = 60  # degrees, up or down
 _FLOOR_TOLERANCE = 0.5  # metres that a point may be above or below the floor it belongs to
 _FIELDS_KEPT = 256
+_ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
 
 
 @registry.register_simulator(name="HouseSim-v0")
@@ -62,7 +63,7 @@ class HouseSim(Simulator):
         self._sensor_suite = SensorSuite(
             [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]
         )
-        self._action_space = spaces.Discrete(len(HabitatSimActions))
+        self._action_space = spaces.Discrete(len(_ACTIONS))
         self._rng = np.random.default_rng(config.seed)
         self._collided = False
         self._load(config.scene)
@@ -76,7 +77,7 @@ class HouseSim(Simulator):
 
     @property
     def action_space(self) -> spaces.Space:
-        """Habitat's six actions."""
+        """The actions of :meth:`step`; tilting the camera is a task's action, as in habitat-lab."""
         return self._action_space
 
     @property
@@ -165,9 +166,8 @@ class HouseSim(Simulator):
         elif action == HabitatSimActions.turn_right:
             self._turn(-self._turn_angle)
         else:
-            raise ValueError(
-                f"action={action!r}: must be None or one of {dict(HabitatSimActions._known_actions)}"
-            )
+            known = ", ".join(f"{HabitatSimActions[name]} ({name})" for name in _ACTIONS)
+            raise ValueError(f"action={action!r}: must be None or one of {known}")
         return self._observe()
 
     def tilt_camera(self, degrees: float) -> None:
