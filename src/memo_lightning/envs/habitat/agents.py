@@ -34,7 +34,7 @@ class RandomAgent(habitat.Agent):
         self._rng = np.random.default_rng(seed)
 
     def reset(self) -> None:
-        """Do nothing."""
+        """Do nothing: its choices go on."""
 
     def act(self, observations: Any) -> int:
         """Return a random action."""
@@ -53,6 +53,7 @@ class ShortestPathAgent(habitat.Agent):
 
     def __init__(self, env: habitat.Env) -> None:
         self._env = env
+        self._can_tilt = "look_up" in env.task.actions
 
     @property
     def _sim(self) -> HouseSim:
@@ -76,6 +77,8 @@ class ShortestPathAgent(habitat.Agent):
             x, y, z = self._target.position
             # The middle of most objects is above their bottom by about this much.
             look = look_at(pose.x, pose.z, (x, y + 0.12, z), REFERENCE_CAMERA.eye_height)
+            if not self._can_tilt:
+                look = replace(look, pitch=pose.pitch)
             if self._sees_target(look):
                 return self._face(look.heading, look.pitch, then=HabitatSimActions.stop)
         return self._face(self._best_heading(), 0.0, then=HabitatSimActions.move_forward)
@@ -115,6 +118,6 @@ class ShortestPathAgent(habitat.Agent):
         to_the_left = (heading - pose.heading) % 360
         if to_the_left:
             return HabitatSimActions.turn_left if to_the_left <= 180 else HabitatSimActions.turn_right
-        if "look_up" in self._env.task.actions and pose.pitch != pitch:
+        if self._can_tilt and pose.pitch != pitch:
             return HabitatSimActions.look_up if pitch > pose.pitch else HabitatSimActions.look_down
         return then
