@@ -110,6 +110,8 @@ def damaged(text, number, change):
         (lambda plain: plain["objects"][2].update(position=[0, 1, float("nan")]), "3 finite numbers"),
         (lambda plain: plain["objects"][0].update(instance=2), "same instance"),
         (lambda plain: plain["objects"][0].update(instance=0), "at least 1"),
+        (lambda plain: plain["objects"][0].update(instance=float("inf")), "infinity"),
+        (lambda plain: plain["objects"].__setitem__(0, "ball"), "indices"),
         (lambda plain: plain["episodes"][1].__setitem__(3, "unicorn"), "asks for 'unicorn'"),
         (lambda plain: plain["episodes"].clear(), "at least one"),
         (lambda plain: plain["episodes"][0].pop(), "unpack"),

@@ -17,7 +17,6 @@ from memo_lightning.envs.habitat.simulator import HouseSim
 
 _STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
 _TURN_COST = 1e-4  # metres that a degree of turning must be worth, against swaying between two headings
-
 _LEAST_PROGRESS = 0.05  # metres; with less, a step is looked into further
 
 

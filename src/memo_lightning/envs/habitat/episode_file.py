@@ -56,7 +56,7 @@ def load(text: str) -> list[StoredPlacement]:
             stored.append(_from_plain(plain))
         except KeyError as error:
             raise UserError(f"episode file, line {number}: {error} is missing") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"episode file, line {number}: {error}") from error
     if not stored:
         raise UserError("episode file has no placements: must have at least one after the header line")

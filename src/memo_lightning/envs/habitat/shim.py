@@ -53,7 +53,7 @@ def import_habitat() -> ModuleType:
 
 
 def _be_quiet() -> None:
-    """Keep stderr for what matters: no line per simulator, and no plea to leave the gym that habitat needs."""
+    """Keep stderr for what matters: no line per simulator, no plea to leave the gym that habitat needs."""
     os.environ.setdefault("HABITAT_LAB_LOG", str(logging.WARNING))
     if importlib.util.find_spec("gym_notices") is not None:
         importlib.import_module("gym_notices.notices").notices.clear()

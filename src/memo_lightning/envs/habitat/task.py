@@ -44,10 +44,8 @@ class ExtObjNavTask(NavigationTask):
 
     def __init__(self, config: DictConfig, sim: Simulator, dataset: Any = None) -> None:
         self.is_stop_called = self.has_stopped = False
-        self.success_distance, self.success_pixels = (
-            float(config.success_distance),
-            int(config.success_pixels),
-        )
+        self.success_distance = float(config.success_distance)
+        self.success_pixels = int(config.success_pixels)
         super().__init__(config=config, sim=sim, dataset=dataset)
 
     def reset(self, episode: ExtObjNavEpisode) -> Any:
@@ -183,9 +181,8 @@ class TrialPositionSensor(Sensor):
     is the same in all episodes of a trial, so what was seen in one of them can be found again in another.
     """
 
-    def __init__(self, sim: Simulator, config: DictConfig, dataset: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sim: Simulator, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         self._sim = sim
-        self._dataset = dataset
         super().__init__(config=config)
 
     def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
