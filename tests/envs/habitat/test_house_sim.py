@@ -3,6 +3,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from habitat.config import read_write
+from habitat.config.default_structured_configs import (
+    CollisionsMeasurementConfig,
+    TopDownMapMeasurementConfig,
+)
 from habitat.core.simulator import Simulator
 from habitat.utils.visualizations import maps
 
@@ -182,3 +186,23 @@ def test_the_scene_follows_the_episode(env):
         assert env.sim.placement.objects == ()
     assert len(scenes) == 2
     env.reset()
+
+
+def test_habitats_own_map_and_collision_measures_work():
+    config = make_config(sensors=("rgb",), split="held_out", dataset={"n_placements": 1})
+    with read_write(config):
+        config.habitat.task.measurements["top_down_map"] = TopDownMapMeasurementConfig(map_resolution=200)
+        config.habitat.task.measurements["collisions"] = CollisionsMeasurementConfig()
+    with import_habitat().Env(config) as env:
+        env.reset()
+        start = env.get_metrics()["top_down_map"]["map"].copy()
+        n_collisions = 0
+        for step in range(60):
+            env.step(LEFT if step % 9 == 8 else FORWARD)
+            n_collisions += env.sim.previous_step_collided
+        metrics = env.get_metrics()
+    picture = metrics["top_down_map"]["map"]
+    assert (start == maps.MAP_TARGET_POINT_INDICATOR).any()
+    assert (start == maps.MAP_SHORTEST_PATH_COLOR).any()
+    assert (picture >= 10).sum() > 20  # where the agent went
+    assert metrics["collisions"]["count"] == n_collisions > 0
