@@ -157,10 +157,10 @@ def build_navigator(spec: HouseSpec) -> Navigator:
 
 @njit(cache=True, error_model="numpy")
 def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
+    blocked = False
     for k in range(len(blocks)):
-        if blocks[k, 0] <= x <= blocks[k, 2] and blocks[k, 1] <= z <= blocks[k, 3]:
-            return True
-    return False
+        blocked |= blocks[k, 0] <= x <= blocks[k, 2] and blocks[k, 1] <= z <= blocks[k, 3]
+    return blocked
 
 
 @njit(cache=True, error_model="numpy")
