@@ -1,0 +1,7 @@
+"""Object navigation in houses on habitat-lab, with a simulator that needs nothing but pip."""
+
+from memo_lightning.envs.habitat.shim import import_habitat
+
+__all__ = ["import_habitat"]
+
+import_habitat()  # before any other module of this package says `import habitat`

@@ -1,0 +1,70 @@
+"""A light observation: per column of a picture, how far the way is free and which type of object is seen.
+
+This is what a small robot with a depth camera and an object detector would pass on. It is computed from a
+depth and a semantic picture, so any simulator can give it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from memo_lightning.envs.habitat.camera import Camera
+from memo_lightning.envs.habitat.pose import Pose
+
+MAX_RANGE = 8.0
+LOWEST_OBSTACLE, HIGHEST_OBSTACLE = (
+    0.05,
+    1.8,
+)  # metres above the floor; what is lower or higher blocks nobody
+
+
+class Columns(NamedTuple):
+    """One value per column; W columns.
+
+    Args:
+        range: float32 ``[W, 2]``, the horizontal distances to the nearest obstacle and to the nearest object,
+            as fractions of :data:`MAX_RANGE`, 1 where there is none.
+        type: int64 ``[W]``, the number of that object's type, from 1; 0 where there is none.
+    """
+
+    range: np.ndarray
+    type: np.ndarray
+
+
+def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray) -> Columns:
+    """Reduce a picture to its columns.
+
+    Args:
+        camera: that took the picture.
+        pose: it was taken from.
+        depth: metres along the optical axis, float32 ``[H, W]``.
+        types: number of the type of the object that each pixel shows, int32 ``[H, W]``; 0 for none.
+    """
+    ranges = np.ones((camera.width, 2), np.float32)
+    nearest = np.zeros(camera.width, np.int64)
+    view = pose.eye_and_axes(camera.eye_height)
+    view[0, 1] -= pose.y  # heights count from the floor that the agent stands on
+    _reduce(view, camera.columns, camera.rows, depth, types, ranges, nearest)
+    return Columns(ranges, nearest)
+
+
+@njit(cache=True, error_model="numpy")
+def _reduce(view, columns, rows, depth, types, ranges, nearest):  # type: ignore[no-untyped-def]
+    for i in range(len(rows)):
+        ahead_x = view[3, 0] + rows[i] * view[2, 0]
+        ahead_y = view[3, 1] + rows[i] * view[2, 1]
+        ahead_z = view[3, 2] + rows[i] * view[2, 2]
+        for j in range(len(columns)):
+            along = float(depth[i, j])
+            x = ahead_x + columns[j] * view[1, 0]
+            z = ahead_z + columns[j] * view[1, 2]
+            fraction = along * np.sqrt(x * x + z * z) / MAX_RANGE
+            height = view[0, 1] + along * ahead_y
+            if LOWEST_OBSTACLE < height < HIGHEST_OBSTACLE and fraction < ranges[j, 0]:
+                ranges[j, 0] = fraction
+            if types[i, j] > 0 and fraction < ranges[j, 1]:
+                ranges[j, 1] = fraction
+                nearest[j] = types[i, j]

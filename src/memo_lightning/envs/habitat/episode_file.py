@@ -1,0 +1,164 @@
+"""The file form of a dataset: a header line, then one line of JSON per placement with its episodes.
+
+One placement per line keeps a large file readable by line tools and lets an error name the line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memo_lightning.envs.habitat.episodes import Start
+from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
+from memo_lightning.envs.habitat.placement import PlacedObject, Placement
+from memo_lightning.envs.habitat.pose import Pose
+from memo_lightning.errors import UserError
+
+FORMAT = "ExtObjNav-v1"
+_TYPE_NAMES = {object_type.name for object_type in OBJECT_TYPES}
+
+
+@dataclass(frozen=True)
+class StoredPlacement:
+    """A placement and how each of its episodes begins."""
+
+    placement: Placement
+    starts: tuple[Start, ...]
+
+
+def dump(stored: Iterable[StoredPlacement]) -> str:
+    """Return placements as text."""
+    header = json.dumps(
+        {"format": FORMAT, "object_types": [object_type.name for object_type in OBJECT_TYPES]}
+    )
+    return "\n".join([header, *(json.dumps(_to_plain(item)) for item in stored)]) + "\n"
+
+
+def load(text: str) -> list[StoredPlacement]:
+    """Return the placements that :func:`dump` wrote.
+
+    Raises:
+        UserError: if a line is corrupt, naming it.
+    """
+    lines = text.splitlines()
+    header = _parse(lines[0] if lines else "", 1)
+    if header.get("format") != FORMAT:
+        raise UserError(f"episode file, line 1: format={header.get('format')!r}: must be {FORMAT!r}")
+    stored = []
+    for number, line in enumerate(lines[1:], start=2):
+        plain = _parse(line, number)
+        try:
+            stored.append(_from_plain(plain))
+        except KeyError as error:
+            raise UserError(f"episode file, line {number}: {error} is missing") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"episode file, line {number}: {error}") from error
+    if not stored:
+        raise UserError("episode file has no placements: must have at least one after the header line")
+    return stored
+
+
+def read_text(path: Path) -> str:
+    """Return the contents of a file, uncompressed if its name ends with ``.gz``.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                return file.read()
+        return path.read_text(encoding="utf-8")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"episode file {path} cannot be read: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, compressed if its name ends with ``.gz``; the same text gives the same bytes."""
+    data = text.encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _parse(line: str, number: int) -> dict[str, Any]:
+    try:
+        plain = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"episode file, line {number}, column {error.colno}: {error.msg}") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"episode file, line {number}: {line[:40]!r}: must be a JSON object")
+    return plain
+
+
+def _to_plain(stored: StoredPlacement) -> dict[str, Any]:
+    placement = stored.placement
+    return {
+        "scene_id": placement.scene_id,
+        "placement": placement.index,
+        "n_rejected": placement.n_rejected,
+        "objects": [
+            {
+                "instance": placed.instance,
+                "type": placed.type,
+                "position": placed.position,
+                "yaw": placed.yaw,
+                "room": placed.room,
+                "goal": placed.goal,
+                "view": [placed.view.x, placed.view.z, placed.view.heading, placed.view.pitch],
+            }
+            for placed in placement.objects
+        ],
+        "episodes": [[start.x, start.z, start.heading, start.goal] for start in stored.starts],
+    }
+
+
+def _from_plain(plain: dict[str, Any]) -> StoredPlacement:
+    objects = tuple(_object(item) for item in plain["objects"])
+    if len({placed.instance for placed in objects}) < len(objects):
+        raise ValueError("two objects have the same instance")
+    placement = Placement(
+        _text(plain["scene_id"]), int(plain["placement"]), objects, int(plain["n_rejected"])
+    )
+    starts = []
+    for x, z, heading, goal in plain["episodes"]:
+        if goal not in placement.types:
+            raise ValueError(f"an episode asks for {goal!r}: must be one of {', '.join(placement.types)}")
+        x, z = _numbers([x, z], 2)
+        starts.append(Start(x, z, int(heading), goal))
+    if not starts:
+        raise ValueError("episodes=[]: must have at least one")
+    return StoredPlacement(placement, tuple(starts))
+
+
+def _object(item: dict[str, Any]) -> PlacedObject:
+    if item["type"] not in _TYPE_NAMES:
+        raise ValueError(f"type={item['type']!r}: must be one of {', '.join(sorted(_TYPE_NAMES))}")
+    if int(item["instance"]) < 1:
+        raise ValueError(f"instance={item['instance']}: must be at least 1")
+    x, z, heading, pitch = _numbers(item["view"], 4)
+    return PlacedObject(
+        int(item["instance"]),
+        item["type"],
+        _numbers(item["position"], 3),  # type: ignore[arg-type]
+        int(item["yaw"]),
+        int(item["room"]),
+        _numbers(item["goal"], 2),  # type: ignore[arg-type]
+        Pose(x, 0.0, z, int(heading), int(pitch)),
+    )
+
+
+def _numbers(values: Any, n: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != n or not all(math.isfinite(value) for value in numbers):
+        raise ValueError(f"{values}: must be {n} finite numbers")
+    return numbers
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"scene_id={value!r}: must be a string")
+    return value

@@ -1,0 +1,130 @@
+"""Houses that are generated from a seed: rooms, doors, walls, pictures and furniture."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from memo_lightning.envs.habitat import furniture
+from memo_lightning.envs.habitat.floor_plan import LATTICE, Rect, draw_floor_plan
+from memo_lightning.envs.habitat.furnishing import Furnisher, Piece
+from memo_lightning.envs.habitat.shapes import SolidArrays, pack
+from memo_lightning.envs.habitat.shell import box, build_shell
+from memo_lightning.errors import UserError, require
+
+
+@dataclass(frozen=True)
+class HouseSpec:
+    """What a house is generated from; the same specification gives the same house on every machine.
+
+    Args:
+        seed: of everything random in it.
+        min_rooms: fewest rooms.
+        max_rooms: most rooms.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    seed: int
+    min_rooms: int = 5
+    max_rooms: int = 8
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "house seed", self.seed, "at least 0")
+        require(self.min_rooms >= 1, "min_rooms", self.min_rooms, "at least 1")
+        allowed = f"at least min_rooms={self.min_rooms} and at most 20"
+        require(self.min_rooms <= self.max_rooms <= 20, "max_rooms", self.max_rooms, allowed)
+
+    @property
+    def scene_id(self) -> str:
+        """The house's name in episodes, e.g. ``house-5to8rooms-000017``."""
+        return f"house-{self.min_rooms}to{self.max_rooms}rooms-{self.seed:06d}"
+
+    @staticmethod
+    def from_scene_id(scene_id: str) -> HouseSpec:
+        """Return the specification that ``scene_id`` names.
+
+        Raises:
+            UserError: if it names none.
+        """
+        match = re.fullmatch(r"house-(\d+)to(\d+)rooms-(\d{6,})", scene_id)
+        if match is None:
+            raise UserError(
+                f"scene {scene_id!r} is missing: must be a generated house such as "
+                f"{HouseSpec(17).scene_id!r}, or use env.simulator=habitat_sim for scenes on disk"
+            )
+        low, high, seed = (int(group) for group in match.groups())
+        return HouseSpec(seed, low, high)
+
+
+class House:
+    """A generated house without its objects; use :func:`build_house`.
+
+    Attributes:
+        spec: what it was generated from.
+        plan: rooms and doors, centimetres.
+        room_kinds: one name per room.
+        pieces: the furniture.
+        stands: where objects can stand on furniture.
+        obstacles: what blocks walking, as rectangles on the floor, centimetres.
+        free: bool ``[nz, nx]``, the lattice squares where the agent's centre may be.
+        roomy: bool ``[nz, nx]``, those with free squares all around them; agents and goals are put there, so
+            that another simulator's idea of what is free, a square more or less, does not matter.
+        solids: everything that is seen, unpacked.
+        arrays: the same for the ray caster, with instance 0.
+    """
+
+    def __init__(self, spec: HouseSpec) -> None:
+        rng = np.random.default_rng([spec.seed, spec.min_rooms, spec.max_rooms])
+        self.spec = spec
+        self.plan = draw_floor_plan(rng, int(rng.integers(spec.min_rooms, spec.max_rooms + 1)))
+        self.room_kinds = _draw_room_kinds(rng, len(self.plan.rooms))
+
+        shell, walls, pictures = build_shell(rng, self.plan)
+        builder = Furnisher(rng, self.plan, walls)
+        for room, kind in enumerate(self.room_kinds):
+            for item in furniture.ROOMS[kind]:
+                builder.try_to_place(item, room)
+        self.pieces: tuple[Piece, ...] = tuple(builder.pieces)
+        self.obstacles = (*walls, *(piece.footprint for piece in self.pieces))
+        self.free = builder.free
+        self.roomy = ndimage.binary_erosion(self.free, np.ones((3, 3)))
+        self.stands = tuple(stand for piece in self.pieces for stand in piece.stands)
+        self.solids = (
+            *shell,
+            *(box(area, low, high, paint) for area, low, high, paint in pictures if self._is_bare(area, low)),
+            *(solid for piece in self.pieces for solid in piece.solids),
+        )
+        self.arrays: SolidArrays = pack(self.solids)
+
+    def _is_bare(self, area: Rect, height: int) -> bool:
+        """Return whether no furniture over ``area`` is taller than ``height``."""
+        return not any(p.footprint.overlaps(area) and p.furniture.height > height for p in self.pieces)
+
+    def roomy_points(self, room: int) -> np.ndarray:
+        """Return the middles ``[n, 2]`` (x, z; metres) of the lattice squares of a room that are roomy."""
+        area, bounds = self.plan.rooms[room], self.plan.bounds
+        z0, x0 = (area.z0 - bounds.z0) // LATTICE, (area.x0 - bounds.x0) // LATTICE
+        part = self.roomy[z0 : z0 + area.depth // LATTICE, x0 : x0 + area.width // LATTICE]
+        rows, columns = np.nonzero(part)
+        x = area.x0 + LATTICE * columns + LATTICE / 2
+        z = area.z0 + LATTICE * rows + LATTICE / 2
+        return np.stack([x, z], axis=1) / 100
+
+
+@lru_cache(maxsize=64)
+def build_house(spec: HouseSpec) -> House:
+    """Return the house of ``spec``; the houses asked for most recently are kept."""
+    return House(spec)
+
+
+def _draw_room_kinds(rng: np.random.Generator, n_rooms: int) -> tuple[str, ...]:
+    """Return a kind for every room: all kinds once before any comes twice."""
+    kinds = list(furniture.ROOMS)
+    order = [kinds[i] for _ in range(-(-n_rooms // len(kinds))) for i in rng.permutation(len(kinds))]
+    return tuple(order[:n_rooms])

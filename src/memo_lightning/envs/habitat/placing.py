@@ -1,0 +1,180 @@
+"""Putting objects on the furniture and the floor of a house, and proving that each can be found.
+
+A goal counts as reachable if a spot was found from where the object is really seen: the picture there is
+rendered, and the spot is within reach of the object on foot. Objects that fail are rejected, counted and put
+somewhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
+from memo_lightning.envs.habitat.floor_plan import WALL, Rect
+from memo_lightning.envs.habitat.furnishing import Stand
+from memo_lightning.envs.habitat.house import House, build_house
+from memo_lightning.envs.habitat.navigation import Navigator, build_navigator
+from memo_lightning.envs.habitat.object_types import MAX_HEIGHT, OBJECT_TYPES, ObjectType
+from memo_lightning.envs.habitat.placement import REACH, PlacedObject, Placement, PlacementSpec, arrays_of
+from memo_lightning.envs.habitat.pose import look_at
+from memo_lightning.envs.habitat.shapes import SolidArrays, concatenate
+from memo_lightning.envs.habitat.view import View
+from memo_lightning.errors import UserError
+
+_SEEN_PIXELS = 24  # in the reference camera; an episode succeeds with 10
+_ON_THE_FLOOR_PERCENT = 25
+_GAP = 2  # centimetres between objects
+_TRIES = 500  # to find a place on furniture, and again on the floor
+_MOST_REJECTED = 2000
+
+
+def draw_placement(spec: PlacementSpec) -> Placement:
+    """Draw the placement that ``spec`` describes; the same on every machine.
+
+    Raises:
+        UserError: if the house has no room for so many objects, or none where they can be found.
+    """
+    house, navigator = build_house(spec.house), build_navigator(spec.house)
+    rng = np.random.default_rng([spec.house.seed, spec.index, spec.n_types, spec.n_objects])
+    extra = rng.integers(spec.n_types, size=spec.n_objects - spec.n_types)
+    types = [OBJECT_TYPES[i] for i in (*range(spec.n_types), *extra)]
+    instances = range(1, len(types) + 1)
+
+    layout = _Layout(rng, house)
+    places = [layout.draw(object_type) for object_type in types]
+    n_rejected = 0
+    # Moving one object can hide another, so all are looked at again until nothing has moved.
+    while True:
+        objects = arrays_of(
+            [
+                (object_type.name, place.position, place.yaw)
+                for object_type, place in zip(types, places, strict=True)
+            ],
+            instances,
+        )
+        scene = concatenate(house.arrays, objects)
+        found = [_find(house, navigator, scene, *item) for item in zip(instances, types, places, strict=True)]
+        hidden = [k for k, placed in enumerate(found) if placed is None]
+        if not hidden:
+            kept = tuple(placed for placed in found if placed is not None)
+            return Placement(spec.house.scene_id, spec.index, kept, n_rejected)
+        n_rejected += len(hidden)
+        if n_rejected > _MOST_REJECTED:
+            raise UserError(
+                f"{spec.house.scene_id} has no places where {spec.n_objects} objects can be found"
+            )
+        for k in hidden:
+            layout.remove(places[k])
+            places[k] = layout.draw(types[k])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an object stands: on a ``stand`` or, without one, the floor; its radius is in centimetres."""
+
+    position: tuple[float, float, float]
+    yaw: int
+    room: int
+    radius: int
+    stand: Stand | None
+
+
+def _find(
+    house: House,
+    navigator: Navigator,
+    scene: SolidArrays,
+    instance: int,
+    object_type: ObjectType,
+    place: _Place,
+) -> PlacedObject | None:
+    """Return the object with its goal and a pose from which it is seen, or None if it is out of reach."""
+    x, y, z = place.position
+    points = house.roomy_points(place.room)
+    distances = np.sqrt(((points - (x, z)) ** 2).sum(axis=1))
+    goal_x, goal_z = (float(value) for value in points[int(distances.argmin())])
+    field = navigator.field([(goal_x, goal_z)])
+    target = (x, y + MAX_HEIGHT / 3, z)
+    # From about a metre away first; every few of the nearby points are enough.
+    for index in np.abs(distances - 1.0).argsort(kind="stable")[:600:12]:
+        at_x, at_z = (float(value) for value in points[index])
+        if not 0.4 < distances[index] < 1.7 or field.distance(at_x, at_z) > REACH:
+            continue
+        pose = look_at(at_x, at_z, target, REFERENCE_CAMERA.eye_height)
+        if View(pose, scene).count_pixels(REFERENCE_CAMERA, instance) >= _SEEN_PIXELS:
+            goal = (goal_x, goal_z)
+            return PlacedObject(instance, object_type.name, place.position, place.yaw, place.room, goal, pose)
+    return None
+
+
+class _Layout:
+    """Draws places for objects that neither overlap nor hang over an edge; centimetres."""
+
+    def __init__(self, rng: np.random.Generator, house: House) -> None:
+        self._rng = rng
+        self._house = house
+        self._taken: list[_Place] = []
+        self._footprints = [piece.footprint for piece in house.pieces]
+        self._doors = [door.opening.grown(60) for door in house.plan.doors]
+
+    def draw(self, object_type: ObjectType) -> _Place:
+        """Draw a place and take it.
+
+        Raises:
+            UserError: if none is found.
+        """
+        radius = math.ceil(object_type.radius * 100 - 1e-6)
+        kinds = [self._draw_on_stand, self._draw_on_floor]
+        if int(self._rng.integers(100)) < _ON_THE_FLOOR_PERCENT:
+            kinds.reverse()
+        for draw in kinds:
+            for _ in range(_TRIES):
+                place = draw(radius)
+                if place is not None and not any(_touch(place, other) for other in self._taken):
+                    self._taken.append(place)
+                    return place
+        raise UserError(
+            f"n_objects is too large: {self._house.spec.scene_id} has no room for more than "
+            f"{len(self._taken)} objects"
+        )
+
+    def remove(self, place: _Place) -> None:
+        """Give a place back."""
+        self._taken.remove(place)
+
+    def _draw_on_stand(self, radius: int) -> _Place | None:
+        if not self._house.stands:
+            return None
+        stand = self._house.stands[int(self._rng.integers(len(self._house.stands)))]
+        inner = stand.area.grown(-radius)
+        if inner.width < 0 or inner.depth < 0 or stand.clearance < 100 * MAX_HEIGHT:
+            return None
+        x = inner.x0 + int(self._rng.integers(inner.width + 1))
+        z = inner.z0 + int(self._rng.integers(inner.depth + 1))
+        return self._place(x, stand.height, z, stand.room, radius, stand)
+
+    def _draw_on_floor(self, radius: int) -> _Place | None:
+        """Draw a place along a wall, where the agent does not walk into it."""
+        room = int(self._rng.integers(len(self._house.plan.rooms)))
+        inner = self._house.plan.rooms[room].grown(-WALL - radius - 1)
+        x = inner.x0 + int(self._rng.integers(inner.width + 1))
+        z = inner.z0 + int(self._rng.integers(inner.depth + 1))
+        side = int(self._rng.integers(4))
+        x, z = ((inner.x0, z), (inner.x1, z), (x, inner.z0), (x, inner.z1))[side]
+        area = Rect(x - radius, z - radius, x + radius, z + radius)
+        if any(area.overlaps(other) for other in (*self._footprints, *self._doors)):
+            return None
+        return self._place(x, 0, z, room, radius, None)
+
+    def _place(self, x: int, y: int, z: int, room: int, radius: int, stand: Stand | None) -> _Place:
+        yaw = 15 * int(self._rng.integers(24))
+        return _Place((x / 100, y / 100, z / 100), yaw, room, radius, stand)
+
+
+def _touch(a: _Place, b: _Place) -> bool:
+    if a.stand is not b.stand or a.room != b.room:
+        return False
+    dx, dz = a.position[0] - b.position[0], a.position[2] - b.position[2]
+    return 10_000 * (dx * dx + dz * dz) < (a.radius + b.radius + _GAP) ** 2

@@ -1,0 +1,128 @@
+"""Where placements and their episodes come from: generated on demand, or read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any, Literal, Protocol, get_args
+
+from memo_lightning.envs.habitat.episode_file import StoredPlacement
+from memo_lightning.envs.habitat.episodes import Start, cached_placement, draw_start
+from memo_lightning.envs.habitat.house import HouseSpec
+from memo_lightning.envs.habitat.placement import Placement, PlacementSpec
+from memo_lightning.errors import require
+
+Split = Literal["train", "held_out_placements", "held_out"]
+TRAIN_HOUSES, HELD_OUT_HOUSES, PLACEMENTS_PER_HOUSE = 37, 12, 300
+_FIRST_HELD_OUT_SEED = 100_000
+
+
+class Source(Protocol):
+    """Where placements and their episodes come from."""
+
+    n_placements: int
+    episodes_per_placement: int
+
+    def scene_id(self, index: int) -> str:
+        """Return the scene of placement ``index`` without making the placement."""
+
+    def placement(self, index: int) -> Placement:
+        """Return placement ``index``."""
+
+    def start(self, index: int, number: int) -> Start:
+        """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
+
+
+class GeneratedSource:
+    """Placements in generated houses.
+
+    Args:
+        split: ``train``; ``held_out_placements``, other placements in the training houses; or ``held_out``,
+            other houses.
+        n_houses: houses, at most 37 for training and 12 for ``held_out``.
+        n_placements: per house.
+        n_episodes: listed per placement; trials may use more.
+        min_rooms: fewest rooms of a house.
+        max_rooms: most rooms of a house.
+        n_types: object types in use.
+        n_objects: objects per placement.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        split: Split = "train",
+        n_houses: int | None = None,
+        n_placements: int = PLACEMENTS_PER_HOUSE,
+        n_episodes: int = 64,
+        min_rooms: int = 5,
+        max_rooms: int = 8,
+        n_types: int = 20,
+        n_objects: int = 30,
+    ) -> None:
+        require(split in get_args(Split), "split", split, f"one of {', '.join(get_args(Split))}")
+        available = HELD_OUT_HOUSES if split == "held_out" else TRAIN_HOUSES
+        n_houses = available if n_houses is None else n_houses
+        require(
+            1 <= n_houses <= available, "n_houses", n_houses, f"between 1 and {available} for split={split!r}"
+        )
+        allowed = f"between 1 and {PLACEMENTS_PER_HOUSE}"
+        require(1 <= n_placements <= PLACEMENTS_PER_HOUSE, "n_placements", n_placements, allowed)
+        require(n_episodes >= 1, "n_episodes", n_episodes, "at least 1")
+        first_seed = _FIRST_HELD_OUT_SEED if split == "held_out" else 0
+        first_placement = PLACEMENTS_PER_HOUSE if split == "held_out_placements" else 0
+        houses = [HouseSpec(first_seed + k, min_rooms, max_rooms) for k in range(n_houses)]
+        self._specs = [
+            PlacementSpec(house, first_placement + k, n_types, n_objects)
+            for house in houses
+            for k in range(n_placements)
+        ]
+        self.n_placements, self.episodes_per_placement = len(self._specs), n_episodes
+
+    def scene_id(self, index: int) -> str:
+        """Return the scene of placement ``index`` without making the placement."""
+        return self._specs[index].house.scene_id
+
+    def placement(self, index: int) -> Placement:
+        """Return placement ``index``; those asked for most recently are kept."""
+        return cached_placement(self._specs[index])
+
+    def start(self, index: int, number: int) -> Start:
+        """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
+        return draw_start(self._specs[index], number)
+
+
+class StoredSource:
+    """Placements that were read from a file; their episodes come again when all are used up."""
+
+    def __init__(self, stored: Sequence[StoredPlacement]) -> None:
+        self._stored = stored
+        self.n_placements = len(stored)
+        self.episodes_per_placement = min(len(item.starts) for item in stored)
+
+    def scene_id(self, index: int) -> str:
+        """Return the scene of placement ``index``."""
+        return self._stored[index].placement.scene_id
+
+    def placement(self, index: int) -> Placement:
+        """Return placement ``index``."""
+        return self._stored[index].placement
+
+    def start(self, index: int, number: int) -> Start:
+        """Return how episode ``number`` of placement ``index`` begins; after the last, the first again."""
+        starts = self._stored[index].starts
+        return starts[number % len(starts)]
+
+
+def generated_source(split: str, options: Mapping[str, Any]) -> GeneratedSource:
+    """Return the placements of ``split`` with further ``options`` that a configuration names.
+
+    Raises:
+        UserError: if :class:`GeneratedSource` has no such option, or a value is out of range.
+    """
+    known = [name for name in signature(GeneratedSource).parameters if name != "split"]
+    for name in options:
+        require(name in known, "dataset option", name, f"one of {', '.join(known)}")
+    return GeneratedSource(split, **options)  # type: ignore[arg-type]

@@ -1,0 +1,155 @@
+"""Trials of ExtObjNav as a Gymnasium environment: many episodes in one house with one placement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import habitat
+import numpy as np
+from gym import spaces as gym_spaces
+
+from memo_lightning.envs.habitat.config import SensorName, make_config
+from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
+from memo_lightning.errors import require
+
+_MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
+
+
+class TrialEnv(gymnasium.Env):
+    """A trial is a sequence of object-navigation episodes that keeps the house and its objects.
+
+    An episode that ends is followed by the next one in the same step: the observation that comes with its
+    last reward is already the first of the next episode. Only the end of a trial, after ``trial_steps``
+    steps, is ``truncated``; the reset that follows draws a new placement. An episode that the end of the
+    trial cuts off is not an ended episode.
+
+    Observations are a dictionary: ``goal`` (one-hot), ``position`` (in a frame that stays the same during the
+    trial) and the pictures of the chosen sensors. Every ``info`` holds ``episode_end`` and, about the episode
+    that the step belongs to, ``success``, ``spl``, ``soft_spl``, ``distance_to_goal``, ``episode_return``,
+    ``episode_length``, ``episode_index`` in the trial, ``goal`` (its name) and ``scene_id``.
+
+    Args:
+        trial_steps: steps of a trial.
+        episode_steps: steps after which an episode ends without success.
+        sensors: pictures to observe: ``rgb``, ``depth``, ``semantic``, ``columns``.
+        image_size: side of the pictures, pixels.
+        n_columns: columns of the light observation.
+        can_tilt: whether the agent has the two actions that tilt its camera.
+        split: ``train``, ``held_out_placements`` (in the training houses) or ``held_out`` (other houses).
+        data_path: file of episodes to use instead of generating them.
+        dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`, e.g.
+            ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
+        seed: of the placements drawn.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own declaration
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        trial_steps: int = 4096,
+        episode_steps: int = 500,
+        sensors: Sequence[SensorName] = ("rgb", "depth"),
+        image_size: int = 64,
+        n_columns: int = 32,
+        can_tilt: bool = True,
+        split: str = "train",
+        data_path: str = "",
+        dataset: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
+        config = make_config(
+            sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed
+        )
+        self.trial_steps = trial_steps
+        self._dataset = ExtObjNavDataset(config.habitat.dataset)
+        self.habitat_env = habitat.Env(config, self._dataset)
+        self.observation_space = gymnasium.spaces.Dict(
+            {name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()}
+        )
+        self.action_space = self._actions = gymnasium.spaces.Discrete(len(self.habitat_env.task.actions))
+        self._draws = np.random.default_rng(seed)
+        self._placement_index = 0
+        self._step = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin a trial with a new placement.
+
+        Args:
+            seed: restarts the sequence of placements that are drawn.
+            options: ``{"placement": index}`` chooses a placement of the dataset instead.
+
+        Raises:
+            UserError: if there is no such placement.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._draws = np.random.default_rng(seed)
+        n = self._dataset.n_placements
+        index = (options or {}).get("placement")
+        if index is None:
+            index = int(self._draws.integers(n))
+        require(0 <= index < n, "placement", index, f"at least 0 and below {n}")
+        self._placement_index, self._step, self._episode_index = index, 0, -1
+        observation = self._begin_episode()
+        return observation, self._info(episode_end=False)
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Take a step of the trial.
+
+        Raises:
+            ValueError: if there is no such action.
+        """
+        if not self._actions.contains(action):
+            raise ValueError(f"action={action!r}: must be an integer in 0..{self._actions.n - 1}")
+        observation = dict(self.habitat_env.step(int(action)))
+        reward = float(self.habitat_env.get_metrics()["ext_objnav_reward"])
+        self._step += 1
+        self._episode_length += 1
+        self._episode_return += reward
+        episode_end = self.habitat_env.episode_over
+        info = self._info(episode_end)
+        truncated = self._step >= self.trial_steps
+        if episode_end and not truncated:
+            observation = self._begin_episode()
+        return observation, reward, False, truncated, info
+
+    def render(self) -> np.ndarray:
+        """Return the colour picture that the agent has, uint8 ``[H, W, 3]``."""
+        return self.habitat_env.render("rgb")
+
+    def close(self) -> None:
+        """Close the habitat environment."""
+        self.habitat_env.close()
+
+    def _begin_episode(self) -> dict[str, np.ndarray]:
+        self._episode_index += 1
+        self._episode_length, self._episode_return = 0, 0.0
+        self.habitat_env.current_episode = self._dataset.episode(self._placement_index, self._episode_index)
+        return dict(self.habitat_env.reset())
+
+    def _info(self, episode_end: bool) -> dict[str, Any]:
+        metrics = self.habitat_env.get_metrics()
+        episode = self.habitat_env.current_episode
+        return {
+            "episode_end": episode_end,
+            **{name: float(metrics[name]) for name in _MEASURES},
+            "episode_return": self._episode_return,
+            "episode_length": self._episode_length,
+            "episode_index": self._episode_index,
+            "goal": episode.object_category,
+            "scene_id": episode.scene_id,
+        }
+
+
+def _modern(space: gym_spaces.Box) -> gymnasium.spaces.Box:
+    """Return the Gymnasium space of a space of the Gym version that habitat-lab uses."""
+    return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype.type)

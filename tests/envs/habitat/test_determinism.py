@@ -1,0 +1,44 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from memo_lightning.envs.habitat.trial import TrialEnv
+
+PICTURES = ("rgb", "depth", "semantic", "column_range", "column_type")
+TRIAL_HASH = "3f894055af64aa1d18f9b98fa56ce4c52f0bc6ef0ce807adeffa59e4be924219"
+
+
+def trial_hash():
+    """Return the hash of all pictures of a fixed trial that walks, turns, tilts, bumps and stops."""
+    env = TrialEnv(trial_steps=400, sensors=("rgb", "depth", "semantic", "columns"), split="held_out")
+    observation, _ = env.reset(options={"placement": 1234})
+    digest = hashlib.sha256()
+    # Mostly ahead, so that the agent gets around and meets walls; a stop now and then begins a new episode.
+    actions = np.arange(400) * 7 % 23
+    for action in np.where(actions > 5, 1, actions):
+        observation, *_ = env.step(int(action))
+        for name in PICTURES:
+            digest.update(np.ascontiguousarray(observation[name]).tobytes())
+    return digest.hexdigest()
+
+
+def test_the_pictures_of_a_fixed_trial_are_the_same_on_every_machine():
+    assert trial_hash() == TRIAL_HASH
+
+
+@pytest.mark.slow
+def test_a_processor_without_modern_vector_instructions_gives_the_same_pictures(tmp_path):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_determinism as t; print(t.trial_hash())"
+    old_processor = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code, os.path.dirname(__file__)],
+        env={**os.environ, **old_processor},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split()[-1] == TRIAL_HASH

@@ -1,0 +1,163 @@
+import gzip
+import json
+import time
+
+import numpy as np
+import pytest
+
+from memo_lightning.envs.habitat.config import make_config
+from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
+from memo_lightning.envs.habitat.house import HouseSpec
+from memo_lightning.envs.habitat.navigation import build_navigator
+from memo_lightning.errors import UserError
+
+SMALL = {"n_houses": 2, "n_placements": 2, "n_episodes": 3, "min_rooms": 2, "max_rooms": 3}
+
+
+def dataset_of(split="train", data_path="", **options):
+    return ExtObjNavDataset(make_config(split=split, data_path=data_path, dataset=options).habitat.dataset)
+
+
+@pytest.fixture(scope="module")
+def text():
+    return dataset_of(**SMALL).to_json()
+
+
+def test_the_whole_dataset_opens_at_once():
+    start = time.perf_counter()
+    train, held_out = dataset_of("train"), dataset_of("held_out")
+    assert time.perf_counter() - start < 2.0
+    assert (train.n_placements, len(train.scene_ids)) == (37 * 300, 37)
+    assert (held_out.n_placements, len(held_out.scene_ids)) == (12 * 300, 12)
+    assert len(train.episodes) == 37 * 300 * 64
+    assert not set(train.scene_ids) & set(held_out.scene_ids)
+
+
+def test_held_out_placements_are_others_in_the_same_houses():
+    train, others = dataset_of("train", **SMALL), dataset_of("held_out_placements", **SMALL)
+    assert train.scene_ids == others.scene_ids
+    assert train.placement(0).objects != others.placement(0).objects
+
+
+def test_the_same_episode_is_made_every_time_and_all_keep_the_placement():
+    a, b = dataset_of(**SMALL), dataset_of(**SMALL)
+    assert [episode.start_position for episode in a.episodes] == [e.start_position for e in b.episodes]
+    first = a.episodes[:3]
+    assert len({id(episode.placement) for episode in first}) == 1
+    assert len({episode.episode_id for episode in a.episodes}) == len(a.episodes) == 12
+    assert a.episodes[-1].episode_id == a.episode(3, 2).episode_id
+    assert a.episode(0, 1000).placement is first[0].placement
+    with pytest.raises(IndexError):
+        a.episodes[12]
+
+
+def test_goals_are_reachable_and_not_yet_reached_at_the_start():
+    dataset = dataset_of("held_out", n_placements=1, n_episodes=10)
+    for index in range(dataset.n_placements):
+        for number in range(10):
+            episode = dataset.episode(index, number)
+            navigator = build_navigator(HouseSpec.from_scene_id(episode.scene_id))
+            x, _, z = episode.start_position
+            field = navigator.field([(goal.position[0], goal.position[2]) for goal in episode.goals])
+            assert 3.0 <= field.distance(x, z) < np.inf
+
+
+def test_iterating_keeps_placements_together_and_starts_again():
+    dataset = dataset_of(**SMALL)
+    iterator = dataset.get_episode_iterator(shuffle=False, seed=0)
+    ids = [next(iterator).episode_id for _ in range(24)]
+    assert ids[:12] == ids[12:] == [episode.episode_id for episode in dataset.episodes]
+    shuffled = dataset.get_episode_iterator(
+        shuffle=True, seed=1, group_by_scene=True, max_scene_repeat_steps=-1
+    )
+    episodes = [next(shuffled) for _ in range(12)]
+    assert sorted(episode.episode_id for episode in episodes) == sorted(ids[:12])
+    assert len({episode.scene_id for episode in episodes[:6]}) == 1
+    once = dataset.get_episode_iterator(cycle=False)
+    assert len(list(once)) == 12
+
+
+@pytest.mark.parametrize("name", ["episodes.jsonl", "episodes.jsonl.gz"])
+def test_a_saved_dataset_comes_back_the_same(tmp_path, name):
+    original = dataset_of(**SMALL)
+    n_rejected = original.save(tmp_path / name)
+    assert n_rejected == sum(original.placement(k).n_rejected for k in range(4))
+    loaded = dataset_of(data_path=str(tmp_path / name))
+    assert loaded.n_placements == 4
+    for index in range(4):
+        assert loaded.placement(index) == original.placement(index)
+    for a, b in zip(original.episodes, loaded.episodes, strict=True):
+        assert a == b
+    assert (
+        loaded.episode(0, 4).start_position == original.episode(0, 1).start_position
+    )  # after 3, the first again
+
+
+def damaged(text, number, change):
+    lines = text.splitlines()
+    plain = json.loads(lines[number - 1])
+    change(plain)
+    lines[number - 1] = json.dumps(plain)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda plain: plain.pop("objects"), "'objects' is missing"),
+        (lambda plain: plain["objects"][2].update(type="unicorn"), "'unicorn'"),
+        (lambda plain: plain["objects"][2].update(position=[0, 1]), "3 finite numbers"),
+        (lambda plain: plain["objects"][2].update(position=[0, 1, float("nan")]), "3 finite numbers"),
+        (lambda plain: plain["objects"][0].update(instance=2), "same instance"),
+        (lambda plain: plain["objects"][0].update(instance=0), "at least 1"),
+        (lambda plain: plain["objects"][0].update(instance=float("inf")), "infinity"),
+        (lambda plain: plain["objects"].__setitem__(0, "ball"), "indices"),
+        (lambda plain: plain["episodes"][1].__setitem__(3, "unicorn"), "asks for 'unicorn'"),
+        (lambda plain: plain["episodes"].clear(), "at least one"),
+        (lambda plain: plain["episodes"][0].pop(), "unpack"),
+        (lambda plain: plain.update(scene_id=5), "scene_id=5"),
+        (lambda plain: plain.update(objects=3), "not iterable"),
+    ],
+)
+def test_a_corrupt_line_is_named(text, change, complaint):
+    with pytest.raises(UserError, match=f"line 3: .*{complaint}"):
+        dataset_of(**SMALL).from_json(damaged(text, 3, change))
+
+
+def test_lines_that_are_not_json_are_named(text):
+    lines = text.splitlines()
+    with pytest.raises(UserError, match="line 4, column"):
+        dataset_of(**SMALL).from_json("\n".join([*lines[:3], lines[3][:100], *lines[4:]]))
+    with pytest.raises(UserError, match="line 1"):
+        dataset_of(**SMALL).from_json("")
+    with pytest.raises(UserError, match="line 1: format='other'"):
+        dataset_of(**SMALL).from_json('{"format": "other"}')
+    with pytest.raises(UserError, match="no placements"):
+        dataset_of(**SMALL).from_json(lines[0])
+    with pytest.raises(UserError, match="line 2: '3'"):
+        dataset_of(**SMALL).from_json(lines[0] + "\n3\n")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.jsonl cannot be read"):
+        dataset_of(data_path=str(tmp_path / "nowhere.jsonl"))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
+    with pytest.raises(UserError, match=r"cut.jsonl.gz cannot be read"):
+        dataset_of(data_path=str(tmp_path / "cut.jsonl.gz"))
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "complaint"),
+    [
+        ("test", {}, "split='test': must be one of train"),
+        ("held_out", {"n_houses": 13}, "n_houses=13: must be between 1 and 12"),
+        ("train", {"n_placements": 301}, "n_placements=301"),
+        ("train", {"n_types": 21}, "n_types=21"),
+        ("train", {"n_types": 5, "n_objects": 4}, "n_objects=4"),
+        ("train", {"min_rooms": 4, "max_rooms": 3}, "max_rooms=3"),
+        ("train", {"rooms": 4}, "dataset option='rooms': must be one of n_houses"),
+    ],
+)
+def test_bad_options_are_named(split, options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        dataset_of(split, **options)
