@@ -24,18 +24,14 @@ MODELS = {
     "memo": lambda: MemoTransformer(**STACK, **SEGMENTS),
     "memo, sink": lambda: MemoTransformer(**STACK, **SEGMENTS, sink_kv=True),
     "memo, streaming": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=10),
-    "memo, streaming one summary": lambda: MemoTransformer(
-        **STACK, **SEGMENTS, memory_budget=8, sink_kv=True
-    ),
+    "memo, streaming one summary": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=8, sink_kv=True),
     "memo, checkpointed": lambda: MemoTransformer(**STACK, **SEGMENTS, checkpoint_segments=True),
     "memo, steps as segments": lambda: MemoTransformer(**STACK, segment_length=1, summary_length=1),
     "autocompressor": lambda: MemoTransformer(**STACK, **SEGMENTS, gradient_segments=2),
     "direct_kv": lambda: DirectKVTransformer(**STACK, **SEGMENTS),
     "direct_kv, streaming": lambda: DirectKVTransformer(**STACK, **SEGMENTS, memory_budget=10, sink_kv=True),
     "rmt": lambda: RecurrentMemoryTransformer(**STACK, **SEGMENTS),
-    "rmt, long summary": lambda: RecurrentMemoryTransformer(
-        **STACK, segment_length=5, summary_length=7, sink_kv=True
-    ),
+    "rmt, long summary": lambda: RecurrentMemoryTransformer(**STACK, segment_length=5, summary_length=7, sink_kv=True),
     "full_context": lambda: FullContextTransformer(**STACK),
     "full_context, sink": lambda: FullContextTransformer(**STACK, sink_kv=True, position_offset=9),
     "full_context, streaming": lambda: FullContextTransformer(**STACK, memory_budget=6),

@@ -44,8 +44,6 @@ def test_there_is_no_second_pass():
     lengths = {}
     for name, each in (("direct", model), ("memo", memo)):
         tokens = lengths.setdefault(name, [])
-        each.transformer.register_forward_pre_hook(
-            lambda _, inputs, tokens=tokens: tokens.append(inputs[0].shape[1])
-        )
+        each.transformer.register_forward_pre_hook(lambda _, inputs, tokens=tokens: tokens.append(inputs[0].shape[1]))
         each(torch.randn(1, 20, 16))
     assert lengths == {"direct": [7, 7, 7, 5], "memo": [7, 9, 9, 7]}

@@ -189,9 +189,7 @@ def test_a_budget_can_be_set_later():
         _, state = model.step(x[:, t], state)
     assert state["length"].tolist() == [4], "a longer memory shrinks at the next boundary"
     for budget in (6, -1):
-        with pytest.raises(
-            ValueError, match=rf"memory_budget={budget}: must be at least 7.*length=5.*length=2"
-        ):
+        with pytest.raises(ValueError, match=rf"memory_budget={budget}: must be at least 7.*length=5.*length=2"):
             model.memory_budget = budget
     assert model.memory_budget == 9
 
@@ -248,9 +246,7 @@ def test_checkpointing_takes_less_than_two_fifths_of_the_memory():
     peaks = {}
     for checkpoint in (False, True):
         script = PEAK_MEMORY.format(checkpoint=checkpoint)
-        peaks[checkpoint] = int(
-            subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout
-        )
+        peaks[checkpoint] = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout)
     assert peaks[True] < 0.4 * peaks[False]
 
 

@@ -46,9 +46,7 @@ class SequenceModel(nn.Module, ABC):
         if d_model < 1:
             raise ValueError(f"d_model={d_model}: must be at least 1")
         if memory_scope not in get_args(MemoryScope):
-            raise ValueError(
-                f"memory_scope={memory_scope!r}: must be one of {', '.join(get_args(MemoryScope))}"
-            )
+            raise ValueError(f"memory_scope={memory_scope!r}: must be one of {', '.join(get_args(MemoryScope))}")
         self.d_model, self.memory_scope = d_model, memory_scope
         self._memory_budget: int | None = None
 
@@ -73,9 +71,7 @@ class SequenceModel(nn.Module, ABC):
         """Return an empty memory for ``batch_size`` rows, on the device of the parameters."""
 
     @abstractmethod
-    def step(
-        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
-    ) -> tuple[Tensor, TensorDict]:
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every row, without gradient through the memory.
 
         Args:
@@ -122,9 +118,7 @@ class SequenceModel(nn.Module, ABC):
 
     def state_nbytes(self, state: TensorDict) -> int:
         """Return the bytes of storage that ``state`` holds now, spare capacity included."""
-        storages = {
-            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values(True, True)
-        }
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values(True, True)}
         return sum(storages.values())
 
     def check_state(self, state: TensorDict) -> None:
@@ -133,9 +127,7 @@ class SequenceModel(nn.Module, ABC):
     def check_rows(self, x: Tensor, is_init: Tensor | None) -> None:
         """Raise ``ValueError`` unless ``x`` is finite ``[B, T, D]`` and ``is_init`` is bool ``[B, T]``."""
         if x.ndim != 3 or x.shape[-1] != self.d_model or x.shape[1] == 0:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}"
-            )
+            raise ValueError(f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}")
         _check_flags(is_init, x.shape[:2])
         _check_finite(x)
 
@@ -144,9 +136,7 @@ class SequenceModel(nn.Module, ABC):
         if x_t.ndim != 2 or x_t.shape[-1] != self.d_model:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}: must be [B, D] with D={self.d_model}")
         if state.batch_size != x_t.shape[:1]:
-            raise ValueError(
-                f"state has batch size {tuple(state.batch_size)}: must be ({x_t.shape[0]},) to fit x_t"
-            )
+            raise ValueError(f"state has batch size {tuple(state.batch_size)}: must be ({x_t.shape[0]},) to fit x_t")
         if set(state.keys()) != set(self.state_names):
             raise ValueError(
                 f"state belongs to another model: it holds {', '.join(sorted(state.keys())) or 'nothing'}, "
@@ -161,9 +151,7 @@ def check_state_budget(state: TensorDict, budget: int | None) -> None:
     """Raise ``ValueError`` unless ``state`` was made under ``budget``: it decides where entries lie."""
     made_with = int(state["budget"][0]) or None if len(state["budget"]) else budget
     if made_with != budget:
-        raise ValueError(
-            f"state was made with memory_budget={made_with}: the model has memory_budget={budget}"
-        )
+        raise ValueError(f"state was made with memory_budget={made_with}: the model has memory_budget={budget}")
 
 
 def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:

@@ -39,9 +39,7 @@ def attend_to_context(
         flat = [tensor for part in parts for tensor in part]
         return _TwoPartAttention.apply(queries, keys, values, *context, *flat)
     context_keys, context_values = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
-    return causal_attention(
-        queries, torch.cat([context_keys, keys], dim=2), torch.cat([context_values, values], dim=2)
-    )
+    return causal_attention(queries, torch.cat([context_keys, keys], dim=2), torch.cat([context_values, values], dim=2))
 
 
 class _TwoPartAttention(torch.autograd.Function):

@@ -95,9 +95,7 @@ class FullContextTransformer(SequenceModel):
         return TensorDict({**buffers, "steps": steps, "budget": budget}, [batch_size])
 
     @torch.no_grad()
-    def step(
-        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
-    ) -> tuple[Tensor, TensorDict]:
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`.
 
         With a budget the cache is a ring: a new step overwrites the oldest.

@@ -58,8 +58,7 @@ class KVCache:
         expected = (stack.n_layers, stack.n_heads, stack.head_dim)
         if held != expected:
             raise ValueError(
-                f"state belongs to another model: it holds (layers, heads, head width) {held}, "
-                f"must be {expected}"
+                f"state belongs to another model: it holds (layers, heads, head width) {held}, must be {expected}"
             )
 
     @property
@@ -101,9 +100,7 @@ class KVCache:
                 moved = buffer[index, :, sources]
                 buffer[index, :, targets] = moved if change is None else change(moved)
 
-    def writer(
-        self, slots: Tensor, rows: Tensor | None = None, last_seen: Tensor | None = None
-    ) -> CacheWriter:
+    def writer(self, slots: Tensor, rows: Tensor | None = None, last_seen: Tensor | None = None) -> CacheWriter:
         """Return the context of one pass that stores its tokens and attends to everything up to them.
 
         Args:
@@ -128,9 +125,7 @@ class CacheWriter:
         self._slot, self._end = int(slots[0]), int(last_seen.max()) + 1
         in_lockstep = rows is None and bool((slots == slots[0]).all())
         self._slots = None if in_lockstep else slots.to(device, non_blocking=True)
-        self._last_seen = (
-            None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
-        )
+        self._last_seen = None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
         self._mask: Tensor | None = None
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

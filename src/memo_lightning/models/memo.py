@@ -168,9 +168,7 @@ class MemoTransformer(SegmentedModel):
         return TensorDict({**buffers, **counters}, [batch_size])
 
     @torch.no_grad()
-    def step(
-        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
-    ) -> tuple[Tensor, TensorDict]:
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`.
 
         The rows whose segment this step completes, whichever they are, then write their summary.

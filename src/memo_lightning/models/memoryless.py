@@ -28,8 +28,7 @@ class Memoryless(SequenceModel):
         check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff)
         super().__init__(d_model)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.RMSNorm(d_model, eps=norm_eps), FeedForward(d_model, d_ff))
-            for _ in range(n_layers)
+            nn.Sequential(nn.RMSNorm(d_model, eps=norm_eps), FeedForward(d_model, d_ff)) for _ in range(n_layers)
         )
         self.norm = nn.RMSNorm(d_model, eps=norm_eps)
 
@@ -43,9 +42,7 @@ class Memoryless(SequenceModel):
         return TensorDict({}, [batch_size])
 
     @torch.no_grad()
-    def step(
-        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
-    ) -> tuple[Tensor, TensorDict]:
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`."""
         self.check_step(x_t, state, is_init)
         return self._run(x_t), state

@@ -57,9 +57,7 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
 
     unknown = sorted(set(params) - used)
     if unknown:
-        raise ValueError(
-            f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}"
-        )
+        raise ValueError(f"official weights hold names that {type(model).__name__} lacks: {', '.join(unknown)}")
     own = model.state_dict()
     differing = [
         f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"

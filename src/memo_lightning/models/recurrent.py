@@ -29,9 +29,7 @@ class _Recurrent(SequenceModel):
         """Raise ``ValueError`` unless layers and width of ``state`` are the model's."""
         held, expected = tuple(state["hidden"].shape[1:]), (self.rnn.num_layers, self.d_model)
         if held != expected:
-            raise ValueError(
-                f"state belongs to another model: it holds (layers, width) {held}, must be {expected}"
-            )
+            raise ValueError(f"state belongs to another model: it holds (layers, width) {held}, must be {expected}")
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
         """Process whole rows; see :meth:`SequenceModel.forward`."""
@@ -50,9 +48,7 @@ class _Recurrent(SequenceModel):
         return TensorDict({name: weight.new_zeros(shape) for name in self.state_names}, [batch_size])
 
     @torch.no_grad()
-    def step(
-        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
-    ) -> tuple[Tensor, TensorDict]:
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`."""
         self.check_step(x_t, state, is_init)
         parts = [state[name] for name in self.state_names]

@@ -106,9 +106,7 @@ class RetrievalMemory(SegmentedModel):
         KVCache.check(state, self.transformer)
         held, expected = state["encoded"].shape[1], self.segment_length
         if held != expected:
-            raise ValueError(
-                f"state belongs to another model: its segments have {held} steps, must be {expected}"
-            )
+            raise ValueError(f"state belongs to another model: its segments have {held} steps, must be {expected}")
         check_state_budget(state, self.memory_budget)
 
     def auxiliary_loss(self) -> Tensor | None:
@@ -124,9 +122,7 @@ class RetrievalMemory(SegmentedModel):
         errors = []
         for segment in trials.chunks(segment_length):
             rows = segment.n_trials
-            if (
-                encoded is not None
-            ):  # the previous segment, of those trials that go on and so have completed it
+            if encoded is not None:  # the previous segment, of those trials that go on and so have completed it
                 encoded = encoded[:rows]
                 store = [(keys[:rows], values[:rows]) for keys, values in store]
                 store.append(self._summarise(encoded))
@@ -161,9 +157,7 @@ class RetrievalMemory(SegmentedModel):
         return TensorDict({**buffers, **counters, "budget": budget}, [batch_size])
 
     @torch.no_grad()
-    def step(
-        self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None
-    ) -> tuple[Tensor, TensorDict]:
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every row; see :meth:`SequenceModel.step`."""
         self.check_step(x_t, state, is_init)
         open_steps, segments = state["open_steps"], state["segments"]

@@ -40,8 +40,7 @@ class SegmentedModel(SequenceModel):
         """Raise ``ValueError`` unless summaries are no longer than what they summarise."""
         if not 1 <= summary_length <= segment_length:
             raise ValueError(
-                f"summary_length={summary_length}: must be at least 1 and at most "
-                f"segment_length={segment_length}"
+                f"summary_length={summary_length}: must be at least 1 and at most segment_length={segment_length}"
             )
 
     def check_memory_budget(self, budget: int) -> None:

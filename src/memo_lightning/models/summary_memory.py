@@ -91,9 +91,7 @@ class SummaryContext:
         kept: the tokens of the pass whose keys and values are wanted afterwards.
     """
 
-    def __init__(
-        self, summaries: SummaryView, sinks: list[KeysValues | None], kept: slice = slice(0)
-    ) -> None:
+    def __init__(self, summaries: SummaryView, sinks: list[KeysValues | None], kept: slice = slice(0)) -> None:
         self._summaries, self._sinks, self._kept = summaries, sinks, kept
         self.kept: LayerKeysValues = []
 

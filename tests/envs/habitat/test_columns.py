@@ -31,9 +31,7 @@ def test_columns_are_the_nearest_of_what_the_pictures_show(scene, pitch):
         depth, semantic = view.depth(CAMERA).astype(float), view.semantic(CAMERA)
         type_of = np.array([0, *(TYPE_NUMBERS[placed.type] for placed in placement.objects)])
         eye, right, up, forward = pose.eye_and_axes(CAMERA.eye_height)
-        points = depth[..., None] * (
-            forward + CAMERA.rows[:, None, None] * up + CAMERA.columns[None, :, None] * right
-        )
+        points = depth[..., None] * (forward + CAMERA.rows[:, None, None] * up + CAMERA.columns[None, :, None] * right)
         away = np.hypot(points[..., 0], points[..., 2])
         height = eye[1] + points[..., 1]
         obstacle = np.where((height > 0.05) & (height < 1.8), away, np.inf).min(axis=0)

@@ -67,9 +67,7 @@ def test_iterating_keeps_placements_together_and_starts_again():
     iterator = dataset.get_episode_iterator(shuffle=False, seed=0)
     ids = [next(iterator).episode_id for _ in range(24)]
     assert ids[:12] == ids[12:] == [episode.episode_id for episode in dataset.episodes]
-    shuffled = dataset.get_episode_iterator(
-        shuffle=True, seed=1, group_by_scene=True, max_scene_repeat_steps=-1
-    )
+    shuffled = dataset.get_episode_iterator(shuffle=True, seed=1, group_by_scene=True, max_scene_repeat_steps=-1)
     episodes = [next(shuffled) for _ in range(12)]
     assert sorted(episode.episode_id for episode in episodes) == sorted(ids[:12])
     assert len({episode.scene_id for episode in episodes[:6]}) == 1
@@ -88,9 +86,7 @@ def test_a_saved_dataset_comes_back_the_same(tmp_path, name):
         assert loaded.placement(index) == original.placement(index)
     for a, b in zip(original.episodes, loaded.episodes, strict=True):
         assert a == b
-    assert (
-        loaded.episode(0, 4).start_position == original.episode(0, 1).start_position
-    )  # after 3, the first again
+    assert loaded.episode(0, 4).start_position == original.episode(0, 1).start_position  # after 3, the first again
 
 
 def damaged(text, number, change):

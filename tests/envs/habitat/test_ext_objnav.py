@@ -122,9 +122,7 @@ def test_the_agent_is_told_which_type_to_find(env):
     names = [object_type.name for object_type in OBJECT_TYPES]
     assert observations["goal"].sum() == 1.0
     assert names[int(observations["goal"].argmax())] == env.current_episode.object_category
-    assert {goal.object_category for goal in env.current_episode.goals} == {
-        env.current_episode.object_category
-    }
+    assert {goal.object_category for goal in env.current_episode.goals} == {env.current_episode.object_category}
 
 
 def test_positions_are_seen_from_where_the_first_episode_began(env):
@@ -155,7 +153,5 @@ def test_a_goal_that_cannot_be_reached_is_an_error_that_names_the_episode(env):
     for goal in episode.goals:
         goal.position = [0.05, 0.0, 0.05]  # inside a wall
     env.current_episode = episode
-    with pytest.raises(
-        UserError, match=rf"{episode.episode_id}: '{episode.object_category}' is out of reach"
-    ):
+    with pytest.raises(UserError, match=rf"{episode.episode_id}: '{episode.object_category}' is out of reach"):
         env.reset()

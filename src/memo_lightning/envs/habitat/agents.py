@@ -63,9 +63,7 @@ class ShortestPathAgent(habitat.Agent):
         sim, navigator = self._sim, self._sim.navigator
         instances = sim.placement.instances(self._env.current_episode.object_category)
         x, z = sim.pose.x, sim.pose.z
-        self._target: PlacedObject = min(
-            instances, key=lambda placed: navigator.field([placed.goal]).distance(x, z)
-        )
+        self._target: PlacedObject = min(instances, key=lambda placed: navigator.field([placed.goal]).distance(x, z))
         self._to_goal: DistanceField = navigator.field([self._target.goal])
         self._to_view: DistanceField = navigator.field([(self._target.view.x, self._target.view.z)])
 
@@ -106,10 +104,7 @@ class ShortestPathAgent(habitat.Agent):
         x, z, _ = self._sim.navigator.move(pose.x, pose.z, *pose.ahead(self._sim.forward_step))
         if n_steps == 1:
             return self._to_view.distance(x, z)
-        return min(
-            self._distance_after(replace(pose, x=x, z=z, heading=heading), n_steps - 1)
-            for heading in HEADINGS
-        )
+        return min(self._distance_after(replace(pose, x=x, z=z, heading=heading), n_steps - 1) for heading in HEADINGS)
 
     def _face(self, heading: float, pitch: float, then: int) -> int:
         """Return the action that turns or tilts towards a direction, or ``then`` if the agent faces it."""

@@ -138,13 +138,9 @@ def _agent(sensors: Sequence[SensorName], image_size: int, n_columns: int) -> Ag
     available: dict[SensorName, dict[str, Any]] = {
         "rgb": {"rgb_sensor": HabitatSimRGBSensorConfig(type="HouseSimRGBSensor", **picture)},
         "depth": {
-            "depth_sensor": HabitatSimDepthSensorConfig(
-                type="HouseSimDepthSensor", max_depth=MAX_DEPTH, **picture
-            )
+            "depth_sensor": HabitatSimDepthSensorConfig(type="HouseSimDepthSensor", max_depth=MAX_DEPTH, **picture)
         },
-        "semantic": {
-            "semantic_sensor": HabitatSimSemanticSensorConfig(type="HouseSimSemanticSensor", **picture)
-        },
+        "semantic": {"semantic_sensor": HabitatSimSemanticSensorConfig(type="HouseSimSemanticSensor", **picture)},
         "columns": {
             "column_range_sensor": SimulatorCameraSensorConfig(type="HouseSimColumnRangeSensor", **columns),
             "column_type_sensor": SimulatorCameraSensorConfig(type="HouseSimColumnTypeSensor", **columns),

@@ -68,9 +68,7 @@ class ExtObjNavDataset(Dataset):
     def episode(self, index: int, number: int) -> ExtObjNavEpisode:
         """Return episode ``number`` of placement ``index``; any number is allowed: trials may be long."""
         source = self._source
-        return make_episode(
-            source.placement(index), number, source.start(index, number), source.start(index, 0)
-        )
+        return make_episode(source.placement(index), number, source.start(index, number), source.start(index, 0))
 
     def get_episode_iterator(self, *args: Any, **kwargs: Any) -> EpisodeIterator:
         """Return an iterator over the episodes that makes each only when it comes; options as in habitat."""

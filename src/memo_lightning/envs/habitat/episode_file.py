@@ -33,9 +33,7 @@ class StoredPlacement:
 
 def dump(stored: Iterable[StoredPlacement]) -> str:
     """Return placements as text."""
-    header = json.dumps(
-        {"format": FORMAT, "object_types": [object_type.name for object_type in OBJECT_TYPES]}
-    )
+    header = json.dumps({"format": FORMAT, "object_types": [object_type.name for object_type in OBJECT_TYPES]})
     return "\n".join([header, *(json.dumps(_to_plain(item)) for item in stored)]) + "\n"
 
 
@@ -120,9 +118,7 @@ def _from_plain(plain: dict[str, Any]) -> StoredPlacement:
     objects = tuple(_object(item) for item in plain["objects"])
     if len({placed.instance for placed in objects}) < len(objects):
         raise ValueError("two objects have the same instance")
-    placement = Placement(
-        _text(plain["scene_id"]), int(plain["placement"]), objects, int(plain["n_rejected"])
-    )
+    placement = Placement(_text(plain["scene_id"]), int(plain["placement"]), objects, int(plain["n_rejected"]))
     starts = []
     for x, z, heading, goal in plain["episodes"]:
         if goal not in placement.types:

@@ -63,9 +63,7 @@ _OPEN = 120  # free height above a surface with nothing over it
 def _table(name: str, width: int, depth: int, height: int, colour: Colour, in_the_middle: bool) -> Furniture:
     wood = Paint(colour, tuple(int(c * 0.85) for c in colour), "planks", 0.12)  # type: ignore[arg-type]
     legs = tuple(
-        Part((x, 0, z, x + 6, height - 4, z + 6), Paint(colour))
-        for x in (2, width - 8)
-        for z in (2, depth - 8)
+        Part((x, 0, z, x + 6, height - 4, z + 6), Paint(colour)) for x in (2, width - 8) for z in (2, depth - 8)
     )
     top = Part((0, height - 4, 0, width, height, depth), wood)
     surface = Surface((0, 0, width, depth), height, _OPEN)

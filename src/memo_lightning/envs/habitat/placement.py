@@ -110,9 +110,7 @@ class Placement:
         return found
 
 
-def arrays_of(
-    objects: Sequence[tuple[str, tuple[float, float, float], int]], instances: Sequence[int]
-) -> SolidArrays:
+def arrays_of(objects: Sequence[tuple[str, tuple[float, float, float], int]], instances: Sequence[int]) -> SolidArrays:
     """Return the solids of objects, each given by its type, position and yaw in degrees."""
     solids, owners, types = [], [], []
     for (name, position, yaw), instance in zip(objects, instances, strict=True):

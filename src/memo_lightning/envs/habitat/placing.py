@@ -49,10 +49,7 @@ def draw_placement(spec: PlacementSpec) -> Placement:
     # Moving one object can hide another, so all are looked at again until nothing has moved.
     while True:
         objects = arrays_of(
-            [
-                (object_type.name, place.position, place.yaw)
-                for object_type, place in zip(types, places, strict=True)
-            ],
+            [(object_type.name, place.position, place.yaw) for object_type, place in zip(types, places, strict=True)],
             instances,
         )
         scene = concatenate(house.arrays, objects)
@@ -63,9 +60,7 @@ def draw_placement(spec: PlacementSpec) -> Placement:
             return Placement(spec.house.scene_id, spec.index, kept, n_rejected)
         n_rejected += len(hidden)
         if n_rejected > _MOST_REJECTED:
-            raise UserError(
-                f"{spec.house.scene_id} has no places where {spec.n_objects} objects can be found"
-            )
+            raise UserError(f"{spec.house.scene_id} has no places where {spec.n_objects} objects can be found")
         for k in hidden:
             layout.remove(places[k])
             places[k] = layout.draw(types[k])
@@ -136,8 +131,7 @@ class _Layout:
                     self._taken.append(place)
                     return place
         raise UserError(
-            f"n_objects is too large: {self._house.spec.scene_id} has no room for more than "
-            f"{len(self._taken)} objects"
+            f"n_objects is too large: {self._house.spec.scene_id} has no room for more than {len(self._taken)} objects"
         )
 
     def remove(self, place: _Place) -> None:

@@ -39,9 +39,7 @@ def cast(camera: Camera, pose: Pose, solids: SolidArrays) -> tuple[np.ndarray, n
     return depth, solid
 
 
-def shade(
-    camera: Camera, pose: Pose, solids: SolidArrays, depth: np.ndarray, solid: np.ndarray
-) -> np.ndarray:
+def shade(camera: Camera, pose: Pose, solids: SolidArrays, depth: np.ndarray, solid: np.ndarray) -> np.ndarray:
     """Return the colours uint8 ``[H, W, 3]`` of what :func:`cast` found."""
     view = pose.eye_and_axes(camera.eye_height)
     rgb = np.zeros((camera.height, camera.width, 3), np.uint8)
@@ -78,9 +76,7 @@ def _cast(view, columns, rows, inverse, kind, shape, depth, solid):  # type: ign
         focal_length = 1.0 / (columns[1] - columns[0])
     corners = np.empty((8, 3))
     for p in range(len(kind)):
-        i0, i1, j0, j1 = _screen_rectangle(
-            view, kind[p], shape[p], slopes, focal_length, width, height, corners
-        )
+        i0, i1, j0, j1 = _screen_rectangle(view, kind[p], shape[p], slopes, focal_length, width, height, corners)
         if i0 >= i1 or j0 >= j1:
             continue
         if kind[p] == _BOX and shape[p, 7] == 0.0:

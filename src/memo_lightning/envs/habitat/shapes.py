@@ -100,9 +100,7 @@ class SolidArrays(NamedTuple):
     paint: np.ndarray
 
 
-def pack(
-    solids: Sequence[Solid], instances: Sequence[int] | int = 0, types: Sequence[int] | int = 0
-) -> SolidArrays:
+def pack(solids: Sequence[Solid], instances: Sequence[int] | int = 0, types: Sequence[int] | int = 0) -> SolidArrays:
     """Return ``solids`` as arrays, with the semantic id and the type's number of each; 0 for no object."""
     n = len(solids)
     return SolidArrays(
@@ -111,9 +109,7 @@ def pack(
         type=np.broadcast_to(np.asarray(types, np.int32), n),
         pattern=np.array([PATTERNS.index(s.paint.pattern) for s in solids], np.int32),
         shape=np.array([(*s.centre, *s.size, s.cos_yaw, s.sin_yaw) for s in solids]).reshape(n, 8),
-        paint=np.array(
-            [(*s.paint.colour, *s.paint.second, s.paint.scale) for s in solids], np.float32
-        ).reshape(n, 7),
+        paint=np.array([(*s.paint.colour, *s.paint.second, s.paint.scale) for s in solids], np.float32).reshape(n, 7),
     )
 
 

@@ -280,9 +280,7 @@ class HouseSim(Simulator):
         """Return whether the agent can stand at a point."""
         return abs(point[1]) <= _FLOOR_TOLERANCE and self._navigator.is_free(float(point[0]), float(point[2]))
 
-    def distance_to_closest_obstacle(
-        self, position: Sequence[float], max_search_radius: float = 2.0
-    ) -> float:
+    def distance_to_closest_obstacle(self, position: Sequence[float], max_search_radius: float = 2.0) -> float:
         """Return how far the agent could move in every direction, at most ``max_search_radius`` metres."""
         if not self.is_navigable(position):
             return 0.0
@@ -296,9 +294,7 @@ class HouseSim(Simulator):
 
     def _set_placement(self, placement: Placement) -> None:
         if placement.scene_id != self._house.spec.scene_id:
-            raise UserError(
-                f"placement of {placement.scene_id!r}: must belong to {self._house.spec.scene_id!r}"
-            )
+            raise UserError(f"placement of {placement.scene_id!r}: must belong to {self._house.spec.scene_id!r}")
         self._placement = placement
         self._solids = concatenate(self._house.arrays, placement.arrays)
         self._look_from(self._pose)

@@ -39,9 +39,7 @@ def measure(n_placements: int, n_episodes: int) -> dict[str, float]:
     env = TrialEnv(trial_steps=10**9, sensors=(), split="held_out", dataset={"n_placements": n_placements})
     placements = range(12 * n_placements)
     solved = run_episodes(env, ShortestPathAgent(env.habitat_env), placements, n_episodes)
-    wandered = run_episodes(
-        env, RandomAgent(len(env.habitat_env.task.actions), seed=0), placements, n_episodes
-    )
+    wandered = run_episodes(env, RandomAgent(len(env.habitat_env.task.actions), seed=0), placements, n_episodes)
     return {
         "episodes": len(solved),
         "shortest_path_success": float(np.mean([info["success"] for info in solved])),

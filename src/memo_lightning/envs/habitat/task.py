@@ -60,9 +60,7 @@ class ExtObjNavTask(NavigationTask):
         goals = [goal.position for goal in episode.goals]
         distance = self._sim.geodesic_distance(episode.start_position, goals, episode)
         if not math.isfinite(distance):
-            raise UserError(
-                f"episode {episode.episode_id}: {episode.object_category!r} is out of reach from its start"
-            )
+            raise UserError(f"episode {episode.episode_id}: {episode.object_category!r} is out of reach from its start")
         return observations
 
     def stop(self) -> None:

@@ -64,9 +64,7 @@ class TrialEnv(gymnasium.Env):
         seed: int = 0,
     ) -> None:
         require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
-        config = make_config(
-            sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed
-        )
+        config = make_config(sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed)
         self.trial_steps = trial_steps
         self._dataset = ExtObjNavDataset(config.habitat.dataset)
         self.habitat_env = habitat.Env(config, self._dataset)
