@@ -100,7 +100,7 @@ def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         UserError: if the arguments do not fit the signature, or ``target`` refuses them with ``ValueError``.
     """
     # A class is asked for its __init__, as a metaclass may hide the signature of calling it.
-    signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)
     try:
         signature.bind(*(None, *args) if inspect.isclass(target) else args, **kwargs)
     except TypeError as error:

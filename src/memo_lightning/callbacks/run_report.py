@@ -11,7 +11,7 @@ import lightning
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
 from memo_lightning.evaluation.plots import plot_in_context_curve
-from memo_lightning.tracking import RunLogger
+from memo_lightning.tracking import RunLogger, memory_name
 from memo_lightning.training.learner import PolicyLearner
 
 
@@ -57,7 +57,7 @@ class RunReport(lightning.Callback):
         plot_in_context_curve(
             {"first rollout": rollouts.first, "end of training": record},
             curve_path,
-            f"{choices['env']}, {choices['baseline']}, seed {config['seed']}, {pl_module.frames:,} frames",
+            f"{memory_name(choices['baseline'])} on {choices['env']}, seed {config['seed']}, {pl_module.frames:,} frames",
         )
         if logger:
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

@@ -25,9 +25,10 @@ def main(arguments: Sequence[str]) -> None:
     else:
         config = compose_config("train", arguments)
     metrics = train(config)
+    speed = f"{metrics['wall_seconds']:.0f} s ({metrics['frames_per_second']:,.0f} frames/s)"
     quarters = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
     print(f"""
-frames            {metrics["frames"]:,} in {metrics["wall_seconds"]:.0f} s ({metrics["frames_per_second"]:,.0f} frames/s)
+frames            {metrics["frames"]:,} in {speed}
 return per trial  {metrics["return_per_trial"]:.1f} (mean of the last {metrics["n_trials_averaged"]} trials)
 by quarter        {quarters}
 results           {config.run_dir}/metrics.json

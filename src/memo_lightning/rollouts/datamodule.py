@@ -101,7 +101,7 @@ class RolloutDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> Rollouts:
         """Build the collector, once, around the policy as the callbacks have left it."""
         assert self.trainer is not None
-        learner: PolicyLearner = self.trainer.lightning_module
+        learner: PolicyLearner = self.trainer.lightning_module  # type: ignore[assignment]
         if self._collector is None:
             self._collector = Collector(
                 self.env,

@@ -17,6 +17,11 @@ for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+def memory_name(baseline: str) -> str:
+    """Return what a run's memory is called: the baseline's name, or ``memo`` where nothing was swapped."""
+    return "memo" if baseline == "none" else baseline
+
+
 class RunLogger(MLFlowLogger):
     """Lightning's MLflow logger, which also keeps files and tells a run that was interrupted from a failed one.
 

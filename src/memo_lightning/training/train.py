@@ -23,7 +23,7 @@ from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.build import build_policy
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, resolve_store
+from memo_lightning.tracking import RunLogger, memory_name, resolve_store
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
@@ -70,7 +70,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     logger = _build_logger(config, checkpoint) if config.logger else None
     create_run_dir(run_dir)
-    OmegaConf.save(config, run_dir / "config.yaml")  # interpolations kept, so that a resumed run can change values
+    OmegaConf.save(config, run_dir / "config.yaml")  # not resolved, so that a resumed run can change values
     if logger:
         if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
             logger.log_hyperparams(plain_config)
@@ -119,18 +119,12 @@ def _build_trainer(config: DictConfig, callbacks: list[lightning.Callback]) -> l
 
 
 def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
-    choices = config.choices
-    memory = "memo" if choices.baseline == "none" else choices.baseline
+    memory, environment = memory_name(config.choices.baseline), config.choices.env
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         run_name=Path(config.run_dir).name,
-        tags={
-            "memory": memory,
-            "environment": choices.env,
-            "seed": str(config.seed),
-            "run_dir": config.run_dir,
-        },
+        tags={"memory": memory, "environment": environment, "seed": str(config.seed), "run_dir": config.run_dir},
     )
 
 
