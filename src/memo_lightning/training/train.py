@@ -70,7 +70,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     logger = _build_logger(config, checkpoint) if config.logger else None
     create_run_dir(run_dir)
-    OmegaConf.save(config, run_dir / "config.yaml")  # not resolved, so that a resumed run can change values
+    OmegaConf.save(config, run_dir / "config.yaml")  # unresolved: a resumed run can change values
     if logger:
         if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
             logger.log_hyperparams(plain_config)
