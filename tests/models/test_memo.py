@@ -270,7 +270,7 @@ def test_memory_is_one_summary_per_segment_and_the_open_segment():
     assert state["length"].tolist() == [20 * 2 + 5] * 3
     tokens_held = 20 * 2 + 10 + 2  # all summaries, a full segment, and room for the queries
     per_token = 2 * 2 * 16 * 4  # keys and values, layers, width, float32
-    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 16
+    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 5 * 8  # and five counters
 
 
 def test_cuda_matches_cpu():
@@ -307,6 +307,9 @@ def test_wrong_states_and_inputs_are_refused():
         model.step(x, model.init_state(2))
     other = MemoTransformer(d_model=16, n_layers=3, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
     with pytest.raises(ValueError, match="another model"):
+        model.step(x, other.init_state(3))
+    other = small_model(segment_length=6)
+    with pytest.raises(ValueError, match=r"\(6, 2\), must be \(5, 2\)"):
         model.step(x, other.init_state(3))
     x[1, 4] = float("nan")
     with pytest.raises(ValueError, match=r"nan at index \[1, 4\]"):
