@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import RotaryEmbedding
 
 
@@ -26,7 +27,7 @@ class SegmentDecoder(nn.Module):
         super().__init__()
         self.waves = RotaryEmbedding(d_model)
         self.query = nn.Linear(d_model, d_model, bias=False)
-        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.norm = RMSNorm(d_model, eps=norm_eps)
         self.feed_forward = FeedForward(d_model, d_ff)
 
     def forward(self, summary: Tensor, length: int) -> Tensor:
