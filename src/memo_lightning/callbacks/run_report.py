@@ -36,6 +36,7 @@ class RunReport(lightning.Callback):
         callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
         config, choices = pl_module.config, pl_module.config["choices"]
+        memory = memory_name(choices["baseline"])
         logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         record = rollouts.latest
         metrics = {
@@ -57,7 +58,7 @@ class RunReport(lightning.Callback):
         plot_in_context_curve(
             {"first rollout": rollouts.first, "end of training": record},
             curve_path,
-            f"{memory_name(choices['baseline'])} on {choices['env']}, seed {config['seed']}, {pl_module.frames:,} frames",
+            f"{memory} on {choices['env']}, seed {config['seed']}, {pl_module.frames:,} frames",
         )
         if logger:
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

@@ -56,7 +56,8 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
         queries, keys = rotate(qkv[:2], cos, sin).unbind(0)
-        y = context.attend(layer, queries, keys, qkv[2])
+        values = qkv[2].clone()  # a view would keep all three alive for the backward pass
+        y = context.attend(layer, queries, keys, values)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -61,7 +61,7 @@ class MemoTransformer(SegmentedModel):
         ValueError: if the sizes do not fit together.
     """
 
-    state_names = ("keys", "values", "length", "open_steps", "segments")
+    state_names = ("keys", "values", "length", "open_steps", "segments", "sizes")
 
     def __init__(
         self,
@@ -90,6 +90,12 @@ class MemoTransformer(SegmentedModel):
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless the sizes of ``state`` are the model's."""
         KVCache.check(state, self.transformer)
+        held, expected = state["sizes"][:1].tolist(), [[self.segment_length, self.summary_length]]
+        if held and held != expected:
+            raise ValueError(
+                f"state belongs to another model: its (segment_length, summary_length) are {tuple(held[0])}, "
+                f"must be {tuple(expected[0])}"
+            )
 
     def first_position(self, n_segments: Count) -> Count:
         """Return the position of the first step after ``n_segments`` segments; summaries end there."""
@@ -158,14 +164,16 @@ class MemoTransformer(SegmentedModel):
         return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, and counters.
+        """Return an empty memory: keys and values per layer, counters, and the sizes it is made for.
 
         The counters are tokens held, steps in the open segment, and complete segments so far.
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
-        counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.state_names[2:]}
-        return TensorDict({**buffers, **counters}, [batch_size])
+        names = ("length", "open_steps", "segments")
+        counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in names}
+        sizes = torch.tensor([[self.segment_length, self.summary_length]]).repeat(batch_size, 1)
+        return TensorDict({**buffers, **counters, "sizes": sizes}, [batch_size])
 
     @torch.no_grad()
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from memo_lightning.models.base import SequenceModel
 from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.transformer import check_sizes
 
 
@@ -28,9 +29,9 @@ class Memoryless(SequenceModel):
         check_sizes(d_model=d_model, n_layers=n_layers, d_ff=d_ff)
         super().__init__(d_model)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.RMSNorm(d_model, eps=norm_eps), FeedForward(d_model, d_ff)) for _ in range(n_layers)
+            nn.Sequential(RMSNorm(d_model, eps=norm_eps), FeedForward(d_model, d_ff)) for _ in range(n_layers)
         )
-        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.norm = RMSNorm(d_model, eps=norm_eps)
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
         """Process every step by itself; see :meth:`SequenceModel.forward`."""

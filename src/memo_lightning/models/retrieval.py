@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from memo_lightning.models.base import check_state_budget
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.projection import projection
+from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.segment_decoder import SegmentDecoder
@@ -86,7 +87,7 @@ class RetrievalMemory(SegmentedModel):
         self.store_value = projection(d_model, d_model)
         self.query = projection(d_model, d_model)
         self.out = projection(d_model, d_model)
-        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.norm = RMSNorm(d_model, eps=norm_eps)
         self.decoder = SegmentDecoder(d_model, d_ff, norm_eps)
         self._memory_loss: Tensor | None = None
         self.memory_budget = memory_budget

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from memo_lightning.models.feed_forward import FeedForward
 from memo_lightning.models.projection import projection
+from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import RotaryEmbedding
 
 
@@ -27,7 +28,7 @@ class SegmentDecoder(nn.Module):
         super().__init__()
         self.waves = RotaryEmbedding(d_model)
         self.query = projection(d_model, d_model)
-        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.norm = RMSNorm(d_model, eps=norm_eps)
         self.feed_forward = FeedForward(d_model, d_ff)
 
     def forward(self, summary: Tensor, length: int) -> Tensor:

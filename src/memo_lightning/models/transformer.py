@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memo_lightning.models.attention import Attention, Context, KeysValues
 from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import RotaryEmbedding
 
 
@@ -20,9 +21,9 @@ class Block(nn.Module):
 
     def __init__(self, d_model: int, n_heads: int, d_ff: int, norm_eps: float, sink_kv: bool = False) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.attention_norm = RMSNorm(d_model, eps=norm_eps)
         self.attention = Attention(d_model, n_heads, sink_kv)
-        self.feed_forward_norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.feed_forward_norm = RMSNorm(d_model, eps=norm_eps)
         self.feed_forward = FeedForward(d_model, d_ff)
 
     def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class Transformer(nn.Module):
         self.sink_kv = sink_kv
         self.rotary = RotaryEmbedding(self.head_dim, rope_base)
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff, norm_eps, sink_kv) for _ in range(n_layers))
-        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.norm = RMSNorm(d_model, eps=norm_eps)
 
     def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
         """Run tokens through all layers.
