@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 
 TESTS = Path(__file__).parent
+
+# Tests run beside one another, and on tensors so small that threads would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

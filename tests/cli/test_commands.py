@@ -149,7 +149,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         ("model.d_model=18", "d_model=18: must be divisible by n_heads=4"),
         ("model.segment_length=41", "model.segment_length=41: must be at most the 40 steps"),
         ("total_frames=-5", "total_frames=-5: must be at least 1"),
-        ("optimizer.learning_rate=0", "optimizer.learning_rate=0: must be greater than 0"),
+        ("algorithm.learning_rate=0", "algorithm.learning_rate=0: must be greater than 0"),
         ("algorithm.n_minibatches=9", "n_minibatches=9: must be at most the 8 rows"),
         ("trainer.devices=-3", "trainer: "),
         ("trainer.accelerator=abacus", "abacus"),
@@ -186,7 +186,14 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_a_killed_run(in_tmp_dir):
         "total_frames=100000000",
         "run_dir=run",
     ]
-    process = subprocess.Popen(command, cwd=in_tmp_dir, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=in_tmp_dir,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for line in process.stderr:
         if "frames/s" in line:
             break

@@ -15,6 +15,8 @@ SETTINGS = {
     "n_epochs": 1,
     "n_minibatches": 2,
     "normalize_advantage": True,
+    "learning_rate": 1e-3,
+    "max_grad_norm": 0.5,
 }
 
 
@@ -93,7 +95,15 @@ def test_minibatches_hold_every_whole_row_once(setup):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("gamma", 1.1), ("gae_lambda", -0.1), ("clip_epsilon", 0), ("value_coef", -1), ("n_epochs", 0)],
+    [
+        ("gamma", 1.1),
+        ("gae_lambda", -0.1),
+        ("clip_epsilon", 0),
+        ("learning_rate", 0),
+        ("max_grad_norm", -1),
+        ("value_coef", -1),
+        ("n_epochs", 0),
+    ],
 )
 def test_settings_out_of_range_are_refused(setting, value):
     with pytest.raises(UserError, match=f"algorithm.{setting}="):

@@ -29,6 +29,8 @@ class PPO:
         n_epochs: passes over a rollout.
         n_minibatches: minibatches per pass; at most the number of rows.
         normalize_advantage: standardise advantages within a minibatch.
+        learning_rate: of the optimizer.
+        max_grad_norm: gradients are scaled down to this norm.
 
     Raises:
         UserError: if a setting is out of range.
@@ -45,10 +47,14 @@ class PPO:
         n_epochs: int,
         n_minibatches: int,
         normalize_advantage: bool,
+        learning_rate: float,
+        max_grad_norm: float,
     ) -> None:
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
-        require(clip_epsilon > 0, "algorithm.clip_epsilon", clip_epsilon, "greater than 0")
+        positive = {"clip_epsilon": clip_epsilon, "learning_rate": learning_rate, "max_grad_norm": max_grad_norm}
+        for name, value in positive.items():
+            require(value > 0, f"algorithm.{name}", value, "greater than 0")
         for name, weight in {"entropy_coef": entropy_coef, "value_coef": value_coef}.items():
             require(weight >= 0, f"algorithm.{name}", weight, "at least 0")
         for name, count in {"n_epochs": n_epochs, "n_minibatches": n_minibatches}.items():
@@ -57,6 +63,7 @@ class PPO:
         self.clip_epsilon, self.normalize_advantage = clip_epsilon, normalize_advantage
         self.entropy_coef, self.value_coef = entropy_coef, value_coef
         self.n_epochs, self.n_minibatches = n_epochs, n_minibatches
+        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self._loss: ClipPPOLoss | None = None
 
     def check_rows(self, n_rows: int) -> None:

@@ -12,7 +12,6 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torch.optim import Optimizer
 
-from memo_lightning.errors import require
 from memo_lightning.objectives import PPO
 from memo_lightning.policies import MemoryPolicy
 
@@ -24,37 +23,21 @@ class PolicyLearner(lightning.LightningModule):
 
     Args:
         policy: the policy that acts and is trained.
-        algorithm: makes losses of rollouts.
-        learning_rate: of Adam.
-        max_grad_norm: gradients are scaled down to this norm.
+        algorithm: makes losses of rollouts, and says how to optimise them.
         config: the run's resolved configuration; kept in checkpoints, so that the policy can be rebuilt.
-
-    Raises:
-        UserError: if a setting is out of range.
     """
 
-    def __init__(
-        self,
-        policy: MemoryPolicy,
-        algorithm: PPO,
-        *,
-        learning_rate: float,
-        max_grad_norm: float,
-        config: dict[str, Any],
-    ) -> None:
+    def __init__(self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any]) -> None:
         super().__init__()
-        require(learning_rate > 0, "optimizer.learning_rate", learning_rate, "greater than 0")
-        require(max_grad_norm > 0, "optimizer.max_grad_norm", max_grad_norm, "greater than 0")
         self.automatic_optimization = False
         self.policy = policy
         self.algorithm = algorithm
-        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.config = config
         self.frames, self.rollouts_done = 0, 0
 
     def configure_optimizers(self) -> Optimizer:
         """Return Adam over all parameters."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        return torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
@@ -71,7 +54,7 @@ class PolicyLearner(lightning.LightningModule):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.algorithm.max_grad_norm)
                 optimizer.step()
                 for name, value in {**metrics, "gradient_norm": norm}.items():
                     history[name].append(value)

@@ -62,7 +62,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
-    learner: PolicyLearner = build(config.optimizer, policy, algorithm, config=plain_config)
+    learner = PolicyLearner(policy, algorithm, plain_config)
     callbacks = [build(callback) for callback in config.callbacks.values()]
     if baseline:
         callbacks.insert(0, baseline)
