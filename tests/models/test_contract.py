@@ -166,6 +166,8 @@ def test_all_rows_reset_is_a_fresh_start(model):
 
 @pytest.mark.parametrize("precision", [torch.bfloat16])
 def test_autocast_acts_as_it_trains(model, precision):
+    if isinstance(model, RetrievalMemory):
+        model.top_k = 1000  # all: which entries are the best few may hang on a rounding
     x = torch.randn(2, 17, D)
     with torch.autocast("cpu", precision):
         stepped, _ = step_through(model, x)
