@@ -194,12 +194,15 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_a_killed_run(in_tmp_dir):
         # A shell's background jobs ignore Ctrl-C, and so would their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for line in process.stderr:
-        if "frames/s" in line:
-            break
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        for line in process.stderr:
+            if "frames/s" in line:
+                break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "run/checkpoints/last.ckpt" in error
