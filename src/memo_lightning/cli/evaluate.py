@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
@@ -21,7 +20,6 @@ def main(arguments: Sequence[str]) -> None:
     figures = evaluate(config)
     low, high = figures["return_per_trial_interval"]
     by_episode = figures["by_episode"]
-    run_dir = config.run_dir or Path(config.checkpoint).parents[1] / "evaluation"
     print(f"{figures['n_trials']} trials of {figures['trial_length']} steps, {figures['split']} tasks")
     print(f"return per trial  {figures['return_per_trial']:.1f} (95 % interval {low:.1f} to {high:.1f})")
     if "full_memory" in figures:
@@ -32,4 +30,4 @@ def main(arguments: Sequence[str]) -> None:
     print("episode           " + "  ".join(f"{k:>5}" for k in range(1, 9)))
     print("  return          " + "  ".join(f"{value:5.2f}" for value in by_episode["return"][:8]))
     print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
-    print(f"results           {run_dir}/evaluation.json, {run_dir}/in_context_curve.png")
+    print(f"results           {config.run_dir}/evaluation.json, {config.run_dir}/in_context_curve.png")

@@ -30,7 +30,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """Run the evaluation that ``conf/evaluate.yaml`` and its overrides describe.
 
     Args:
-        config: a configuration composed by :func:`memo_lightning.config.compose_config`.
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
 
     Returns:
         The figures of ``evaluation.json``.
@@ -47,6 +47,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     path = Path(config.checkpoint)
     checkpoint = load_checkpoint(path)
     run_dir = Path(config.run_dir or path.parents[1] / "evaluation")
+    config.run_dir = str(run_dir)
 
     env_config = _env_config(config, checkpoint["config"]["env"])
     env = build_env(env_config, min(config.n_envs, config.n_trials), config.seed)
