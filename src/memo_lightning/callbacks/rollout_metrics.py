@@ -7,7 +7,10 @@ from collections import deque
 from typing import Any
 
 import lightning
+import torch
 from tensordict import TensorDictBase
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from memo_lightning.evaluation.in_context import TrialRecord
 from memo_lightning.training.learner import PolicyLearner
@@ -16,7 +19,7 @@ N_QUARTERS = 4
 
 
 class RolloutMetrics(lightning.Callback):
-    """Logs figures of every rollout, and keeps the trials of the first and of the latest rollouts.
+    """Logs figures of every rollout of all ranks, and keeps the trials of the first and of the latest rollouts.
 
     Args:
         window: rollouts whose trials are kept and averaged for the run's final figures.
@@ -63,17 +66,20 @@ class RolloutMetrics(lightning.Callback):
     ) -> None:
         """Log the rollout that was just learned from."""
         assert isinstance(pl_module, PolicyLearner)
-        record = TrialRecord.of(batch)
+        record = TrialRecord.concatenate(
+            [TrialRecord.from_tensors(t) for t in _of_all_ranks(trainer, TrialRecord.of(batch).as_tensors())]
+        )
         now = time.perf_counter()
         frames = batch.numel() * trainer.world_size
         metrics = {"speed/frames_per_second": frames / (now - self._clock)}
         self.train_seconds += now - self._clock
         self._clock = now
 
-        episodes = batch.get(("next", "episode_end"))
-        if episodes.any():
-            metrics["train/episode_return"] = float(batch.get(("next", "episode_return"))[episodes].mean())
-            metrics["train/episode_success"] = float(batch.get(("next", "success"))[episodes].float().mean())
+        ended = batch.get(("next", "episode_end"))
+        figures = {"return": batch.get(("next", "episode_return"))[ended], "success": batch.get(("next", "success"))[ended]}
+        for name, values in _joined(_of_all_ranks(trainer, figures)).items():
+            if len(values):
+                metrics[f"train/episode_{name}"] = float(values.float().mean())
         if len(record.returns):
             self._latest.append(record)
             self.first = self.first or record
@@ -82,3 +88,16 @@ class RolloutMetrics(lightning.Callback):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
             self.history.append({"frames": pl_module.frames, "return_per_trial": metrics["train/return_per_trial"]})
         pl_module.log_dict(metrics, batch_size=batch.shape[0])
+
+
+def _of_all_ranks(trainer: lightning.Trainer, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the tensors of each rank; their first sizes may differ."""
+    if trainer.world_size == 1:
+        return [tensors]
+    device = trainer.strategy.root_device  # where the ranks' backend can reach them
+    gathered = {name: gather_all_tensors(tensor.to(device)) for name, tensor in tensors.items()}
+    return [{name: values[rank].cpu() for name, values in gathered.items()} for rank in range(trainer.world_size)]
+
+
+def _joined(ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([tensors[name] for tensors in ranks]) for name in ranks[0]}

@@ -62,7 +62,7 @@ class PolicyLearner(lightning.LightningModule):
         self.frames += rollout.numel() * self.trainer.world_size
         self.rollouts_done += 1
         means = {f"update/{name}": torch.stack(values).mean() for name, values in history.items()}
-        self.log_dict(means, batch_size=rollout.shape[0])
+        self.log_dict(means, batch_size=rollout.shape[0], sync_dist=True)
         self.log("step", float(self.frames), batch_size=rollout.shape[0])  # Lightning's name for the x-axis
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
