@@ -25,6 +25,8 @@ class SegmentedModel(SequenceModel):
         ValueError: if a setting is out of range.
     """
 
+    segment_length: int
+
     def __init__(self, d_model: int, segment_length: int, summary_length: int, segment_jitter: float) -> None:
         super().__init__(d_model)
         if segment_length < 1:
