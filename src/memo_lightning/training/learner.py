@@ -90,7 +90,7 @@ class PolicyLearner(lightning.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         target_kl = self.algorithm.target_kl
         history: dict[str, list[Tensor]] = defaultdict(list)
-        for epoch in range(self.algorithm.n_epochs):
+        for _ in range(self.algorithm.n_epochs):
             for minibatch in self.algorithm.minibatches(experience):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
