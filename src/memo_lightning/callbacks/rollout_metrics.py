@@ -9,13 +9,13 @@ from typing import Any
 import lightning
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from memo_lightning.evaluation.in_context import TrialRecord
 from memo_lightning.training.learner import PolicyLearner
 
 N_QUARTERS = 4
+_REPORTED = ("reward", "done", "episode_end", "episode_return", "success")
+_READ = ("is_init", *(("next", key) for key in _REPORTED))
 
 
 class RolloutMetrics(lightning.Callback):
@@ -27,6 +27,7 @@ class RolloutMetrics(lightning.Callback):
 
     def __init__(self, window: int = 5) -> None:
         self.first: TrialRecord | None = None
+        self._chunks: list[TensorDictBase] = []  # of the rollout that is not complete
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self._latest: deque[TrialRecord] = deque(maxlen=window)
@@ -64,40 +65,47 @@ class RolloutMetrics(lightning.Callback):
         batch: TensorDictBase,
         batch_idx: int,
     ) -> None:
-        """Log the rollout that was just learned from."""
+        """Log the rollout, or the chunk of it, that was just learned from."""
         assert isinstance(pl_module, PolicyLearner)
-        record = TrialRecord.concatenate(
-            [TrialRecord.from_tensors(t) for t in _of_all_ranks(trainer, TrialRecord.of(batch).as_tensors())]
-        )
         now = time.perf_counter()
         frames = batch.numel() * trainer.world_size
         metrics = {"speed/frames_per_second": frames / (now - self._clock)}
         self.train_seconds += now - self._clock
         self._clock = now
 
-        ended = batch.get(("next", "episode_end"))
-        figures = {"return": batch.get(("next", "episode_return"))[ended], "success": batch.get(("next", "success"))[ended]}
-        for name, values in _joined(_of_all_ranks(trainer, figures)).items():
-            if len(values):
-                metrics[f"train/episode_{name}"] = float(values.float().mean())
+        self._chunks.append(batch.select(*_READ))
+        if not pl_module.in_rollout:
+            rollout = _of_all_ranks(pl_module, torch.cat(self._chunks, dim=1))
+            metrics.update(self._describe(rollout, pl_module.frames))
+            self._chunks.clear()
+        pl_module.log_dict(metrics, batch_size=batch.shape[0])
+
+    def _describe(self, rollout: TensorDictBase, frames: int) -> dict[str, float]:
+        """Return the figures of a complete rollout ``[B, T]``, and keep its trials."""
+        metrics = {}
+        record = TrialRecord.of(rollout)
+        episodes = rollout.get(("next", "episode_end"))
+        if episodes.any():
+            metrics["train/episode_return"] = float(rollout.get(("next", "episode_return"))[episodes].mean())
+            metrics["train/episode_success"] = float(rollout.get(("next", "success"))[episodes].float().mean())
         if len(record.returns):
             self._latest.append(record)
             self.first = self.first or record
             metrics["train/return_per_trial"] = float(record.returns.mean())
             for quarter, value in enumerate(record.by_part(N_QUARTERS).mean(0), start=1):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
-            self.history.append({"frames": pl_module.frames, "return_per_trial": metrics["train/return_per_trial"]})
-        pl_module.log_dict(metrics, batch_size=batch.shape[0])
+            self.history.append({"frames": frames, "return_per_trial": metrics["train/return_per_trial"]})
+        return metrics
 
 
-def _of_all_ranks(trainer: lightning.Trainer, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Return the tensors of each rank; their first sizes may differ."""
-    if trainer.world_size == 1:
-        return [tensors]
-    device = trainer.strategy.root_device  # where the ranks' backend can reach them
-    gathered = {name: gather_all_tensors(tensor.to(device)) for name, tensor in tensors.items()}
-    return [{name: values[rank].cpu() for name, values in gathered.items()} for rank in range(trainer.world_size)]
-
-
-def _joined(ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([tensors[name] for tensors in ranks]) for name in ranks[0]}
+def _of_all_ranks(pl_module: PolicyLearner, rollout: TensorDictBase) -> TensorDictBase:
+    """Return the rows ``[world_size * B, T]`` of all ranks, the same on each."""
+    world_size = pl_module.trainer.world_size
+    if world_size == 1:
+        return rollout
+    n_rows, n_steps = rollout.batch_size
+    gathered = rollout.to(pl_module.device).apply(
+        lambda rows: pl_module.all_gather(rows).flatten(0, 1), batch_size=[world_size * n_rows, n_steps]
+    )
+    assert gathered is not None
+    return gathered

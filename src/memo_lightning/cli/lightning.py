@@ -1,4 +1,4 @@
-"""``lightning run [model] ... SCRIPT``: the launcher of earlier Lightning versions, which is called ``fabric run`` now."""
+"""``lightning run [model] ... SCRIPT``: the launcher that Lightning calls ``fabric run`` now."""
 
 from __future__ import annotations
 

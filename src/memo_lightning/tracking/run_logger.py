@@ -47,7 +47,13 @@ class RunLogger(MLFlowLogger):
     """
 
     def __init__(
-        self, *, tracking_uri: str, experiment_name: str, run_dir: str | Path, retry_seconds: float = 30.0, **kwargs: Any
+        self,
+        *,
+        tracking_uri: str,
+        experiment_name: str,
+        run_dir: str | Path,
+        retry_seconds: float = 30.0,
+        **kwargs: Any,
     ) -> None:
         # MLflow's own patience is minutes per call, in which nothing would be trained.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -102,7 +108,10 @@ class RunLogger(MLFlowLogger):
         except Exception as error:  # whatever the store's own library raises
             self._next_attempt = time.monotonic() + self.retry_seconds
             if not self._failing:
-                print(f"\nMLflow cannot be written ({_reason(error)}); training goes on, metrics are kept", file=sys.stderr)
+                print(
+                    f"\nMLflow cannot be written ({_reason(error)}); training goes on, metrics are kept",
+                    file=sys.stderr,
+                )
             self._failing = True
             self._keep()
         else:

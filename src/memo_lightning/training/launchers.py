@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-# Variable of `fabric run` -> the setting it stands for. Its LT_DEVICES may be "auto"; torchrun, which it starts, counts.
+# Variable of `fabric run` -> the setting it stands for. LT_DEVICES may be "auto"; torchrun, which it starts, counts.
 _FABRIC = {
     "LT_ACCELERATOR": "trainer.accelerator",
     "LT_STRATEGY": "trainer.strategy",

@@ -71,7 +71,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
-    learner = PolicyLearner(policy, algorithm, plain_config)
+    if data.n_chunks > 1:
+        policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
+    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length)
     callbacks = [build(callback) for callback in config.callbacks.values()]
     if baseline:
         callbacks.insert(0, baseline)
@@ -82,7 +84,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         _announce(config, model, checkpoint)
     _fit(trainer, learner, data, resume=checkpoint is not None)
     if trainer.is_global_zero and checkpoint_io.error:
-        raise TrainingStopped(f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})")
+        raise TrainingStopped(
+            f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
+        )
     report = next((callback for callback in callbacks if isinstance(callback, RunReport)), None)
     return report.figures if report else {}
 
@@ -135,11 +139,10 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
 
 
 def _check_segment(model: SequenceModel, rollout_length: int) -> None:
-    segment_length = getattr(model, "segment_length", 1)
     require(
-        segment_length <= rollout_length,
+        model.segment_length is None or model.segment_length <= rollout_length,
         "model.segment_length",
-        segment_length,
+        model.segment_length,
         f"at most the {rollout_length} steps of a rollout",
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from memo_lightning.errors import TrainingStopped, require
+from memo_lightning.errors import TrainingStopped
+from memo_lightning.objectives import Experience
 
 
 class UpdateGuard:
@@ -17,22 +17,18 @@ class UpdateGuard:
     A skipped update changes no weight, so the last checkpoint stays a good one.
 
     Args:
-        limit: how many updates in a row may be skipped before the run ends.
+        limit: how many updates in a row may be skipped; the run ends with the last of them.
 
     Attributes:
         skipped: updates skipped so far.
-
-    Raises:
-        UserError: if ``limit`` is not positive.
     """
 
     def __init__(self, limit: int) -> None:
-        require(limit >= 1, "algorithm.max_skipped_updates", limit, "at least 1")
         self.limit = limit
         self.skipped = 0
         self._in_a_row = 0
 
-    def count(self, finite: bool, module: nn.Module, loss: Tensor, minibatch: TensorDictBase) -> None:
+    def count(self, finite: bool, module: nn.Module, loss: Tensor, minibatch: Experience) -> None:
         """Note whether an update was ``finite``, which all ranks must have agreed on.
 
         Args:
@@ -57,9 +53,9 @@ class UpdateGuard:
             )
 
 
-def _non_finite(module: nn.Module, loss: Tensor, minibatch: TensorDictBase) -> Iterator[str]:
+def _non_finite(module: nn.Module, loss: Tensor, minibatch: Experience) -> Iterator[str]:
     """Yield the names of tensors that are not finite, causes before effects."""
-    entries = ((".".join((key,) if isinstance(key, str) else key), value) for key, value in minibatch.items(True, True))
+    entries = [*minibatch.rows.items(), *minibatch.learned.items()]
     tensors = {
         "weight": module.named_parameters(),
         "rollout entry": entries,
