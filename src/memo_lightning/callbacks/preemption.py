@@ -12,6 +12,7 @@ import lightning
 
 from memo_lightning.callbacks.checkpointing import Checkpointing
 from memo_lightning.errors import PREEMPTED, Preempted, require
+from memo_lightning.training.learner import PolicyLearner
 
 
 class Preemption(lightning.Callback):
@@ -62,7 +63,8 @@ class Preemption(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """End here if any rank was asked to."""
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        assert isinstance(pl_module, PolicyLearner)
+        if not pl_module.in_rollout and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks:
                 if isinstance(callback, Checkpointing):

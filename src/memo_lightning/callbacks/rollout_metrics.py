@@ -105,7 +105,7 @@ def _of_all_ranks(pl_module: PolicyLearner, rollout: TensorDictBase) -> TensorDi
         return rollout
     n_rows, n_steps = rollout.batch_size
     gathered = rollout.to(pl_module.device).apply(
-        lambda rows: pl_module.all_gather(rows).flatten(0, 1), batch_size=[world_size * n_rows, n_steps]
+        lambda rows: torch.cat(list(pl_module.all_gather(rows))), batch_size=[world_size * n_rows, n_steps]
     )
     assert gathered is not None
     return gathered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -121,10 +122,8 @@ class RunLogger(MLFlowLogger):
 
     def _keep(self) -> None:
         points = [(metric.key, metric.value, metric.timestamp, metric.step) for metric in self._unsent]
-        try:
+        with contextlib.suppress(OSError):  # on a full disk, memory still has them
             self._unsent_path.write_text(json.dumps(points))
-        except OSError:
-            pass  # the disk is full; memory still has them
 
 
 def _reason(error: Exception) -> str:

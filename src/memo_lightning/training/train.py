@@ -131,10 +131,12 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
         if started_by_lightning(os.environ):
             raise SystemExit(0) from None  # of any other status rank 0 would be killed, while it is still writing
         raise reason from None
-    except BaseException:
+    except BaseException as error:
         launcher = trainer.strategy.launcher
         if launcher is not None:  # the ranks that this process has started would wait for it for ever
             launcher.kill(signal.SIGKILL)
+        if isinstance(error, TrainingStopped):
+            raise TrainingStopped(f"{error}; checkpoint: {path}") from None
         raise
 
 

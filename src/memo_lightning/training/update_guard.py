@@ -48,8 +48,7 @@ class UpdateGuard:
         if self._in_a_row >= self.limit:
             bad = next(_non_finite(module, loss, minibatch), "none on this rank, another has it")
             raise TrainingStopped(
-                f"{self._in_a_row} updates in a row had a loss or gradient that is not finite; first such tensor: {bad}. "
-                "The last checkpoint was made before and is good"
+                f"{self._in_a_row} updates in a row had a loss or gradient that is not finite; first such tensor: {bad}"
             )
 
 
