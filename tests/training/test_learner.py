@@ -66,6 +66,7 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
     trainer = lightning.Trainer(
         max_epochs=1,
         logger=False,
+        log_every_n_steps=n_chunks,
         callbacks=[witness],
         enable_checkpointing=False,
         enable_progress_bar=False,

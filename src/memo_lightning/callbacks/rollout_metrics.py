@@ -65,18 +65,18 @@ class RolloutMetrics(lightning.Callback):
         batch: TensorDictBase,
         batch_idx: int,
     ) -> None:
-        """Log the rollout, or the chunk of it, that was just learned from."""
+        """Log the rollout that was just learned from, if it is complete."""
         assert isinstance(pl_module, PolicyLearner)
+        self._chunks.append(batch.select(*_READ))
+        if pl_module.in_rollout:
+            return
+        rollout = torch.cat(self._chunks, dim=1)
+        self._chunks.clear()
         now = time.perf_counter()
-        frames = batch.numel() * trainer.world_size
-        metrics = {"speed/frames_per_second": frames / (now - self._clock)}
+        metrics = {"speed/frames_per_second": rollout.numel() * trainer.world_size / (now - self._clock)}
         self.train_seconds += now - self._clock
         self._clock = now
-
-        self._chunks.append(batch.select(*_READ))
-        if not pl_module.in_rollout:
-            metrics.update(self._describe(torch.cat(self._chunks, dim=1), pl_module.frames))
-            self._chunks.clear()
+        metrics.update(self._describe(rollout, pl_module.frames))
         pl_module.log_dict(metrics, batch_size=batch.shape[0])
 
     def _describe(self, rollout: TensorDictBase, frames: int) -> dict[str, float]:
