@@ -65,19 +65,20 @@ class RolloutMetrics(lightning.Callback):
         batch: TensorDictBase,
         batch_idx: int,
     ) -> None:
-        """Log the rollout, or the chunk of it, that was just learned from."""
+        """Log the rollout that was just learned from, if it is complete."""
         assert isinstance(pl_module, PolicyLearner)
+        self._chunks.append(batch.select(*_READ))
+        if pl_module.in_rollout:
+            return
+        rollout = torch.cat(self._chunks, dim=1)
+        self._chunks.clear()
         now = time.perf_counter()
-        frames = batch.numel() * trainer.world_size
-        metrics = {"speed/frames_per_second": frames / (now - self._clock)}
+        metrics = {"speed/frames_per_second": rollout.numel() * trainer.world_size / (now - self._clock)}
         self.train_seconds += now - self._clock
         self._clock = now
-
-        self._chunks.append(batch.select(*_READ))
-        if not pl_module.in_rollout:
-            rollout = _of_all_ranks(pl_module, torch.cat(self._chunks, dim=1))
-            metrics.update(self._describe(rollout, pl_module.frames))
-            self._chunks.clear()
+        if "policy_version" in batch.keys():  # of workers that do not wait for new weights
+            metrics["train/staleness"] = batch_idx + 1 - float(batch.get("policy_version").float().mean())
+        metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module.frames))
         pl_module.log_dict(metrics, batch_size=batch.shape[0])
 
     def _describe(self, rollout: TensorDictBase, frames: int) -> dict[str, float]:

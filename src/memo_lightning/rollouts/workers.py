@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchrl.collectors import MultiCollector
+from torchrl.collectors import BaseCollector, MultiCollector
 from torchrl.envs import EnvBase
 
 from memo_lightning.errors import require
@@ -35,9 +35,9 @@ class MultiSyncDataModule(RolloutDataModule):
         UserError: if the rows cannot be shared out, or another setting is out of range.
     """
 
-    shares_weights = False
-
-    def __init__(self, make_env: Callable[[int, int], EnvBase], *, n_workers: int, n_envs: int, **settings: Any) -> None:
+    def __init__(
+        self, make_env: Callable[[int, int], EnvBase], *, n_workers: int, n_envs: int, **settings: Any
+    ) -> None:
         divides = n_workers >= 1 and n_envs % n_workers == 0
         require(divides, "collector.n_workers", n_workers, f"a divisor of collector.n_envs={n_envs}")
         super().__init__(make_env, n_envs=n_envs, **settings)
@@ -46,18 +46,21 @@ class MultiSyncDataModule(RolloutDataModule):
     def _describing_env(self) -> EnvBase:
         return self._make_env(1, self.seed)  # the workers have the environments
 
-    def _build_collector(self, policy: MemoryPolicy) -> MultiCollector:
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> MultiCollector:
         return self._start_workers(
             policy,
+            first_rollout,
             sync=True,
             n_envs=self.n_envs // self.n_workers,
             frames_per_batch=self.frames_per_rollout // self.n_chunks,
             cat_results=0,
         )
 
-    def _start_workers(self, policy: MemoryPolicy, *, n_envs: int, **settings: Any) -> MultiCollector:
+    def _start_workers(
+        self, policy: MemoryPolicy, first_rollout: int, *, n_envs: int, **settings: Any
+    ) -> MultiCollector:
         rank = self.trainer.global_rank if self.trainer else 0
-        seeds = np.random.SeedSequence((self.seed, rank, self._first_rollout)).generate_state(self.n_workers).tolist()
+        seeds = np.random.SeedSequence((self.seed, rank, first_rollout)).generate_state(self.n_workers).tolist()
         return MultiCollector(
             [partial(self._make_env, n_envs, seed) for seed in seeds],
             policy,
@@ -67,9 +70,12 @@ class MultiSyncDataModule(RolloutDataModule):
             **settings,
         )
 
-    def _close(self) -> None:
+    def _send_weights(self, policy: MemoryPolicy) -> None:
         assert self._collector is not None
-        self._collector.shutdown(timeout=SECONDS_TO_CLOSE)
+        self._collector.update_policy_weights_(policy)
+
+    def _close(self, collector: BaseCollector) -> None:
+        collector.shutdown(timeout=SECONDS_TO_CLOSE)
 
 
 class MultiAsyncDataModule(MultiSyncDataModule):
@@ -96,9 +102,10 @@ class MultiAsyncDataModule(MultiSyncDataModule):
         require(n_workers >= 1, "collector.n_workers", n_workers, "at least 1")
         self.n_workers = n_workers
 
-    def _build_collector(self, policy: MemoryPolicy) -> MultiCollector:
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> MultiCollector:
         return self._start_workers(
             policy,
+            first_rollout,
             sync=False,
             n_envs=self.n_envs,
             frames_per_batch=self.frames_per_rollout,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Mapping
 
 # Variable of `fabric run` -> the setting it stands for. LT_DEVICES may be "auto"; torchrun, which it starts, counts.
@@ -43,18 +40,3 @@ def started_by_the_run(environ: Mapping[str, str]) -> bool:
 def started_by_lightning(environ: Mapping[str, str]) -> bool:
     """Say whether this process is a rank that rank 0 has started."""
     return started_by_the_run(environ) and "TORCHELASTIC_RUN_ID" not in environ
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however that came about.
-
-    A rank whose launcher was killed would wait for the others in its next all-reduce, for ever.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -26,7 +26,8 @@ class PolicyLearner(lightning.LightningModule):
     seen from all that the row has held so far; a *full update* after the last learns from all of them. Partial
     updates leave the acting policy with a memory that older weights made; it refreshes that by itself.
 
-    Frames (environment steps of all ranks) are the x-axis of every metric.
+    Frames (environment steps of all ranks) are the x-axis of every metric; complete rollouts are logged. The Trainer
+    must be told so by ``log_every_n_steps``, or it logs the figures of a rollout again with the chunks of the next.
 
     Args:
         policy: the policy that acts and is trained.
@@ -45,6 +46,7 @@ class PolicyLearner(lightning.LightningModule):
         self.guard = UpdateGuard(algorithm.max_skipped_updates)
         self.frames, self.rollouts_done = 0, 0
         self._rollout: TensorDictBase | None = None  # what has been collected of the rollout that is not complete
+        self._partial_updates: list[dict[str, Tensor]] = []  # their figures, of that rollout
 
     @property
     def in_rollout(self) -> bool:
@@ -74,23 +76,33 @@ class PolicyLearner(lightning.LightningModule):
         first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
         stale_values = is_complete and self._rollout is not None
         metrics = self._optimise(self.algorithm.prepare(self.policy, rollout, first, stale_values=stale_values))
-        if is_complete:
-            self._rollout = None
-            self.rollouts_done += 1
-        else:
-            self.policy.weights_version += 1
-            if self.algorithm.shuffle_episodes:
-                rollout = shuffle_episodes(rollout, seed=int(self.policy.weights_version))
-            self._rollout = rollout
-
         self.frames += chunk.numel() * self.trainer.world_size
         schedule = self.lr_schedulers()
         assert isinstance(schedule, LambdaLR)
         metrics["learning_rate"] = torch.tensor(schedule.get_last_lr()[0])
         schedule.step()
-        means = {f"update/{name}": value.to(self.device) for name, value in metrics.items()}
-        self.log_dict(means, batch_size=chunk.shape[0], sync_dist=True)
-        self.log("step", float(self.frames), batch_size=chunk.shape[0])  # Lightning's name for the x-axis
+        if is_complete:
+            self._rollout = None
+            self.rollouts_done += 1
+            self._log(metrics, batch_size=len(rollout))
+        else:
+            self._partial_updates.append(metrics)
+            self.policy.weights_version += 1
+            if self.algorithm.shuffle_episodes:
+                rollout = shuffle_episodes(rollout, seed=int(self.policy.weights_version))
+            self._rollout = rollout
+
+    def _log(self, full_update: dict[str, Tensor], batch_size: int) -> None:
+        """Log the updates of a rollout that is complete: means over the partial ones, and the full one."""
+        metrics = {f"update/{name}": value for name, value in full_update.items()}
+        if self._partial_updates:
+            for name in full_update:
+                values = torch.stack([partial[name] for partial in self._partial_updates])
+                metrics[f"partial_update/{name}"] = values.mean()
+            self._partial_updates.clear()
+        means = {name: value.to(self.device) for name, value in metrics.items()}
+        self.log_dict(means, batch_size=batch_size, sync_dist=True)
+        self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
 
     def _optimise(self, experience: Experience) -> dict[str, Tensor]:
         """Make the epochs of one update; return means over its minibatches."""

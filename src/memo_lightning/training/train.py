@@ -22,13 +22,15 @@ from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import Preempted, TrainingStopped, UserError, require
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.evaluation.checkpoints import load_checkpoint, start_from
 from memo_lightning.models import SequenceModel
+from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
+from memo_lightning.processes import end_with_parent
 from memo_lightning.rollouts import RolloutDataModule
 from memo_lightning.tracking import RunLogger, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
-from memo_lightning.training.launchers import end_with_parent, started_by_lightning, started_by_the_run
+from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
@@ -68,6 +70,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         baseline.check(policy)
     model = baseline.model if baseline else policy.sequence_model
     _check_segment(model, data.rollout_length)
+    if config.checkpoint and checkpoint is None:
+        _start_from(config, policy, model)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
@@ -116,6 +120,13 @@ def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
             f"the run in resume={config.resume} has been trained for"
         )
     return checkpoint
+
+
+def _start_from(config: DictConfig, policy: MemoryPolicy, model: SequenceModel) -> None:
+    pretrained = load_checkpoint(Path(config.checkpoint))
+    anew = start_from(pretrained, policy, model)
+    trained_for = f"trained for {pretrained['frames']:,} frames"
+    print(f"weights of {config.checkpoint}, {trained_for}; new: {', '.join(anew) or 'none'}", file=sys.stderr)
 
 
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
