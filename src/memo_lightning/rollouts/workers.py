@@ -66,6 +66,7 @@ class MultiSyncDataModule(RolloutDataModule):
             policy,
             total_frames=-1,
             num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
+            use_buffers=True,
             init_fn=_begin_worker,
             **settings,
         )
