@@ -116,8 +116,7 @@ class PolicyLearner(lightning.LightningModule):
                 optimizer.zero_grad()
                 self.manual_backward(loss)
                 norm = self._clip_gradients()
-                is_finite = bool(loss.isfinite() & norm.isfinite())
-                is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
+                is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
                 if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
                     optimizer.step()
                 self.guard.count(is_finite, self.policy, loss, minibatch)
