@@ -166,6 +166,10 @@ class RolloutDataModule(lightning.LightningDataModule):
     def _close(self, collector: BaseCollector) -> None:
         collector.shutdown()
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the collector; Lightning tears down only what has ended well."""
+        self.teardown("fit")
+
     def teardown(self, stage: str) -> None:
         """Close the collector and its environments."""
         if self._collector is not None:
