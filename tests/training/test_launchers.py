@@ -106,7 +106,9 @@ def session(leader):
 def outcome(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    return {k: v for k, v in metrics.items() if k not in ("frames_per_second", "wall_seconds")}, checkpoint["state_dict"]
+    return {k: v for k, v in metrics.items() if k not in ("frames_per_second", "wall_seconds")}, checkpoint[
+        "state_dict"
+    ]
 
 
 def assert_same(run_dir, other):
@@ -200,7 +202,9 @@ def test_settings_follow_from_what_launchers_say():
 
 @pytest.mark.slow
 def test_sigterm_saves_the_run_which_then_goes_on_as_if_it_had_not_stopped(two_processes, tmp_path):
-    process = start(["memo_lightning.cli.main", "train", *TINY, "callbacks.checkpointing.every_n_rollouts=1000"], tmp_path)
+    process = start(
+        ["memo_lightning.cli.main", "train", *TINY, "callbacks.checkpointing.every_n_rollouts=1000"], tmp_path
+    )
     try:
         for line in process.stdout:
             if "frames/s" in line:
