@@ -218,8 +218,8 @@ def test_ui_serves_on_the_loopback_address_only(trained):
     process = subprocess.Popen(command, cwd=trained.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "http://127.0.0.1:5391\n"
-        page = b""
-        while not page and process.poll() is None:  # how long a server takes to start depends on the machine
+        page, deadline = b"", time.monotonic() + 300  # how long a server takes to start depends on the machine
+        while not page and process.poll() is None and time.monotonic() < deadline:
             try:
                 page = urllib.request.urlopen("http://127.0.0.1:5391", timeout=60).read()
             except OSError:
