@@ -1,4 +1,4 @@
-"""The errors that end a command with one line, its exit statuses, and the checks that raise the errors."""
+"""The errors that are shown to the user, the exit statuses of commands, and the checks that raise the errors."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class TrainingStopped(RuntimeError):
 
 class Preempted(KeyboardInterrupt):
     """The machine is wanted back (SIGTERM): training ends as after Ctrl-C, and another exit status asks to go on."""
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment that raised, died or hangs: shown with its own stack trace, and not with ours."""
 
 
 def require(condition: bool, field: str, value: object, allowed: str) -> None:

@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from memo_lightning.config import nearest
-from memo_lightning.errors import FAILED, INTERRUPTED, PREEMPTED, USAGE_ERROR, Preempted, TrainingStopped, UserError
+from memo_lightning.errors import (
+    FAILED,
+    INTERRUPTED,
+    PREEMPTED,
+    USAGE_ERROR,
+    EnvironmentFailure,
+    Preempted,
+    TrainingStopped,
+    UserError,
+)
 
 # Verb -> what it does. Each is the function ``main(arguments)`` of a module of this package, imported on use:
 # the parts of one command need not be loaded for another.
@@ -32,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
-    """Run one verb and return the exit status; errors that need no stack trace become one line on stderr."""
+    """Run one verb and return the exit status.
+
+    Errors that need no stack trace become one line on stderr, an :class:`EnvironmentFailure` the environment's.
+    """
     try:
         if verb not in VERBS:
             raise UserError(f"no such verb {verb!r}: {nearest(verb, VERBS)}")
@@ -41,7 +53,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except UserError as error:
         print(_of_rank(f"memo: {error}"), file=sys.stderr)
         return USAGE_ERROR
-    except TrainingStopped as error:
+    except (TrainingStopped, EnvironmentFailure) as error:
         print(_of_rank(f"memo: {error}"), file=sys.stderr)
         return FAILED
     except Preempted:

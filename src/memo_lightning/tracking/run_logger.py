@@ -15,6 +15,7 @@ from typing import Any
 import mlflow
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow.entities import Metric
+from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
 
@@ -28,6 +29,12 @@ MAX_METRICS_PER_CALL = 1000  # MLflow's own limit
 def memory_name(baseline: str) -> str:
     """Return what a run's memory is called: the baseline's name, or ``memo`` where nothing was swapped."""
     return "memo" if baseline == "none" else baseline
+
+
+def environment_name(config: DictConfig | dict[str, Any]) -> str:
+    """Return what a run's environment is called: the option of ``conf/env/``, or what a general one stands for."""
+    env = config["env"]
+    return env.get("id") or env.get("target") or config["choices"]["env"]
 
 
 class RunLogger(MLFlowLogger):
