@@ -116,7 +116,6 @@ class MultiAsyncDataModule(MultiSyncDataModule):
 
 
 def _begin_worker() -> None:
-    """Leave signals, which whole process groups get, to the process that learns; but end when it does."""
+    """Leave Ctrl-C, which whole process groups get, to the process that learns; but end when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
