@@ -71,7 +71,7 @@ def _one_step(weights, x, scaler):
     class Learner(lightning.LightningModule):
         _clip_gradients, _gradient_scaler = PolicyLearner._clip_gradients, PolicyLearner._gradient_scaler
 
-        class algorithm:  # noqa: N801
+        class algorithm:
             max_grad_norm = 0.5
 
         def __init__(self):
