@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchrl.envs import check_env_specs
 
-from memo_lightning.envs import Darkroom, DarkKeyToDoor
+from memo_lightning.envs import DarkKeyToDoor, Darkroom
 from memo_lightning.errors import UserError
 
 SETTINGS = {"room_size": 3, "episode_length": 6, "trial_length": 18}
@@ -98,5 +98,5 @@ def test_a_core_makes_a_million_steps_a_second():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(UserError, match="env.room_size=1: must be at least 2"):
+    with pytest.raises(UserError, match=r"env.room_size=1: must be at least 2"):
         Darkroom(n_envs=2, **{**SETTINGS, "room_size": 1})

@@ -26,7 +26,10 @@ def main(arguments: Sequence[str]) -> None:
     for finding in check_env(config):
         if finding.problem:
             problems.append(finding.name)
-        print(f"{'WRONG' if finding.problem else 'ok':<6} {finding.name:<14} {finding.problem or finding.note}", flush=True)
+        print(
+            f"{'WRONG' if finding.problem else 'ok':<6} {finding.name:<14} {finding.problem or finding.note}",
+            flush=True,
+        )
     if problems:
         raise UserError(f"the environment does not keep the contract: {', '.join(problems)} (see above)")
-    print(f"\nnext: memo train {' '.join(arguments)}")
+    print(f"\nnext: {' '.join(['memo train', *arguments])}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
+from torchrl.data import Categorical, MultiCategorical, TensorSpec
 from torchrl.envs import EnvBase, check_env_specs
 
 from memo_lightning.envs.build import build_env
@@ -47,7 +48,7 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     env = _build(config, _ROWS, 0)
     try:
         yield Finding("observation", note=", ".join(_describe(env)))
-        yield Finding("action", note=str(env.action_spec.space).replace("\n", " "))
+        yield Finding("action", note=_describe_action(env.action_spec))
         missing = [name for name in (*REPORTS, "done", "reward") if name not in _reported(env)]
         if missing:
             yield Finding("reports", f"lacks {', '.join(missing)}; see docs/how-to/own-environment.md")
@@ -82,6 +83,14 @@ def _describe(env: EnvBase) -> Iterator[str]:
             yield f"{name} {list(spec.shape[1:])} {str(spec.dtype).removeprefix('torch.')}"
 
 
+def _describe_action(spec: TensorSpec) -> str:
+    if isinstance(spec, MultiCategorical):
+        return f"{spec.shape[-1]} choices"
+    if isinstance(spec, Categorical):
+        return f"one of {spec.n}"
+    return f"{list(spec.shape[1:])} numbers within bounds"
+
+
 def _rollout(env: EnvBase, actions: list[torch.Tensor], seed: int) -> TensorDictBase:
     """Return ``[N, T]`` under given actions, after seeding."""
     env.set_seed(seed)
@@ -106,7 +115,9 @@ def _check_finite(env: EnvBase, rows: TensorDictBase) -> Finding:
             return Finding("values", f"{name!r} is not finite at step {int((~value.isfinite()).nonzero()[0, 1])}")
         if name != "reward" and not env.observation_spec[name].is_in(value[:, 0]):
             return Finding("values", f"{name!r} leaves the bounds of its space; correct the space, or clip the value")
-    largest = max(float(rows.get(("next", n)).float().abs().max()) for n in env.observation_spec.keys() if n not in REPORTS)
+    largest = max(
+        float(rows.get(("next", n)).float().abs().max()) for n in env.observation_spec.keys() if n not in REPORTS
+    )
     return Finding("values", note=f"finite and within their spaces; the largest is {largest:.3g}")
 
 
@@ -124,8 +135,12 @@ def _check_trials(rows: TensorDictBase, trial_length: int) -> Finding:
         if not torch.equal(steps.long(), length[:, t].long()):
             return Finding("trials", f"episode_length is {length[:, t].tolist()} at step {t}; must be {steps.tolist()}")
         if not torch.allclose(returns, total[:, t], rtol=1e-3, atol=1e-3):
-            return Finding("trials", f"episode_return is {total[:, t].tolist()} at step {t}; must be {returns.tolist()}")
-    return Finding("trials", note=f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps")
+            return Finding(
+                "trials", f"episode_return is {total[:, t].tolist()} at step {t}; must be {returns.tolist()}"
+            )
+    return Finding(
+        "trials", note=f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
+    )
 
 
 def _check_seeds(env: EnvBase, actions: list[torch.Tensor], first: TensorDictBase) -> Finding:
@@ -176,7 +191,9 @@ def _measure(config: DictConfig) -> Finding:
             seconds, steps = seconds + time.perf_counter() - start, steps + 1
     finally:
         env.close()
-    return Finding("speed", note=f"{steps * n_envs / seconds:,.0f} steps/s with collector.n_envs={n_envs}, without a policy")
+    return Finding(
+        "speed", note=f"{steps * n_envs / seconds:,.0f} steps/s with collector.n_envs={n_envs}, without a policy"
+    )
 
 
 def _differing(a: TensorDictBase, b: TensorDictBase) -> str | None:

@@ -68,7 +68,9 @@ def make_custom_env(
             **gymnasium_settings,
         )
     if not isinstance(made, EnvBase):
-        raise UserError(f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase")
+        raise UserError(
+            f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
+        )
     if not made.batch_size:
         made.close()
         made = SerialEnv(n_envs, partial(function, **settings))

@@ -113,7 +113,7 @@ def _run_trials(
     exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
     with set_exploration_type(exploration):
         rollouts = (env.rollout(length, policy, break_when_any_done=False) for _ in range(rounds))
-        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS) for rollout in rollouts])
+        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS, length) for rollout in rollouts])
 
 
 def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy, path: Path) -> Path:

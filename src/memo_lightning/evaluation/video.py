@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -44,19 +45,24 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10) 
             f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method picture(row) that returns "
             f"uint8 [H, W, 3]"
         )
-    n_frames = 0
+    frames = trial_frames(env, policy)
+    first = next(frames)
+    size = first.shape[1], first.shape[0]
     # Blocks of 2: the codec halves the colours' resolution.
-    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error") as video:
-        for frame in trial_frames(env, policy):
-            video.append_data(frame)
-            n_frames += 1
+    video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", macro_block_size=2)
+    video.send(None)
+    n_frames = 0
+    for frame in chain([first], frames):
+        video.send(np.ascontiguousarray(frame))
+        n_frames += 1
+    video.close()
     return n_frames
 
 
 @torch.no_grad()
 def trial_frames(env: EnvBase, policy: MemoryPolicy) -> Iterator[NDArray[np.uint8]]:
     """Yield captioned pictures of one trial, that of the reset first."""
-    segment_length = getattr(policy.sequence_model, "segment_length", None)
+    segment_length: int = getattr(policy.sequence_model, "segment_length", 0)  # 0: it writes no summaries
     policy.forget()
     td = env.reset()
     step, episode, reward = 0, 1, 0.0
@@ -70,7 +76,7 @@ def trial_frames(env: EnvBase, policy: MemoryPolicy) -> Iterator[NDArray[np.uint
         yield _captioned(
             _picture(env),
             [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"],
-            highlighted=bool(segment_length) and step % segment_length == 0,
+            highlighted=segment_length > 0 and step % segment_length == 0,
         )
         done = bool(after["next", "done"])
         td = step_mdp(after)
