@@ -53,7 +53,8 @@ def make_custom_env(
         raise UserError("env.target=null: must be the path of a function that makes an environment, my.module:make_env")
     function = resolve("env.target", target)
     require(callable(function), "env.target", target, "a function or class that makes an environment")
-    if "n_envs" in inspect.signature(function).parameters:
+    # A class is asked for its __init__, as TorchRL's metaclass hides the signature of calling it.
+    if "n_envs" in inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters:
         made = construct(function, n_envs=n_envs, **settings)
     else:
         made = construct(function, **settings)
