@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from tensordict import TensorDict
 
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
 from memo_lightning.evaluation.plots import plot_in_context_curve
@@ -28,6 +30,20 @@ def test_trials_are_counted_as_by_hand(rollout):
         assert np.isnan(record.episode_returns[index][len(returns) :]).all()
         assert record.episode_successes[index][: len(returns)].tolist() == successes
     np.testing.assert_allclose(record.by_part(2).sum(1), record.returns)
+
+
+def test_short_trials_are_not_seen_too_often():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.where(torch.rand(4000, 10, generator=generator) < 0.5, 2, 10)  # half of the trials are long
+    ends = torch.zeros(4000, 100, dtype=torch.bool)
+    ends.scatter_(1, lengths.cumsum(1) - 1, True)
+    ends = ends[:, :25]
+    starts = torch.cat([torch.ones_like(ends[:, :1]), ends[:, :-1]], 1)
+    flags = {name: ends.unsqueeze(-1) for name in ("done", "episode_end", "success")}
+    values = {name: torch.ones(4000, 25, 1) for name in ("reward", "episode_return")}
+    rows = TensorDict({"is_init": starts.unsqueeze(-1), "next": {**flags, **values}}, (4000, 25))
+    assert TrialRecord.of(rows).lengths.mean() < 5.7
+    assert TrialRecord.of(rows, longest=10).lengths.mean() == pytest.approx(6, abs=0.1)
 
 
 def test_records_of_different_width_are_joined(rollout):

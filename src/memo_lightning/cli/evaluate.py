@@ -31,3 +31,5 @@ def main(arguments: Sequence[str]) -> None:
     print("  return          " + "  ".join(f"{value:5.2f}" for value in by_episode["return"][:8]))
     print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
     print(f"results           {config.run_dir}/evaluation.json, {config.run_dir}/in_context_curve.png")
+    if config.render:
+        print(f"video             {config.run_dir}/trial.mp4")

@@ -24,6 +24,7 @@ from memo_lightning.errors import (
 VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
+    "check-env": "check an environment before training on it",
     "ui": "look at runs in the browser",
 }
 
@@ -48,7 +49,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"no such verb {verb!r}: {nearest(verb, VERBS)}")
-        module = importlib.import_module(f"memo_lightning.cli.{verb}")
+        module = importlib.import_module(f"memo_lightning.cli.{verb.replace('-', '_')}")
         module.main(arguments)
     except UserError as error:
         print(_of_rank(f"memo: {error}"), file=sys.stderr)

@@ -21,6 +21,7 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
 from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.evaluation.video import record_trial
 from memo_lightning.policies import MemoryPolicy
 
 N_BINS = 20
@@ -77,7 +78,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
     results.write_text(json.dumps(figures, indent=2) + "\n")
     plot_in_context_curve(curves, curve, f"{path}: {len(record.returns)} trials of {config.split} tasks")
-    _log_to_mlflow(checkpoint, figures, [results, curve])
+    files = [results, curve]
+    if config.render:
+        files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
+    _log_to_mlflow(checkpoint, figures, files)
     return figures
 
 
@@ -109,7 +113,20 @@ def _run_trials(
     exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
     with set_exploration_type(exploration):
         rollouts = (env.rollout(length, policy, break_when_any_done=False) for _ in range(rounds))
-        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS) for rollout in rollouts])
+        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS, length) for rollout in rollouts])
+
+
+def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy, path: Path) -> Path:
+    """Write the video of a trial, in an environment of its own."""
+    policy.sequence_model.memory_budget = config.memory_budget
+    env = build_env({**env_config, **({"workers": 0} if "workers" in env_config else {})}, 1, config.seed)
+    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
+    try:
+        with set_exploration_type(exploration):
+            record_trial(env, policy, path)
+    finally:
+        env.close()
+    return path
 
 
 def _figures(record: TrialRecord) -> dict[str, Any]:

@@ -50,8 +50,16 @@ class TrialRecord:
         return TrialRecord(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
     @staticmethod
-    def of(rows: TensorDictBase, n_bins: int = 20) -> TrialRecord:
-        """Read the complete trials of a rollout ``[B, T]`` whose rows begin at the start of a trial."""
+    def of(rows: TensorDictBase, n_bins: int = 20, longest: int = 1) -> TrialRecord:
+        """Read the complete trials of a rollout ``[B, T]`` whose rows begin at the start of a trial.
+
+        Args:
+            rows: the rollout.
+            n_bins: parts of a trial.
+            longest: steps of the longest trial there can be, where trials differ in length. Trials that begin so late
+                that one of them would not have ended are left out, also if they have: else short ones would be
+                seen too often.
+        """
         first = rows.get("is_init").squeeze(-1).clone()
         first[:, 0] = True
         trial = first.flatten().cumsum(0).cpu() - 1  # index of the trial that each step belongs to
@@ -65,6 +73,8 @@ class TrialRecord:
         n_trials = len(lengths)
         complete = torch.zeros(n_trials, dtype=torch.bool)
         complete[trial[entry("done")]] = True
+        n_steps = rows.shape[1]
+        complete &= starts % n_steps <= n_steps - min(longest, n_steps)
 
         bins = torch.zeros(n_trials * n_bins, dtype=torch.float64)
         bins.index_add_(0, trial * n_bins + step * n_bins // lengths[trial], entry("reward").double())
