@@ -17,6 +17,7 @@ from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
+from memo_lightning.envs.habitat.columns import Columns, columns_camera
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
@@ -63,6 +64,7 @@ class HouseSim(Simulator):
         self._sensor_suite = SensorSuite(
             [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]
         )
+        self._columns_camera = columns_camera(config.n_columns) if config.n_columns else None
         self._action_space = spaces.Discrete(len(_ACTIONS))
         self._rng = np.random.default_rng(config.seed)
         self._collided = False
@@ -122,6 +124,16 @@ class HouseSim(Simulator):
     def pixels_in_view(self, instance: int) -> int:
         """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""
         return self._view.count_pixels(REFERENCE_CAMERA, instance)
+
+    def columns(self) -> Columns:
+        """Return the light observation.
+
+        Raises:
+            UserError: if the configuration has no columns.
+        """
+        if self._columns_camera is None:
+            raise UserError("n_columns=0: must be at least 1 for this observation")
+        return self._view.columns(self._columns_camera)
 
     def seed(self, seed: int) -> None:
         """Seed :meth:`sample_navigable_point`, which is all that is random here."""

@@ -10,7 +10,7 @@ import habitat
 import numpy as np
 from gym import spaces as gym_spaces
 
-from memo_lightning.envs.habitat.config import SensorName, make_config
+from memo_lightning.envs.habitat.config import SensorName, SimulatorName, make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
 from memo_lightning.errors import require
 
@@ -42,6 +42,8 @@ class TrialEnv(gymnasium.Env):
         dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`, e.g.
             ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
         seed: of the placements drawn.
+        simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.
+        scene_dataset: for ``habitat_sim``: the scene dataset that has the scenes of ``data_path``.
 
     Raises:
         UserError: if a value is out of range.
@@ -62,9 +64,14 @@ class TrialEnv(gymnasium.Env):
         data_path: str = "",
         dataset: dict[str, Any] | None = None,
         seed: int = 0,
+        simulator: SimulatorName = "house_sim",
+        scene_dataset: str = "",
     ) -> None:
         require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
-        config = make_config(sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed)
+        config = make_config(
+            sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed,
+            simulator, scene_dataset,
+        )  # fmt: skip
         self.trial_steps = trial_steps
         self._dataset = ExtObjNavDataset(config.habitat.dataset)
         self.habitat_env = habitat.Env(config, self._dataset)
