@@ -17,7 +17,7 @@ needs_habitat_sim = [
 
 @pytest.mark.skipif(habitat_sim_is_installed(), reason="is about machines without habitat-sim")
 def test_without_habitat_sim_one_line_says_what_to_install():
-    with pytest.raises(UserError, match="env.simulator=habitat_sim: habitat-sim is not installed: conda install"):
+    with pytest.raises(UserError, match=r"env.simulator=habitat_sim: habitat-sim is not installed: conda install"):
         TrialEnv(simulator="habitat_sim", scene_dataset="a", data_path="b")
 
 

@@ -46,6 +46,7 @@ from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
 from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec
+from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.envs.habitat.shim import INSTALL_HABITAT_SIM, habitat_sim_is_installed
 from memo_lightning.errors import UserError, require
 
@@ -73,6 +74,14 @@ class ExtObjNavTaskConfig(TaskConfig):
     type: str = "ExtObjNav-v1"
     success_distance: float = 2.0
     success_pixels: int = 10
+
+
+@dataclass
+class PositionSensorConfig(LabSensorConfig):
+    """The frame of the position: ``trial`` or ``house``."""
+
+    type: str = "TrialPositionSensor"
+    frame: str = "trial"
 
 
 @dataclass
@@ -109,6 +118,7 @@ def make_config(
     seed: int = 0,
     simulator: SimulatorName = "house_sim",
     scene_dataset: str = "",
+    position_frame: PositionFrame = "trial",
 ) -> DictConfig:
     """Return the configuration of ``habitat.Env``.
 
@@ -125,6 +135,8 @@ def make_config(
         simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
         scene_dataset: for ``habitat_sim``: path of a ``*.scene_dataset_config.json``; ``data_path`` then gives
             the episodes in its scenes. ``memo export-houses`` writes both.
+        position_frame: what the agent's position refers to; see
+            :class:`~memo_lightning.envs.habitat.task.TrialPositionSensor`.
 
     Raises:
         UserError: if a value is out of range.
@@ -133,6 +145,8 @@ def make_config(
         require(name in get_args(SensorName), "sensors", name, f"among {', '.join(get_args(SensorName))}")
     require(64 <= image_size <= 256, "image_size", image_size, "between 64 and 256")
     require(episode_steps >= 1, "episode_steps", episode_steps, "at least 1")
+    frames = get_args(PositionFrame)
+    require(position_frame in frames, "position_frame", position_frame, " or ".join(frames))
     columns = n_columns if "columns" in sensors else 0
     require("columns" not in sensors or n_columns >= 1, "n_columns", n_columns, "at least 1")
     _check_simulator(simulator, scene_dataset, data_path)
@@ -155,7 +169,7 @@ def make_config(
             iterator_options=IteratorOptionsConfig(shuffle=False, max_scene_repeat_steps=-1),
         ),
         simulator=sim_config,
-        task=_task(can_tilt, columns),
+        task=_task(can_tilt, columns, position_frame),
         dataset=ExtObjNavDatasetConfig(
             split=split, data_path=data_path, metadata=dataset, scene_dataset=scene_dataset or "default"
         ),
@@ -196,7 +210,7 @@ def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: 
     return AgentConfig(height=EYE_HEIGHT, radius=AGENT_RADIUS / 100, max_climb=MAX_CLIMB, sim_sensors=chosen)
 
 
-def _task(can_tilt: bool, n_columns: int) -> ExtObjNavTaskConfig:
+def _task(can_tilt: bool, n_columns: int, frame: PositionFrame) -> ExtObjNavTaskConfig:
     defaults = ExtObjNavTaskConfig()
     # In the order of habitat's own numbers of the actions.
     actions: dict[str, Any] = {
@@ -210,7 +224,7 @@ def _task(can_tilt: bool, n_columns: int) -> ExtObjNavTaskConfig:
         actions["look_down"] = LookDownActionConfig(type="HouseSimLookDownAction", tilt_angle=30)
     lab_sensors: dict[str, Any] = {
         "goal_sensor": LabSensorConfig(type="ObjectTypeGoalSensor"),
-        "position_sensor": LabSensorConfig(type="TrialPositionSensor"),
+        "position_sensor": PositionSensorConfig(frame=frame),
     }
     if n_columns:
         for name in ("Range", "Type"):

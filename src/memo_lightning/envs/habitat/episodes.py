@@ -72,7 +72,7 @@ def make_episode(
     )
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=512)
 def cached_placement(spec: PlacementSpec) -> Placement:
     """Return the placement of ``spec``; those asked for most recently are kept."""
     return draw_placement(spec)

@@ -48,6 +48,7 @@ class ExtObjNavSim(HabitatSim):
     def __init__(self, config: DictConfig) -> None:
         _check_scene(config.scene_dataset, config.scene)
         self._pitch = 0.0
+        self._episode: ExtObjNavEpisode | None = None
         self._placement = Placement(config.scene, 0, ())
         self._object_ids: list[int] = []
         self._columns_camera = columns_camera(config.n_columns) if config.n_columns else None
@@ -83,6 +84,7 @@ class ExtObjNavSim(HabitatSim):
         is_new_scene = habitat_config.scene != self._current_scene
         if is_new_scene:
             _check_scene(habitat_config.scene_dataset, habitat_config.scene)
+        self._episode = ep_info
         # Keeping the rendering context: making a new one takes seconds.
         super().reconfigure(habitat_config, ep_info, should_close_on_new_scene=False)
         if is_new_scene:
@@ -126,6 +128,12 @@ class ExtObjNavSim(HabitatSim):
         for placed in self._placement.objects:
             types[instances == placed.instance] = TYPE_NUMBERS[placed.type]
         return columns_of(camera, self.pose, depth, types)
+
+    def _update_agents_state(self) -> bool:
+        """Put the agent where the episode begins."""
+        if self._episode is None:
+            return super()._update_agents_state()
+        return self.set_agent_state(self._episode.start_position, self._episode.start_rotation)
 
     def _set_placement(self, placement: Placement) -> None:
         manager = self.get_rigid_object_manager()

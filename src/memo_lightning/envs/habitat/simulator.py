@@ -68,6 +68,7 @@ class HouseSim(Simulator):
         self._action_space = spaces.Discrete(len(_ACTIONS))
         self._rng = np.random.default_rng(config.seed)
         self._collided = False
+        self._start: tuple[Sequence[float], Sequence[float]] | None = None
         self._load(config.scene)
         self._pose = Pose(*self._start_point(), heading=0.0)
         self._set_placement(Placement(config.scene, 0, ()))
@@ -140,8 +141,17 @@ class HouseSim(Simulator):
         self._rng = np.random.default_rng(seed)
 
     def reconfigure(self, config: DictConfig, episode: ExtObjNavEpisode | None = None) -> None:
-        """Load the house and objects of the next episode, as far as they differ from those loaded."""
+        """Load the house and objects of the next episode, as far as they differ from those loaded.
+
+        The next :meth:`reset` puts the agent where the episode begins; without an episode, where the configuration
+        says.
+        """
         self.habitat_config = config
+        if episode is not None:
+            self._start = episode.start_position, episode.start_rotation
+        else:
+            agent = get_agent_config(config)
+            self._start = (agent.start_position, agent.start_rotation) if agent.is_set_start_state else None
         if config.scene != self._house.spec.scene_id:
             self._load(config.scene)
             self._set_placement(Placement(config.scene, 0, ()))
@@ -149,16 +159,14 @@ class HouseSim(Simulator):
             self._set_placement(episode.placement)
 
     def reset(self) -> Observations:
-        """Put the agent where the configuration says, looking straight ahead, and return what it observes.
+        """Put the agent at its start, looking straight ahead, and return what it observes.
 
         Raises:
             UserError: if the agent cannot stand there.
         """
-        agent = get_agent_config(self.habitat_config)
-        if agent.is_set_start_state:
-            start = list(agent.start_position)
-            done = self.set_agent_state(start, list(agent.start_rotation))
-            require(done, "start_position", start, f"a navigable point of {self._house.spec.scene_id}")
+        if self._start is not None:
+            done = self.set_agent_state(*self._start)
+            require(done, "start_position", self._start[0], f"a navigable point of {self._house.spec.scene_id}")
         self._collided = False
         return self._observe()
 

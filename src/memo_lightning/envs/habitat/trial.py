@@ -12,6 +12,7 @@ from gym import spaces as gym_spaces
 
 from memo_lightning.envs.habitat.config import SensorName, SimulatorName, make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
+from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.errors import require
 
 _MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
@@ -44,6 +45,7 @@ class TrialEnv(gymnasium.Env):
         seed: of the placements drawn.
         simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.
         scene_dataset: for ``habitat_sim``: the scene dataset that has the scenes of ``data_path``.
+        position_frame: what ``position`` refers to: ``trial`` or ``house``.
 
     Raises:
         UserError: if a value is out of range.
@@ -66,13 +68,14 @@ class TrialEnv(gymnasium.Env):
         seed: int = 0,
         simulator: SimulatorName = "house_sim",
         scene_dataset: str = "",
+        position_frame: PositionFrame = "trial",
     ) -> None:
         require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
         config = make_config(
             sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed,
-            simulator, scene_dataset,
+            simulator, scene_dataset, position_frame,
         )  # fmt: skip
-        self.trial_steps = trial_steps
+        self.trial_steps, self.episode_steps = trial_steps, episode_steps
         self._dataset = ExtObjNavDataset(config.habitat.dataset)
         self.habitat_env = habitat.Env(config, self._dataset)
         self.observation_space = gymnasium.spaces.Dict(
