@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 
 from memo_lightning.errors import require
+from memo_lightning.training.learner import PolicyLearner
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -50,7 +51,8 @@ class Checkpointing(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Save if it is time."""
-        if (batch_idx + 1) % self.every_n_rollouts == 0:
+        assert isinstance(pl_module, PolicyLearner)
+        if not pl_module.in_rollout and pl_module.rollouts_done % self.every_n_rollouts == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""From a TorchRL collector to the Trainer: one rollout is one batch."""
+"""From a TorchRL collector to the Trainer: one rollout, or one chunk of it, is one batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Rollouts:
-    """An iterable over a collector that says how many rollouts are to come.
+    """An iterable over the chunks of rollouts that says how many are to come.
 
     It must have a ``__len__``: Lightning fetches one batch ahead from an iterable without, and the policy would
     be trained on rollouts of its previous weights.
@@ -28,27 +28,32 @@ class Rollouts:
     from a checkpoint are those of a run that never stopped, whatever collects and whatever the environment is.
 
     Args:
-        collector: yields rollouts, each of them beginning with a reset of all environments.
+        collector: yields chunks of rollouts; all environments are reset where a rollout begins.
+        n_chunks: chunks of a rollout.
         n_rollouts: rollouts of the whole run.
         first: number of the first rollout to come; not 0 where a run goes on.
         seed: seed of the run.
         rank: number of this process.
     """
 
-    def __init__(self, collector: Collector, n_rollouts: int, *, first: int, seed: int, rank: int) -> None:
-        self._collector, self._n_rollouts = collector, n_rollouts
+    def __init__(
+        self, collector: Collector, n_chunks: int, n_rollouts: int, *, first: int, seed: int, rank: int
+    ) -> None:
+        self._collector, self._n_chunks, self._n_rollouts = collector, n_chunks, n_rollouts
         self._first, self._seed, self._rank = first, seed, rank
 
     def __len__(self) -> int:
-        return self._n_rollouts - self._first
+        return (self._n_rollouts - self._first) * self._n_chunks
 
     def __iter__(self) -> Iterator[TensorDictBase]:
-        rollouts = iter(self._collector)
+        chunks = iter(self._collector)
         for number in range(self._first, self._n_rollouts):
             env_seed, own_seed = np.random.SeedSequence((self._seed, self._rank, number)).generate_state(2).tolist()
             self._collector.set_seed(env_seed)
             lightning.seed_everything(own_seed, verbose=False)
-            yield next(rollouts)
+            self._collector.reset()
+            for _ in range(self._n_chunks):
+                yield next(chunks)
 
 
 class RolloutDataModule(lightning.LightningDataModule):
@@ -57,15 +62,19 @@ class RolloutDataModule(lightning.LightningDataModule):
     Every rollout begins with a reset of all environments, so its rows begin at the start of a trial and hold
     all that the memory has seen: what acting remembered can be recomputed from the row.
 
+    A rollout may come in chunks ``[n_envs, rollout_length / n_chunks]``, for the learner to learn from what has
+    been collected before collecting the rest.
+
     Args:
         make_env: builds the batched environment for ``n_envs`` environments and a seed.
         n_envs: environments, the rows B of a rollout.
         rollout_length: steps T of a rollout.
+        n_chunks: batches that a rollout comes in; a divisor of ``rollout_length``.
         total_frames: environment steps to collect in all; rounded up to whole rollouts of all ranks.
         seed: seed of the run.
 
     Raises:
-        UserError: if a count is not positive.
+        UserError: if a count is not positive, or a rollout cannot be cut into the chunks.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class RolloutDataModule(lightning.LightningDataModule):
         *,
         n_envs: int,
         rollout_length: int,
+        n_chunks: int,
         total_frames: int,
         seed: int,
     ) -> None:
@@ -81,8 +91,10 @@ class RolloutDataModule(lightning.LightningDataModule):
         require(total_frames >= 1, "total_frames", total_frames, "at least 1")
         require(n_envs >= 1, "collector.n_envs", n_envs, "at least 1")
         require(rollout_length >= 1, "collector.rollout_length", rollout_length, "at least 1")
+        divides = n_chunks >= 1 and rollout_length % n_chunks == 0
+        require(divides, "collector.n_chunks", n_chunks, f"a divisor of collector.rollout_length={rollout_length}")
         require(seed >= 0, "seed", seed, "at least 0")
-        self.n_envs, self.rollout_length = n_envs, rollout_length
+        self.n_envs, self.rollout_length, self.n_chunks = n_envs, rollout_length, n_chunks
         self.total_frames, self.seed = total_frames, seed
         self.env = make_env(n_envs, seed)
         self._collector: Collector | None = None
@@ -106,13 +118,13 @@ class RolloutDataModule(lightning.LightningDataModule):
             self._collector = Collector(
                 self.env,
                 learner.policy,
-                frames_per_batch=self.frames_per_rollout,
+                frames_per_batch=self.frames_per_rollout // self.n_chunks,
                 total_frames=-1,
-                reset_at_each_iter=True,
                 track_traj_ids=False,
             )
         return Rollouts(
             self._collector,
+            self.n_chunks,
             self.n_rollouts,
             first=learner.rollouts_done,
             seed=self.seed,

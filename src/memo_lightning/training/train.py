@@ -19,8 +19,9 @@ from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError, require
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.evaluation.checkpoints import load_checkpoint, start_from
 from memo_lightning.models import SequenceModel
+from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.rollouts import RolloutDataModule
 from memo_lightning.tracking import RunLogger, memory_name, resolve_store
@@ -59,10 +60,14 @@ def train(config: DictConfig) -> dict[str, Any]:
         baseline.check(policy)
     model = baseline.model if baseline else policy.sequence_model
     _check_segment(model, data.rollout_length)
+    if config.checkpoint and checkpoint is None:
+        _start_from(config, policy, model)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
-    learner = PolicyLearner(policy, algorithm, plain_config)
+    if data.n_chunks > 1:
+        policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
+    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length)
     callbacks = [build(callback) for callback in config.callbacks.values()]
     if baseline:
         callbacks.insert(0, baseline)
@@ -91,6 +96,13 @@ def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
     return checkpoint
 
 
+def _start_from(config: DictConfig, policy: MemoryPolicy, model: SequenceModel) -> None:
+    pretrained = load_checkpoint(Path(config.checkpoint))
+    anew = start_from(pretrained, policy, model)
+    trained_for = f"trained for {pretrained['frames']:,} frames"
+    print(f"weights of {config.checkpoint}, {trained_for}; new: {', '.join(anew) or 'none'}", file=sys.stderr)
+
+
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
     run_dir = Path(trainer.default_root_dir)
     path = checkpoint_path(run_dir)
@@ -102,11 +114,10 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
 
 
 def _check_segment(model: SequenceModel, rollout_length: int) -> None:
-    segment_length = getattr(model, "segment_length", 1)
     require(
-        segment_length <= rollout_length,
+        model.segment_length is None or model.segment_length <= rollout_length,
         "model.segment_length",
-        segment_length,
+        model.segment_length,
         f"at most the {rollout_length} steps of a rollout",
     )
 
