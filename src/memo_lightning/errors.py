@@ -1,4 +1,4 @@
-"""The error that a user's mistake raises, and the checks that raise it."""
+"""The errors that are shown to the user, and the checks that raise them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ class UserError(ValueError):
 
     The message names the field, its value and what is allowed.
     """
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment that raised, died or hangs: shown with its own stack trace, and not with ours."""
 
 
 def require(condition: bool, field: str, value: object, allowed: str) -> None:

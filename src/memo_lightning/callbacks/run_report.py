@@ -11,7 +11,7 @@ import lightning
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
 from memo_lightning.evaluation.plots import plot_in_context_curve
-from memo_lightning.tracking import RunLogger, memory_name
+from memo_lightning.tracking import RunLogger, environment_name, memory_name
 from memo_lightning.training.learner import PolicyLearner
 
 
@@ -36,7 +36,7 @@ class RunReport(lightning.Callback):
         callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
         config, choices = pl_module.config, pl_module.config["choices"]
-        memory = memory_name(choices["baseline"])
+        memory, environment = memory_name(choices["baseline"]), environment_name(config)
         logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         record = rollouts.latest
         metrics = {
@@ -48,7 +48,7 @@ class RunReport(lightning.Callback):
             "n_trials_averaged": len(record.returns),
             "seed": config["seed"],
             "baseline": choices["baseline"],
-            "env": choices["env"],
+            "env": environment,
             "mlflow_run_id": logger.run_id if logger else None,
             "history": rollouts.history,
         }
@@ -58,7 +58,7 @@ class RunReport(lightning.Callback):
         plot_in_context_curve(
             {"first rollout": rollouts.first, "end of training": record},
             curve_path,
-            f"{memory} on {choices['env']}, seed {config['seed']}, {pl_module.frames:,} frames",
+            f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
         )
         if logger:
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

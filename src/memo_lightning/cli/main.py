@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from memo_lightning.config import nearest
-from memo_lightning.errors import UserError
+from memo_lightning.errors import EnvironmentFailure, UserError
 
 # Verb -> what it does. Each is the function ``main(arguments)`` of a module of this package, imported on use:
 # the parts of one command need not be loaded for another.
@@ -17,6 +17,7 @@ VERBS = {
     "export-houses": "write generated houses for habitat-sim",
     "ui": "look at runs in the browser",
 }
+FAILURE = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
-    """Run one verb and return the exit status; a :class:`UserError` becomes one line on stderr."""
+    """Run one verb and return the exit status.
+
+    A :class:`UserError` becomes one line on stderr, an :class:`EnvironmentFailure` the environment's stack trace.
+    """
     try:
         if verb not in VERBS:
             raise UserError(f"no such verb {verb!r}: {nearest(verb, VERBS)}")
@@ -43,6 +47,9 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"memo: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except EnvironmentFailure as error:
+        print(f"memo: {error}", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

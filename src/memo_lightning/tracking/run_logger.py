@@ -9,6 +9,7 @@ from typing import Any
 
 import mlflow
 from lightning.pytorch.loggers import MLFlowLogger
+from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
 
@@ -20,6 +21,12 @@ for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow"):
 def memory_name(baseline: str) -> str:
     """Return what a run's memory is called: the baseline's name, or ``memo`` where nothing was swapped."""
     return "memo" if baseline == "none" else baseline
+
+
+def environment_name(config: DictConfig | dict[str, Any]) -> str:
+    """Return what a run's environment is called: the option of ``conf/env/``, or what a general one stands for."""
+    env = config["env"]
+    return env.get("id") or env.get("target") or config["choices"]["env"]
 
 
 class RunLogger(MLFlowLogger):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
+from memo_lightning.tracking import environment_name
 
 
 def default_run_dir(config: DictConfig) -> Path:
     """Return ``runs/<time>-<env>-<memory>-seed<seed>``, which says what the run is and does not exist yet."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.choices.env}-{config.choices.baseline}-seed{config.seed}"
+    environment = re.sub(r"[^\w.]+", "-", environment_name(config))
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{environment}-{config.choices.baseline}-seed{config.seed}"
     candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{k}" for k in range(2, 1000))]
     return next(path for path in candidates if not path.exists())
 

@@ -24,7 +24,7 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, memory_name, resolve_store
+from memo_lightning.tracking import RunLogger, environment_name, memory_name, resolve_store
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
@@ -130,7 +130,7 @@ def _build_trainer(config: DictConfig, callbacks: list[lightning.Callback]) -> l
 
 
 def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
-    memory, environment = memory_name(config.choices.baseline), config.choices.env
+    memory, environment = memory_name(config.choices.baseline), environment_name(config)
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
@@ -142,7 +142,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
 def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None) -> None:
     verb = f"going on at {checkpoint['frames']:,} frames with" if checkpoint else "training"
     print(
-        f"{verb} {type(model).__name__} on {config.choices.env}, {config.total_frames:,} frames, "
+        f"{verb} {type(model).__name__} on {environment_name(config)}, {config.total_frames:,} frames, "
         f"seed {config.seed}; writing to {config.run_dir}",
         file=sys.stderr,
     )
