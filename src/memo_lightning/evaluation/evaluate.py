@@ -42,7 +42,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             "checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt"
         )
-    for name in ("n_trials", "n_envs", "trial_multiplier"):
+    for name in ("n_trials", "n_envs", "trial_multiplier", "bin_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
     path = Path(config.checkpoint)
     checkpoint = load_checkpoint(path)
@@ -62,12 +62,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "frames_trained": checkpoint["frames"],
         "mlflow_run_id": checkpoint["mlflow_run_id"],
         "memory_budget": config.memory_budget,
-        **_figures(record),
+        **_figures(record, config.bin_steps),
     }
     curves = {f"{config.split} tasks": record}
     if config.memory_budget is not None:  # the same trials with all of the memory, to hold it against
         full = _run_trials(config, env, policy, env_config["trial_length"], None)
-        figures["full_memory"] = _figures(full)
+        figures["full_memory"] = _figures(full, config.bin_steps)
         curves = {f"newest {config.memory_budget} entries": record, "full memory": full}
 
     try:
@@ -112,7 +112,7 @@ def _run_trials(
         return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS) for rollout in rollouts])
 
 
-def _figures(record: TrialRecord) -> dict[str, Any]:
+def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     returns = estimate_mean(record.returns[:, None])
     curve = estimate_mean(record.rewards)
     return {
@@ -131,7 +131,9 @@ def _figures(record: TrialRecord) -> dict[str, Any]:
             "n_trials": np.isfinite(record.episode_returns).sum(0).tolist(),
             "return": np.nanmean(record.episode_returns, axis=0).tolist(),
             "success": np.nanmean(record.episode_successes, axis=0).tolist(),
+            **({"spl": np.nanmean(record.episode_spl, axis=0).tolist()} if np.isfinite(record.episode_spl).any() else {}),
         },
+        "by_steps": record.by_steps(bin_steps),
     }
 
 

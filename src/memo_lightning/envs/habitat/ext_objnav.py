@@ -62,6 +62,7 @@ class ExtObjNav(GymnasiumEnv):
         super().__init__(
             n_envs=n_envs,
             make=make,
+            measures=("spl",),
             trial_length=trial_length,
             episodes_per_trial=None,
             workers=workers,
