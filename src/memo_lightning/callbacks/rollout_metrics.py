@@ -19,7 +19,7 @@ _READ = ("is_init", *(("next", key) for key in _REPORTED))
 
 
 class RolloutMetrics(lightning.Callback):
-    """Logs figures of every rollout, and keeps the trials of the first and of the latest rollouts.
+    """Logs figures of every rollout of all ranks, and keeps the trials of the first and of the latest rollouts.
 
     Args:
         window: rollouts whose trials are kept and averaged for the run's final figures.
@@ -76,7 +76,9 @@ class RolloutMetrics(lightning.Callback):
         metrics = {"speed/frames_per_second": rollout.numel() * trainer.world_size / (now - self._clock)}
         self.train_seconds += now - self._clock
         self._clock = now
-        metrics.update(self._describe(rollout, pl_module.frames))
+        if "policy_version" in batch.keys():  # of workers that do not wait for new weights
+            metrics["train/staleness"] = batch_idx + 1 - float(batch.get("policy_version").float().mean())
+        metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module.frames))
         pl_module.log_dict(metrics, batch_size=batch.shape[0])
 
     def _describe(self, rollout: TensorDictBase, frames: int) -> dict[str, float]:
@@ -95,3 +97,16 @@ class RolloutMetrics(lightning.Callback):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
             self.history.append({"frames": frames, "return_per_trial": metrics["train/return_per_trial"]})
         return metrics
+
+
+def _of_all_ranks(pl_module: PolicyLearner, rollout: TensorDictBase) -> TensorDictBase:
+    """Return the rows ``[world_size * B, T]`` of all ranks, the same on each."""
+    world_size = pl_module.trainer.world_size
+    if world_size == 1:
+        return rollout
+    n_rows, n_steps = rollout.batch_size
+    gathered = rollout.to(pl_module.device).apply(
+        lambda rows: torch.cat(list(pl_module.all_gather(rows))), batch_size=[world_size * n_rows, n_steps]
+    )
+    assert gathered is not None
+    return gathered

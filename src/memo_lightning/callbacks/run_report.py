@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning
 
@@ -22,10 +24,14 @@ class RunReport(lightning.Callback):
 
     Args:
         run_dir: the run's folder.
+
+    Attributes:
+        figures: what ``metrics.json`` holds, once training has ended.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
+        self.figures: dict[str, Any] = {}
         self._start = time.perf_counter()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -39,7 +45,7 @@ class RunReport(lightning.Callback):
         memory, environment = memory_name(choices["baseline"]), environment_name(config)
         logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         record = rollouts.latest
-        metrics = {
+        self.figures = {
             "frames": pl_module.frames,
             "frames_per_second": pl_module.frames / rollouts.train_seconds,
             "wall_seconds": time.perf_counter() - self._start,
@@ -53,12 +59,16 @@ class RunReport(lightning.Callback):
             "history": rollouts.history,
         }
         metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
-        metrics_path.write_text(json.dumps(metrics, indent=2) + "\n")
         assert rollouts.first is not None
-        plot_in_context_curve(
-            {"first rollout": rollouts.first, "end of training": record},
-            curve_path,
-            f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
-        )
+        try:
+            metrics_path.write_text(json.dumps(self.figures, indent=2) + "\n")
+            plot_in_context_curve(
+                {"first rollout": rollouts.first, "end of training": record},
+                curve_path,
+                f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
+            )
+        except OSError as error:
+            reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its figures:"
+            print(f"{reason}\n{json.dumps(self.figures)}", file=sys.stderr)
         if logger:
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

@@ -61,6 +61,8 @@ class PPO:
         warmup_frames: environment steps over which the learning rate rises from zero.
         schedule: ``constant``, or ``cosine`` to let it fall to zero at the end of the run.
         max_grad_norm: gradients are scaled down to this norm.
+        max_skipped_updates: how many updates in a row may have a loss or gradient that is not finite; such an
+            update is skipped.
 
     Raises:
         UserError: if a setting is out of range, or two do not go together.
@@ -85,6 +87,7 @@ class PPO:
         warmup_frames: int,
         schedule: Schedule,
         max_grad_norm: float,
+        max_skipped_updates: int = 10,
     ) -> None:
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
@@ -93,7 +96,8 @@ class PPO:
             require(value > 0, f"algorithm.{name}", value, "greater than 0")
         for name, weight in {"entropy_coef": entropy_coef, "value_coef": value_coef}.items():
             require(weight >= 0, f"algorithm.{name}", weight, "at least 0")
-        for name, count in {"n_epochs": n_epochs, "n_minibatches": n_minibatches}.items():
+        counts = {"n_epochs": n_epochs, "n_minibatches": n_minibatches, "max_skipped_updates": max_skipped_updates}
+        for name, count in counts.items():
             require(count >= 1, f"algorithm.{name}", count, "at least 1")
         require(target_kl is None or target_kl > 0, "algorithm.target_kl", target_kl, "greater than 0, or null")
         require(warmup_frames >= 0, "algorithm.warmup_frames", warmup_frames, "at least 0")
@@ -113,6 +117,7 @@ class PPO:
         self.recompute_log_probs, self.shuffle_episodes = recompute_log_probs, shuffle_episodes
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.warmup_frames, self.schedule = warmup_frames, schedule
+        self.max_skipped_updates = max_skipped_updates
         self._loss: ClipPPOLoss | None = None
 
     def check_rows(self, n_rows: int) -> None:

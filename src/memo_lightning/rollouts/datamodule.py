@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import lightning
 import numpy as np
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector
+from torchrl.collectors import BaseCollector, Collector
 from torchrl.envs import EnvBase
 
 from memo_lightning.errors import require
+from memo_lightning.policies import MemoryPolicy
 
 if TYPE_CHECKING:
     from memo_lightning.training.learner import PolicyLearner
@@ -29,18 +31,30 @@ class Rollouts:
 
     Args:
         collector: yields chunks of rollouts; all environments are reset where a rollout begins.
+        send_weights: gives the collector the weights as they are.
         n_chunks: chunks of a rollout.
         n_rollouts: rollouts of the whole run.
         first: number of the first rollout to come; not 0 where a run goes on.
         seed: seed of the run.
         rank: number of this process.
+        seeds_collector: whether the collector can be seeded between rollouts; otherwise it resets by itself.
     """
 
     def __init__(
-        self, collector: Collector, n_chunks: int, n_rollouts: int, *, first: int, seed: int, rank: int
+        self,
+        collector: BaseCollector,
+        send_weights: Callable[[], None],
+        n_chunks: int,
+        n_rollouts: int,
+        *,
+        first: int,
+        seed: int,
+        rank: int,
+        seeds_collector: bool,
     ) -> None:
-        self._collector, self._n_chunks, self._n_rollouts = collector, n_chunks, n_rollouts
-        self._first, self._seed, self._rank = first, seed, rank
+        self._collector, self._send_weights = collector, send_weights
+        self._n_chunks, self._n_rollouts = n_chunks, n_rollouts
+        self._first, self._seed, self._rank, self._seeds_collector = first, seed, rank, seeds_collector
 
     def __len__(self) -> int:
         return (self._n_rollouts - self._first) * self._n_chunks
@@ -49,10 +63,12 @@ class Rollouts:
         chunks = iter(self._collector)
         for number in range(self._first, self._n_rollouts):
             env_seed, own_seed = np.random.SeedSequence((self._seed, self._rank, number)).generate_state(2).tolist()
-            self._collector.set_seed(env_seed)
             lightning.seed_everything(own_seed, verbose=False)
-            self._collector.reset()
+            if self._seeds_collector:
+                self._collector.set_seed(env_seed)
+                self._collector.reset()
             for _ in range(self._n_chunks):
+                self._send_weights()
                 yield next(chunks)
 
 
@@ -77,6 +93,8 @@ class RolloutDataModule(lightning.LightningDataModule):
         UserError: if a count is not positive, or a rollout cannot be cut into the chunks.
     """
 
+    seeds_each_rollout: ClassVar[bool] = True
+
     def __init__(
         self,
         make_env: Callable[[int, int], EnvBase],
@@ -96,8 +114,9 @@ class RolloutDataModule(lightning.LightningDataModule):
         require(seed >= 0, "seed", seed, "at least 0")
         self.n_envs, self.rollout_length, self.n_chunks = n_envs, rollout_length, n_chunks
         self.total_frames, self.seed = total_frames, seed
-        self.env = make_env(n_envs, seed)
-        self._collector: Collector | None = None
+        self._make_env = make_env
+        self.env = self._describing_env()
+        self._collector: BaseCollector | None = None
 
     @property
     def frames_per_rollout(self) -> int:
@@ -115,24 +134,40 @@ class RolloutDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         learner: PolicyLearner = self.trainer.lightning_module  # type: ignore[assignment]
         if self._collector is None:
-            self._collector = Collector(
-                self.env,
-                learner.policy,
-                frames_per_batch=self.frames_per_rollout // self.n_chunks,
-                total_frames=-1,
-                track_traj_ids=False,
-            )
+            self._collector = self._build_collector(learner.policy, learner.rollouts_done)
         return Rollouts(
             self._collector,
+            partial(self._send_weights, learner.policy),
             self.n_chunks,
             self.n_rollouts,
             first=learner.rollouts_done,
             seed=self.seed,
             rank=self.trainer.global_rank,
+            seeds_collector=self.seeds_each_rollout,
         )
+
+    def _describing_env(self) -> EnvBase:
+        """Return the environment that tells the policy what it will see and do."""
+        return self._make_env(self.n_envs, self.seed)
+
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
+        """Return what collects, from rollout number ``first_rollout`` on."""
+        return Collector(
+            self.env,
+            policy,
+            frames_per_batch=self.frames_per_rollout // self.n_chunks,
+            total_frames=-1,
+            track_traj_ids=False,
+        )
+
+    def _send_weights(self, policy: MemoryPolicy) -> None:
+        """Let the collector act with the weights as they are; this one acts with the very policy that is trained."""
+
+    def _close(self, collector: BaseCollector) -> None:
+        collector.shutdown()
 
     def teardown(self, stage: str) -> None:
         """Close the collector and its environments."""
         if self._collector is not None:
-            self._collector.shutdown()
+            self._close(self._collector)
             self._collector = None

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from memo_lightning.objectives import PPO, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
+from memo_lightning.training.update_guard import UpdateGuard
 
 
 class PolicyLearner(lightning.LightningModule):
@@ -42,6 +43,7 @@ class PolicyLearner(lightning.LightningModule):
         self.algorithm = algorithm
         self.config = config
         self.rollout_length = rollout_length
+        self.guard = UpdateGuard(algorithm.max_skipped_updates)
         self.frames, self.rollouts_done = 0, 0
         self._rollout: TensorDictBase | None = None  # what has been collected of the rollout that is not complete
         self._partial_updates: list[dict[str, Tensor]] = []  # their figures, of that rollout
@@ -57,6 +59,11 @@ class PolicyLearner(lightning.LightningModule):
         total_frames = self.config["total_frames"]
         schedule = LambdaLR(optimizer, lambda _: self.algorithm.learning_rate_factor(self.frames, total_frames))
         return [optimizer], [schedule]
+
+    def setup(self, stage: str) -> None:
+        """Compile the memory that the callbacks have left, for training; acting takes it step by step."""
+        if self.config["compile"]:
+            self.policy.sequence_model.compile(dynamic=True)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
@@ -93,7 +100,8 @@ class PolicyLearner(lightning.LightningModule):
                 values = torch.stack([partial[name] for partial in self._partial_updates])
                 metrics[f"partial_update/{name}"] = values.mean()
             self._partial_updates.clear()
-        self.log_dict(metrics, batch_size=batch_size)
+        means = {name: value.to(self.device) for name, value in metrics.items()}
+        self.log_dict(means, batch_size=batch_size, sync_dist=True)
         self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
 
     def _optimise(self, experience: Experience) -> dict[str, Tensor]:
@@ -107,8 +115,12 @@ class PolicyLearner(lightning.LightningModule):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.algorithm.max_grad_norm)
-                optimizer.step()
+                norm = self._clip_gradients()
+                is_finite = bool(loss.isfinite() & norm.isfinite())
+                is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
+                if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
+                    optimizer.step()
+                self.guard.count(is_finite, self.policy, loss, minibatch)
                 for name, value in {**metrics, "gradient_norm": norm}.items():
                     history[name].append(value)
             kl = torch.stack(history["kl"][-self.algorithm.n_minibatches :]).mean()
@@ -117,8 +129,19 @@ class PolicyLearner(lightning.LightningModule):
             if target_kl is not None and float(self.trainer.strategy.reduce(kl, reduce_op="mean")) > target_kl:
                 break
         kl_by_epoch = history.pop("kl_of_epoch")
-        means = {name: torch.stack(values).mean() for name, values in history.items()}
-        return {**means, "kl_first_epoch": kl_by_epoch[0], "epochs": torch.tensor(float(len(kl_by_epoch)))}
+        means = {name: torch.stack(values).nanmean() for name, values in history.items()}
+        counts = {"epochs": len(kl_by_epoch), "skipped": self.guard.skipped}
+        counts_ = {name: torch.tensor(float(count)) for name, count in counts.items()}
+        return {**means, "kl_first_epoch": kl_by_epoch[0], **counts_}
+
+    @property
+    def _gradient_scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to the largest norm that is allowed; return their norm before."""
+        scale = self._gradient_scaler.get_scale() if self._gradient_scaler else 1.0  # of 16-bit gradients
+        return torch.nn.utils.clip_grad_norm_(self.parameters(), self.algorithm.max_grad_norm * scale) / scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to rebuild the run: plain values only, so that loading needs no pickle."""

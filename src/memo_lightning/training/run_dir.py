@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.errors import UserError
 from memo_lightning.tracking import environment_name
 
@@ -29,7 +30,7 @@ def check_run_dir(run_dir: Path) -> None:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir}: must be a directory, not a file")
-    if (run_dir / "config.yaml").exists():
+    if checkpoint_path(run_dir).exists():
         raise UserError(f"run_dir={run_dir}: already holds a run; continue it with resume={run_dir}, or name another")
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
