@@ -108,6 +108,16 @@ class ExtObjNavSim(HabitatSim):
             sensor.node.rotation = sensor.node.rotation * turn
         self._pitch = pitch
 
+    def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the agent's own sensors see, enlarged or reduced to a camera's size; black for none.
+
+        Returns:
+            Colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]`` in metres.
+        """
+        black = np.zeros((1, 1, 4), np.uint8)
+        rgb, depth = self._prev_sim_obs.get("rgb", black)[..., :3], self._prev_sim_obs.get("depth", black[..., 0])
+        return _scaled(rgb, camera), _scaled(depth, camera).astype(np.float32)
+
     def pixels_in_view(self, instance: int) -> int:
         """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""
         return int(np.count_nonzero(self._prev_sim_obs[_REFERENCE] == instance))
@@ -173,6 +183,12 @@ def _camera_spec(name: str, camera: Camera, kind: habitat_sim.SensorType) -> hab
     spec.resolution = [camera.height, camera.width]
     spec.position = magnum.Vector3(0.0, camera.eye_height, 0.0)
     return spec
+
+
+def _scaled(picture: np.ndarray, camera: Camera) -> np.ndarray:
+    """Return the picture with a camera's rows and columns, each the nearest there is."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip((camera.height, camera.width), picture.shape, strict=False))
+    return picture[np.ix_(rows, columns)]
 
 
 def _check_scene(scene_dataset: str, scene: str) -> None:

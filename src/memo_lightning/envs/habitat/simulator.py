@@ -16,7 +16,7 @@ from habitat.core.simulator import AgentState, Observations, SensorSuite, Simula
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.envs.habitat.columns import Columns, columns_camera
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
@@ -121,6 +121,10 @@ class HouseSim(Simulator):
     def view_from(self, pose: Pose) -> View:
         """Return what would be seen from a pose."""
         return View(pose, self._solids)
+
+    def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a camera on the agent sees: colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]``, metres."""
+        return self._view.rgb(camera), self._view.depth(camera)
 
     def pixels_in_view(self, instance: int) -> int:
         """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""

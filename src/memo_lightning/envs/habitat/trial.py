@@ -51,7 +51,7 @@ class TrialEnv(gymnasium.Env):
         UserError: if a value is out of range.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own declaration
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's own declaration
     render_mode = "rgb_array"
 
     def __init__(
@@ -123,6 +123,7 @@ class TrialEnv(gymnasium.Env):
         self._step += 1
         self._episode_length += 1
         self._episode_return += reward
+        self._path.append(self._point())
         episode_end = self.habitat_env.episode_over
         info = self._info(episode_end)
         truncated = self._step >= self.trial_steps
@@ -131,8 +132,12 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return the colour picture that the agent has, uint8 ``[H, W, 3]``."""
-        return self.habitat_env.render("rgb")
+        """Return a picture of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_picture`."""
+        from memo_lightning.envs.habitat.trial_picture import draw_trial
+
+        goal = self.habitat_env.current_episode.object_category
+        text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"
+        return draw_trial(self.habitat_env.sim, goal, self._path, text)
 
     def close(self) -> None:
         """Close the habitat environment."""
@@ -142,7 +147,13 @@ class TrialEnv(gymnasium.Env):
         self._episode_index += 1
         self._episode_length, self._episode_return = 0, 0.0
         self.habitat_env.current_episode = self._dataset.episode(self._placement_index, self._episode_index)
-        return dict(self.habitat_env.reset())
+        observation = dict(self.habitat_env.reset())
+        self._path = [self._point()]
+        return observation
+
+    def _point(self) -> tuple[float, float]:
+        pose = self.habitat_env.sim.pose
+        return pose.x, pose.z
 
     def _info(self, episode_end: bool) -> dict[str, Any]:
         metrics = self.habitat_env.get_metrics()
