@@ -33,4 +33,6 @@ def main(arguments: Sequence[str]) -> None:
     print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
     if "spl" in by_episode:
         print("  SPL             " + "  ".join(f"{value:5.2f}" for value in by_episode["spl"][:8]))
-    print(f"results           {config.run_dir}/: {', '.join(sorted(path.name for path in Path(config.run_dir).iterdir()))}")
+    print(
+        f"results           {config.run_dir}/: {', '.join(sorted(path.name for path in Path(config.run_dir).iterdir()))}"
+    )

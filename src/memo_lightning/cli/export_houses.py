@@ -17,9 +17,9 @@ textured .glb models, their configurations, and <split>.jsonl.gz with placements
 
 def main(arguments: Sequence[str]) -> None:
     """Write the files, then say where they are and how they are used."""
-    if print_help("export_houses", HELP, arguments):
+    if print_help("export-houses", HELP, arguments):
         return
-    config = compose_config("export_houses", arguments)
+    config = compose_config("export-houses", arguments)
     from memo_lightning.envs.habitat.config import make_config
     from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
     from memo_lightning.envs.habitat.scene_files.export import SCENE_DATASET, export_houses

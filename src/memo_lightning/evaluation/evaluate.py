@@ -147,7 +147,11 @@ def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
             "n_trials": np.isfinite(record.episode_returns).sum(0).tolist(),
             "return": np.nanmean(record.episode_returns, axis=0).tolist(),
             "success": np.nanmean(record.episode_successes, axis=0).tolist(),
-            **({"spl": np.nanmean(record.episode_spl, axis=0).tolist()} if np.isfinite(record.episode_spl).any() else {}),
+            **(
+                {"spl": np.nanmean(record.episode_spl, axis=0).tolist()}
+                if np.isfinite(record.episode_spl).any()
+                else {}
+            ),
         },
         "by_steps": record.by_steps(bin_steps),
     }

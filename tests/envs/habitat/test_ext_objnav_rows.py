@@ -107,9 +107,7 @@ def test_in_the_frame_of_the_house_the_position_is_where_the_agent_stands():
     observation, _ = trial.reset(seed=0)
     pose = trial.habitat_env.sim.pose
     heading = np.radians(pose.heading)
-    np.testing.assert_allclose(
-        observation["position"], [pose.x, -pose.z, np.sin(heading), np.cos(heading)], atol=1e-5
-    )
+    np.testing.assert_allclose(observation["position"], [pose.x, -pose.z, np.sin(heading), np.cos(heading)], atol=1e-5)
     with pytest.raises(UserError, match="position_frame='room': must be trial or house"):
         TrialEnv(sensors=(), position_frame="room")  # type: ignore[arg-type]
 

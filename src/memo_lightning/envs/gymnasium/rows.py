@@ -47,7 +47,7 @@ class Plan:
             "episode_length": ((), np.int64),
             "success": ((), np.bool_),
             "done": ((), np.bool_),
-            **{name: ((), np.float32) for name in self.measures},
+            **dict.fromkeys(self.measures, ((), np.float32)),
             **{entry.name: (entry.shape, entry.dtype) for entry in self.entries},
         }
 

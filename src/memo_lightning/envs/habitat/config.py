@@ -46,8 +46,8 @@ from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
 from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec
-from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.envs.habitat.shim import INSTALL_HABITAT_SIM, habitat_sim_is_installed
+from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.errors import UserError, require
 
 SensorName = Literal["rgb", "depth", "semantic", "columns"]
