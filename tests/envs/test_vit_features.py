@@ -113,7 +113,7 @@ class TestVit:
             VitFeatures(**settings(path))
 
     def test_a_model_that_timm_does_not_have_is_named(self, weights):
-        with pytest.raises(UserError, match="env.vision.model=vit_huge_of_mine"):
+        with pytest.raises(UserError, match=r"env.vision.model=vit_huge_of_mine"):
             VitFeatures(**settings(weights, model="vit_huge_of_mine"))
 
 

@@ -10,7 +10,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.evaluation.evaluate import evaluate
 
 HELP = """Runs trials of tasks that training never drew and leaves evaluation.json, in_context_curve.png and, for Memo,
-summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in the checkpoint's MLflow run."""
+summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in its MLflow run."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,6 +33,5 @@ def main(arguments: Sequence[str]) -> None:
     print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
     if "spl" in by_episode:
         print("  SPL             " + "  ".join(f"{value:5.2f}" for value in by_episode["spl"][:8]))
-    print(
-        f"results           {config.run_dir}/: {', '.join(sorted(path.name for path in Path(config.run_dir).iterdir()))}"
-    )
+    files = sorted(path.name for path in Path(config.run_dir).iterdir())
+    print(f"results           {config.run_dir}/: {', '.join(files)}")

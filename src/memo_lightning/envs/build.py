@@ -23,7 +23,7 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     Raises:
         UserError: if a setting is out of range.
     """
-    settings = dict(config)
+    settings = {str(key): value for key, value in config.items()}
     vision = settings.pop("vision", None)
     transforms = [build(vision)] if vision else []
     env = TransformedEnv(build(settings, n_envs=n_envs, **changes), Compose(*transforms, PreviousStep(), InitTracker()))

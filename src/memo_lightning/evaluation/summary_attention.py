@@ -72,7 +72,7 @@ def plot_summary_attention(policy: MemoryPolicy, trial: TensorDictBase, path: Pa
     for step in steps[ends]:
         above.axvline(step, color="C2" if succeeded[step - 1] else "0.8", linewidth=0.8)
     above.set(
-        xlim=(1, len(steps)), ylim=(0, None), xlabel="step of the trial (green: an episode ended with success; grey: without)",
+        xlim=(1, len(steps)), ylim=(0, None), xlabel="step of the trial (lines: ends of episodes, green with success)",
         ylabel="attention of the summary\nof its segment (1: all alike)",
     )  # fmt: skip
     shown = np.where(np.tri(len(attention.read), k=-1, dtype=bool), attention.read, np.nan)

@@ -35,9 +35,8 @@ class CompactObservations(gymnasium.Wrapper):
     def __init__(self, env: TrialEnv) -> None:
         super().__init__(env)
         self._episode_steps = env.episode_steps
-        entries: dict[str, gymnasium.Space] = dict(env.observation_space.spaces)
-        for name in [name for name in ("semantic",) if name in entries]:
-            del entries[name]  # numbers of instances mean nothing to a policy
+        entries = dict(env.observation_spaces)
+        entries.pop("semantic", None)  # numbers of instances mean nothing to a policy
         entries["position"] = spaces.Box(-np.inf, np.inf, (4 + 4 * len(_WAVELENGTHS),), np.float32)
         if "depth" in entries:
             entries["depth"] = spaces.Box(0, 255, entries["depth"].shape, np.uint8)
@@ -46,7 +45,7 @@ class CompactObservations(gymnasium.Wrapper):
             entries["column_range"] = spaces.Box(0.0, 1.0, (2 * n_columns,), np.float32)
             entries["column_type"] = spaces.MultiDiscrete([len(OBJECT_TYPES) + 1] * n_columns)
             entries["column_goal"] = spaces.Box(0.0, 1.0, (n_columns,), np.float32)
-        entries["previous_action"] = spaces.Discrete(int(env.action_space.n) + 1)
+        entries["previous_action"] = spaces.Discrete(env.n_actions + 1)
         entries["episode_time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
         self.observation_space = spaces.Dict(entries)
 

@@ -78,10 +78,12 @@ class TrialEnv(gymnasium.Env):
         self.trial_steps, self.episode_steps = trial_steps, episode_steps
         self._dataset = ExtObjNavDataset(config.habitat.dataset)
         self.habitat_env = habitat.Env(config, self._dataset)
-        self.observation_space = gymnasium.spaces.Dict(
-            {name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()}
-        )
-        self.action_space = self._actions = gymnasium.spaces.Discrete(len(self.habitat_env.task.actions))
+        self.observation_spaces: dict[str, gymnasium.Space] = {
+            name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()
+        }
+        self.observation_space = gymnasium.spaces.Dict(self.observation_spaces)
+        self.n_actions = len(self.habitat_env.task.actions)
+        self.action_space = self._actions = gymnasium.spaces.Discrete(self.n_actions)
         self._draws = np.random.default_rng(seed)
         self._placement_index = 0
         self._step = 0

@@ -45,7 +45,7 @@ def _draw_map(sim: Any, goal: str, path: Sequence[tuple[float, float]]) -> np.nd
     size = (max(1, round((upper[0] - lower[0]) * scale)), max(1, round((upper[2] - lower[2]) * scale)))
     left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
     picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
-    colours = np.where(free[..., None], np.uint8(_FREE), np.uint8(_BLOCKED))
+    colours = np.where(free[..., None], np.array(_FREE, np.uint8), np.array(_BLOCKED, np.uint8))
     picture.paste(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST), (left, top))
     draw = ImageDraw.Draw(picture)
 
