@@ -107,7 +107,18 @@ def test_the_template_of_the_how_to_trains(tmp_path, monkeypatch, capsys):
     for command in commands:
         verb, *overrides = command.split()
         assert (
-            main([verb, *overrides, "debug=smoke", "env.trial_length=11", "model.segment_length=5", "total_frames=400", "run_dir=run"]) == 0
+            main(
+                [
+                    verb,
+                    *overrides,
+                    "debug=smoke",
+                    "env.trial_length=11",
+                    "model.segment_length=5",
+                    "total_frames=400",
+                    "run_dir=run",
+                ]
+            )
+            == 0
         )
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["env"] == "my_task:make_env"
     del sys.modules["my_task"]
