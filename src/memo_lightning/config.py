@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -80,6 +81,37 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
             raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
         OmegaConf.update(config, key, override.value())
         _check_type(key, OmegaConf.select(config, key), known[key])
+
+
+def merge_file(config: DictConfig, path: Path) -> None:
+    """Take over the settings of a YAML file, in place.
+
+    Raises:
+        UserError: if it is no YAML mapping, names an unknown setting, or gives a value of another type.
+    """
+    try:
+        file = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(file, DictConfig):
+        raise UserError(f"{path}: must hold settings as key: value")
+    for key in map(str, file):
+        if key not in config:
+            raise UserError(f"{path}: unknown setting {key!r}: {nearest(key, map(str, config))}")
+        default = config[key]
+        if OmegaConf.is_list(default) != OmegaConf.is_list(file[key]) and file[key] is not None:
+            raise UserError(f"{path}: {key}: must {'' if OmegaConf.is_list(default) else 'not '}be a list")
+        _check_type(key, file[key], default)
+        config[key] = file[key]
+
+
+def override_key(text: str) -> str:
+    """Return the key that an override such as ``algorithm.gamma=0.9`` changes.
+
+    Raises:
+        UserError: if it cannot be parsed.
+    """
+    return _parse(text).key_or_group
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:

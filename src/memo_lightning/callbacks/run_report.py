@@ -10,6 +10,7 @@ import lightning
 
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
+from memo_lightning.evaluation.memory_size import peak_memory_bytes
 from memo_lightning.evaluation.plots import plot_in_context_curve
 from memo_lightning.tracking import RunLogger, memory_name
 from memo_lightning.training.learner import PolicyLearner
@@ -46,6 +47,7 @@ class RunReport(lightning.Callback):
             "return_per_trial": float(record.returns.mean()),
             "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist(),
             "n_trials_averaged": len(record.returns),
+            "memory_bytes": peak_memory_bytes(pl_module.policy.sequence_model, int(record.lengths.max())),
             "seed": config["seed"],
             "baseline": choices["baseline"],
             "env": choices["env"],
@@ -61,4 +63,5 @@ class RunReport(lightning.Callback):
             f"{memory} on {choices['env']}, seed {config['seed']}, {pl_module.frames:,} frames",
         )
         if logger:
+            logger.log_metrics({"memory_bytes": metrics["memory_bytes"]}, pl_module.frames)
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

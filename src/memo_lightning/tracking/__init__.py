@@ -1,6 +1,7 @@
 """MLflow: runs, comparison, plots."""
 
+from memo_lightning.tracking.code_version import code_version
 from memo_lightning.tracking.run_logger import RunLogger, memory_name
 from memo_lightning.tracking.store import resolve_store, store_file
 
-__all__ = ["RunLogger", "memory_name", "resolve_store", "store_file"]
+__all__ = ["RunLogger", "code_version", "memory_name", "resolve_store", "store_file"]

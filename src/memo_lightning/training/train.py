@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,19 @@ from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.build import build_policy
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, memory_name, resolve_store
+from memo_lightning.tracking import RunLogger, code_version, memory_name, resolve_store
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> dict[str, Any]:
     """Run the training that ``conf/train.yaml`` and its overrides describe.
 
     Everything that can be wrong with the configuration is found before anything is written.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
+        callbacks: further callbacks beside those of the configuration.
 
     Returns:
         The figures of ``metrics.json``.
@@ -63,10 +65,10 @@ def train(config: DictConfig) -> dict[str, Any]:
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
     learner = PolicyLearner(policy, algorithm, plain_config)
-    callbacks = [build(callback) for callback in config.callbacks.values()]
+    all_callbacks = [*(build(callback) for callback in config.callbacks.values()), *callbacks]
     if baseline:
-        callbacks.insert(0, baseline)
-    trainer = _build_trainer(config, callbacks)
+        all_callbacks.insert(0, baseline)
+    trainer = _build_trainer(config, all_callbacks)
 
     logger = _build_logger(config, checkpoint) if config.logger else None
     create_run_dir(run_dir)
@@ -124,7 +126,14 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         run_name=Path(config.run_dir).name,
-        tags={"memory": memory, "environment": environment, "seed": str(config.seed), "run_dir": config.run_dir},
+        tags={
+            **config.logger.tags,
+            "memory": memory,
+            "environment": environment,
+            "seed": str(config.seed),
+            "run_dir": config.run_dir,
+            "code": code_version(),
+        },
     )
 
 
