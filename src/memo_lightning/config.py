@@ -34,16 +34,18 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
     Args:
         name: the primary configuration, e.g. ``"train"``.
-        overrides: command-line overrides in Hydra's grammar.
+        overrides: command-line overrides in Hydra's grammar; ``experiment`` also takes the path of a file.
 
     Raises:
         UserError: if an override cannot be parsed, names an unknown key or option (the nearest valid ones are
             named), or gives a value of another type.
     """
-    parsed = [_parse(override) for override in overrides]
-    groups = {override.key_or_group for override in parsed if _options(override.key_or_group)}
-    for override in parsed:
+    for override in map(_parse, overrides):
         _check_option(override)
+    overrides = [part for override in overrides for part in _find_experiment(override)]
+    parsed = [_parse(override) for override in overrides]
+    keys = [override.key_or_group for override in parsed]
+    groups = {key for key in keys if _options(key) or key in ("experiment", "hydra.searchpath")}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
         defaults = _compose(
@@ -54,9 +56,8 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             if override.key_or_group not in groups and not override.is_add():
                 _check_key(override.key_or_group, known)
         config = _compose(name, list(overrides))
-    given = [override.key_or_group for override in parsed]
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
-    for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in given):
+    for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in keys):
         _check_type(key, value, known.get(key))
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices
@@ -154,6 +155,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
+def _find_experiment(override: str) -> list[str]:
+    """Turn ``experiment=PATH/experiment/NAME.yaml`` into what makes Hydra find a file outside ``conf/``."""
+    if not _is_own_experiment(override):
+        return [override]
+    path = Path(override.partition("=")[2]).absolute()
+    if not path.is_file() or path.parent.name != "experiment":
+        raise UserError(f"{override}: must be an existing file in a folder called experiment")
+    return [f"hydra.searchpath=['file://{path.parent.parent}']", f"experiment={path.stem}"]
+
+
+def _is_own_experiment(override: str) -> bool:
+    return override.startswith("experiment=") and override.endswith(".yaml")
+
+
 def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
@@ -175,6 +190,8 @@ def _options(group: str) -> list[str]:
 
 
 def _check_option(override: Override) -> None:
+    if _is_own_experiment(override.input_line or ""):
+        return
     options, option = _options(override.key_or_group), override.value()
     if options and option is not None and option not in options:
         raise UserError(f"{override.key_or_group}={option}: no such option; {nearest(str(option), options)}")

@@ -47,6 +47,7 @@ class RunReport(lightning.Callback):
             "return_per_trial": float(record.returns.mean()),
             "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist(),
             "n_trials_averaged": len(record.returns),
+            "trial_length": int(record.lengths.max()),
             "memory_bytes": peak_memory_bytes(pl_module.policy.sequence_model, int(record.lengths.max())),
             "seed": config["seed"],
             "baseline": choices["baseline"],

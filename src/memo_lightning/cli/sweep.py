@@ -39,14 +39,11 @@ def main(arguments: Sequence[str]) -> None:
         print(f"interrupted; this goes on with the study: memo sweep {' '.join(arguments)}", file=sys.stderr)
         raise
     print(f"\ntrials            {', '.join(f'{n} {state}' for state, n in sorted(report.states.items()))}")
-    for trial in report.best:
+    for trial, file in zip(report.best, report.experiments, strict=True):
         figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
         name = "best" if len(spec.objectives) == 1 else "on the front"
         print(f"{name:<17} trial {trial.number}: {figures}")
-        print(f"                  {' '.join(as_overrides(trial.params))}")
-    if report.experiment:
-        print(f"its settings      {report.experiment}")
+        print(f"                  {' '.join(as_overrides(trial.params))}\n                  {file}")
     print(f"plots and table   {spec.run_dir}/")
-    if report.best:
-        print(f"\nnext: memo train {' '.join([*spec.train, *as_overrides(report.best[0].params)])}")
-    print("      memo ui")
+    train = f"memo train experiment={report.experiments[0]}" if report.experiments else "memo ui"
+    print(f"\nnext: {train}\n      memo compare study={spec.name}\n      memo ui")

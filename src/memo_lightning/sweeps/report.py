@@ -32,13 +32,13 @@ class StudyReport:
     Attributes:
         states: number of trials by state, e.g. ``{"complete": 9, "pruned": 3}``.
         best: the best trials: one, or the Pareto front of several objectives.
-        experiment: the file with the best trial's settings, for ``memo train experiment=``; None without one.
+        experiments: for each of them a file with its settings, for ``memo train experiment=FILE``.
         files: everything that was written.
     """
 
     states: dict[str, int]
     best: list[FrozenTrial]
-    experiment: Path | None
+    experiments: list[Path]
     files: list[Path]
 
 
@@ -47,13 +47,8 @@ def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     best = sorted(study.best_trials, key=lambda trial: trial.number) if complete else []
-    files = [_write_trials(spec, trials)]
-    experiment = None
-    if best:
-        experiment = spec.run_dir / f"{spec.name}_best.yaml"
-        experiment.write_text(_experiment(spec, best[0]))
-        files.append(experiment)
-    files += _plot(spec, study, complete)
+    experiments = [_write_experiment(spec, trial) for trial in best]
+    files = [_write_trials(spec, trials), *experiments, *_plot(spec, study, complete)]
     states: dict[str, int] = {}
     for trial in trials:
         state = "interrupted" if "interrupted" in trial.user_attrs else trial.state.name.lower()
@@ -63,7 +58,7 @@ def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -
         values = {f"best/{o.metric}": v for o, v in zip(spec.objectives, best[0].values, strict=True)} if best else {}
         counts = {f"trials/{state}": float(n) for state, n in states.items()}
         runs.end_study(parent, "FINISHED", {**values, **counts}, files)
-    return StudyReport(states, best, experiment, files)
+    return StudyReport(states, best, experiments, files)
 
 
 def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
@@ -83,8 +78,8 @@ def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
     return path
 
 
-def _experiment(spec: StudySpec, trial: FrozenTrial) -> str:
-    """Return the settings of a trial as a file of ``conf/experiment/``."""
+def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
+    """Write the settings of a trial as a file of ``conf/experiment/``."""
     groups, values = {}, OmegaConf.create()
     for override in [*spec.train, *as_overrides(trial.params)]:
         key, _, value = override.lstrip("+").partition("=")
@@ -94,15 +89,14 @@ def _experiment(spec: StudySpec, trial: FrozenTrial) -> str:
             OmegaConf.update(values, key, OmegaConf.create(f"value: {value}").value, force_add=True)
     figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
     defaults = [{f"override /{group}": option} for group, option in groups.items()]
-    lines = [
-        "# @package _global_",
-        f"# Trial {trial.number} of study {spec.name}: {figures}.",
-        "# Put it into conf/experiment/, then: memo train experiment=NAME",
-    ]
-    text = "\n".join(lines) + "\n"
+    path = spec.run_dir / "experiment" / f"{spec.name}_trial_{trial.number}.yaml"
+    text = f"# @package _global_\n# Trial {trial.number} of study {spec.name}: {figures}.\n"
+    text += f"#   memo train experiment={path}\n"
     if defaults:
         text += OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))
-    return text + OmegaConf.to_yaml(values)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + OmegaConf.to_yaml(values))
+    return path
 
 
 def _plot(spec: StudySpec, study: optuna.Study, complete: list[FrozenTrial]) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
@@ -330,14 +330,13 @@ def _only_one_in(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / "lock").open("w")
+        lock = FileLock(run_dir / "lock")
+        lock.acquire(blocking=False)
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+    except Timeout:
+        raise UserError(
+            f"run_dir={run_dir}: another memo sweep is at work there; use workers= for more at once"
+        ) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"run_dir={run_dir}: another memo sweep is at work there; use workers= for more at once"
-            ) from None
         yield

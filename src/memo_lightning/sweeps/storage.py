@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +19,7 @@ _POSTGRES = "postgresql://"
 _CONNECT_SECONDS = 10
 # Optuna reports every trial it is told about, alembic every table it makes.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
@@ -26,16 +27,16 @@ class _FileLock(JournalFileOpenLock):
     """A lock that the system releases when its holder dies; Optuna's own outlive a killed process by 30 seconds."""
 
     def __init__(self, path: str) -> None:
-        self._path = f"{path}.lock"
-        self._descriptor = -1
+        self._lock = FileLock(f"{path}.lock")
 
     def acquire(self) -> bool:
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        """Wait for the lock."""
+        self._lock.acquire()
         return True
 
     def release(self) -> None:
-        os.close(self._descriptor)
+        """Give it back."""
+        self._lock.release()
 
 
 def open_storage(location: str) -> BaseStorage:

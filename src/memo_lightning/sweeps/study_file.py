@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,9 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     for name in ("n_trials", "n_seeds", "workers"):
         require(settings[name] >= 1, name, settings[name], "at least 1")
     require(settings["retries"] >= 0, "retries", settings["retries"], "at least 0")
+    _check_optuna_class(settings, "sampler", optuna.samplers.BaseSampler)
+    if settings["pruner"]:
+        _check_optuna_class(settings, "pruner", optuna.pruners.BasePruner)
     space = parse_space(settings["space"])
     objectives = _parse_objectives(settings["objectives"])
     train_config = compose_config("train", settings["train"])
@@ -117,8 +121,8 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
         settings,
         Path(settings["run_dir"] or Path("studies") / settings["name"]),
     )
-    _check_optuna_part(spec.sampler(0, ""), optuna.samplers.BaseSampler, "sampler", settings)
-    _check_optuna_part(spec.pruner(), optuna.pruners.BasePruner, "pruner", settings)
+    spec.sampler(0, "")  # their settings are checked by making them
+    spec.pruner()
     if settings["pruner"] and len(objectives) > 1:
         raise UserError("pruner: must be null where there are several objectives, as none alone can judge")
     return spec
@@ -152,7 +156,12 @@ def _parse_objectives(objectives: Any) -> tuple[Objective, ...]:
     return tuple(parsed)
 
 
-def _check_optuna_part(part: Any, kind: type, name: str, settings: dict[str, Any]) -> None:
-    if not isinstance(part, kind):
-        target = settings[name]["_target_"]
-        raise UserError(f"{name}._target_={target}: must be a class of optuna.{name}s")
+def _check_optuna_class(settings: dict[str, Any], name: str, kind: type) -> None:
+    """Refuse a sampler or pruner that is none, before anything of it is called."""
+    part = settings[name]
+    target = part.get("_target_") if isinstance(part, dict) else part
+    try:
+        fits = issubclass(pkgutil.resolve_name(str(target)), kind)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        fits = False
+    require(fits, f"{name}._target_", target, f"a class of optuna.{name}s")

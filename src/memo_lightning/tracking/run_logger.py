@@ -11,6 +11,7 @@ import mlflow
 from lightning.pytorch.loggers import MLFlowLogger
 
 from memo_lightning.errors import UserError
+from memo_lightning.tracking.store import prepare_store
 
 # MLflow reports every table that its database migrations create, Lightning every new experiment.
 for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow"):
@@ -36,6 +37,7 @@ class RunLogger(MLFlowLogger):
 
     def __init__(self, *, tracking_uri: str, experiment_name: str, **kwargs: Any) -> None:
         try:
+            prepare_store(tracking_uri)
             super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri, **kwargs)
             self.experiment.update_run(self.run_id, status="RUNNING")  # connects, and creates the run if it is new
         except Exception as error:  # whatever the store's own library raises

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
 
@@ -15,3 +19,23 @@ def resolve_store(uri: str) -> str:
 def store_file(uri: str) -> Path | None:
     """Return the database file of an SQLite store, None for other stores."""
     return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def prepare_store(uri: str) -> None:
+    """Make an SQLite store where there is none, such that several processes can write to it at once.
+
+    MLflow's own way of making its tables fails where two processes do so together. A write-ahead log lets readers
+    and a writer go on beside each other, which with a plain database wait until they run into ``database is locked``.
+
+    Args:
+        uri: a store; other kinds are left alone.
+    """
+    file = store_file(uri)
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        connection = sqlite3.connect(file, timeout=60)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        MlflowClient(uri).search_experiments(max_results=1)

@@ -13,6 +13,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.code_version import code_version
+from memo_lightning.tracking.store import prepare_store
 
 
 class StudyRuns:
@@ -31,6 +32,7 @@ class StudyRuns:
         self._study = study
         self._client = MlflowClient(tracking_uri)
         try:
+            prepare_store(tracking_uri)
             experiment = self._client.get_experiment_by_name(experiment_name)
             self._experiment_id = (
                 experiment.experiment_id if experiment else self._client.create_experiment(experiment_name)
