@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
     "sweep": "search for the best settings",
+    "register": "name a checkpoint in MLflow's model registry",
     "compare": "hold finished runs against each other",
     "ui": "look at runs in the browser",
 }
