@@ -18,6 +18,7 @@ VERBS = {
     "compare": "memo compare",
     "register": "memo register",
     "ui": "memo ui",
+    "doctor": "memo doctor",
 }
 
 

@@ -45,7 +45,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = [part for override in overrides for part in _find_experiment(override)]
     parsed = [_parse(override) for override in overrides]
     keys = [override.key_or_group for override in parsed]
-    groups = {key for key in keys if _options(key) or key in ("experiment", "hydra.searchpath")}
+    groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
         defaults = _compose(
@@ -76,7 +76,7 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
     for text in overrides:
         override = _parse(text)
         key = override.key_or_group
-        if _options(key):
+        if group_options(key):
             raise UserError(f"{text}: {key} cannot be swapped in a run that goes on")
         if key not in known:
             raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
@@ -155,6 +155,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
+def group_options(group: str) -> list[str]:
+    """Return the options of a configuration group; none if there is no such group."""
+    folder = config_dir() / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+
+
+def setting_names(config: DictConfig) -> list[str]:
+    """Return the dotted names of all settings of a composed configuration that can be overridden."""
+    return [name for name, _ in _leaves(config) if name.partition(".")[0] != "choices" and "._target_" not in name]
+
+
 def _find_experiment(override: str) -> list[str]:
     """Turn ``experiment=PATH/experiment/NAME.yaml`` into what makes Hydra find a file outside ``conf/``."""
     if not _is_own_experiment(override):
@@ -183,16 +194,10 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         raise UserError(" ".join(str(error).split())) from None
 
 
-def _options(group: str) -> list[str]:
-    """Return the options of a configuration group; none if there is no such group."""
-    folder = config_dir() / group
-    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-
-
 def _check_option(override: Override) -> None:
     if _is_own_experiment(override.input_line or ""):
         return
-    options, option = _options(override.key_or_group), override.value()
+    options, option = group_options(override.key_or_group), override.value()
     if options and option is not None and option not in options:
         raise UserError(f"{override.key_or_group}={option}: no such option; {nearest(str(option), options)}")
 

@@ -18,6 +18,8 @@ VERBS = {
     "register": "name a checkpoint in MLflow's model registry",
     "compare": "hold finished runs against each other",
     "ui": "look at runs in the browser",
+    "doctor": "see what this machine has, and what is wrong with it",
+    "completion": "make the shell complete commands and settings",
 }
 USAGE_ERROR = 2
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
