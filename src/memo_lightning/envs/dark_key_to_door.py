@@ -68,6 +68,16 @@ class DarkKeyToDoor(TrialEnv):
             device=device,
         )
 
+    @property
+    def key(self) -> Tensor:
+        """Row and column of every environment's key, int64 ``[n_envs, 2]``."""
+        return self._key
+
+    @property
+    def door(self) -> Tensor:
+        """Row and column of every environment's door, int64 ``[n_envs, 2]``."""
+        return self._door
+
     def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
         n_cells = self.room_size**2
         task = self._tasks[tasks]

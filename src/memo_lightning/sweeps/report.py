@@ -15,14 +15,17 @@ import matplotlib.pyplot
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
+from memo_lightning.config import config_dir
 from memo_lightning.sweeps.space import as_overrides
 from memo_lightning.sweeps.study import mlflow_run_of
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.tracking.study_runs import StudyRuns
+
+_PRESETS = ("experiment", "debug")  # groups whose files change others
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,13 @@ def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
 
 def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
     """Write the settings of a trial as a file of ``conf/experiment/``."""
-    groups, values = {}, OmegaConf.create()
+    groups: dict[str, str] = {}
+    values = OmegaConf.create()
     for override in [*spec.train, *as_overrides(trial.params)]:
         key, _, value = override.lstrip("+").partition("=")
-        if key in spec.train_config.choices:
+        if key in _PRESETS:
+            _take_over(_preset(key, value), groups, values)
+        elif key in spec.train_config.choices:
             groups[key] = value
         else:
             OmegaConf.update(values, key, OmegaConf.create(f"value: {value}").value, force_add=True)
@@ -97,6 +103,23 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text + OmegaConf.to_yaml(values))
     return path
+
+
+def _preset(group: str, option: str) -> DictConfig:
+    """Return a preset's file, which may lie outside ``conf/``."""
+    path = Path(option) if option.endswith(".yaml") else config_dir() / group / f"{option}.yaml"
+    preset = OmegaConf.load(path)
+    assert isinstance(preset, DictConfig)
+    return preset
+
+
+def _take_over(preset: DictConfig, groups: dict[str, str], values: DictConfig) -> None:
+    """Add a preset's choices and values, as one experiment cannot name another."""
+    for entry in preset.pop("defaults", []):
+        if isinstance(entry, DictConfig):
+            ((group, option),) = entry.items()
+            groups[str(group).removeprefix("override /")] = option
+    values.merge_with(preset)
 
 
 def _plot(spec: StudySpec, study: optuna.Study, complete: list[FrozenTrial]) -> list[Path]:
