@@ -87,6 +87,34 @@ def test_forward_equals_stepping_with_staggered_resets(model):
     torch.testing.assert_close(model(x, is_init), stepped, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("staggered", [False, True])
+def test_prefill_equals_stepping_and_is_gone_on_from(model, staggered):
+    is_init = staggered_resets(35) if staggered else None
+    x = torch.randn(7, 35, D)
+    y, state = model.prefill(x, is_init)
+    stepped, expected = step_through(model, x, is_init)
+    torch.testing.assert_close(y, model(x, is_init), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(y, stepped, atol=1e-5, rtol=1e-5)
+    assert not y.requires_grad
+    assert model.state_nbytes(state) <= model.state_nbytes(expected)
+    if not staggered:
+        torch.testing.assert_close(state.to_dict(), expected.to_dict(), atol=1e-5, rtol=1e-5)
+    for _ in range(13):  # across boundaries, and past what was spare in either
+        x_t = torch.randn(7, D)
+        (ours, state), (theirs, expected) = model.step(x_t, state), model.step(x_t, expected)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for name, counter in expected.items(True, True):
+        if counter.dtype == torch.int64:
+            assert torch.equal(state[name], counter), name
+
+
+def test_prefill_reads_in_the_fixed_length_of_acting(model):
+    x = torch.randn(2, 35, D)
+    expected, _ = model.prefill(x)
+    assert torch.equal(model.train().prefill(x)[0], expected)
+    assert model.auxiliary_loss() is None
+
+
 def test_a_trial_is_blind_to_the_trial_before_it(model):
     x = torch.randn(2, 30, D)
     is_init = torch.zeros(2, 30, dtype=torch.bool)

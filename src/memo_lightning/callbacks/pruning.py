@@ -23,13 +23,13 @@ class Pruning(lightning.Callback):
         metric: name of the logged metric.
         every_n_frames: frames between reports.
         report: takes frames (a multiple of ``every_n_frames``) and the metric's value, and returns whether to end
-            the run; needed on the first rank only.
+            the run; called on the first rank only.
 
     Attributes:
         pruned: whether the run was ended.
     """
 
-    def __init__(self, metric: str, every_n_frames: int, report: Report | None) -> None:
+    def __init__(self, metric: str, every_n_frames: int, report: Report) -> None:
         self.metric, self.every_n_frames, self.report = metric, every_n_frames, report
         self.pruned = False
         self._reported = 0
@@ -50,7 +50,6 @@ class Pruning(lightning.Callback):
         self._reported = multiple
         prune = False
         if trainer.is_global_zero:
-            assert self.report is not None
             value = float(trainer.callback_metrics[self.metric])
             prune = self.report(multiple * self.every_n_frames, value)
         self.pruned = trainer.strategy.broadcast(prune)

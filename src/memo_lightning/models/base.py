@@ -24,7 +24,8 @@ class SequenceModel(nn.Module, ABC):
     """A causal map ``[B, T, D] -> [B, T, D]`` with a memory that can also be stepped.
 
     ``forward(x, is_init)`` equals calling ``step`` on ``x[:, 0], x[:, 1], ...`` from ``init_state(B)``,
-    with the same ``is_init`` flags, in ``eval()`` mode.
+    with the same ``is_init`` flags, in ``eval()`` mode. ``prefill(x, is_init)`` also returns the memory that the
+    steps would have left.
 
     Args:
         d_model: width D of inputs and outputs.
@@ -34,12 +35,14 @@ class SequenceModel(nn.Module, ABC):
     Attributes:
         memory_scope: as given.
         state_names: names of the entries of a state.
+        segment_length: steps per segment in acting and evaluation; None for models without segments.
 
     Raises:
         ValueError: if ``d_model`` is not positive or ``memory_scope`` unknown.
     """
 
     state_names: tuple[str, ...] = ()
+    segment_length: int | None = None
 
     def __init__(self, d_model: int, memory_scope: MemoryScope = "trial") -> None:
         super().__init__()
@@ -88,6 +91,29 @@ class SequenceModel(nn.Module, ABC):
                 not finite.
         """
 
+    @torch.no_grad()
+    def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process whole rows as acting would, without gradient, and return the memory after them.
+
+        Models that can do better than one step after the other override this.
+
+        Args:
+            x: inputs ``[B, T, D]``. Every row begins with an empty memory.
+            is_init: bool ``[B, T]``, true at the first step of a trial.
+
+        Returns:
+            Outputs ``[B, T, D]``, those of ``forward`` in ``eval()`` mode, and the memory that ``step`` goes on from.
+
+        Raises:
+            ValueError: if a shape is wrong or ``x`` is not finite.
+        """
+        self.check_rows(x, is_init)
+        state, outputs = self.init_state(x.shape[0]), []
+        for t in range(x.shape[1]):
+            y_t, state = self.step(x[:, t], state, None if is_init is None else is_init[:, t])
+            outputs.append(y_t)
+        return torch.stack(outputs, dim=1), state
+
     @property
     def memory_budget(self) -> int | None:
         """Cache entries that are kept at most, the oldest being dropped first; None for all.
@@ -108,6 +134,10 @@ class SequenceModel(nn.Module, ABC):
     def check_memory_budget(self, budget: int) -> None:
         """Raise ``ValueError`` unless the model can work within ``budget`` cache entries."""
         raise ValueError(f"memory_budget={budget}: {type(self).__name__} has no cache to bound, must be None")
+
+    def draw_segment_length(self) -> int | None:
+        """Return the segment length of a training pass: drawn anew where the model jitters it."""
+        return self.segment_length
 
     def auxiliary_loss(self) -> Tensor | None:
         """Return, once, the loss that the last ``train()``-mode ``forward`` adds to the objective.

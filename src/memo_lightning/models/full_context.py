@@ -72,18 +72,34 @@ class FullContextTransformer(SequenceModel):
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
         """Process whole rows in one pass; see :meth:`SequenceModel.forward`."""
         self.check_rows(x, is_init)
-        steps = torch.arange(x.shape[1], device=x.device)
-        starts = None  # the first step of each step's trial
-        if is_init is not None and bool(is_init[:, 1:].any()):
-            starts = torch.where(is_init, steps, 0).cummax(dim=1).values  # (B, T)
-        positions = steps if starts is None else (steps - starts).unsqueeze(1)
+        trial_steps = _trial_steps(x, is_init)
+        return self.transformer(x, trial_steps + self.position_offset, self._row_context(trial_steps))
 
-        first_seen = starts
-        if self.memory_budget is not None and self.memory_budget < x.shape[1]:
+    @torch.no_grad()
+    def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process whole rows in one pass; see :meth:`SequenceModel.prefill`."""
+        self.check_rows(x, is_init)
+        trial_steps = _trial_steps(x, is_init)
+        state = self.init_state(x.shape[0])
+        state["steps"] += trial_steps[..., -1].flatten().cpu() + 1
+        budget, held = self.memory_budget or x.shape[1], state["steps"]
+        cache = KVCache(state, self.transformer, _CACHE_GROWTH)
+        cache.reserve(int(held.max()), limit=self.memory_budget)
+
+        age = torch.arange(x.shape[1] - 1, -1, -1)
+        rows, times = (age < held.clamp(max=budget)[:, None]).nonzero().unbind(1)
+        slots = (held[rows] - 1 - age[times]) % budget
+        context = cache.recorder(self._row_context(trial_steps), rows, times, slots)
+        return self.transformer(x, trial_steps + self.position_offset, context), state
+
+    def _row_context(self, trial_steps: Tensor) -> RowContext:
+        """Return the context of a pass over rows whose steps are ``trial_steps [B, 1, T]``, or ``[T]`` in all rows."""
+        steps = torch.arange(trial_steps.shape[-1], device=trial_steps.device)
+        first_seen = None if trial_steps.ndim == 1 else steps - trial_steps.squeeze(1)  # (B, T)
+        if self.memory_budget is not None and self.memory_budget < len(steps):
             window = (steps - self.memory_budget + 1).clamp(min=0).unsqueeze(0)
-            first_seen = window if starts is None else torch.maximum(starts, window)
-        context = RowContext(self.transformer.sinks(), first_seen)
-        return self.transformer(x, positions + self.position_offset, context)
+            first_seen = window if first_seen is None else torch.maximum(first_seen, window)
+        return RowContext(self.transformer.sinks(), first_seen)
 
     def init_state(self, batch_size: int) -> TensorDict:
         """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""
@@ -113,3 +129,12 @@ class FullContextTransformer(SequenceModel):
         y = self.transformer(x_t.unsqueeze(1), positions, cache.writer(slots, last_seen=last_seen))
         steps += 1
         return y.squeeze(1), state
+
+
+def _trial_steps(x: Tensor, is_init: Tensor | None) -> Tensor:
+    """Return the step of its trial that each of ``x [B, T, D]`` is: ``[B, 1, T]``, or ``[T]`` if rows agree."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    if is_init is None or not bool(is_init[:, 1:].any()):
+        return steps
+    starts = torch.where(is_init, steps, 0).cummax(dim=1).values  # (B, T)
+    return (steps - starts).unsqueeze(1)

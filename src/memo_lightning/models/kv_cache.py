@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from memo_lightning.models.attention import causal_attention
+from memo_lightning.models.attention import Context, causal_attention
 from memo_lightning.models.transformer import Transformer
 
 
@@ -111,6 +111,35 @@ class KVCache:
         """
         last_seen = slots if last_seen is None else last_seen
         return CacheWriter(self._keys, self._values, slots + self._n_sinks, rows, last_seen + self._n_sinks)
+
+    def recorder(self, context: Context, rows: Tensor, times: Tensor, slots: Tensor) -> CacheRecorder:
+        """Return the ``context`` of one pass over whole rows, of which some tokens are stored.
+
+        Args:
+            context: decides what the tokens attend to.
+            rows: int64 ``[n]``, the rows of the tokens that are stored.
+            times: int64 ``[n]``, their places in the pass.
+            slots: int64 ``[n]``, the slots they are stored in.
+        """
+        return CacheRecorder(self._keys, self._values, context, rows, times, slots + self._n_sinks)
+
+
+class CacheRecorder:
+    """Stores some of a pass's keys and values in the cache; the pass attends as another context decides."""
+
+    def __init__(
+        self, keys: TensorDict, values: TensorDict, context: Context, rows: Tensor, times: Tensor, slots: Tensor
+    ) -> None:
+        device = keys["0"].device
+        self._keys, self._values, self._context = keys, values, context
+        self._rows, self._times, self._slots = (index.to(device) for index in (rows, times, slots))
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See :class:`~memo_lightning.models.attention.Context`."""
+        for buffers, new in ((self._keys, keys), (self._values, values)):
+            buffer = buffers[str(layer)]
+            buffer[self._rows, :, self._slots] = new[self._rows, :, self._times].to(buffer.dtype)
+        return self._context.attend(layer, queries, keys, values)
 
 
 class CacheWriter:

@@ -62,6 +62,7 @@ class MemoTransformer(SegmentedModel):
     """
 
     state_names = ("keys", "values", "length", "open_steps", "segments", "sizes")
+    counter_names = ("length", "open_steps", "segments")
 
     def __init__(
         self,
@@ -170,31 +171,23 @@ class MemoTransformer(SegmentedModel):
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
-        names = ("length", "open_steps", "segments")
-        counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in names}
+        counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.counter_names}
         sizes = torch.tensor([[self.segment_length, self.summary_length]]).repeat(batch_size, 1)
         return TensorDict({**buffers, **counters, "sizes": sizes}, [batch_size])
 
-    @torch.no_grad()
-    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row; see :meth:`SequenceModel.step`.
+    def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
+        """Process the next steps; see :meth:`SegmentedModel.advance`.
 
-        The rows whose segment this step completes, whichever they are, then write their summary.
+        The rows whose segment they complete, whichever they are, then write their summary.
         """
-        self.check_step(x_t, state, is_init)
         length, open_steps, segments = state["length"], state["open_steps"], state["segments"]
-        if is_init is not None:
-            restarted = is_init.to(length.device)
-            for counter in (length, open_steps, segments):
-                counter.masked_fill_(restarted, 0)
-
-        y = self.run_cached(x_t.unsqueeze(1), state, length, self.first_position(segments) + open_steps)
-        length += 1
-        open_steps += 1
+        y = self.run_cached(x, state, length, self.first_position(segments) + open_steps)
+        length += n_steps
+        open_steps += n_steps
         at_boundary = open_steps == self.segment_length
         if at_boundary.any():
             self.summarise(state, at_boundary)
-        return y.squeeze(1), state
+        return y
 
     def summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
         """Replace the open segment of the rows ``at_boundary [B]`` by its summary."""

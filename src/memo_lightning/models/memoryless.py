@@ -38,6 +38,11 @@ class Memoryless(SequenceModel):
         self.check_rows(x, is_init)
         return self._run(x)
 
+    @torch.no_grad()
+    def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process every step by itself; see :meth:`SequenceModel.prefill`."""
+        return self(x, is_init), self.init_state(x.shape[0])
+
     def init_state(self, batch_size: int) -> TensorDict:
         """Return a state without entries."""
         return TensorDict({}, [batch_size])

@@ -33,13 +33,30 @@ class _Recurrent(SequenceModel):
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
         """Process whole rows; see :meth:`SequenceModel.forward`."""
+        return self._read_rows(x, is_init)[0]
+
+    @torch.no_grad()
+    def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process whole rows; see :meth:`SequenceModel.prefill`."""
+        y, parts = self._read_rows(x, is_init)
+        named = zip(self.state_names, parts, strict=True)
+        return y, TensorDict({name: part.transpose(0, 1).contiguous() for name, part in named}, [x.shape[0]])
+
+    def _read_rows(self, x: Tensor, is_init: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the outputs ``[B, T, D]``, and the parts ``[layers, B, D]`` of the state after them."""
         self.check_rows(x, is_init)
         trials = Trials((x.shape[0], x.shape[1]), is_init)
         if trials.is_plain:
-            return self.rnn(x)[0]
+            y, after = self.rnn(x)
+            return y, self._parts(after)
         order, batch_sizes = trials.packing()
-        packed, _ = self.rnn(PackedSequence(x.flatten(0, 1)[order], batch_sizes))
-        return packed.data[order.argsort()].unflatten(0, trials.shape)
+        packed, after = self.rnn(PackedSequence(x.flatten(0, 1)[order], batch_sizes))
+        y = packed.data[order.argsort()].unflatten(0, trials.shape)
+        return y, tuple(part[:, trials.last()] for part in self._parts(after))
+
+    def _parts(self, after: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return torch's final state, which is a tuple or a single tensor, as a tuple."""
+        return after if isinstance(after, tuple) else (after,)
 
     def init_state(self, batch_size: int) -> TensorDict:
         """Return zeros ``[B, layers, D]`` for every part of the state."""
@@ -57,7 +74,7 @@ class _Recurrent(SequenceModel):
                 part.masked_fill_(is_init.to(part.device)[:, None, None], 0)
         before = [part.transpose(0, 1).contiguous() for part in parts]  # torch wants (layers, B, D)
         y, after = self.rnn(x_t.unsqueeze(1), tuple(before) if len(before) > 1 else before[0])
-        for part, new in zip(parts, after if len(parts) > 1 else [after], strict=True):
+        for part, new in zip(parts, self._parts(after), strict=True):
             part.copy_(new.transpose(0, 1))
         return y.squeeze(1), state
 

@@ -157,35 +157,29 @@ class RetrievalMemory(SegmentedModel):
         budget = torch.full_like(open_steps, self.memory_budget or 0)
         return TensorDict({**buffers, **counters, "budget": budget}, [batch_size])
 
-    @torch.no_grad()
-    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row; see :meth:`SequenceModel.step`."""
-        self.check_step(x_t, state, is_init)
+    def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
+        """Process the next steps; see :meth:`SegmentedModel.advance`."""
         open_steps, segments = state["open_steps"], state["segments"]
-        if is_init is not None:
-            restarted = is_init.to(open_steps.device)
-            open_steps.masked_fill_(restarted, 0)
-            segments.masked_fill_(restarted, 0)
-
         writer = KVCache(state, self.transformer, growth=1).writer(open_steps)
-        encoded = self.transformer(x_t.unsqueeze(1), positions_from(open_steps, 1, x_t.device), writer)
-        rows = torch.arange(len(x_t), device=x_t.device)
-        state["encoded"][rows, open_steps.to(x_t.device)] = encoded.squeeze(1).to(state["encoded"].dtype)
+        encoded = self.transformer(x, positions_from(open_steps, x.shape[1], x.device), writer)
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        slots = open_steps.to(x.device)[:, None] + torch.arange(x.shape[1], device=x.device)
+        state["encoded"][rows, slots] = encoded.to(state["encoded"].dtype)
 
         held = segments if self.max_summaries is None else segments.clamp(max=self.max_summaries)
         held = held * self.summary_length
         n_seen, read = int(held.max()), None
         if n_seen:
             keys, values = state["store_keys"][:, :n_seen], state["store_values"][:, :n_seen]
-            empty = torch.arange(n_seen, device=x_t.device) >= held.to(x_t.device)[:, None, None]  # (B, 1, n)
+            empty = torch.arange(n_seen, device=x.device) >= held.to(x.device)[:, None, None]  # (B, 1, n)
             read = self._retrieve(encoded, keys, values, empty)
         y = self._combine(encoded, read)
 
-        open_steps += 1
+        open_steps += n_steps
         at_boundary = open_steps == self.segment_length
         if at_boundary.any():
             self._store_segments(state, at_boundary.nonzero().squeeze(1))
-        return y.squeeze(1), state
+        return y
 
     def _store_segments(self, state: TensorDict, rows: Tensor) -> None:
         """Put the complete segment of ``rows [b]`` into the store, in place of the oldest if it is full."""

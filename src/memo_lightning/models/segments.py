@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
 from torch import Tensor
 
 from memo_lightning.models.base import SequenceModel
@@ -21,9 +23,16 @@ class SegmentedModel(SequenceModel):
         segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
             ``segment_jitter * L`` of L. Acting and ``eval()`` always use L.
 
+    Attributes:
+        counter_names: entries of a state that are zero where a row's memory is empty; all others then have no
+            effect.
+
     Raises:
         ValueError: if a setting is out of range.
     """
+
+    segment_length: int
+    counter_names: tuple[str, ...] = ("open_steps", "segments")
 
     def __init__(self, d_model: int, segment_length: int, summary_length: int, segment_jitter: float) -> None:
         super().__init__(d_model)
@@ -72,6 +81,47 @@ class SegmentedModel(SequenceModel):
         trials = Trials((x.shape[0], x.shape[1]), is_init)
         return trials.scatter(self.read_trials(x, trials, segment_length))
 
+    @torch.no_grad()
+    def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process whole rows, a segment at a time; see :meth:`SequenceModel.prefill`."""
+        self.check_rows(x, is_init)
+        trials = Trials((x.shape[0], x.shape[1]), is_init)
+        state, ended = self.init_state(trials.n_trials), []
+        outputs = []
+        for segment in trials.chunks(self.segment_length):
+            if segment.n_trials < state.batch_size[0]:
+                ended.append(state[segment.n_trials :])
+                state = state[: segment.n_trials]
+            steps = trials.gather(x, segment)
+            outputs.append((segment, self.advance(steps, state, trials.lengths_in(segment))))
+        if not trials.is_plain:
+            state = join_states([state, *reversed(ended)])[trials.last()]
+        return trials.scatter(outputs), state
+
+    @abstractmethod
+    def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
+        """Process the next ``n_steps [B]`` steps, none past the end of the open segment.
+
+        Args:
+            x: inputs ``[B, t, D]``; of each row only its first ``n_steps`` count.
+            state: the memory, updated in place.
+            n_steps: int64 ``[B]`` on the CPU, from 1 to t.
+
+        Returns:
+            Outputs ``[B, t, D]``.
+        """
+
+    @torch.no_grad()
+    def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
+        """Process one step of every row; see :meth:`SequenceModel.step`."""
+        self.check_step(x_t, state, is_init)
+        if is_init is not None:
+            restarted = is_init.to(state["open_steps"].device)
+            for counter in self.counter_names:
+                state[counter].masked_fill_(restarted, 0)
+        y = self.advance(x_t.unsqueeze(1), state, torch.ones_like(state["open_steps"]))
+        return y.squeeze(1), state
+
     @abstractmethod
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
@@ -81,3 +131,21 @@ class SegmentedModel(SequenceModel):
         spread = int(self.segment_jitter * self.segment_length)
         low, high = self.segment_length - spread, self.segment_length + spread
         return int(torch.randint(low, high + 1, ()))
+
+
+def join_states(states: list[TensorDict]) -> TensorDict:
+    """Stack the rows of ``states``, whose buffers may have grown to different sizes."""
+    if len(states) == 1:
+        return states[0]
+
+    def join(*tensors: Tensor) -> Tensor:
+        sizes = [max(lengths) for lengths in zip(*(tensor.shape for tensor in tensors), strict=True)]
+        padded = []
+        for tensor in tensors:
+            missing = [size - length for size, length in zip(sizes, tensor.shape, strict=True)]
+            missing[0] = 0  # rows are stacked
+            padded.append(F.pad(tensor, [side for extra in reversed(missing) for side in (0, extra)]))
+        return torch.cat(padded)
+
+    n_rows = sum(state.batch_size[0] for state in states)
+    return states[0].apply(join, *states[1:], batch_size=[n_rows])

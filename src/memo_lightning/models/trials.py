@@ -57,6 +57,20 @@ class Trials:
         """Every row is a single trial."""
         return self._starts is None
 
+    @property
+    def n_trials(self) -> int:
+        """Return how many trials there are."""
+        return self.shape[0] if self._starts is None else len(self._starts)
+
+    def last(self) -> Tensor:
+        """Return int64 ``[B]`` on the CPU, the number of every row's last trial, counted longest first."""
+        rows, n_steps = self.shape
+        if self._starts is None:
+            return torch.arange(rows)
+        starts, by_start = self._starts.cpu().sort()
+        ends = n_steps * torch.arange(1, rows + 1)
+        return by_start[torch.searchsorted(starts, ends) - 1]
+
     def n_chunks(self, length: int) -> int:
         """Return how many chunks of ``length`` steps the longest trial has, a shorter last one included."""
         longest = self.shape[1] if self._starts is None else int(self._lengths[0])
@@ -77,6 +91,12 @@ class Trials:
             steps = torch.arange(start, end, device=self._starts.device)
             steps = torch.minimum(steps, self._lengths[:n_trials, None] - 1)
             yield Chunk(n_trials, start, end - start, end == longest, self._starts[:n_trials, None] + steps)
+
+    def lengths_in(self, chunk: Chunk) -> Tensor:
+        """Return int64 ``[n_trials]`` on the CPU, how many steps of ``chunk`` every one of its trials has."""
+        if self._starts is None:
+            return torch.full((chunk.n_trials,), chunk.length)
+        return (self._lengths[: chunk.n_trials].cpu() - chunk.start).clamp(max=chunk.length)
 
     def packing(self) -> tuple[Tensor, Tensor]:
         """Return all steps in the order of a ``PackedSequence``, where rows are not :attr:`is_plain`.

@@ -296,12 +296,12 @@ def _pruner_metric(spec: StudySpec) -> list[tuple[str, str]]:
 
 
 def _start_process(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start a trial's process, in a session of its own; it ends with this process, which holds its stdin."""
+    """Start a trial's process, in a session of its own, out of reach of Ctrl-C; it ends when this process does."""
     with (folder / "output.log").open("w") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "memo_lightning.sweeps.trial", str(folder)],
             env={**os.environ, **environment},
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

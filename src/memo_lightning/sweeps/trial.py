@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import open_dict
 
 from memo_lightning.callbacks.pruning import Pruning
 from memo_lightning.config import build, compose_config
 from memo_lightning.errors import UserError
+from memo_lightning.processes import end_with_parent
 from memo_lightning.sweeps.reporting import TrialReporter
+from memo_lightning.training.launchers import started_by_the_run
 from memo_lightning.training.train import train
 
 STORAGE_VARIABLE = "MEMO_STUDY_STORAGE"  # not in trial.json: it may hold a password
@@ -100,7 +99,9 @@ def run_trial(task: TrialTask, folder: Path) -> TrialResult:
         last = LastMetrics()
         callbacks: list[lightning.Callback] = [last]
         if task.pruner:
-            report = _reporter(task, first_step=index * config.total_frames) if not _get_rank() else None
+            assert task.study is not None
+            location, first_step = os.environ[STORAGE_VARIABLE], index * config.total_frames
+            report = TrialReporter(location, task.study, task.trial_id, build(task.pruner), first_step)
             callbacks.append(Pruning(task.prune_on, task.prune_every, report))
         metrics = train(config, callbacks)
         if any(isinstance(callback, Pruning) and callback.pruned for callback in callbacks):
@@ -134,7 +135,7 @@ def write_task(task: TrialTask, folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """Run the trial that ``folder`` describes."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     task = TrialTask(**json.loads((folder / "trial.json").read_text()))
     try:
         result = run_trial(task, folder)
@@ -144,23 +145,10 @@ def main(folder: Path) -> None:
         traceback.print_exc()
         first_line = (str(error).strip() or "no message").splitlines()[0]
         result = TrialResult("failed", error=f"{type(error).__name__}: {first_line}")
-    if not _get_rank():
+    if not started_by_the_run(os.environ):  # the first rank speaks for all
         partial = folder / "result.partial"
         partial.write_text(json.dumps(asdict(result), indent=2) + "\n")
         partial.replace(folder / "result.json")
-
-
-def _reporter(task: TrialTask, first_step: int) -> Any:
-    assert task.study is not None
-    report = TrialReporter(os.environ[STORAGE_VARIABLE], task.study, task.trial_id, build(task.pruner or {}))
-    return lambda frames, value: report(first_step + frames, value)
-
-
-def _die_with_parent() -> None:
-    """End this process and its ranks when the study's process, at the other end of stdin, has gone."""
-    while os.read(0, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
