@@ -23,9 +23,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from memo_lightning.config import nearest
 from memo_lightning.errors import UserError
 from memo_lightning.sweeps.devices import worker_environments
+from memo_lightning.sweeps.rehearsal import rehearse
 from memo_lightning.sweeps.report import StudyReport, write_report
 from memo_lightning.sweeps.space import as_overrides, draw
 from memo_lightning.sweeps.storage import open_storage
@@ -43,6 +43,7 @@ from memo_lightning.sweeps.study import (
 )
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.sweeps.trial import STORAGE_VARIABLE, TrialResult, TrialTask, read_result, write_task
+from memo_lightning.sweeps.trial_process import start_trial_process, why_no_result
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.study_runs import StudyRuns
 
@@ -93,31 +94,6 @@ def run_study(spec: StudySpec) -> StudyReport:
             runner.interrupt()
             raise
         return write_report(spec, study, runs)
-
-
-def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
-    """Train for one rollout, with what all trials share, to see that it works and that the objectives are logged.
-
-    Raises:
-        UserError: if not.
-    """
-    print("rehearsing one rollout", file=sys.stderr, flush=True)
-    folder = spec.run_dir / "rehearsal"
-    shutil.rmtree(folder, ignore_errors=True)
-    metrics = [objective.metric for objective in spec.objectives]
-    overrides = [*spec.train, "total_frames=1", "logger=none"]
-    write_task(TrialTask(overrides, [0], metrics), folder)
-    process = _start_process(folder, environment)
-    process.wait()
-    result = read_result(folder)
-    if result is None:
-        raise UserError(f"the study's train settings do not run: {_why(process, folder)}")
-    if result.state != "complete" and not result.logged:
-        raise UserError(f"the study's train settings do not run: {result.error}; see {folder / 'output.log'}")
-    for name, metric in [*((f"objectives[{k}].metric", m) for k, m in enumerate(metrics)), *_pruner_metric(spec)]:
-        if metric not in result.logged:
-            raise UserError(f"{name}={metric}: is never logged; {nearest(metric, result.logged)}")
-    shutil.rmtree(folder)
 
 
 class StudyRunner:
@@ -204,7 +180,7 @@ class StudyRunner:
         folder = self._folder(trial.number)
         shutil.rmtree(folder, ignore_errors=True)  # of another study that was in this place
         write_task(task, folder)
-        process = _start_process(folder, {**self._environments[slot], STORAGE_VARIABLE: self._location})
+        process = start_trial_process(folder, {**self._environments[slot], STORAGE_VARIABLE: self._location})
         self._workers.append(_Worker(slot, trial._trial_id, trial.number, values, process, time.monotonic()))
         print(f"trial {trial.number:>3} starts     {' '.join(as_overrides(values))}", file=sys.stderr, flush=True)
 
@@ -212,7 +188,7 @@ class StudyRunner:
         """Record the trials of this machine that have ended."""
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             folder = self._folder(worker.number)
-            result = read_result(folder) or TrialResult("failed", error=_why(worker.process, folder))
+            result = read_result(folder) or TrialResult("failed", error=why_no_result(worker.process, folder))
             self._record(self._storage.get_trial(worker.trial_id), result)
             self._workers.remove(worker)  # only now: a storage that was away is told next time
 
@@ -289,32 +265,6 @@ def _open_runs(spec: StudySpec) -> StudyRuns | None:
     if not logger:
         return None
     return StudyRuns(resolve_store(logger.tracking_uri), logger.experiment_name, spec.name)
-
-
-def _pruner_metric(spec: StudySpec) -> list[tuple[str, str]]:
-    return [("prune_on", spec.settings["prune_on"])] if spec.settings["pruner"] else []
-
-
-def _start_process(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start a trial's process, in a session of its own, out of reach of Ctrl-C; it ends when this process does."""
-    with (folder / "output.log").open("w") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "memo_lightning.sweeps.trial", str(folder)],
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _why(process: subprocess.Popen, folder: Path) -> str:
-    """Return, in one line, why a process left no result."""
-    if process.returncode < 0:
-        return f"killed by {signal.Signals(-process.returncode).name}; see {folder / 'output.log'}"
-    lines = (folder / "output.log").read_text(errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "no output"
-    return f"exit status {process.returncode}: {last}; see {folder / 'output.log'}"
 
 
 def _line(error: Exception) -> str:
