@@ -137,10 +137,14 @@ def test_mistakes_are_told_before_any_trial(in_tmp_dir, capsys):
 
 
 @pytest.mark.slow
-def test_bad_trials_are_pruned_by_frames_and_failed_ones_keep_their_error(in_tmp_dir):
-    """All trials exceed the pruner's bound after its warm-up; settings that cannot work are not tried again."""
+def test_bad_trials_are_pruned_by_frames_on_all_ranks_and_failed_ones_keep_their_error(in_tmp_dir):
+    """Every trial exceeds the pruner's bound after its warm-up; settings that cannot work are not tried again.
+
+    Each trial is a run on two ranks, which crashes or hangs if only one of them stops.
+    """
     write_study(
         in_tmp_dir / "pruned.yaml",
+        train=[*TINY, "collector.n_envs=4", "algorithm.n_minibatches=2", "trainer.devices=2", "trainer.strategy=ddp"],
         space={"model.summary_length": {"type": "categorical", "choices": [2, 40]}},
         sampler={"_target_": "optuna.samplers.BruteForceSampler"},
         pruner=PRUNER,
@@ -150,6 +154,8 @@ def test_bad_trials_are_pruned_by_frames_and_failed_ones_keep_their_error(in_tmp
     assert main(["sweep", "pruned.yaml", "workers=2", "logger=none"]) == 0
     study = load(in_tmp_dir, "pruned")
     assert len(study.trials) == 2, "there are no more settings to be tried"
+    assert main(["sweep", "pruned.yaml", "workers=2", "logger=none"]) == 0
+    assert len(load(in_tmp_dir, "pruned").trials) == 2, "nor when the command is repeated"
     by_length = {trial.params["model.summary_length"]: trial for trial in study.trials}
     assert by_length[40].state is TrialState.FAIL
     assert "summary_length=40" in by_length[40].user_attrs["error"]

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
@@ -36,9 +35,10 @@ from memo_lightning.sweeps.study import (
     RETRIED,
     Owner,
     begin_study,
+    is_wanted,
+    mark_exhausted,
     mlflow_run_of,
     n_running,
-    n_settled,
     open_study,
 )
 from memo_lightning.sweeps.study_file import StudySpec
@@ -47,7 +47,7 @@ from memo_lightning.sweeps.trial_process import start_trial_process, why_no_resu
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.study_runs import StudyRuns
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.5
 _AWAY_SECONDS = 5.0  # between attempts to reach a storage that is away
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _AWAY = (SQLAlchemyError, StorageInternalError, MlflowException)
@@ -60,9 +60,7 @@ class _Worker:
     slot: int
     trial_id: int
     number: int
-    values: dict[str, Any]
     process: subprocess.Popen
-    started: float
 
 
 def run_study(spec: StudySpec) -> StudyReport:
@@ -118,10 +116,12 @@ class StudyRunner:
         environments: list[dict[str, str]],
     ) -> None:
         self._spec, self._study, self._storage, self._runs = spec, study, storage, runs
+        self._n_trials: int = spec.settings["n_trials"]
         self._location, self._environments = location, environments
         self._owner = Owner(study)
         self._workers: list[_Worker] = []
-        self._exhausted = False
+        self._reap_after = 0.0
+        self._waits = False
 
     def run(self) -> None:
         """Run trials until there are enough, waiting for those of other machines too."""
@@ -130,30 +130,38 @@ class StudyRunner:
         while True:
             try:
                 self._owner.beat()
-                self._reap()
                 self._collect()
-                while len(self._workers) < len(self._environments) and self._wanted():
+                if time.monotonic() >= self._reap_after:
+                    self._reap()
+                while len(self._workers) < len(self._environments) and is_wanted(self._study, self._n_trials):
                     self._start()
-                if not self._workers and not self._wanted() and not n_running(self._study):
+                if not self._workers and not is_wanted(self._study, self._n_trials) and not self._others():
                     return
             except _AWAY as error:
                 print(f"storage does not answer ({_line(error)}); trials go on, trying again", file=sys.stderr)
                 time.sleep(_AWAY_SECONDS)
+                # The other machines' heartbeats could not be written either.
+                self._reap_after = time.monotonic() + 3 * _AWAY_SECONDS
             time.sleep(_POLL_SECONDS)
 
     def interrupt(self) -> None:
         """End the trials under way, and leave them to be repeated."""
         for worker in self._workers:
-            os.killpg(worker.process.pid, signal.SIGKILL)
-            worker.process.wait()
+            if worker.process.poll() is None:
+                os.killpg(worker.process.pid, signal.SIGKILL)
+                worker.process.wait()
         for worker in self._workers:
-            self._give_back(self._storage.get_trial(worker.trial_id), "the study was interrupted")
+            self._settle(self._storage.get_trial(worker.trial_id), "the study was interrupted")
         if self._runs and (parent := mlflow_run_of(self._study)):
             self._runs.end_study(parent, "KILLED", {}, [])
 
-    def _wanted(self) -> bool:
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return bool(waiting) or (not self._exhausted and n_settled(self._study) < self._spec.settings["n_trials"])
+    def _others(self) -> int:
+        """Return how many trials other machines have under way; the study is not over before they are."""
+        n_others = n_running(self._study)
+        if n_others and not self._waits:
+            self._waits = True
+            print(f"waiting for {n_others} trial(s) of other machines", file=sys.stderr, flush=True)
+        return n_others
 
     def _start(self) -> None:
         """Let the sampler choose settings, and start a process that tries them."""
@@ -181,7 +189,7 @@ class StudyRunner:
         shutil.rmtree(folder, ignore_errors=True)  # of another study that was in this place
         write_task(task, folder)
         process = start_trial_process(folder, {**self._environments[slot], STORAGE_VARIABLE: self._location})
-        self._workers.append(_Worker(slot, trial._trial_id, trial.number, values, process, time.monotonic()))
+        self._workers.append(_Worker(slot, trial._trial_id, trial.number, process))
         print(f"trial {trial.number:>3} starts     {' '.join(as_overrides(values))}", file=sys.stderr, flush=True)
 
     def _collect(self) -> None:
@@ -195,15 +203,21 @@ class StudyRunner:
     def _reap(self) -> None:
         """Record the trials whose owners have died: with their result if they left one here, else as failed."""
         for trial in self._owner.orphans({worker.trial_id for worker in self._workers}):
-            ours = trial.user_attrs.get(OWNER, "").startswith(f"{socket.gethostname()}:")
-            result = read_result(self._folder(trial.number)) if ours else None
-            if result:
-                self._record(trial, result)
-            else:
-                self._give_back(trial, "the study's process died")
+            self._settle(trial, "the study's process died")
+
+    def _settle(self, trial: FrozenTrial, reason: str) -> None:
+        """Record a trial that nobody runs any more: with its result if it left one here, else as interrupted."""
+        ours = trial.user_attrs.get(OWNER, "").startswith(f"{socket.gethostname()}:")
+        result = read_result(self._folder(trial.number)) if ours else None
+        if result:
+            self._record(trial, result)
+        else:
+            self._give_back(trial, reason)
 
     def _record(self, trial: FrozenTrial, result: TrialResult) -> None:
         """Write a trial's end to MLflow, then to the storage, which makes it final."""
+        if trial.state.is_finished():  # another machine took this one for dead
+            return
         retries_left = self._spec.settings["retries"] - self._retries(trial)
         retry = result.state == "failed" and not result.mistake and retries_left > 0
         if result.error:
@@ -235,12 +249,15 @@ class StudyRunner:
         """Make a trial's end final; False if somebody else has done so."""
         try:
             self._study.tell(trial.number, values, state)
-        except RuntimeError:  # grid samplers call Study.stop, which tell does not allow, when all has been tried
-            self._exhausted = True
         except (UpdateFinishedTrialError, ValueError):
             if not self._storage.get_trial(trial._trial_id).state.is_finished():
                 raise
             return False
+        except RuntimeError as error:
+            # When everything has been tried, grid samplers call Study.stop, which tell does not allow.
+            if "Study.stop" not in str(error):
+                raise
+            mark_exhausted(self._study)
         return True
 
     def _again(self, trial: FrozenTrial, retries: int) -> None:
@@ -282,11 +299,11 @@ def _only_one_in(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run_dir / "lock")
         lock.acquire(blocking=False)
-    except OSError as error:
-        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     except Timeout:
         raise UserError(
             f"run_dir={run_dir}: another memo sweep is at work there; use workers= for more at once"
         ) from None
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     with lock:
         yield

@@ -21,7 +21,9 @@ BEAT_SECONDS = 10.0
 _SILENCE_SECONDS = 120.0  # an owner on another machine that is silent for so long is taken for dead
 _OWNERLESS_SECONDS = 15.0  # a trial gets its owner right after it is made, unless that owner has died in between
 _SETTINGS, _MLFLOW, _BEAT = "settings", "mlflow_run_id", "beat "
+_EXHAUSTED = "exhausted"
 OWNER, INTERRUPTED, RETRIED, ERROR = "owner", "interrupted", "retried", "error"
+_REPEATED = {INTERRUPTED, RETRIED}
 
 
 def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:
@@ -95,14 +97,21 @@ def n_running(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
-def n_settled(study: optuna.Study) -> int:
-    """Return the number of trials that are over and need no repetition, or are under way."""
+def is_wanted(study: optuna.Study, n_trials: int) -> bool:
+    """Return whether a study that is to have ``n_trials`` needs another trial, or has one waiting to be repeated.
+
+    Trials count that are under way, or over and not to be repeated.
+    """
     trials = study.get_trials(deepcopy=False)
-    return sum(
-        trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        or (trial.state is TrialState.FAIL and not {INTERRUPTED, RETRIED} & set(trial.user_attrs))
-        for trial in trials
-    )
+    if any(trial.state is TrialState.WAITING for trial in trials):
+        return True
+    repeated = sum(trial.state is TrialState.FAIL and bool(_REPEATED & set(trial.user_attrs)) for trial in trials)
+    return len(trials) - repeated < n_trials and not study.user_attrs.get(_EXHAUSTED, False)
+
+
+def mark_exhausted(study: optuna.Study) -> None:
+    """Note that the search space is finite and all of it has been tried."""
+    study.set_user_attr(_EXHAUSTED, True)
 
 
 def _check_unchanged(spec: StudySpec, study: optuna.Study) -> None:
