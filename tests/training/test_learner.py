@@ -25,6 +25,7 @@ SETTINGS = {
     "warmup_frames": 0,
     "schedule": "constant",
     "max_grad_norm": 0.5,
+    "max_skipped_updates": 10,
 }
 
 
@@ -61,7 +62,7 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
     algorithm = PPO(**{**SETTINGS, **changes})
     if keep_inputs:
         policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
-    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames}, length)
+    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False}, length)
     witness = Witness()
     trainer = lightning.Trainer(
         max_epochs=1,

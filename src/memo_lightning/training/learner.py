@@ -131,8 +131,8 @@ class PolicyLearner(lightning.LightningModule):
         kl_by_epoch = history.pop("kl_of_epoch")
         means = {name: torch.stack(values).nanmean() for name, values in history.items()}
         counts = {"epochs": len(kl_by_epoch), "skipped": self.guard.skipped}
-        counts_ = {name: torch.tensor(float(count)) for name, count in counts.items()}
-        return {**means, "kl_first_epoch": kl_by_epoch[0], **counts_}
+        means |= {name: torch.tensor(float(count)) for name, count in counts.items()}
+        return {**means, "kl_first_epoch": kl_by_epoch[0]}
 
     @property
     def _gradient_scaler(self) -> torch.amp.GradScaler | None:
