@@ -45,5 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{name:<17} trial {trial.number}: {figures}")
         print(f"                  {' '.join(as_overrides(trial.params))}\n                  {file}")
     print(f"plots and table   {spec.run_dir}/")
-    train = f"memo train experiment={report.experiments[0]}" if report.experiments else "memo ui"
-    print(f"\nnext: {train}\n      memo compare study={spec.name}\n      memo ui")
+    if report.experiments:
+        print(f"\nnext: memo train experiment={report.experiments[0]}\n      memo compare study={spec.name}")
+    else:
+        print(f"\nnext: look at {spec.run_dir}/trials/*/output.log")
+    print("      memo ui")
