@@ -13,7 +13,7 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, config_dir, merge_file, override_key
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key
 from memo_lightning.errors import UserError, require
 from memo_lightning.sweeps.space import Parameter, check_space, parse_space
 
@@ -129,9 +129,10 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
 
 
 def shipped_studies() -> Path:
-    """Return the folder of the studies that ship with the package."""
-    installed = config_dir().parent / "studies"
-    return installed if installed.is_dir() else config_dir().parent / "sweeps"
+    """Return the folder of the studies that ship: inside the installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "studies"
+    return installed if installed.is_dir() else package.parents[1] / "sweeps"
 
 
 def _find(path: str) -> Path:
