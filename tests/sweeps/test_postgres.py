@@ -6,8 +6,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -34,10 +35,6 @@ class Server:
         # PostgreSQL refuses to run as root.
         self._user = {"user": "postgres"} if os.getuid() == 0 else {}
         if self._user:
-            os.chmod(folder, 0o755)
-            for parent in folder.parents:
-                if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                    os.chmod(parent, parent.stat().st_mode | 0o011)
             shutil.chown(folder, "postgres")
         self._run("initdb", "--auth=trust", "--username=memo", "-D", str(self._data))
 
@@ -46,11 +43,11 @@ class Server:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self._data, **self._user
         )
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.1)
+        ready = [f"{_BINARIES}/pg_isready", "-h", "127.0.0.1", "-p", str(self.port)]
+        for _ in range(120):
+            if subprocess.run(ready, capture_output=True, check=False).returncode == 0:
+                return
+            time.sleep(0.5)
         raise AssertionError("the server does not start")
 
     def kill(self):
@@ -64,13 +61,12 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path_factory):
-    if sys.platform != "linux":
-        pytest.skip("the server's user is chosen as on Linux")
-    server = Server(tmp_path_factory.mktemp("postgres"))
-    server.start()
-    yield server
-    server.kill()
+def server():
+    with tempfile.TemporaryDirectory() as folder:  # where the server's own user can go, as pytest's folders are not
+        server = Server(Path(folder))
+        server.start()
+        yield server
+        server.kill()
 
 
 def test_two_processes_share_a_study_and_a_server_that_dies_loses_nothing(server, tmp_path):
