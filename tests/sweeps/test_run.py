@@ -29,7 +29,8 @@ def runs_of_kind(client, kind):
 def killed_and_finished(tmp_path_factory):
     """A study of which first one trial's process was killed, then the whole, and that then was run to its end."""
     folder = tmp_path_factory.mktemp("study")
-    arguments = [str(write_study(folder / "small.yaml", n_seeds=2)), "workers=2"]
+    store = f"logger.tracking_uri=sqlite:///{folder}/mlflow.db"
+    arguments = [str(write_study(folder / "small.yaml", n_seeds=2, train=[*TINY, store])), "workers=2"]
     process = start_sweep(folder, *arguments)
     try:
         wait_for(process, "starts")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-from memo_lightning.config import nearest
+from memo_lightning.config import nearest, override_key
 from memo_lightning.errors import UserError
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.sweeps.trial import TrialTask, read_result, write_task
@@ -23,7 +23,8 @@ def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
     folder = spec.run_dir / "rehearsal"
     shutil.rmtree(folder, ignore_errors=True)
     metrics = [objective.metric for objective in spec.objectives]
-    overrides = [*spec.train, "total_frames=1", "logger=none"]
+    kept = [override for override in spec.train if override_key(override).partition(".")[0] != "logger"]
+    overrides = [*kept, "total_frames=1", "logger=none"]
     write_task(TrialTask(overrides, [0], metrics), folder)
     process = start_trial_process(folder, environment)
     process.wait()
