@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 _SQLITE = "sqlite:///"
 
@@ -39,3 +40,26 @@ def prepare_store(uri: str) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
         MlflowClient(uri).search_experiments(max_results=1)
+
+
+def experiment_id_of(uri: str, name: str) -> str:
+    """Return the id of an MLflow experiment, which is made where there is none.
+
+    It is marked as one of trainings: MLflow's pages would guess otherwise, and show those for language models.
+
+    Args:
+        uri: the store.
+        name: of the experiment.
+    """
+    prepare_store(uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment:
+        return experiment.experiment_id
+    try:
+        return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+    except MlflowException:  # another process was faster, or the experiment is deleted, which the caller will find
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment.experiment_id

@@ -13,7 +13,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.code_version import code_version
-from memo_lightning.tracking.store import prepare_store
+from memo_lightning.tracking.store import experiment_id_of
 
 
 class StudyRuns:
@@ -32,11 +32,7 @@ class StudyRuns:
         self._study = study
         self._client = MlflowClient(tracking_uri)
         try:
-            prepare_store(tracking_uri)
-            experiment = self._client.get_experiment_by_name(experiment_name)
-            self._experiment_id = (
-                experiment.experiment_id if experiment else self._client.create_experiment(experiment_name)
-            )
+            self._experiment_id = experiment_id_of(tracking_uri, experiment_name)
         except Exception as error:  # whatever the store's own library raises
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None
