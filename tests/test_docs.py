@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Added behind a command as it is written, so that it is over soon. Everything else about it stays.
 SMALL_TRAINING = [
-    "total_frames=640",
+    "total_frames=1280",
     "env.trial_length=40",
     "env.episode_length=10",
-    "collector.n_envs=8",
+    "collector.n_envs=16",
     "model.d_model=16",
     "model.d_ff=32",
     "model.segment_length=10",
@@ -73,7 +73,7 @@ def test_commands_of_the_guide_run_as_written(in_tmp_dir, monkeypatch, capsys):
         "        super().__init__(d_model=d_model, n_layers=1)\n"
     )
     monkeypatch.syspath_prepend(in_tmp_dir)
-    assert main(["train", *SMALL_TRAINING, "total_frames=320", "run_dir=runs/NAME"]) == 0
+    assert main(["train", *SMALL_TRAINING, "total_frames=640", "run_dir=runs/NAME"]) == 0
     written = {command for page, command in commands() if page in GUIDE and "http://" not in command}
     written -= {"memo evaluate"}  # the verb's name, in a sentence
     by_verb = {

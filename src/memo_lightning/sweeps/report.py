@@ -21,7 +21,7 @@ from optuna.visualization import matplotlib as plots
 
 from memo_lightning.config import config_dir
 from memo_lightning.sweeps.space import as_overrides
-from memo_lightning.sweeps.study import mlflow_run_of
+from memo_lightning.sweeps.study import INTERRUPTED, mlflow_run_of
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.tracking.study_runs import StudyRuns
 
@@ -54,7 +54,7 @@ def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -
     files = [_write_trials(spec, trials), *experiments, *_plot(spec, study, complete)]
     states: dict[str, int] = {}
     for trial in trials:
-        state = "interrupted" if "interrupted" in trial.user_attrs else trial.state.name.lower()
+        state = _state(trial)
         states[state] = states.get(state, 0) + 1
     parent = mlflow_run_of(study)
     if runs and parent:
@@ -64,11 +64,17 @@ def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -
     return StudyReport(states, best, experiments, files)
 
 
+def _state(trial: FrozenTrial) -> str:
+    if INTERRUPTED in trial.user_attrs:
+        return "interrupted"
+    return "failed" if trial.state is TrialState.FAIL else trial.state.name.lower()
+
+
 def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
     rows = [
         {
             "number": trial.number,
-            "state": trial.state.name.lower(),
+            "state": _state(trial),
             "settings": trial.params,
             "values": trial.values,
             "seconds": trial.duration.total_seconds() if trial.duration else None,
