@@ -26,7 +26,12 @@ VERBS = {
     "evaluate": "run a checkpoint on held-out trials",
     "check-env": "check an environment before training on it",
     "export-houses": "write generated houses for habitat-sim",
+    "sweep": "search for the best settings",
+    "register": "name a checkpoint in MLflow's model registry",
+    "compare": "hold finished runs against each other",
     "ui": "look at runs in the browser",
+    "doctor": "see what this machine has, and what is wrong with it",
+    "completion": "make the shell complete commands and settings",
 }
 
 
