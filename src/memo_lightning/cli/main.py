@@ -14,6 +14,7 @@ from memo_lightning.errors import UserError
 VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
+    "benchmark": "measure what every memory costs",
     "ui": "look at runs in the browser",
 }
 USAGE_ERROR = 2

@@ -1,0 +1,182 @@
+"""Running all cases of ``memo benchmark``, each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from memo_lightning.config import compose_config, nearest
+from memo_lightning.errors import UserError, require
+from memo_lightning.evaluation.efficiency.acting import measure_acting, measure_staggered, measure_streaming
+from memo_lightning.evaluation.efficiency.case import Case, build_memory
+from memo_lightning.evaluation.efficiency.checks import check_steps
+from memo_lightning.evaluation.efficiency.plot import plot_costs
+from memo_lightning.evaluation.efficiency.ratios import ratios
+from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
+from memo_lightning.evaluation.efficiency.update import measure_update
+from memo_lightning.models.segments import SegmentedModel
+
+_OWN = ("memories", "context_lengths", "arms", "run_dir", "choices", "streaming_steps")  # not part of a case's settings
+_MODULE = "memo_lightning.evaluation.efficiency.benchmark"
+
+
+def benchmark(config: DictConfig) -> dict[str, Any]:
+    """Measure what ``conf/benchmark.yaml`` and its overrides ask for.
+
+    Results are written after every case, and cases that ``run_dir`` holds already are kept.
+
+    Args:
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
+
+    Returns:
+        The figures of ``benchmark.json``.
+
+    Raises:
+        UserError: if a setting is wrong, or ``run_dir`` holds a benchmark with other settings.
+    """
+    cases = plan(config)
+    run_dir = Path(config.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-benchmark")
+    config.run_dir = str(run_dir)
+    results = _open_results(run_dir, cases[0].settings)
+    _write(run_dir, results)  # before hours are spent on what cannot be kept
+    for number, case in enumerate(cases, start=1):
+        title = f"[{number}/{len(cases)}] {case.memory} at {case.context_length:,} steps, {case.kind}"
+        if case.key in results["cases"]:
+            print(f"{title}: kept", file=sys.stderr)
+            continue
+        print(f"{title} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        figures = in_fresh_process(measure, case)
+        print(f"    {_describe(figures)} ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
+        results["cases"][case.key] = {"memory": case.memory, "context_length": case.context_length, **figures}
+        results["ratios"] = ratios(results["cases"])
+        _write(run_dir, results)
+    tables = f"{cost_table(results['cases'])}\n\n{ratio_table(results['ratios'])}\n"
+    (run_dir / "benchmark.md").write_text(tables)
+    plot_costs(results["cases"], run_dir / "benchmark.png")
+    return results
+
+
+def plan(config: DictConfig) -> list[Case]:
+    """Return the cases that ``config`` asks for; those that are compared lie side by side.
+
+    Raises:
+        UserError: if a setting is out of range or does not fit the others.
+    """
+    least = {"update_rows": 1, "acting_rows": 1, "input_sets": 1, "max_seconds": 0, "threads": 1, "streaming_steps": 0}
+    for name, smallest in least.items():
+        require(config[name] >= smallest, name, config[name], f"at least {smallest}")
+    require(config.precision in ("float32", "bfloat16"), "precision", config.precision, "float32 or bfloat16")
+    require(config.device in ("cpu", "cuda"), "device", config.device, "cpu or cuda")
+    require(config.device == "cpu" or torch.cuda.is_available(), "device", config.device, "cpu: there is no GPU here")
+    require(len(config.memories) > 0, "memories", [], "one or more of " + ", ".join(config.arms))
+    segment = config.model.segment_length
+    require(segment >= 2, "model.segment_length", segment, "at least 2")
+    lengths = list(config.context_lengths)
+    for name, length in [*(("context_lengths", n) for n in lengths), ("staggered_length", config.staggered_length)]:
+        valid = isinstance(length, int) and length >= 2 * segment and length % segment == 0
+        require(valid, name, length, f"multiples of model.segment_length={segment}, at least twice as long")
+    for memory in config.memories:
+        if memory not in config.arms:
+            raise UserError(f"memories={memory}: {nearest(memory, config.arms)}")
+
+    settings: dict[str, Any] = {
+        key: value
+        for key, value in OmegaConf.to_container(config, resolve=True).items()  # type: ignore[union-attr]
+        if key not in _OWN
+    }
+    models = {memory: _model_settings(config, memory) for memory in config.memories}
+    cases = [
+        Case("cost", memory, model, length, settings) for length in sorted(lengths) for memory, model in models.items()
+    ]
+    for memory, model in models.items():
+        if isinstance(build_memory(model), SegmentedModel):
+            cases.append(Case("staggered", memory, model, config.staggered_length, settings))
+    if config.streaming_steps:
+        memo = _model_settings(config, "memo")
+        build_memory({**memo, "memory_budget": config.streaming_budget})
+        cases.append(Case("streaming", "memo", memo, config.streaming_steps, settings))
+    return cases
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Build the memory, hold it to its contract, and measure it."""
+    model = case.build_model()
+    figures: dict[str, Any] = {"step_minus_forward": check_steps(case, model)}
+    if case.kind == "cost":
+        figures |= measure_update(case, model) | measure_acting(case, model)
+    else:
+        figures |= {"staggered": measure_staggered, "streaming": measure_streaming}[case.kind](case, model)
+    return figures
+
+
+def in_fresh_process(function: Callable[[Case], dict[str, Any]], case: Case) -> dict[str, Any]:
+    """Return what ``function(case)`` gives in a new process, or why there is nothing as ``{"failed": reason}``."""
+    context = multiprocessing.get_context("forkserver")  # imports once; children have run no torch before
+    context.set_forkserver_preload([_MODULE])
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        try:
+            return executor.submit(function, case).result()
+        except BrokenProcessPool:
+            return {"failed": "its process was killed, as happens when memory runs out"}
+        except Exception as error:  # one memory that fails must not cost the figures of all others
+            return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def _model_settings(config: DictConfig, memory: str) -> dict[str, Any]:
+    """Return ``_target_`` and settings of a memory, as ``memo train`` with the overrides of its arm has them."""
+    sizes = [f"model.{name}={value}" for name, value in config.model.items()]
+    trained = compose_config("train", [*sizes, *config.arms[memory]])
+    node = trained.baseline if trained.choices.baseline != "none" else trained.model
+    return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores"
+
+
+def _describe(figures: dict[str, Any]) -> str:
+    """Return a case's figures in a line."""
+    if "failed" in figures:
+        return f"failed: {figures['failed']}"
+    if "tokens_per_second" in figures:
+        return (
+            f"{figures['tokens_per_second']:,.0f} tokens/s, step {1e3 * figures['step_seconds']:.2f} ms "
+            f"(worst {1e3 * figures['worst_step_seconds']:.2f}), state {figures['state_bytes'] / 1e6:.2f} MB"
+        )
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _open_results(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the results in ``run_dir``, or new ones."""
+    path = run_dir / "benchmark.json"
+    system = {"torch": torch.__version__, "device": _device_name(settings["device"])}
+    if not path.exists():
+        return {"settings": settings, "system": system, "cases": {}, "ratios": []}
+    try:
+        results = json.loads(path.read_text())
+        same = results["settings"] == settings and results["system"] == system
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise UserError(f"run_dir={run_dir}: holds a benchmark with other settings; must be another folder")
+    return results
+
+
+def _write(run_dir: Path, results: dict[str, Any]) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
