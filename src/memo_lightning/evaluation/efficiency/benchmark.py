@@ -27,7 +27,7 @@ from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
 from memo_lightning.evaluation.efficiency.update import measure_update
 from memo_lightning.models.segments import SegmentedModel
 
-_OWN = ("memories", "context_lengths", "arms", "run_dir", "choices", "streaming_steps")  # not part of a case's settings
+_WHICH_CASES = ("memories", "context_lengths", "arms", "staggered", "streaming_steps", "run_dir", "choices")
 _MODULE = "memo_lightning.evaluation.efficiency.benchmark"
 
 
@@ -80,29 +80,36 @@ def plan(config: DictConfig) -> list[Case]:
     require(config.precision in ("float32", "bfloat16"), "precision", config.precision, "float32 or bfloat16")
     require(config.device in ("cpu", "cuda"), "device", config.device, "cpu or cuda")
     require(config.device == "cpu" or torch.cuda.is_available(), "device", config.device, "cpu: there is no GPU here")
-    require(len(config.memories) > 0, "memories", [], "one or more of " + ", ".join(config.arms))
-    segment = config.model.segment_length
+    segment, lengths = config.model.segment_length, list(config.context_lengths)
     require(segment >= 2, "model.segment_length", segment, "at least 2")
-    lengths = list(config.context_lengths)
+    require(len(lengths) > 0, "context_lengths", lengths, f"one or more multiples of model.segment_length={segment}")
     for name, length in [*(("context_lengths", n) for n in lengths), ("staggered_length", config.staggered_length)]:
         valid = isinstance(length, int) and length >= 2 * segment and length % segment == 0
-        require(valid, name, length, f"multiples of model.segment_length={segment}, at least twice as long")
+        require(valid, name, length, f"a multiple of model.segment_length={segment}, at least twice as long")
+    require(len(config.memories) > 0, "memories", [], f"one or more of {', '.join(config.arms)}")
     for memory in config.memories:
         if memory not in config.arms:
             raise UserError(f"memories={memory}: {nearest(memory, config.arms)}")
+    models = {memory: _model_settings(config, memory) for memory in config.memories}
+    built = {memory: build_memory(settings) for memory, settings in models.items()}
+    segmented = [memory for memory, model in built.items() if isinstance(model, SegmentedModel)]
+    for memory in config.staggered:
+        if memory not in config.memories:
+            continue
+        if memory not in segmented:
+            raise UserError(f"staggered={memory}: must be one of {', '.join(segmented)}, which have boundaries")
 
     settings: dict[str, Any] = {
         key: value
         for key, value in OmegaConf.to_container(config, resolve=True).items()  # type: ignore[union-attr]
-        if key not in _OWN
+        if key not in _WHICH_CASES
     }
-    models = {memory: _model_settings(config, memory) for memory in config.memories}
     cases = [
         Case("cost", memory, model, length, settings) for length in sorted(lengths) for memory, model in models.items()
     ]
-    for memory, model in models.items():
-        if isinstance(build_memory(model), SegmentedModel):
-            cases.append(Case("staggered", memory, model, config.staggered_length, settings))
+    for memory in config.staggered:
+        if memory in models:
+            cases.append(Case("staggered", memory, models[memory], config.staggered_length, settings))
     if config.streaming_steps:
         memo = _model_settings(config, "memo")
         build_memory({**memo, "memory_budget": config.streaming_budget})

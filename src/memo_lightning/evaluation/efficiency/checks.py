@@ -48,9 +48,9 @@ def check_steps(case: Case, model: SequenceModel) -> float:
             stepped.append(y)
     acted = torch.cat([prefilled, torch.stack(steps, dim=1)], dim=1)
     first = torch.stack(stepped, dim=1)
-    difference = max(
-        float((acted - whole).abs().max()), float((first - whole[:, : first.shape[1]]).abs().max())
-    ) / max(1.0, float(whole.abs().max()))
+    difference = max(float((acted - whole).abs().max()), float((first - whole[:, : first.shape[1]]).abs().max())) / max(
+        1.0, float(whole.abs().max())
+    )
     if not difference < _TOLERANCE[case.settings["precision"]]:
         raise DisagreementError(f"{case.memory}: step differs from forward by {difference:.2g}")
     return difference

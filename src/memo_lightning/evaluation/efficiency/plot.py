@@ -38,7 +38,9 @@ def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 if case["memory"] == memory and case[name]
             )
             style = "-" if memory in ("memo", "full_context") else "--"
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=memory, color=f"C{number}") if points else None
+            axes.plot(
+                *zip(*points, strict=True), style, marker=".", label=memory, color=f"C{number}"
+            ) if points else None
         axes.set(title=title, xlabel="steps of context", xscale="log", yscale="log")
         axes.set_xticks(lengths, [f"{length / 1024:g}k" for length in lengths])
         axes.xaxis.set_minor_locator(NullLocator())
