@@ -9,8 +9,9 @@ import torch
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
-from memo_lightning.evaluation.efficiency.benchmark import in_fresh_process, measure, plan
+from memo_lightning.evaluation.efficiency.benchmark import in_fresh_process, measure
 from memo_lightning.evaluation.efficiency.checks import DisagreementError, check_steps
+from memo_lightning.evaluation.efficiency.plan import plan
 from memo_lightning.evaluation.efficiency.ratios import ratios
 from memo_lightning.evaluation.efficiency.timing import PeakMemory
 
@@ -134,17 +135,18 @@ def test_ratios_say_whether_the_aim_is_reached():
         ("context_lengths=[]", "context_lengths=[]: must be one or more"),
         ("context_lengths=[12]", "context_lengths=12: must be a multiple of model.segment_length=8"),
         ("context_lengths=[8]", "context_lengths=8: must be a multiple"),
-        ("staggered=[lstm]", "staggered=lstm: must be one of memo, which have"),
+        ("staggered=[lstm]", "staggered='lstm': must be one of those with boundaries: memo"),
         ("threads=0", "threads=0: must be at least 1"),
         ("precision=float16", "precision='float16': must be float32 or bfloat16"),
         ("device=tpu", "device='tpu': must be cpu or cuda"),
+        ("streaming_steps=9 streaming_budget=9", "memory_budget=9: must be at least 10"),
         ("streaming_steps=-1", "streaming_steps=-1: must be at least 0"),
         ("model.n_heads=3", "d_model=16: must be divisible by n_heads=3"),
         ("run_dir=/proc/run", "run_dir=/proc/run: must be writable"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(override, message, in_tmp_dir, capsys):
-    assert main(["benchmark", *TINY, "memories=[memo,lstm]", override]) == 2
+    assert main(["benchmark", *TINY, "memories=[memo,lstm]", *override.split()]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1, error

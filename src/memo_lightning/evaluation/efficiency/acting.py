@@ -100,7 +100,6 @@ def measure_streaming(case: Case, model: SequenceModel) -> dict[str, Any]:
         whole segment, by turns), and the steps of each.
     """
     model.eval().requires_grad_(False)
-    model.memory_budget = case.settings["streaming_budget"]
     length, n_young = case.context_length, min(10_000, case.context_length)
     x = case.inputs(1, case.segment_length)
     with case.autocast():

@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from memo_lightning.config import compose_config, nearest
-from memo_lightning.errors import UserError, require
+from memo_lightning.errors import UserError
 from memo_lightning.evaluation.efficiency.acting import measure_acting, measure_staggered, measure_streaming
-from memo_lightning.evaluation.efficiency.case import Case, build_memory
+from memo_lightning.evaluation.efficiency.case import Case
 from memo_lightning.evaluation.efficiency.checks import check_steps
+from memo_lightning.evaluation.efficiency.plan import plan
 from memo_lightning.evaluation.efficiency.plot import plot_costs
 from memo_lightning.evaluation.efficiency.ratios import ratios
 from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
 from memo_lightning.evaluation.efficiency.update import measure_update
-from memo_lightning.models.segments import SegmentedModel
 
-_WHICH_CASES = ("memories", "context_lengths", "arms", "staggered", "streaming_steps", "run_dir", "choices")
 _MODULE = "memo_lightning.evaluation.efficiency.benchmark"
 
 
@@ -68,55 +66,6 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     return results
 
 
-def plan(config: DictConfig) -> list[Case]:
-    """Return the cases that ``config`` asks for; those that are compared lie side by side.
-
-    Raises:
-        UserError: if a setting is out of range or does not fit the others.
-    """
-    least = {"update_rows": 1, "acting_rows": 1, "input_sets": 1, "max_seconds": 0, "threads": 1, "streaming_steps": 0}
-    for name, smallest in least.items():
-        require(config[name] >= smallest, name, config[name], f"at least {smallest}")
-    require(config.precision in ("float32", "bfloat16"), "precision", config.precision, "float32 or bfloat16")
-    require(config.device in ("cpu", "cuda"), "device", config.device, "cpu or cuda")
-    require(config.device == "cpu" or torch.cuda.is_available(), "device", config.device, "cpu: there is no GPU here")
-    segment, lengths = config.model.segment_length, list(config.context_lengths)
-    require(segment >= 2, "model.segment_length", segment, "at least 2")
-    require(len(lengths) > 0, "context_lengths", lengths, f"one or more multiples of model.segment_length={segment}")
-    for name, length in [*(("context_lengths", n) for n in lengths), ("staggered_length", config.staggered_length)]:
-        valid = isinstance(length, int) and length >= 2 * segment and length % segment == 0
-        require(valid, name, length, f"a multiple of model.segment_length={segment}, at least twice as long")
-    require(len(config.memories) > 0, "memories", [], f"one or more of {', '.join(config.arms)}")
-    for memory in config.memories:
-        if memory not in config.arms:
-            raise UserError(f"memories={memory}: {nearest(memory, config.arms)}")
-    models = {memory: _model_settings(config, memory) for memory in config.memories}
-    built = {memory: build_memory(settings) for memory, settings in models.items()}
-    segmented = [memory for memory, model in built.items() if isinstance(model, SegmentedModel)]
-    for memory in config.staggered:
-        if memory not in config.memories:
-            continue
-        if memory not in segmented:
-            raise UserError(f"staggered={memory}: must be one of {', '.join(segmented)}, which have boundaries")
-
-    settings: dict[str, Any] = {
-        key: value
-        for key, value in OmegaConf.to_container(config, resolve=True).items()  # type: ignore[union-attr]
-        if key not in _WHICH_CASES
-    }
-    cases = [
-        Case("cost", memory, model, length, settings) for length in sorted(lengths) for memory, model in models.items()
-    ]
-    for memory in config.staggered:
-        if memory in models:
-            cases.append(Case("staggered", memory, models[memory], config.staggered_length, settings))
-    if config.streaming_steps:
-        memo = _model_settings(config, "memo")
-        build_memory({**memo, "memory_budget": config.streaming_budget})
-        cases.append(Case("streaming", "memo", memo, config.streaming_steps, settings))
-    return cases
-
-
 def measure(case: Case) -> dict[str, Any]:
     """Build the memory, hold it to its contract, and measure it."""
     model = case.build_model()
@@ -139,14 +88,6 @@ def in_fresh_process(function: Callable[[Case], dict[str, Any]], case: Case) -> 
             return {"failed": "its process was killed, as happens when memory runs out"}
         except Exception as error:  # one memory that fails must not cost the figures of all others
             return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-
-
-def _model_settings(config: DictConfig, memory: str) -> dict[str, Any]:
-    """Return ``_target_`` and settings of a memory, as ``memo train`` with the overrides of its arm has them."""
-    sizes = [f"model.{name}={value}" for name, value in config.model.items()]
-    trained = compose_config("train", [*sizes, *config.arms[memory]])
-    node = trained.baseline if trained.choices.baseline != "none" else trained.model
-    return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
 
 
 def _device_name(device: str) -> str:

@@ -41,7 +41,8 @@ def measure_update(case: Case, model: SequenceModel) -> dict[str, Any]:
         update(x)
     peak_bytes = peak.read()
 
-    times, start = [], time.perf_counter()
+    times: list[tuple[float, float]] = []
+    start = time.perf_counter()
     while len(times) < settings["input_sets"]:
         x = case.inputs(rows, length, seed=len(times) + 1)
         times.append(seconds_of(lambda x=x: update(x), case.device))  # type: ignore[misc]
