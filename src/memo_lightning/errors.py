@@ -1,6 +1,12 @@
-"""The error that a user's mistake raises, and the checks that raise it."""
+"""The errors that are shown to the user, the exit statuses of commands, and the checks that raise the errors."""
 
 from __future__ import annotations
+
+# Exit statuses of the command.
+FAILED = 1
+USAGE_ERROR = 2
+PREEMPTED = 75  # "temporary failure, try again" in sysexits.h: go on with resume=
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 class UserError(ValueError):
@@ -8,6 +14,18 @@ class UserError(ValueError):
 
     The message names the field, its value and what is allowed.
     """
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on, though nobody made a mistake: shown as one line, which says what was kept."""
+
+
+class Preempted(KeyboardInterrupt):
+    """The machine is wanted back (SIGTERM): training ends as after Ctrl-C, and another exit status asks to go on."""
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment that raised, died or hangs: shown with its own stack trace, and not with ours."""
 
 
 def require(condition: bool, field: str, value: object, allowed: str) -> None:

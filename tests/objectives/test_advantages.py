@@ -22,14 +22,16 @@ def random_rows(batch=5, steps=30):
     )
 
 
+@pytest.mark.parametrize("cross_episodes", [False, True])
 @pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.9, 0.8), (1.0, 1.0), (0.99, 0.0)])
-def test_advantages_equal_the_sum_over_discounted_errors(gamma, gae_lambda):
+def test_advantages_equal_the_sum_over_discounted_errors(gamma, gae_lambda, cross_episodes):
     rows, last_value = random_rows(), torch.randn(5, 1)
-    add_advantages(rows, last_value, gamma, gae_lambda)
+    add_advantages(rows, last_value, gamma, gae_lambda, cross_episodes=cross_episodes)
     for row, after in zip(rows, last_value, strict=True):
         values = [*row["state_value"].flatten().tolist(), after.item()]
         rewards = row["next", "reward"].flatten().tolist()
-        ends = (row["next", "episode_end"] | row["next", "done"]).flatten().tolist()
+        episode_ends = torch.zeros_like(row["next", "done"]) if cross_episodes else row["next", "episode_end"]
+        ends = (episode_ends | row["next", "done"]).flatten().tolist()
         errors = [
             r + (0 if e else gamma * values[t + 1]) - values[t]
             for t, (r, e) in enumerate(zip(rewards, ends, strict=True))

@@ -9,13 +9,19 @@ from memo_lightning.objectives import PPO
 SETTINGS = {
     "gamma": 0.9,
     "gae_lambda": 0.8,
+    "cross_episode_returns": False,
     "clip_epsilon": 0.1,
     "entropy_coef": 0.03,
     "value_coef": 0.7,
     "n_epochs": 1,
     "n_minibatches": 2,
     "normalize_advantage": True,
+    "target_kl": None,
+    "recompute_log_probs": False,
+    "shuffle_episodes": False,
     "learning_rate": 1e-3,
+    "warmup_frames": 0,
+    "schedule": "constant",
     "max_grad_norm": 0.5,
 }
 
@@ -34,21 +40,21 @@ def setup(make_env, make_policy):
 
 def test_loss_is_the_published_one(setup):
     policy, algorithm, rollout = setup
-    rows = algorithm.prepare(policy, rollout)
+    experience = algorithm.prepare(policy, rollout)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.05 * torch.randn_like(parameter)  # ratios on both sides of the clip range
-    loss, metrics = algorithm.loss(policy, rows)
+    loss, metrics = algorithm.loss(policy, experience)
 
     hidden = policy.hidden(rollout)
     logits, value = policy.actor[0].module(hidden), policy.critic.module(hidden)
     log_probs = logits.log_softmax(-1)
     log_prob = log_probs.gather(-1, rollout["action"].unsqueeze(-1)).squeeze(-1)
     ratio = (log_prob - rollout["action_log_prob"]).exp()
-    advantage = rows["advantage"].squeeze(-1)
+    advantage = experience.learned["advantage"].squeeze(-1)
     advantage = (advantage - advantage.mean()) / advantage.std()
     policy_loss = -torch.minimum(ratio * advantage, ratio.clamp(0.9, 1.1) * advantage).mean()
-    value_loss = 0.7 * (value - rows["value_target"]).square().mean()
+    value_loss = 0.7 * (value - experience.learned["value_target"]).square().mean()
     entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
     assert ((ratio < 0.9) | (ratio > 1.1)).any()
     torch.testing.assert_close(loss, policy_loss + value_loss - 0.03 * entropy, atol=1e-4, rtol=1e-4)
@@ -76,8 +82,8 @@ def test_rows_that_end_within_a_trial_are_bootstrapped(make_env, make_policy):
         long = env.rollout(12, policy, break_when_any_done=False)
     assert long["next", "done"][:, -1].all()
     cut = long[:, :7].clone()
-    advantage = algorithm.prepare(policy, cut)["advantage"]
-    expected = algorithm.prepare(policy, long)["advantage"][:, :7]
+    advantage = algorithm.prepare(policy, cut).learned["advantage"]
+    expected = algorithm.prepare(policy, long).learned["advantage"][:, :7]
     torch.testing.assert_close(advantage, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -85,12 +91,66 @@ def test_minibatches_hold_every_whole_row_once(setup):
     policy, algorithm, rollout = setup
     rollout["action_log_prob"] = torch.arange(6.0).unsqueeze(1).expand(6, 20).clone()
     minibatches = list(algorithm.minibatches(algorithm.prepare(policy, rollout)))
-    assert [minibatch.shape for minibatch in minibatches] == [(3, 20), (3, 20)]
-    rows = torch.cat([minibatch["action_log_prob"] for minibatch in minibatches])
+    assert [minibatch.rows.shape for minibatch in minibatches] == [(3, 20), (3, 20)]
+    rows = torch.cat([minibatch.learned["action_log_prob"] for minibatch in minibatches])
+    for minibatch in minibatches:
+        row = minibatch.learned["action_log_prob"][:, 0].long()
+        assert torch.equal(minibatch.rows["observation"], rollout["observation"][row])
     assert (rows == rows[:, :1]).all()
     assert sorted(rows[:, 0].tolist()) == list(range(6))
     with pytest.raises(UserError, match="n_minibatches=2: must be at most the 1 rows"):
         algorithm.check_rows(1)
+
+
+def test_a_partial_update_sees_all_steps_and_learns_from_the_new_ones(setup):
+    policy, algorithm, rollout = setup
+
+    def loss_after(change):
+        changed = rollout.clone()
+        change(changed)
+        experience = algorithm.prepare(policy, changed, first=6)
+        assert experience.rows.shape == (6, 20)
+        assert experience.learned.shape == (6, 14)
+        return algorithm.loss(policy, experience)[0].item()
+
+    loss = loss_after(lambda rows: None)
+    assert loss_after(lambda rows: rows["action"][:, :6].fill_(0)) == loss
+    assert loss_after(lambda rows: rows["next", "reward"][:, :6].fill_(9.0)) == loss
+    assert loss_after(lambda rows: rows["action"][:, 6:].fill_(0)) != loss
+    assert loss_after(lambda rows: rows["observation"][:, 2:5].add_(1.0)) != loss
+    # GAE looks ahead only, so new steps are worth the same in a partial update as in a full one.
+    partial, full = (algorithm.prepare(policy, rollout.clone(), first).learned for first in (6, 0))
+    torch.testing.assert_close(partial["advantage"], full["advantage"][:, 6:])
+
+
+def test_recomputed_log_probs_make_the_first_ratio_one(setup):
+    policy, algorithm, rollout = setup
+    policy.train()
+    policy.sequence_model.segment_jitter = 0.4
+    drifted = []
+    for recompute in (False, True):
+        algorithm.recompute_log_probs = recompute
+        kl = [algorithm.loss(policy, algorithm.prepare(policy, rollout.clone()))[1]["kl"] for _ in range(8)]
+        drifted.append(torch.stack(kl).abs().max())
+    assert drifted[0] > 1e-4
+    assert drifted[1] < 1e-6
+
+
+def test_stale_values_are_computed_again(setup):
+    policy, algorithm, rollout = setup
+    acted = rollout["state_value"].clone()
+    with torch.no_grad():
+        policy.critic.module.bias += 1.0
+        expected = policy.critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
+    algorithm.prepare(policy, rollout)
+    assert torch.equal(rollout["state_value"], acted)
+    algorithm.prepare(policy, rollout, stale_values=True)
+    torch.testing.assert_close(rollout["state_value"], expected)
+
+
+def test_shuffled_episodes_and_returns_across_them_do_not_go_together():
+    with pytest.raises(UserError, match="shuffle_episodes=True: must be false with algorithm"):
+        PPO(**{**SETTINGS, "shuffle_episodes": True, "cross_episode_returns": True})
 
 
 @pytest.mark.parametrize(
@@ -103,6 +163,9 @@ def test_minibatches_hold_every_whole_row_once(setup):
         ("max_grad_norm", -1),
         ("value_coef", -1),
         ("n_epochs", 0),
+        ("target_kl", 0.0),
+        ("warmup_frames", -1),
+        ("schedule", "linear"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, value):

@@ -1,5 +1,7 @@
 """The policy: what it does while acting is what training recomputes, and its memory stays inside."""
 
+import copy
+
 import pytest
 import torch
 from torchrl.envs import Compose, InitTracker, TransformedEnv
@@ -59,6 +61,55 @@ def test_training_recomputes_acting_also_where_trials_end_at_different_steps(env
     assert not (starts == starts[:1]).all()
     log_prob, _ = recompute(policy, rollout)
     torch.testing.assert_close(log_prob, rollout["action_log_prob"], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
+    """Also where trials end at different steps, so that rows hold more than one."""
+    policy.keep_inputs(shuffle_episodes=False)
+    td = env.reset()
+    steps = []
+    generator = torch.Generator().manual_seed(3)
+    for t in range(40):
+        if t in (11, 26):  # an update, in the middle of trials
+            for parameter in policy.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+            policy.weights_version += 1
+        policy(td)
+        after, td = env.step_and_maybe_reset(td)
+        steps.append(after)
+        rows = torch.rand(6, 1, generator=generator) < 0.1
+        td = env.reset(td.set("_reset", rows)) if rows.any() else td
+        if t in (11, 26, 39):
+            rollout = torch.stack(steps, 1)
+            log_prob, value = recompute(policy, rollout)
+            since = {11: 11, 26: 26, 39: 26}[t]  # the steps acted with the weights of now
+            torch.testing.assert_close(value[:, since:], rollout["state_value"][:, since:], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(log_prob[:, since:], rollout["action_log_prob"][:, since:], atol=1e-5, rtol=1e-5)
+    scratch = copy.deepcopy(policy)
+    scratch.forget()
+    for step in steps:
+        scratch(step.select(*policy.in_keys))
+    batch = td.select(*policy.in_keys)
+    torch.testing.assert_close(policy(batch.clone())["state_value"], scratch(batch.clone())["state_value"])
+    assert policy.memory_nbytes() == scratch.memory_nbytes()
+
+
+@torch.no_grad()
+def test_weights_that_change_without_a_refresh_leave_a_stale_memory(env, policy):
+    td = env.reset()
+    rollout = []
+    for t in range(12):
+        if t == 11:
+            for parameter in policy.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+            policy.weights_version += 1  # inputs were not kept, so nothing can be refreshed
+        policy(td)
+        after, td = env.step_and_maybe_reset(td)
+        rollout.append(after)
+    rollout = torch.stack(rollout, 1)
+    _, value = recompute(policy, rollout)
+    assert (value - rollout["state_value"])[:, 11].abs().max() > 1e-3
 
 
 def test_memory_never_enters_the_rollout(env, policy):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning
 
 from memo_lightning.errors import require
+from memo_lightning.training.learner import PolicyLearner
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -21,7 +21,7 @@ class Checkpointing(lightning.Callback):
 
     Checkpoints are made between rollouts only: there, weights, optimizer and counters are all there is to a run,
     and going on from them is exact. Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout
-    makes many. A checkpoint is written beside the old one and then takes its place in one step.
+    makes many.
 
     Args:
         run_dir: the run's folder.
@@ -36,9 +36,13 @@ class Checkpointing(lightning.Callback):
         self.path = checkpoint_path(Path(run_dir))
         self.every_n_rollouts = every_n_rollouts
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Agree on the folder: a default name holds the time, which every process reads for itself."""
+        self.path = trainer.strategy.broadcast(self.path)
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save a run that has learned nothing yet."""
-        if not self.path.exists():
+        if not trainer.strategy.broadcast(self.path.exists()):
             self.save(trainer)
 
     def on_train_batch_end(
@@ -50,7 +54,8 @@ class Checkpointing(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Save if it is time."""
-        if (batch_idx + 1) % self.every_n_rollouts == 0:
+        assert isinstance(pl_module, PolicyLearner)
+        if not pl_module.in_rollout and pl_module.rollouts_done % self.every_n_rollouts == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -58,10 +63,5 @@ class Checkpointing(lightning.Callback):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write ``last.ckpt``."""
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())  # a machine that loses power must not be left with an empty file
-            partial.replace(self.path)
+        """Write ``last.ckpt``; all processes must call it."""
+        trainer.save_checkpoint(self.path)

@@ -7,16 +7,19 @@ from collections import deque
 from typing import Any
 
 import lightning
+import torch
 from tensordict import TensorDictBase
 
 from memo_lightning.evaluation.in_context import TrialRecord
 from memo_lightning.training.learner import PolicyLearner
 
 N_QUARTERS = 4
+_REPORTED = ("reward", "done", "episode_end", "episode_return", "success")
+_READ = ("is_init", *(("next", key) for key in _REPORTED))
 
 
 class RolloutMetrics(lightning.Callback):
-    """Logs figures of every rollout, and keeps the trials of the first and of the latest rollouts.
+    """Logs figures of every rollout of all ranks, and keeps the trials of the first and of the latest rollouts.
 
     Args:
         window: rollouts whose trials are kept and averaged for the run's final figures.
@@ -24,6 +27,7 @@ class RolloutMetrics(lightning.Callback):
 
     def __init__(self, window: int = 5) -> None:
         self.first: TrialRecord | None = None
+        self._chunks: list[TensorDictBase] = []  # of the rollout that is not complete
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self._latest: deque[TrialRecord] = deque(maxlen=window)
@@ -61,24 +65,48 @@ class RolloutMetrics(lightning.Callback):
         batch: TensorDictBase,
         batch_idx: int,
     ) -> None:
-        """Log the rollout that was just learned from."""
+        """Log the rollout that was just learned from, if it is complete."""
         assert isinstance(pl_module, PolicyLearner)
-        record = TrialRecord.of(batch)
+        self._chunks.append(batch.select(*_READ))
+        if pl_module.in_rollout:
+            return
+        rollout = torch.cat(self._chunks, dim=1)
+        self._chunks.clear()
         now = time.perf_counter()
-        frames = batch.numel() * trainer.world_size
-        metrics = {"speed/frames_per_second": frames / (now - self._clock)}
+        metrics = {"speed/frames_per_second": rollout.numel() * trainer.world_size / (now - self._clock)}
         self.train_seconds += now - self._clock
         self._clock = now
+        if "policy_version" in batch.keys():  # of workers that do not wait for new weights
+            metrics["train/staleness"] = batch_idx + 1 - float(batch.get("policy_version").float().mean())
+        metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module.frames))
+        pl_module.log_dict(metrics, batch_size=batch.shape[0])
 
-        episodes = batch.get(("next", "episode_end"))
+    def _describe(self, rollout: TensorDictBase, frames: int) -> dict[str, float]:
+        """Return the figures of a complete rollout ``[B, T]``, and keep its trials."""
+        metrics = {}
+        record = TrialRecord.of(rollout)
+        episodes = rollout.get(("next", "episode_end"))
         if episodes.any():
-            metrics["train/episode_return"] = float(batch.get(("next", "episode_return"))[episodes].mean())
-            metrics["train/episode_success"] = float(batch.get(("next", "success"))[episodes].float().mean())
+            metrics["train/episode_return"] = float(rollout.get(("next", "episode_return"))[episodes].mean())
+            metrics["train/episode_success"] = float(rollout.get(("next", "success"))[episodes].float().mean())
         if len(record.returns):
             self._latest.append(record)
             self.first = self.first or record
             metrics["train/return_per_trial"] = float(record.returns.mean())
             for quarter, value in enumerate(record.by_part(N_QUARTERS).mean(0), start=1):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
-            self.history.append({"frames": pl_module.frames, "return_per_trial": metrics["train/return_per_trial"]})
-        pl_module.log_dict(metrics, batch_size=batch.shape[0])
+            self.history.append({"frames": frames, "return_per_trial": metrics["train/return_per_trial"]})
+        return metrics
+
+
+def _of_all_ranks(pl_module: PolicyLearner, rollout: TensorDictBase) -> TensorDictBase:
+    """Return the rows ``[world_size * B, T]`` of all ranks, the same on each."""
+    world_size = pl_module.trainer.world_size
+    if world_size == 1:
+        return rollout
+    n_rows, n_steps = rollout.batch_size
+    gathered = rollout.to(pl_module.device).apply(
+        lambda rows: torch.cat(list(pl_module.all_gather(rows))), batch_size=[world_size * n_rows, n_steps]
+    )
+    assert gathered is not None
+    return gathered

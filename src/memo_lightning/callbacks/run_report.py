@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning
 
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
 from memo_lightning.evaluation.plots import plot_in_context_curve
-from memo_lightning.tracking import RunLogger, memory_name
+from memo_lightning.tracking import RunLogger, environment_name, memory_name
 from memo_lightning.training.learner import PolicyLearner
 
 
@@ -22,10 +24,14 @@ class RunReport(lightning.Callback):
 
     Args:
         run_dir: the run's folder.
+
+    Attributes:
+        figures: what ``metrics.json`` holds, once training has ended.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
+        self.figures: dict[str, Any] = {}
         self._start = time.perf_counter()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -36,10 +42,10 @@ class RunReport(lightning.Callback):
         callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
         config, choices = pl_module.config, pl_module.config["choices"]
-        memory = memory_name(choices["baseline"])
+        memory, environment = memory_name(choices["baseline"]), environment_name(config)
         logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         record = rollouts.latest
-        metrics = {
+        self.figures = {
             "frames": pl_module.frames,
             "frames_per_second": pl_module.frames / rollouts.train_seconds,
             "wall_seconds": time.perf_counter() - self._start,
@@ -48,17 +54,21 @@ class RunReport(lightning.Callback):
             "n_trials_averaged": len(record.returns),
             "seed": config["seed"],
             "baseline": choices["baseline"],
-            "env": choices["env"],
+            "env": environment,
             "mlflow_run_id": logger.run_id if logger else None,
             "history": rollouts.history,
         }
         metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
-        metrics_path.write_text(json.dumps(metrics, indent=2) + "\n")
         assert rollouts.first is not None
-        plot_in_context_curve(
-            {"first rollout": rollouts.first, "end of training": record},
-            curve_path,
-            f"{memory} on {choices['env']}, seed {config['seed']}, {pl_module.frames:,} frames",
-        )
+        try:
+            metrics_path.write_text(json.dumps(self.figures, indent=2) + "\n")
+            plot_in_context_curve(
+                {"first rollout": rollouts.first, "end of training": record},
+                curve_path,
+                f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
+            )
+        except OSError as error:
+            reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its figures:"
+            print(f"{reason}\n{json.dumps(self.figures)}", file=sys.stderr)
         if logger:
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from memo_lightning.config import nearest
-from memo_lightning.errors import UserError
+from memo_lightning.errors import (
+    FAILED,
+    INTERRUPTED,
+    PREEMPTED,
+    USAGE_ERROR,
+    EnvironmentFailure,
+    Preempted,
+    TrainingStopped,
+    UserError,
+)
 
 # Verb -> what it does. Each is the function ``main(arguments)`` of a module of this package, imported on use:
 # the parts of one command need not be loaded for another.
@@ -17,8 +27,6 @@ VERBS = {
     "benchmark": "measure what every memory costs",
     "ui": "look at runs in the browser",
 }
-USAGE_ERROR = 2
-INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,18 +42,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
-    """Run one verb and return the exit status; a :class:`UserError` becomes one line on stderr."""
+    """Run one verb and return the exit status.
+
+    Errors that need no stack trace become one line on stderr, an :class:`EnvironmentFailure` the environment's.
+    """
     try:
         if verb not in VERBS:
             raise UserError(f"no such verb {verb!r}: {nearest(verb, VERBS)}")
         module = importlib.import_module(f"memo_lightning.cli.{verb}")
         module.main(arguments)
     except UserError as error:
-        print(f"memo: {error}", file=sys.stderr)
+        print(_of_rank(f"memo: {error}"), file=sys.stderr)
         return USAGE_ERROR
+    except (TrainingStopped, EnvironmentFailure) as error:
+        print(_of_rank(f"memo: {error}"), file=sys.stderr)
+        return FAILED
+    except Preempted:
+        return PREEMPTED
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def _of_rank(message: str) -> str:
+    """Say which process of a run is speaking, if it is not the first."""
+    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
+    return message if rank == "0" else f"[rank {rank}] {message}"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
+from memo_lightning.training.launchers import launcher_overrides
 from memo_lightning.training.resume import resumed_config
 from memo_lightning.training.train import train
 
@@ -19,12 +21,15 @@ def main(arguments: Sequence[str]) -> None:
     """Train, then say what came of it and what to do next."""
     if print_help("train", HELP, arguments):
         return
+    arguments = [*launcher_overrides(os.environ), *arguments]
     resume = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), None)
     if resume:
         config = resumed_config(Path(resume), [a for a in arguments if not a.startswith("resume=")])
     else:
         config = compose_config("train", arguments)
     metrics = train(config)
+    if not metrics:
+        return
     speed = f"{metrics['wall_seconds']:.0f} s ({metrics['frames_per_second']:,.0f} frames/s)"
     quarters = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
     print(f"""

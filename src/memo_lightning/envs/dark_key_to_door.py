@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from memo_lightning.envs.trial_env import TrialEnv, select_tasks
-from memo_lightning.errors import require
-
-# Row and column steps of the actions: stay, up, down, left, right.
-MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+from memo_lightning.envs.drawing import BLUE, DARK, ORANGE, Mark, draw_grid
+from memo_lightning.envs.room import Room
 
 
-class DarkKeyToDoor(TrialEnv):
+class DarkKeyToDoor(Room):
     """A square room with a key and a door that cannot be seen; they stay where they are for a whole trial.
 
     Stepping on the key the first time in an episode is worth 1; stepping on the door with the key is worth 1
@@ -47,26 +45,30 @@ class DarkKeyToDoor(TrialEnv):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        require(room_size >= 2, "env.room_size", room_size, "at least 2")
-        self.room_size, self.lit = room_size, lit
-        device = torch.device(device)
-        n_cells = room_size**2
-        self._tasks = select_tasks(n_cells * (n_cells - 1), split, device)
-        self._moves = torch.tensor(MOVES, device=device)
-        self._position = torch.full((n_envs, 2), room_size // 2, device=device)
         self._key = torch.zeros(n_envs, 2, dtype=torch.int64, device=device)
         self._door = torch.zeros_like(self._key)
         self._has_key = torch.zeros(n_envs, dtype=torch.bool, device=device)
         super().__init__(
             n_envs=n_envs,
-            n_actions=len(MOVES),
-            observation_size=(6 if lit else 2) * room_size + 2,
-            n_tasks=len(self._tasks),
+            room_size=room_size,
+            n_tasks=room_size**2 * (room_size**2 - 1),
+            n_landmarks=2,
+            n_status=1,
             episode_length=episode_length,
             trial_length=trial_length,
+            lit=lit,
+            split=split,
             seed=seed,
             device=device,
         )
+
+    def picture(self, row: int = 0) -> NDArray[np.uint8]:
+        """Draw a room: the door is dark, the key orange until it is taken, the agent blue, with the key in hand."""
+        agent = self._position[row].tolist()
+        holds = bool(self._has_key[row])
+        key = Mark(*(agent if holds else self._key[row].tolist()), ORANGE, 0.3 if holds else 0.4)
+        marks = [Mark(*self._door[row].tolist(), DARK), Mark(*agent, BLUE, 0.6), key]
+        return draw_grid(self.room_size, self.room_size, marks)
 
     def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
         n_cells = self.room_size**2
@@ -77,21 +79,17 @@ class DarkKeyToDoor(TrialEnv):
         self._door = torch.where(rows.unsqueeze(-1), self._cell(door), self._door)
 
     def _begin_episodes(self, rows: Tensor) -> None:
-        self._position.masked_fill_(rows.unsqueeze(-1), self.room_size // 2)
+        super()._begin_episodes(rows)
         self._has_key.masked_fill_(rows, False)
 
-    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        self._position = (self._position + self._moves[action]).clamp(0, self.room_size - 1)
+    def _arrive(self) -> tuple[Tensor, Tensor]:
         takes_key = (self._position == self._key).all(-1) & ~self._has_key
         self._has_key |= takes_key
         opens_door = (self._position == self._door).all(-1) & self._has_key
         return takes_key.float() + opens_door.float(), opens_door
 
-    def _observe(self, episode_time: Tensor) -> Tensor:
-        seen = [self._position, self._key, self._door] if self.lit else [self._position]
-        cells = one_hot(torch.cat(seen, -1), self.room_size).flatten(1)
-        status = torch.stack([self._has_key.float(), episode_time], -1)
-        return torch.cat([cells, status], -1)
+    def _landmarks(self) -> list[Tensor]:
+        return [self._key, self._door]
 
-    def _cell(self, index: Tensor) -> Tensor:
-        return torch.stack([index // self.room_size, index % self.room_size], -1)
+    def _status(self) -> list[Tensor]:
+        return [self._has_key.float()]

@@ -8,14 +8,15 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchrl.data import Categorical, TensorSpec, Unbounded
+from torchrl.data import Categorical, MultiCategorical, TensorSpec, Unbounded
 from torchrl.envs.transforms import Transform
 
 
 class PreviousStep(Transform):
     """Add ``previous_step [N, A + 2]``: the last action, reward and end of episode, to every observation.
 
-    A discrete action is one-hot, A its number of values; any other is taken as it is, flattened, A its size.
+    A discrete action is one-hot, A its number of values, several are one-hot one after another; any other is
+    taken as it is, flattened, A its size.
     At the start of a trial all are zero. The environment must report ``episode_end``.
     """
 
@@ -40,6 +41,9 @@ class PreviousStep(Transform):
 
     def _encode(self, action: Tensor) -> Tensor:
         spec = self.parent.full_action_spec["action"]
+        if isinstance(spec, MultiCategorical):
+            sizes = spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].tolist()
+            return torch.cat([one_hot(a, n) for a, n in zip(action.unbind(-1), sizes, strict=True)], -1).float()
         return one_hot(action, spec.n).float() if isinstance(spec, Categorical) else action.float()
 
     def _spec(self) -> TensorSpec:

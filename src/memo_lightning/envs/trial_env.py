@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Binary, Categorical, Composite, Unbounded
@@ -14,6 +17,9 @@ from memo_lightning.envs.random_streams import draw_below, stream_keys
 from memo_lightning.errors import require
 
 SPLITS = ("train", "held_out", "all")
+
+# What every environment says of the episode that a step belongs to, beside its observation.
+REPORTS = ("episode_end", "episode_return", "episode_length", "success")
 
 
 class TrialEnv(EnvBase):
@@ -28,8 +34,10 @@ class TrialEnv(EnvBase):
     ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the trial
     cuts off is not an ended episode.
 
+    An episode ends at success or after ``episode_length`` steps; where ``success_ends_episode`` is false, only then.
+
     Subclasses hold the tasks and the dynamics in tensors with a leading dimension N, and implement
-    :meth:`_begin_tasks`, :meth:`_begin_episodes`, :meth:`_advance` and :meth:`_observe`.
+    :meth:`_begin_tasks`, :meth:`_begin_episodes`, :meth:`_advance`, :meth:`_observe` and :meth:`picture`.
 
     Args:
         n_envs: N.
@@ -44,6 +52,8 @@ class TrialEnv(EnvBase):
     Raises:
         UserError: if a length or ``n_envs`` is not positive, or an episode is longer than a trial.
     """
+
+    success_ends_episode: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -97,11 +107,15 @@ class TrialEnv(EnvBase):
 
     @abstractmethod
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply ``action [N]``; return rewards ``[N]`` and bool ``[N]``, where the goal is reached."""
+        """Apply ``action [N]``; return rewards ``[N]`` and bool ``[N]``, where the episode is a success."""
 
     @abstractmethod
     def _observe(self, episode_time: Tensor) -> Tensor:
         """Return observations ``[N, observation_size]``; ``episode_time [N]`` is the elapsed fraction."""
+
+    @abstractmethod
+    def picture(self, row: int = 0) -> NDArray[np.uint8]:
+        """Return what a row looks like, uint8 ``[H, W, 3]``."""
 
     def _set_seed(self, seed: int | None) -> None:
         self._streams = stream_keys(seed or 0, self.batch_size[0], self.device)
@@ -137,7 +151,9 @@ class TrialEnv(EnvBase):
         self._trial_step += 1
         self._episode_step += 1
         self._episode_return += reward
-        episode_end = success | (self._episode_step >= self.episode_length)
+        episode_end = self._episode_step >= self.episode_length
+        if self.success_ends_episode:
+            episode_end = episode_end | success
         trial_end = (self._trial_step >= self.trial_length).unsqueeze(-1)
         episode_return, episode_length = self._episode_return.clone(), self._episode_step.clone()
         self._start_episodes(episode_end)

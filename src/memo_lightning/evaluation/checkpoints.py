@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from torchrl.envs import EnvBase
 
 from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.config import build
 from memo_lightning.errors import UserError
+from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 
@@ -57,9 +59,7 @@ def restore_policy(checkpoint: dict[str, Any], changes: dict[str, Any], env: Env
     if config.baseline:
         baseline: Baseline = build(config.baseline)
         baseline.apply(policy)
-    prefix = "policy."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    own = policy.state_dict()
+    weights, own = _policy_weights(checkpoint), policy.state_dict()
     differing = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
     if differing:
         changed = [f"model.{k}={v!r} (checkpoint: {trained[k]!r})" for k, v in changes.items() if v != trained[k]]
@@ -69,3 +69,44 @@ def restore_policy(checkpoint: dict[str, Any], changes: dict[str, Any], env: Env
         )
     policy.load_state_dict(weights)
     return policy.eval()
+
+
+def start_from(checkpoint: dict[str, Any], policy: MemoryPolicy, sequence_model: SequenceModel) -> list[str]:
+    """Give a policy that is to be trained the weights of a checkpoint.
+
+    Encoder and heads must be the checkpoint's. So must all weights of the memory that both have; a memory of another
+    kind may have more (Memo its summary queries, over a full-context transformer) or fewer.
+
+    Args:
+        checkpoint: as :func:`load_checkpoint` returns it.
+        policy: the policy, before its memory is swapped.
+        sequence_model: the memory it is going to have.
+
+    Returns:
+        Names of the memory's weights that the checkpoint lacks; they keep their initial values.
+
+    Raises:
+        UserError: if the weights do not fit.
+    """
+    memory = "sequence_model."
+    weights = _policy_weights(checkpoint)
+    own = {name: value for name, value in policy.state_dict().items() if not name.startswith(memory)}
+    own |= {f"{memory}{name}": value for name, value in sequence_model.state_dict().items()}
+    shared = own.keys() & weights.keys()
+    for name in sorted(own):
+        if name in shared and own[name].shape != weights[name].shape:
+            trained, needed = tuple(weights[name].shape), tuple(own[name].shape)
+            raise UserError(f"checkpoint: {name} has shape {trained} there, must have {needed} here")
+        if name not in shared and not name.startswith(memory):
+            raise UserError(f"checkpoint: it lacks {name}; it was trained with another encoder or other actions")
+    if not any(name.startswith(memory) for name in shared):
+        raise UserError(f"checkpoint: none of its weights are those of a {type(sequence_model).__name__}")
+    policy.load_state_dict({name: weights[name] for name in shared if not name.startswith(memory)}, strict=False)
+    of_memory = {name.removeprefix(memory): weights[name] for name in shared if name.startswith(memory)}
+    sequence_model.load_state_dict(of_memory, strict=False)
+    return sorted(name.removeprefix(memory) for name in own.keys() - shared)
+
+
+def _policy_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    prefix = "policy."
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}

@@ -87,7 +87,10 @@ def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
         if key not in trained:
             raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(trained)}")
     settings = {**trained, **config.env, "split": config.split}
-    return {**settings, "trial_length": settings["trial_length"] * config.trial_multiplier}
+    for key in ("trial_length", "episodes_per_trial"):
+        if settings.get(key) is not None:
+            settings[key] *= config.trial_multiplier
+    return settings
 
 
 @torch.no_grad()

@@ -35,12 +35,14 @@ class SequenceModel(nn.Module, ABC):
     Attributes:
         memory_scope: as given.
         state_names: names of the entries of a state.
+        segment_length: steps per segment in acting and evaluation; None for models without segments.
 
     Raises:
         ValueError: if ``d_model`` is not positive or ``memory_scope`` unknown.
     """
 
     state_names: tuple[str, ...] = ()
+    segment_length: int | None = None
 
     def __init__(self, d_model: int, memory_scope: MemoryScope = "trial") -> None:
         super().__init__()
@@ -132,6 +134,10 @@ class SequenceModel(nn.Module, ABC):
     def check_memory_budget(self, budget: int) -> None:
         """Raise ``ValueError`` unless the model can work within ``budget`` cache entries."""
         raise ValueError(f"memory_budget={budget}: {type(self).__name__} has no cache to bound, must be None")
+
+    def draw_segment_length(self) -> int | None:
+        """Return the segment length of a training pass: drawn anew where the model jitters it."""
+        return self.segment_length
 
     def auxiliary_loss(self) -> Tensor | None:
         """Return, once, the loss that the last ``train()``-mode ``forward`` adds to the objective.

@@ -31,6 +31,7 @@ class SegmentedModel(SequenceModel):
         ValueError: if a setting is out of range.
     """
 
+    segment_length: int
     counter_names: tuple[str, ...] = ("open_steps", "segments")
 
     def __init__(self, d_model: int, segment_length: int, summary_length: int, segment_jitter: float) -> None:

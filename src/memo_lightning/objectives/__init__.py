@@ -1,5 +1,5 @@
 """Advantages and losses."""
 
-from memo_lightning.objectives.ppo import PPO
+from memo_lightning.objectives.ppo import PPO, Experience
 
-__all__ = ["PPO"]
+__all__ = ["PPO", "Experience"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -11,7 +13,23 @@ from torchrl.objectives import ClipPPOLoss
 
 from memo_lightning.errors import require
 from memo_lightning.objectives.advantages import add_advantages
+from memo_lightning.objectives.schedule import Schedule, learning_rate_factor
 from memo_lightning.policies import MemoryPolicy
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What an update learns from: the last ``t`` steps of whole rows, seen from all that came before.
+
+    Attributes:
+        rows: policy inputs ``[B, T]`` from the start of the rollout on.
+        learned: ``[B, t]`` of the last t steps: action, its log-probability, value, advantage and value target.
+        segment_length: the segment length that all passes use; None where each draws its own.
+    """
+
+    rows: TensorDict
+    learned: TensorDict
+    segment_length: int | None
 
 
 class PPO:
@@ -20,20 +38,34 @@ class PPO:
     The loss sits on the two heads and reads the trunk's output as an entry that carries gradient, so encoder
     and sequence model run once per minibatch.
 
+    Acting uses the model's segment length and every training pass draws a jittered one, so the probability ratio
+    is not one before the first step. ``recompute_log_probs`` makes it one: an update draws one length for all of its
+    passes, and takes for old what the policy says under it before the first step.
+
     Args:
         gamma: discount per step.
         gae_lambda: lambda of generalised advantage estimation.
+        cross_episode_returns: let returns cross the episodes of a trial.
         clip_epsilon: how far the probability ratio may move.
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the squared value error.
-        n_epochs: passes over a rollout.
+        n_epochs: passes over a rollout, or over a chunk of it.
         n_minibatches: minibatches per pass; at most the number of rows.
         normalize_advantage: standardise advantages within a minibatch.
+        target_kl: an update ends after the epoch whose mean KL divergence from the old policy is above this,
+            agreed by all processes; None for never.
+        recompute_log_probs: recompute old log-probabilities under the segmentation of the update.
+        shuffle_episodes: where a rollout comes in chunks, put the complete episodes of every trial in random
+            order after each partial update, in the memory and in the rows.
         learning_rate: of the optimizer.
+        warmup_frames: environment steps over which the learning rate rises from zero.
+        schedule: ``constant``, or ``cosine`` to let it fall to zero at the end of the run.
         max_grad_norm: gradients are scaled down to this norm.
+        max_skipped_updates: how many updates in a row may have a loss or gradient that is not finite; such an
+            update is skipped.
 
     Raises:
-        UserError: if a setting is out of range.
+        UserError: if a setting is out of range, or two do not go together.
     """
 
     def __init__(
@@ -41,14 +73,21 @@ class PPO:
         *,
         gamma: float,
         gae_lambda: float,
+        cross_episode_returns: bool,
         clip_epsilon: float,
         entropy_coef: float,
         value_coef: float,
         n_epochs: int,
         n_minibatches: int,
         normalize_advantage: bool,
+        target_kl: float | None,
+        recompute_log_probs: bool,
+        shuffle_episodes: bool,
         learning_rate: float,
+        warmup_frames: int,
+        schedule: Schedule,
         max_grad_norm: float,
+        max_skipped_updates: int = 10,
     ) -> None:
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
@@ -57,19 +96,38 @@ class PPO:
             require(value > 0, f"algorithm.{name}", value, "greater than 0")
         for name, weight in {"entropy_coef": entropy_coef, "value_coef": value_coef}.items():
             require(weight >= 0, f"algorithm.{name}", weight, "at least 0")
-        for name, count in {"n_epochs": n_epochs, "n_minibatches": n_minibatches}.items():
+        counts = {"n_epochs": n_epochs, "n_minibatches": n_minibatches, "max_skipped_updates": max_skipped_updates}
+        for name, count in counts.items():
             require(count >= 1, f"algorithm.{name}", count, "at least 1")
+        require(target_kl is None or target_kl > 0, "algorithm.target_kl", target_kl, "greater than 0, or null")
+        require(warmup_frames >= 0, "algorithm.warmup_frames", warmup_frames, "at least 0")
+        schedules = get_args(Schedule)
+        require(schedule in schedules, "algorithm.schedule", schedule, f"one of {', '.join(schedules)}")
+        require(
+            not (shuffle_episodes and cross_episode_returns),
+            "algorithm.shuffle_episodes",
+            shuffle_episodes,
+            "false with algorithm.cross_episode_returns=true, as returns follow the order of episodes",
+        )
         self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.cross_episode_returns = cross_episode_returns
         self.clip_epsilon, self.normalize_advantage = clip_epsilon, normalize_advantage
         self.entropy_coef, self.value_coef = entropy_coef, value_coef
-        self.n_epochs, self.n_minibatches = n_epochs, n_minibatches
+        self.n_epochs, self.n_minibatches, self.target_kl = n_epochs, n_minibatches, target_kl
+        self.recompute_log_probs, self.shuffle_episodes = recompute_log_probs, shuffle_episodes
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
+        self.warmup_frames, self.schedule = warmup_frames, schedule
+        self.max_skipped_updates = max_skipped_updates
         self._loss: ClipPPOLoss | None = None
 
     def check_rows(self, n_rows: int) -> None:
         """Raise :class:`UserError` unless a rollout of ``n_rows`` rows can be cut into the minibatches."""
         allowed = f"at most the {n_rows} rows of a rollout"
         require(self.n_minibatches <= n_rows, "algorithm.n_minibatches", self.n_minibatches, allowed)
+
+    def learning_rate_factor(self, frames: int, total_frames: int) -> float:
+        """Return what the learning rate is multiplied by after ``frames`` of ``total_frames``."""
+        return learning_rate_factor(frames, total_frames, self.warmup_frames, self.schedule)
 
     def attach(self, policy: MemoryPolicy) -> None:
         """Build the loss on the policy's heads, on their device; call it before :meth:`loss`."""
@@ -87,28 +145,50 @@ class PPO:
         self._loss = loss
 
     @torch.no_grad()
-    def prepare(self, policy: MemoryPolicy, rollout: TensorDictBase) -> TensorDict:
-        """Return the rows ``[B, T]`` of a rollout with what :meth:`loss` reads.
+    def prepare(
+        self, policy: MemoryPolicy, rollout: TensorDictBase, first: int = 0, *, stale_values: bool = False
+    ) -> Experience:
+        """Return what to learn from the steps ``first`` and later of a rollout ``[B, T]``.
 
         Rows that end in the middle of a trial are bootstrapped with the value of the observation after them.
+
+        Args:
+            policy: the policy, with the weights that the update begins with.
+            rollout: the rollout so far; its rows begin at the start of a trial.
+            first: first step to learn from.
+            stale_values: the weights have changed since these steps were acted, so their values are computed again.
         """
-        if bool(rollout.get(("next", "done"))[:, -1].all()):
-            last_value = torch.zeros_like(rollout.get("state_value")[:, -1])
-        else:
-            last_value = _value_after(policy, rollout)
-        add_advantages(rollout, last_value, self.gamma, self.gae_lambda)
-        learned_from = ("action", "action_log_prob", "state_value", "advantage", "value_target")
-        return rollout.select(*policy.in_keys, *learned_from)
+        end_with_trial = rollout.get(("next", "done"))[:, -1]
+        last_value = torch.zeros_like(rollout.get("state_value")[:, -1])
+        if stale_values or not bool(end_with_trial.all()):
+            values = _values(policy, rollout)
+            last_value = values[:, -1].masked_fill(end_with_trial, 0.0)
+            if stale_values:
+                rollout.set("state_value", values[:, :-1])
+        segment_length = None
+        if self.recompute_log_probs:
+            segment_length = policy.sequence_model.draw_segment_length()
+            rollout.set("action_log_prob", _log_probs(policy, rollout, segment_length))
+        learned = rollout[:, first:]
+        add_advantages(learned, last_value, self.gamma, self.gae_lambda, cross_episodes=self.cross_episode_returns)
+        return Experience(
+            rollout.select(*policy.in_keys),
+            learned.select("action", "action_log_prob", "state_value", "advantage", "value_target"),
+            segment_length,
+        )
 
-    def minibatches(self, rows: TensorDict) -> Iterator[TensorDict]:
-        """Yield minibatches of whole rows ``[b, T]`` in random order, each row once."""
-        for index in torch.randperm(len(rows)).tensor_split(self.n_minibatches):
-            yield rows[index.to(rows.get("action").device)]
+    def minibatches(self, experience: Experience) -> Iterator[Experience]:
+        """Yield minibatches of whole rows in random order, each row once."""
+        device = experience.learned.get("action").device
+        for index in torch.randperm(len(experience.rows)).tensor_split(self.n_minibatches):
+            rows = index.to(device)
+            yield replace(experience, rows=experience.rows[rows], learned=experience.learned[rows])
 
-    def loss(self, policy: MemoryPolicy, minibatch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar loss of a minibatch ``[b, T]``, and its parts for logging (detached)."""
+    def loss(self, policy: MemoryPolicy, minibatch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar loss of a minibatch, and its parts for logging (detached)."""
         assert self._loss is not None, "attach() comes first"
-        terms = self._loss(minibatch.set("hidden", policy.hidden(minibatch)))
+        hidden = policy.hidden(minibatch.rows, minibatch.segment_length)
+        terms = self._loss(minibatch.learned.set("hidden", hidden[:, -minibatch.learned.shape[1] :]))
         total = terms["loss_objective"] + terms["loss_critic"] + terms["loss_entropy"]
         metrics = {
             "policy_loss": terms["loss_objective"],
@@ -124,9 +204,15 @@ class PPO:
         return total, {name: value.detach() for name, value in metrics.items()}
 
 
-def _value_after(policy: MemoryPolicy, rollout: TensorDictBase) -> Tensor:
-    """Return the value ``[B, 1]`` of the observation after the last step of each row, zero after a trial."""
+def _values(policy: MemoryPolicy, rollout: TensorDictBase) -> Tensor:
+    """Return values ``[B, T + 1, 1]`` of all steps and of the observation after the last, as acting would."""
     last = rollout[:, -1:].get("next").select(*policy.in_keys)
-    hidden = policy.hidden(torch.cat([rollout.select(*policy.in_keys), last], dim=1))[:, -1]
-    value = policy.critic(TensorDict({"hidden": hidden}, hidden.shape[:1])).get("state_value")
-    return value.masked_fill(rollout.get(("next", "done"))[:, -1], 0.0)
+    rows = torch.cat([rollout.select(*policy.in_keys), last], dim=1)
+    hidden = policy.hidden(rows, policy.sequence_model.segment_length)
+    return policy.critic(TensorDict({"hidden": hidden}, hidden.shape[:2])).get("state_value")
+
+
+def _log_probs(policy: MemoryPolicy, rollout: TensorDictBase, segment_length: int | None) -> Tensor:
+    """Return the log-probabilities ``[B, T]`` of the actions taken, under a segment length."""
+    hidden = policy.hidden(rollout.select(*policy.in_keys), segment_length)
+    return policy.actor.log_prob(TensorDict({"hidden": hidden, "action": rollout.get("action")}, rollout.batch_size))

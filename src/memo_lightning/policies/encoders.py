@@ -12,6 +12,9 @@ from torchrl.data import Composite
 
 from memo_lightning.errors import UserError
 
+# Entries of an observation that say how the trial goes, and are no part of what is seen.
+NOT_OBSERVED = {"episode_end", "episode_return", "episode_length", "success", "is_init", "step_count"}
+
 
 class Encoder(nn.Module, ABC):
     """Maps the entries ``in_keys`` of a TensorDict to one vector per time step.
@@ -42,15 +45,10 @@ class VectorEncoder(Encoder):
     """
 
     def __init__(self, observation_spec: Composite, d_model: int, in_keys: Sequence[str]) -> None:
-        super().__init__(in_keys)
+        super().__init__(observed_keys(observation_spec, in_keys))
         n_batch_dims = len(observation_spec.shape)
         size = 0
         for key in self.in_keys:
-            if key not in observation_spec.keys():
-                raise UserError(
-                    f"encoder.in_keys={self.in_keys}: the environment has no {key!r}; "
-                    f"must be among {', '.join(sorted(observation_spec.keys()))}"
-                )
             shape = observation_spec[key].shape[n_batch_dims:]
             if len(shape) != 1:
                 raise UserError(f"encoder.in_keys={self.in_keys}: {key!r} has shape {tuple(shape)}; must be a vector")
@@ -60,3 +58,21 @@ class VectorEncoder(Encoder):
     def forward(self, tensordict: TensorDictBase) -> Tensor:
         """Project the concatenated entries."""
         return self.projection(torch.cat([tensordict.get(key) for key in self.in_keys], -1))
+
+
+def observed_keys(observation_spec: Composite, in_keys: Sequence[str] | None) -> list[str]:
+    """Return the entries to read: ``in_keys``, or all that are not about the trial itself.
+
+    Raises:
+        UserError: if the environment has no such entry, or none at all.
+    """
+    known = sorted(observation_spec.keys(), key=lambda key: (key == "previous_step", key))
+    keys = [key for key in known if key not in NOT_OBSERVED] if in_keys is None else list(in_keys)
+    if not keys:
+        raise UserError(f"encoder.in_keys=[]: must name some of {', '.join(known)}")
+    for key in keys:
+        if key not in known:
+            raise UserError(
+                f"encoder.in_keys={keys}: the environment has no {key!r}; must be among {', '.join(sorted(known))}"
+            )
+    return keys

@@ -1,5 +1,6 @@
 """Collecting experience: a TorchRL collector behind a LightningDataModule."""
 
 from memo_lightning.rollouts.datamodule import RolloutDataModule, Rollouts
+from memo_lightning.rollouts.workers import MultiAsyncDataModule, MultiSyncDataModule
 
-__all__ = ["RolloutDataModule", "Rollouts"]
+__all__ = ["MultiAsyncDataModule", "MultiSyncDataModule", "RolloutDataModule", "Rollouts"]

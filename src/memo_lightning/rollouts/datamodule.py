@@ -1,24 +1,26 @@
-"""From a TorchRL collector to the Trainer: one rollout is one batch."""
+"""From a TorchRL collector to the Trainer: one rollout, or one chunk of it, is one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import lightning
 import numpy as np
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector
+from torchrl.collectors import BaseCollector, Collector
 from torchrl.envs import EnvBase
 
 from memo_lightning.errors import require
+from memo_lightning.policies import MemoryPolicy
 
 if TYPE_CHECKING:
     from memo_lightning.training.learner import PolicyLearner
 
 
 class Rollouts:
-    """An iterable over a collector that says how many rollouts are to come.
+    """An iterable over the chunks of rollouts that says how many are to come.
 
     It must have a ``__len__``: Lightning fetches one batch ahead from an iterable without, and the policy would
     be trained on rollouts of its previous weights.
@@ -28,27 +30,46 @@ class Rollouts:
     from a checkpoint are those of a run that never stopped, whatever collects and whatever the environment is.
 
     Args:
-        collector: yields rollouts, each of them beginning with a reset of all environments.
+        collector: yields chunks of rollouts; all environments are reset where a rollout begins.
+        send_weights: gives the collector the weights as they are.
+        n_chunks: chunks of a rollout.
         n_rollouts: rollouts of the whole run.
         first: number of the first rollout to come; not 0 where a run goes on.
         seed: seed of the run.
         rank: number of this process.
+        seeds_collector: whether the collector can be seeded between rollouts; otherwise it resets by itself.
     """
 
-    def __init__(self, collector: Collector, n_rollouts: int, *, first: int, seed: int, rank: int) -> None:
-        self._collector, self._n_rollouts = collector, n_rollouts
-        self._first, self._seed, self._rank = first, seed, rank
+    def __init__(
+        self,
+        collector: BaseCollector,
+        send_weights: Callable[[], None],
+        n_chunks: int,
+        n_rollouts: int,
+        *,
+        first: int,
+        seed: int,
+        rank: int,
+        seeds_collector: bool,
+    ) -> None:
+        self._collector, self._send_weights = collector, send_weights
+        self._n_chunks, self._n_rollouts = n_chunks, n_rollouts
+        self._first, self._seed, self._rank, self._seeds_collector = first, seed, rank, seeds_collector
 
     def __len__(self) -> int:
-        return self._n_rollouts - self._first
+        return (self._n_rollouts - self._first) * self._n_chunks
 
     def __iter__(self) -> Iterator[TensorDictBase]:
-        rollouts = iter(self._collector)
+        chunks = iter(self._collector)
         for number in range(self._first, self._n_rollouts):
             env_seed, own_seed = np.random.SeedSequence((self._seed, self._rank, number)).generate_state(2).tolist()
-            self._collector.set_seed(env_seed)
             lightning.seed_everything(own_seed, verbose=False)
-            yield next(rollouts)
+            if self._seeds_collector:
+                self._collector.set_seed(env_seed)
+                self._collector.reset()
+            for _ in range(self._n_chunks):
+                self._send_weights()
+                yield next(chunks)
 
 
 class RolloutDataModule(lightning.LightningDataModule):
@@ -57,16 +78,22 @@ class RolloutDataModule(lightning.LightningDataModule):
     Every rollout begins with a reset of all environments, so its rows begin at the start of a trial and hold
     all that the memory has seen: what acting remembered can be recomputed from the row.
 
+    A rollout may come in chunks ``[n_envs, rollout_length / n_chunks]``, for the learner to learn from what has
+    been collected before collecting the rest.
+
     Args:
         make_env: builds the batched environment for ``n_envs`` environments and a seed.
         n_envs: environments, the rows B of a rollout.
         rollout_length: steps T of a rollout.
+        n_chunks: batches that a rollout comes in; a divisor of ``rollout_length``.
         total_frames: environment steps to collect in all; rounded up to whole rollouts of all ranks.
         seed: seed of the run.
 
     Raises:
-        UserError: if a count is not positive.
+        UserError: if a count is not positive, or a rollout cannot be cut into the chunks.
     """
+
+    seeds_each_rollout: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -74,6 +101,7 @@ class RolloutDataModule(lightning.LightningDataModule):
         *,
         n_envs: int,
         rollout_length: int,
+        n_chunks: int,
         total_frames: int,
         seed: int,
     ) -> None:
@@ -81,11 +109,14 @@ class RolloutDataModule(lightning.LightningDataModule):
         require(total_frames >= 1, "total_frames", total_frames, "at least 1")
         require(n_envs >= 1, "collector.n_envs", n_envs, "at least 1")
         require(rollout_length >= 1, "collector.rollout_length", rollout_length, "at least 1")
+        divides = n_chunks >= 1 and rollout_length % n_chunks == 0
+        require(divides, "collector.n_chunks", n_chunks, f"a divisor of collector.rollout_length={rollout_length}")
         require(seed >= 0, "seed", seed, "at least 0")
-        self.n_envs, self.rollout_length = n_envs, rollout_length
+        self.n_envs, self.rollout_length, self.n_chunks = n_envs, rollout_length, n_chunks
         self.total_frames, self.seed = total_frames, seed
-        self.env = make_env(n_envs, seed)
-        self._collector: Collector | None = None
+        self._make_env = make_env
+        self.env = self._describing_env()
+        self._collector: BaseCollector | None = None
 
     @property
     def frames_per_rollout(self) -> int:
@@ -103,24 +134,40 @@ class RolloutDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         learner: PolicyLearner = self.trainer.lightning_module  # type: ignore[assignment]
         if self._collector is None:
-            self._collector = Collector(
-                self.env,
-                learner.policy,
-                frames_per_batch=self.frames_per_rollout,
-                total_frames=-1,
-                reset_at_each_iter=True,
-                track_traj_ids=False,
-            )
+            self._collector = self._build_collector(learner.policy, learner.rollouts_done)
         return Rollouts(
             self._collector,
+            partial(self._send_weights, learner.policy),
+            self.n_chunks,
             self.n_rollouts,
             first=learner.rollouts_done,
             seed=self.seed,
             rank=self.trainer.global_rank,
+            seeds_collector=self.seeds_each_rollout,
         )
+
+    def _describing_env(self) -> EnvBase:
+        """Return the environment that tells the policy what it will see and do."""
+        return self._make_env(self.n_envs, self.seed)
+
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
+        """Return what collects, from rollout number ``first_rollout`` on."""
+        return Collector(
+            self.env,
+            policy,
+            frames_per_batch=self.frames_per_rollout // self.n_chunks,
+            total_frames=-1,
+            track_traj_ids=False,
+        )
+
+    def _send_weights(self, policy: MemoryPolicy) -> None:
+        """Let the collector act with the weights as they are; this one acts with the very policy that is trained."""
+
+    def _close(self, collector: BaseCollector) -> None:
+        collector.shutdown()
 
     def teardown(self, stage: str) -> None:
         """Close the collector and its environments."""
         if self._collector is not None:
-            self._collector.shutdown()
+            self._close(self._collector)
             self._collector = None

@@ -1,4 +1,4 @@
-"""The LightningModule: one rollout is one training step, which makes many optimizer steps."""
+"""The LightningModule: one training step learns from a rollout, or a chunk of it, in many optimizer steps."""
 
 from __future__ import annotations
 
@@ -11,59 +11,137 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from memo_lightning.objectives import PPO
+from memo_lightning.objectives import PPO, Experience
 from memo_lightning.policies import MemoryPolicy
+from memo_lightning.policies.input_history import shuffle_episodes
+from memo_lightning.training.update_guard import UpdateGuard
 
 
 class PolicyLearner(lightning.LightningModule):
     """Trains a policy on rollouts.
 
-    Frames (environment steps of all ranks) are the x-axis of every metric.
+    A rollout may come in chunks. A *partial update* after each chunk but the last learns from the new steps only,
+    seen from all that the row has held so far; a *full update* after the last learns from all of them. Partial
+    updates leave the acting policy with a memory that older weights made; it refreshes that by itself.
+
+    Frames (environment steps of all ranks) are the x-axis of every metric; complete rollouts are logged. The Trainer
+    must be told so by ``log_every_n_steps``, or it logs the figures of a rollout again with the chunks of the next.
 
     Args:
         policy: the policy that acts and is trained.
         algorithm: makes losses of rollouts, and says how to optimise them.
         config: the run's resolved configuration; kept in checkpoints, so that the policy can be rebuilt.
+        rollout_length: steps T of a complete rollout.
     """
 
-    def __init__(self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any]) -> None:
+    def __init__(self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any], rollout_length: int) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
         self.algorithm = algorithm
         self.config = config
+        self.rollout_length = rollout_length
+        self.guard = UpdateGuard(algorithm.max_skipped_updates)
         self.frames, self.rollouts_done = 0, 0
+        self._rollout: TensorDictBase | None = None  # what has been collected of the rollout that is not complete
+        self._partial_updates: list[dict[str, Tensor]] = []  # their figures, of that rollout
 
-    def configure_optimizers(self) -> Optimizer:
-        """Return Adam over all parameters."""
-        return torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
+    @property
+    def in_rollout(self) -> bool:
+        """Whether the rollout that was learned from last is still incomplete."""
+        return self._rollout is not None
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """Return Adam over all parameters, and the schedule of its learning rate."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
+        total_frames = self.config["total_frames"]
+        schedule = LambdaLR(optimizer, lambda _: self.algorithm.learning_rate_factor(self.frames, total_frames))
+        return [optimizer], [schedule]
+
+    def setup(self, stage: str) -> None:
+        """Compile the memory that the callbacks have left, for training; acting takes it step by step."""
+        if self.config["compile"]:
+            self.policy.sequence_model.compile(dynamic=True)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
         self.algorithm.attach(self.policy)
 
-    def training_step(self, rollout: TensorDictBase, batch_idx: int) -> None:
-        """Learn from one rollout ``[B, T]``."""
+    def training_step(self, chunk: TensorDictBase, batch_idx: int) -> None:
+        """Learn from the next chunk ``[B, t]`` of a rollout."""
+        rollout = chunk if self._rollout is None else torch.cat([self._rollout, chunk], dim=1)
+        is_complete = rollout.shape[1] == self.rollout_length
+        first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
+        stale_values = is_complete and self._rollout is not None
+        metrics = self._optimise(self.algorithm.prepare(self.policy, rollout, first, stale_values=stale_values))
+        self.frames += chunk.numel() * self.trainer.world_size
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        metrics["learning_rate"] = torch.tensor(schedule.get_last_lr()[0])
+        schedule.step()
+        if is_complete:
+            self._rollout = None
+            self.rollouts_done += 1
+            self._log(metrics, batch_size=len(rollout))
+        else:
+            self._partial_updates.append(metrics)
+            self.policy.weights_version += 1
+            if self.algorithm.shuffle_episodes:
+                rollout = shuffle_episodes(rollout, seed=int(self.policy.weights_version))
+            self._rollout = rollout
+
+    def _log(self, full_update: dict[str, Tensor], batch_size: int) -> None:
+        """Log the updates of a rollout that is complete: means over the partial ones, and the full one."""
+        metrics = {f"update/{name}": value for name, value in full_update.items()}
+        if self._partial_updates:
+            for name in full_update:
+                values = torch.stack([partial[name] for partial in self._partial_updates])
+                metrics[f"partial_update/{name}"] = values.mean()
+            self._partial_updates.clear()
+        means = {name: value.to(self.device) for name, value in metrics.items()}
+        self.log_dict(means, batch_size=batch_size, sync_dist=True)
+        self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
+
+    def _optimise(self, experience: Experience) -> dict[str, Tensor]:
+        """Make the epochs of one update; return means over its minibatches."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        rows = self.algorithm.prepare(self.policy, rollout)
+        target_kl = self.algorithm.target_kl
         history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.algorithm.n_epochs):
-            for minibatch in self.algorithm.minibatches(rows):
+            for minibatch in self.algorithm.minibatches(experience):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
-                norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.algorithm.max_grad_norm)
-                optimizer.step()
+                norm = self._clip_gradients()
+                is_finite = bool(loss.isfinite() & norm.isfinite())
+                is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
+                if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
+                    optimizer.step()
+                self.guard.count(is_finite, self.policy, loss, minibatch)
                 for name, value in {**metrics, "gradient_norm": norm}.items():
                     history[name].append(value)
+            kl = torch.stack(history["kl"][-self.algorithm.n_minibatches :]).mean()
+            history["kl_of_epoch"].append(kl)
+            # Ranks that made different numbers of steps would wait for each other for ever.
+            if target_kl is not None and float(self.trainer.strategy.reduce(kl, reduce_op="mean")) > target_kl:
+                break
+        kl_by_epoch = history.pop("kl_of_epoch")
+        means = {name: torch.stack(values).nanmean() for name, values in history.items()}
+        counts = {"epochs": len(kl_by_epoch), "skipped": self.guard.skipped}
+        means |= {name: torch.tensor(float(count)) for name, count in counts.items()}
+        return {**means, "kl_first_epoch": kl_by_epoch[0]}
 
-        self.frames += rollout.numel() * self.trainer.world_size
-        self.rollouts_done += 1
-        means = {f"update/{name}": torch.stack(values).mean() for name, values in history.items()}
-        self.log_dict(means, batch_size=rollout.shape[0])
-        self.log("step", float(self.frames), batch_size=rollout.shape[0])  # Lightning's name for the x-axis
+    @property
+    def _gradient_scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to the largest norm that is allowed; return their norm before."""
+        scale = self._gradient_scaler.get_scale() if self._gradient_scaler else 1.0  # of 16-bit gradients
+        return torch.nn.utils.clip_grad_norm_(self.parameters(), self.algorithm.max_grad_norm * scale) / scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to rebuild the run: plain values only, so that loading needs no pickle."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.errors import UserError
+from memo_lightning.tracking import environment_name
 
 
 def default_run_dir(config: DictConfig) -> Path:
     """Return ``runs/<time>-<env>-<memory>-seed<seed>``, which says what the run is and does not exist yet."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.choices.env}-{config.choices.baseline}-seed{config.seed}"
+    environment = re.sub(r"[^\w.]+", "-", environment_name(config))
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{environment}-{config.choices.baseline}-seed{config.seed}"
     candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{k}" for k in range(2, 1000))]
     return next(path for path in candidates if not path.exists())
 
@@ -26,7 +30,7 @@ def check_run_dir(run_dir: Path) -> None:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir}: must be a directory, not a file")
-    if (run_dir / "config.yaml").exists():
+    if checkpoint_path(run_dir).exists():
         raise UserError(f"run_dir={run_dir}: already holds a run; continue it with resume={run_dir}, or name another")
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):

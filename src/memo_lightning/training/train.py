@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
+import signal
 import sys
 import warnings
 from functools import partial
@@ -11,19 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from memo_lightning.callbacks import RunReport
 from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
-from memo_lightning.errors import UserError, require
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.errors import Preempted, TrainingStopped, UserError, require
+from memo_lightning.evaluation.checkpoints import load_checkpoint, start_from
 from memo_lightning.models import SequenceModel
+from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
+from memo_lightning.processes import end_with_parent
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, memory_name, resolve_store
+from memo_lightning.tracking import RunLogger, environment_name, memory_name, resolve_store
+from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
+from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
@@ -33,21 +40,25 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     Everything that can be wrong with the configuration is found before anything is written.
 
+    Only the first process of a run writes and reports.
+
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
 
     Returns:
-        The figures of ``metrics.json``.
+        The figures of ``metrics.json``; none in processes other than the first.
 
     Raises:
         UserError: if the configuration is wrong, or ``run_dir`` cannot be used.
+        TrainingStopped: if training cannot go on, or what it came to cannot be written.
+        Preempted: after SIGTERM.
     """
     _silence_libraries()
+    if started_by_the_run(os.environ):
+        end_with_parent()
     checkpoint = _checkpoint_to_go_on_from(config) if config.resume else None
     run_dir = Path(config.run_dir or default_run_dir(config))
     config.run_dir = str(run_dir)
-    if checkpoint is None:
-        check_run_dir(run_dir)
     if config.logger:
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
 
@@ -59,15 +70,38 @@ def train(config: DictConfig) -> dict[str, Any]:
         baseline.check(policy)
     model = baseline.model if baseline else policy.sequence_model
     _check_segment(model, data.rollout_length)
+    if config.checkpoint and checkpoint is None:
+        _start_from(config, policy, model)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
-    learner = PolicyLearner(policy, algorithm, plain_config)
+    if data.n_chunks > 1:
+        policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
+    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length)
     callbacks = [build(callback) for callback in config.callbacks.values()]
     if baseline:
         callbacks.insert(0, baseline)
-    trainer = _build_trainer(config, callbacks)
+    checkpoint_io = AtomicCheckpointIO()
+    trainer = _build_trainer(config, callbacks, checkpoint_io)
+    if trainer.is_global_zero:
+        _begin_run(config, trainer, plain_config, checkpoint)
+        _announce(config, model, checkpoint)
+    _fit(trainer, learner, data, resume=checkpoint is not None)
+    if trainer.is_global_zero and checkpoint_io.error:
+        raise TrainingStopped(
+            f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
+        )
+    report = next((callback for callback in callbacks if isinstance(callback, RunReport)), None)
+    return report.figures if report else {}
 
+
+def _begin_run(
+    config: DictConfig, trainer: lightning.Trainer, plain_config: dict[str, Any], checkpoint: dict[str, Any] | None
+) -> None:
+    """Make the run's folder and its run in MLflow; the first process does so, before the others start."""
+    run_dir = Path(config.run_dir)
+    if checkpoint is None:
+        check_run_dir(run_dir)
     logger = _build_logger(config, checkpoint) if config.logger else None
     create_run_dir(run_dir)
     OmegaConf.save(config, run_dir / "config.yaml")  # unresolved: a resumed run can change values
@@ -76,9 +110,6 @@ def train(config: DictConfig) -> dict[str, Any]:
             logger.log_hyperparams(plain_config)
         logger.log_files(run_dir / "config.yaml")
         trainer.loggers = [logger]
-    _announce(config, model, checkpoint)
-    _fit(trainer, learner, data, resume=checkpoint is not None)
-    return json.loads((run_dir / "metrics.json").read_text())
 
 
 def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
@@ -91,35 +122,59 @@ def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
     return checkpoint
 
 
+def _start_from(config: DictConfig, policy: MemoryPolicy, model: SequenceModel) -> None:
+    pretrained = load_checkpoint(Path(config.checkpoint))
+    anew = start_from(pretrained, policy, model)
+    trained_for = f"trained for {pretrained['frames']:,} frames"
+    print(f"weights of {config.checkpoint}, {trained_for}; new: {', '.join(anew) or 'none'}", file=sys.stderr)
+
+
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
     run_dir = Path(trainer.default_root_dir)
     path = checkpoint_path(run_dir)
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
-    except SystemExit:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
-        print(f"interrupted; checkpoint: {path}\nnext: memo train resume={run_dir}", file=sys.stderr)
-        raise KeyboardInterrupt from None
+    except SystemExit as end:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
+        reason = end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else KeyboardInterrupt()
+        if trainer.is_global_zero:
+            word = "preempted" if isinstance(reason, Preempted) else "interrupted"
+            print(f"{word}; checkpoint: {path}\nnext: memo train resume={run_dir}", file=sys.stderr)
+        if started_by_lightning(os.environ):
+            raise SystemExit(0) from None  # of any other status rank 0 would be killed, while it is still writing
+        raise reason from None
+    except BaseException as error:
+        launcher = trainer.strategy.launcher
+        if launcher is not None:  # the ranks that this process has started would wait for it for ever
+            launcher.kill(signal.SIGKILL)
+        if isinstance(error, TrainingStopped):
+            raise TrainingStopped(f"{error}; checkpoint: {path}") from None
+        raise
 
 
 def _check_segment(model: SequenceModel, rollout_length: int) -> None:
-    segment_length = getattr(model, "segment_length", 1)
     require(
-        segment_length <= rollout_length,
+        model.segment_length is None or model.segment_length <= rollout_length,
         "model.segment_length",
-        segment_length,
+        model.segment_length,
         f"at most the {rollout_length} steps of a rollout",
     )
 
 
-def _build_trainer(config: DictConfig, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+def _build_trainer(
+    config: DictConfig, callbacks: list[lightning.Callback], checkpoint_io: AtomicCheckpointIO
+) -> lightning.Trainer:
+    plugins: list[Any] = [checkpoint_io]
     try:
-        return build(config.trainer, callbacks=callbacks, logger=False, default_root_dir=config.run_dir)
-    except (MisconfigurationException, TypeError) as error:
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # the batch script requeues: docs/scaling.md
+        settings = {"logger": False, "default_root_dir": config.run_dir, "plugins": plugins}
+        return build(config.trainer, callbacks=callbacks, **settings)
+    except (MisconfigurationException, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
-    memory, environment = memory_name(config.choices.baseline), config.choices.env
+    memory, environment = memory_name(config.choices.baseline), environment_name(config)
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
@@ -131,7 +186,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
 def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None) -> None:
     verb = f"going on at {checkpoint['frames']:,} frames with" if checkpoint else "training"
     print(
-        f"{verb} {type(model).__name__} on {config.choices.env}, {config.total_frames:,} frames, "
+        f"{verb} {type(model).__name__} on {environment_name(config)}, {config.total_frames:,} frames, "
         f"seed {config.seed}; writing to {config.run_dir}",
         file=sys.stderr,
     )
@@ -139,5 +194,6 @@ def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, An
 
 def _silence_libraries() -> None:
     """Keep the libraries' remarks that are no concern of the user's off the terminal."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*|torchrl.*|tensordict.*|mlflow.*")

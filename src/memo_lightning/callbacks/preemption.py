@@ -1,0 +1,77 @@
+"""SIGTERM: the machine is wanted back, and the run is to go on elsewhere or later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning
+
+from memo_lightning.callbacks.checkpointing import Checkpointing
+from memo_lightning.errors import PREEMPTED, Preempted, require
+from memo_lightning.training.learner import PolicyLearner
+
+
+class Preemption(lightning.Callback):
+    """Ends the run with a checkpoint when SIGTERM arrives, by raising :class:`Preempted`.
+
+    The rollout under way is finished, learned from and saved if that takes no longer than ``grace_seconds``;
+    otherwise it is given up, as the checkpoint before it is complete. All ranks stop at the same rollout,
+    whichever of them was told.
+
+    Args:
+        grace_seconds: how long the rollout under way may take. SLURM kills 30 s after SIGTERM by default.
+
+    Raises:
+        UserError: if ``grace_seconds`` is not positive.
+    """
+
+    def __init__(self, grace_seconds: float = 10.0) -> None:
+        require(grace_seconds > 0, "callbacks.preemption.grace_seconds", grace_seconds, "greater than 0")
+        self.grace_seconds = grace_seconds
+        self._asked = False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which puts the handlers back at the end."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals belong to the main thread's program
+
+        def ask(signum: int, frame: FrameType | None) -> None:
+            if self._asked:
+                return
+            self._asked = True
+            launcher = trainer.strategy.launcher
+            if launcher is not None:
+                launcher.kill(signal.SIGTERM)  # the ranks that this one has started
+            signal.setitimer(signal.ITIMER_REAL, self.grace_seconds)
+            last_resort = threading.Timer(2 * self.grace_seconds, os._exit, [PREEMPTED])  # if waiting in a library
+            last_resort.daemon = True
+            last_resort.start()
+
+        signal.signal(signal.SIGTERM, ask)
+        signal.signal(signal.SIGALRM, _end)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """End here if any rank was asked to."""
+        assert isinstance(pl_module, PolicyLearner)
+        if not pl_module.in_rollout and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            for callback in callbacks:
+                if isinstance(callback, Checkpointing):
+                    callback.save(trainer)
+            _end()
+
+
+def _end(*_: object) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise Preempted

@@ -1,0 +1,117 @@
+"""Several rows in one process, stepped one after another."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from memo_lightning.envs.gymnasium.spaces import Action, Entry
+from memo_lightning.envs.gymnasium.trial_row import TrialRow, TrialRules
+from memo_lightning.errors import EnvironmentFailure, UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What it takes to make rows, here or in another process.
+
+    Attributes:
+        name: what the environment is called in messages.
+        make: makes the environment of one row.
+        entries: what of the observation is kept.
+        action: how actions are stored.
+        rules: what a trial is.
+    """
+
+    name: str
+    make: Callable[[], gymnasium.Env]
+    entries: Sequence[Entry]
+    action: Action
+    rules: TrialRules
+
+    def array_layout(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+        """Return name, shape of one row, and dtype of everything that goes in and out of a step."""
+        return {
+            "action": (self.action.shape, self.action.dtype),
+            "reset": ((), np.bool_),
+            "reward": ((), np.float32),
+            "episode_end": ((), np.bool_),
+            "episode_return": ((), np.float32),
+            "episode_length": ((), np.int64),
+            "success": ((), np.bool_),
+            "done": ((), np.bool_),
+            **{entry.name: (entry.shape, entry.dtype) for entry in self.entries},
+        }
+
+
+class Rows:
+    """The rows ``indices`` of the arrays.
+
+    Args:
+        plan: how to make them.
+        indices: their numbers.
+        arrays: by name ``[N, ...]``, as :meth:`Plan.array_layout` says; read and written in place.
+        made: the environment of the first row, if there is one already.
+
+    Raises:
+        EnvironmentFailure: if an environment raises something; the same in all methods.
+        UserError: if it returns something else than its spaces say; the same in all methods.
+    """
+
+    def __init__(
+        self, plan: Plan, indices: Sequence[int], arrays: dict[str, NDArray], made: gymnasium.Env | None = None
+    ) -> None:
+        self._name, self._arrays = plan.name, arrays
+        self._rows: list[TrialRow] = []
+        for index in indices:
+            with self._named(index):
+                env = made if made and not self._rows else plan.make()
+            self._rows.append(TrialRow(env, index, plan.entries, plan.action, plan.rules, arrays))
+        self._indices = list(indices)
+
+    def seed(self, seed: int) -> None:
+        """Begin all random streams anew."""
+        for row in self._rows:
+            row.seed(seed)
+
+    def reset(self) -> None:
+        """Begin a new trial in the rows where ``arrays["reset"]`` is true."""
+        for index, row in zip(self._indices, self._rows, strict=True):
+            if self._arrays["reset"][index]:
+                with self._named(index):
+                    row.reset()
+
+    def step(self) -> None:
+        """Apply ``arrays["action"]``."""
+        for index, row in zip(self._indices, self._rows, strict=True):
+            with self._named(index):
+                row.step()
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Return what a row looks like, uint8 ``[H, W, 3]``."""
+        with self._named(index):
+            return np.asarray(self._rows[self._indices.index(index)].env.render())
+
+    def close(self) -> None:
+        """Close the environments; there are no rows afterwards."""
+        for index, row in zip(self._indices, self._rows, strict=True):
+            with self._named(index):
+                row.env.close()
+        self._rows, self._indices = [], []
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """Say in every error whose it is."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"environment {self._name}: {error}") from None
+        except Exception as error:  # the environment may raise anything
+            raise EnvironmentFailure(
+                f"environment {self._name}, row {index}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            ) from error

@@ -1,0 +1,215 @@
+"""Rows in worker processes, which write into memory that all share.
+
+A worker holds several rows, as TorchRL's and Gymnasium's process-based environments do not, and never outlives
+the run: it ends with its parent, and ends the run when it raises, dies or hangs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from numpy.typing import NDArray
+
+from memo_lightning.envs.gymnasium.rows import Plan, Rows
+from memo_lightning.errors import EnvironmentFailure, UserError
+
+START_TIMEOUT = 300.0  # seconds to import and build environments
+_GRACE = 2.0  # seconds to end by itself
+
+
+class WorkerRows:
+    """The same as :class:`~memo_lightning.envs.gymnasium.rows.Rows`, for all rows, in processes.
+
+    Args:
+        plan: how to make the rows; pickled with cloudpickle, so closures are fine.
+        n_envs: number of rows N, spread over the workers.
+        n_workers: number of processes.
+        step_timeout: seconds that a step or reset of a worker's rows may take.
+
+    Attributes:
+        arrays: as in :class:`Rows`, in shared memory.
+
+    Raises:
+        EnvironmentFailure: if a worker raises, dies or hangs, with the worker's stack trace; the same in all methods.
+        UserError: if an environment returns something else than its spaces say; the same in all methods.
+    """
+
+    def __init__(self, plan: Plan, n_envs: int, n_workers: int, step_timeout: float) -> None:
+        # Not fork: this process has threads (torch, MLflow) whose locks a copy would inherit.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._timeout = step_timeout
+        shared = {
+            name: (
+                context.RawArray("b", max(1, n_envs * prod(shape) * np.dtype(dtype).itemsize)),
+                (n_envs, *shape),
+                dtype,
+            )
+            for name, (shape, dtype) in plan.array_layout().items()
+        }
+        self.arrays = _views(shared)
+        pickled = cloudpickle.dumps(plan)
+        self._workers: list[_Worker] = []
+        self._finalizer = weakref.finalize(self, _kill, self._workers)
+        for number, rows in enumerate(np.array_split(np.arange(n_envs), n_workers)):
+            here, there = context.Pipe()
+            with tempfile.NamedTemporaryFile(prefix="memo-worker-", delete=False) as file:
+                trace = Path(file.name)
+            process = context.Process(
+                target=_work,
+                args=(there, pickled, rows.tolist(), shared, str(trace)),
+                daemon=True,
+                name=f"env-{number}",
+            )
+            process.start()
+            there.close()
+            self._workers.append(_Worker(number, rows.tolist(), process, here, trace))
+        self._collect(START_TIMEOUT)
+
+    def seed(self, seed: int) -> None:
+        """Begin all random streams anew."""
+        self._ask("seed", seed)
+
+    def reset(self) -> None:
+        """Begin a new trial in the rows where ``arrays["reset"]`` is true."""
+        self._ask("reset")
+
+    def step(self) -> None:
+        """Apply ``arrays["action"]``."""
+        self._ask("step")
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Return what a row looks like, uint8 ``[H, W, 3]``."""
+        worker = next(worker for worker in self._workers if index in worker.rows)
+        return self._ask("picture", index, workers=[worker])[0]
+
+    def close(self) -> None:
+        """Let the workers close their environments; kill those that do not."""
+        for worker in self._workers:
+            try:
+                worker.connection.send(("close", ()))
+            except OSError:
+                continue  # gone already
+        deadline = time.monotonic() + _GRACE
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+        self._finalizer()
+
+    def _ask(self, method: str, *args: Any, workers: Sequence[_Worker] | None = None) -> list[Any]:
+        workers = self._workers if workers is None else workers
+        for worker in workers:
+            try:
+                worker.connection.send((method, args))
+            except OSError:
+                continue  # it has died, which is found below
+        return self._collect(self._timeout, workers)
+
+    def _collect(self, timeout: float, workers: Sequence[_Worker] | None = None) -> list[Any]:
+        """Return the answers of ``workers`` in their order; whatever goes wrong ends all."""
+        try:
+            deadline = time.monotonic() + timeout
+            return [worker.answer(deadline, timeout) for worker in workers or self._workers]
+        except BaseException:
+            self._finalizer()
+            raise
+
+
+@dataclass
+class _Worker:
+    """The parent's side of a worker."""
+
+    number: int
+    rows: list[int]
+    process: ForkServerProcess
+    connection: Connection
+    trace: Path
+
+    def answer(self, deadline: float, timeout: float) -> Any:
+        """Wait for the answer to what was asked."""
+        wait([self.connection, self.process.sentinel], max(0.0, deadline - time.monotonic()))
+        try:
+            kind, value = self.connection.recv() if self.connection.poll() else ("silence", None)
+        except (EOFError, OSError):
+            kind, value = "silence", None
+        if kind == "answer":
+            return value
+        if kind == "mistake":
+            raise UserError(value)
+        if kind == "failure":
+            raise EnvironmentFailure(f"env worker {self.number}: {value}")
+        raise EnvironmentFailure(self._why_silent(timeout))
+
+    def _why_silent(self, timeout: float) -> str:
+        rows = f"env worker {self.number} (rows {self.rows[0]} to {self.rows[-1]})"
+        self.process.join(0.5)  # a process that has closed its pipe is about to end
+        if self.process.exitcode is None:
+            assert self.process.pid is not None
+            os.kill(self.process.pid, signal.SIGUSR1)  # faulthandler writes where it is
+            time.sleep(0.5)
+            return f"{rows} hangs: no answer within {timeout:g} s (env.step_timeout)\n{self.trace.read_text()}"
+        code = self.process.exitcode
+        reason = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return f"{rows} died: {reason}\n{self.trace.read_text()}"
+
+
+def _kill(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.connection.close()
+        worker.trace.unlink(missing_ok=True)
+    workers.clear()
+
+
+def _views(shared: dict[str, tuple[Any, tuple[int, ...], type[np.generic]]]) -> dict[str, NDArray]:
+    return {
+        name: np.frombuffer(buffer, dtype, prod(shape)).reshape(shape)
+        for name, (buffer, shape, dtype) in shared.items()
+    }
+
+
+def _work(connection: Connection, pickled: bytes, indices: list[int], shared: dict[str, Any], trace: str) -> None:
+    """Be a worker: answer requests until told to close."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the run
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with open(trace, "w") as file:
+        faulthandler.enable(file)
+        faulthandler.register(signal.SIGUSR1, file)
+        try:
+            rows = Rows(cloudpickle.loads(pickled), indices, _views(shared))
+            connection.send(("answer", None))
+            while True:
+                method, args = connection.recv()
+                connection.send(("answer", getattr(rows, method)(*args)))
+                if method == "close":
+                    return
+        except EOFError:
+            return
+        except UserError as error:
+            connection.send(("mistake", str(error)))
+        except Exception as error:  # whatever it is, the parent must know
+            connection.send(("failure", str(error)))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # not sys.exit: the main thread may hang in a step

@@ -1,0 +1,101 @@
+"""The passive T-Maze: a cue at the start, a choice after a long corridor (Ni et al. 2023, arXiv 2307.03864)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from memo_lightning.envs.drawing import BLUE, DARK, GREEN, Mark, draw_grid
+from memo_lightning.envs.trial_env import SPLITS, TrialEnv
+from memo_lightning.errors import require
+
+FORWARD, BACK, UP, DOWN = range(4)
+_CUE_UP, _CUE_DOWN, _CORRIDOR, _JUNCTION = range(4)
+_PICTURED = 24  # cells of a corridor that are drawn
+
+
+class TMaze(TrialEnv):
+    """A corridor whose first cell shows which way to turn at its end. A trial is one episode.
+
+    The last step, at the junction, is worth 1 if it goes up or down as the cue said ``trial_length - 1`` steps
+    before, the length of the corridor. An episode has just the steps it takes to get there.
+
+    Only memory is to be tested, not exploration. So the agent is carried through the corridor, and a step in it
+    costs ``1 / corridor length`` unless it goes forward. With ``carried=False`` it walks by itself and the rule
+    is that of Ni et al.: a step costs as much whenever the agent is behind one that always went forward; whoever
+    strays once does not get to the junction in time.
+
+    Observation: one-hot, where the agent is: at the start with the cue up, with the cue down, in the corridor, at
+    the junction. There are two tasks, one for each cue; both belong to every split.
+
+    Args:
+        trial_length: steps of a trial, one more than from the start to the junction.
+        carried: whether the agent gets to the junction whatever it does.
+        split: ``"train"``, ``"held_out"`` or ``"all"``.
+        n_envs, seed, device: see :class:`TrialEnv`.
+
+    Raises:
+        UserError: if a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_envs: int,
+        trial_length: int = 101,
+        carried: bool = True,
+        split: str = "train",
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        require(trial_length >= 2, "env.trial_length", trial_length, "at least 2")
+        require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
+        self.corridor_length, self.carried = trial_length - 1, carried
+        self._position = torch.zeros(n_envs, dtype=torch.int64, device=device)
+        self._cue = torch.zeros_like(self._position)
+        super().__init__(
+            n_envs=n_envs,
+            n_actions=4,
+            observation_size=4,
+            n_tasks=2,
+            episode_length=trial_length,
+            trial_length=trial_length,
+            seed=seed,
+            device=device,
+        )
+
+    def picture(self, row: int = 0) -> NDArray[np.uint8]:
+        """Draw a maze, long ones to scale: the cue is green, at the start and at the right end; the agent blue."""
+        last = min(self.corridor_length, _PICTURED)
+        up = int(self._cue[row]) == 0
+        walls = [Mark(r, c, DARK) for r in (0, 2) for c in range(last)]
+        position = round(int(self._position[row]) * last / self.corridor_length)
+        marks = [Mark(1, 0, GREEN), Mark(0 if up else 2, last, GREEN), Mark(1, position, BLUE, 0.6)]
+        return draw_grid(3, last + 1, [*walls, *marks])
+
+    def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
+        self._cue = torch.where(rows, tasks, self._cue)
+
+    def _begin_episodes(self, rows: Tensor) -> None:
+        self._position.masked_fill_(rows, 0)
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        at_junction = self._position == self.corridor_length
+        success = at_junction & (action - UP == self._cue)
+        if self.carried:
+            strays = (action != FORWARD) & ~at_junction
+            self._position = self._position + 1
+        else:
+            step = (action == FORWARD).long() - (action == BACK).long()
+            self._position = self._position + step * ~at_junction
+            strays = (self._position < self._episode_step + 1) & ~at_junction
+        self._position = self._position.clamp(0, self.corridor_length)
+        return success.float() - strays.float() / self.corridor_length, success
+
+    def _observe(self, episode_time: Tensor) -> Tensor:
+        place = torch.where(self._position == 0, self._cue + _CUE_UP, _CORRIDOR)
+        place = place.masked_fill(self._position == self.corridor_length, _JUNCTION)
+        return one_hot(place, 4).float()

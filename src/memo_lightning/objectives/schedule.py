@@ -1,0 +1,23 @@
+"""The learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "cosine"]
+
+
+def learning_rate_factor(frames: int, total_frames: int, warmup_frames: int, schedule: Schedule) -> float:
+    """Return what the learning rate is multiplied by after ``frames`` of ``total_frames`` environment steps.
+
+    It rises linearly from zero over the first ``warmup_frames``; then it stays, or falls to zero along half a
+    cosine (arXiv 1608.03983, without restarts). It is a function of frames, not of the number of calls as torch's
+    schedulers are, so a run that goes on for longer than it was planned follows the longer curve.
+    """
+    if frames < warmup_frames:
+        return frames / warmup_frames
+    if schedule == "constant":
+        return 1.0
+    progress = (frames - warmup_frames) / max(1, total_frames - warmup_frames)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,46 @@
+"""Several discrete actions at once, independent of one another given the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, constraints
+
+
+class MultiCategorical(Distribution):
+    """The product of categorical distributions with different numbers of values.
+
+    Args:
+        logits: ``[*batch, sum(n_values)]``, those of the first component first.
+        n_values: number of values of each of the k components.
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - torch's own declaration
+
+    def __init__(self, logits: Tensor, n_values: Sequence[int]) -> None:
+        self._parts = [Categorical(logits=part, validate_args=False) for part in logits.split(list(n_values), -1)]
+        super().__init__(logits.shape[:-1], torch.Size([len(n_values)]), validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Return int64 ``[*sample_shape, *batch, k]``."""
+        return torch.stack([part.sample(torch.Size(sample_shape)) for part in self._parts], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return ``[*batch]`` for ``value [*batch, k]``."""
+        return torch.stack([p.log_prob(v) for p, v in zip(self._parts, value.unbind(-1), strict=True)]).sum(0)
+
+    def entropy(self) -> Tensor:
+        """Return ``[*batch]``."""
+        return torch.stack([part.entropy() for part in self._parts]).sum(0)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most likely values ``[*batch, k]``."""
+        return torch.stack([part.probs.argmax(-1) for part in self._parts], -1)
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """TorchRL's name for what is done without exploration."""
+        return self.mode

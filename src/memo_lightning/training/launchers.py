@@ -1,0 +1,42 @@
+"""Launchers: what ``fabric run``, ``torchrun`` and ``srun`` say about the processes that make up a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Variable of `fabric run` -> the setting it stands for. LT_DEVICES may be "auto"; torchrun, which it starts, counts.
+_FABRIC = {
+    "LT_ACCELERATOR": "trainer.accelerator",
+    "LT_STRATEGY": "trainer.strategy",
+    "LT_PRECISION": "trainer.precision",
+}
+
+
+def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
+    """Return the overrides that make the Trainer fit the processes that a launcher has started.
+
+    They come before the user's own, which win.
+
+    Args:
+        environ: the environment variables that the launcher has set; without a launcher there are no overrides.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ:  # torchrun, and with it `fabric run`
+        processes, nodes = environ["LOCAL_WORLD_SIZE"], environ["GROUP_WORLD_SIZE"]
+    elif "SLURM_NTASKS_PER_NODE" in environ:
+        processes, nodes = environ["SLURM_NTASKS_PER_NODE"], environ.get("SLURM_NNODES", "1")
+    else:
+        return []
+    overrides = [f"trainer.devices={processes}", f"trainer.num_nodes={nodes}"]
+    if int(processes) * int(nodes) > 1:
+        overrides.append("trainer.strategy=ddp")
+    return overrides + [f"{setting}={environ[name]}" for name, setting in _FABRIC.items() if name in environ]
+
+
+def started_by_the_run(environ: Mapping[str, str]) -> bool:
+    """Say whether this process is a rank that torchrun's agent, or rank 0 through Lightning, has started."""
+    return "TORCHELASTIC_RUN_ID" in environ or environ.get("LOCAL_RANK", "0") != "0"
+
+
+def started_by_lightning(environ: Mapping[str, str]) -> bool:
+    """Say whether this process is a rank that rank 0 has started."""
+    return started_by_the_run(environ) and "TORCHELASTIC_RUN_ID" not in environ

@@ -1,0 +1,67 @@
+"""What to do with an update whose loss or gradient is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from memo_lightning.errors import TrainingStopped
+from memo_lightning.objectives import Experience
+
+
+class UpdateGuard:
+    """Counts updates that must be skipped, and ends the run when too many come in a row.
+
+    A skipped update changes no weight, so the last checkpoint stays a good one.
+
+    Args:
+        limit: how many updates in a row may be skipped; the run ends with the last of them.
+
+    Attributes:
+        skipped: updates skipped so far.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.skipped = 0
+        self._in_a_row = 0
+
+    def count(self, finite: bool, module: nn.Module, loss: Tensor, minibatch: Experience) -> None:
+        """Note whether an update was ``finite``, which all ranks must have agreed on.
+
+        Args:
+            finite: whether the update can be made.
+            module: what is trained, with the update's gradients.
+            loss: the update's loss.
+            minibatch: what the loss was computed on.
+
+        Raises:
+            TrainingStopped: if it is one too many; the message names the first tensor that is not finite.
+        """
+        if finite:
+            self._in_a_row = 0
+            return
+        self.skipped += 1
+        self._in_a_row += 1
+        if self._in_a_row >= self.limit:
+            bad = next(_non_finite(module, loss, minibatch), "none on this rank, another has it")
+            raise TrainingStopped(
+                f"{self._in_a_row} updates in a row had a loss or gradient that is not finite; first such tensor: {bad}"
+            )
+
+
+def _non_finite(module: nn.Module, loss: Tensor, minibatch: Experience) -> Iterator[str]:
+    """Yield the names of tensors that are not finite, causes before effects."""
+    entries = [*minibatch.rows.items(), *minibatch.learned.items()]
+    tensors = {
+        "weight": module.named_parameters(),
+        "rollout entry": entries,
+        "loss": [("total", loss)],
+        "gradient of": ((name, parameter.grad) for name, parameter in module.named_parameters()),
+    }
+    for kind, named in tensors.items():
+        for name, tensor in named:
+            if tensor is not None and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                yield f"{kind} {name}"

@@ -1,0 +1,224 @@
+"""Trials of Gymnasium environments: against stepping the environment by hand."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torchrl.envs import check_env_specs
+from toys import Everything, Keeps, OwnTrials, Walk, faulty
+
+from memo_lightning.envs.build import build_env
+from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectEntries
+from memo_lightning.errors import EnvironmentFailure, UserError
+
+
+def rollout(env, steps=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    actions = torch.randint(0, 2, (20, steps), generator=generator)[: env.batch_size[0]]
+    taken = iter(actions.unbind(1))
+    return env.rollout(steps, lambda td: td.set("action", next(taken)), break_when_any_done=False)
+
+
+def seeds_of(observations):
+    """What Walk was reset with."""
+    high, low = observations[..., 0].flatten().tolist(), observations[..., 1].flatten().tolist()
+    return [int(a) * 65536 + int(b) for a, b in zip(high, low, strict=True)]
+
+
+@pytest.mark.parametrize("make", [Walk, OwnTrials, Everything])
+def test_specs_hold(make):
+    check_env_specs(GymnasiumEnv(n_envs=3, make=make, trial_length=7))
+
+
+@pytest.mark.parametrize(("trial_length", "episodes"), [(11, None), (1000, 3), (9, 2)])
+def test_trials_equal_stepping_by_hand(trial_length, episodes):
+    rows = rollout(GymnasiumEnv(n_envs=4, make=Walk, trial_length=trial_length, episodes_per_trial=episodes, seed=5))
+    for row in rows:
+        trial_step = episode = step = 0
+        total, env = 0.0, Walk()
+        for t in range(40):
+            if step == 0:
+                env.reset(seed=seeds_of(row["observation"][t])[0])
+            np.testing.assert_array_equal(row["observation"][t], env._observe().astype(np.float32))
+            action = int(row["action"][t]) - 1
+            _, reward, over, _, _ = env.step(action)
+            trial_step, step, total = trial_step + 1, step + 1, total + reward
+            done = trial_step == trial_length or (over and episode + 1 == episodes)
+            after = row["next"][t]
+            assert after["reward"] == reward
+            assert after["episode_return"] == total
+            assert after["episode_length"] == step
+            assert after["episode_end"] == over
+            assert after["success"] == (over and action == 1)
+            assert after["done"] == after["terminated"] == done
+            if over or done:
+                step, total, episode = 0, 0.0, episode + 1
+            if done:
+                trial_step = episode = 0
+
+
+def test_an_environment_may_make_its_trials_itself():
+    rows = rollout(GymnasiumEnv(n_envs=2, make=OwnTrials, trial_length=100), steps=12)
+    after = rows["next"]
+    assert after["done"][0].flatten().nonzero().flatten().tolist() == [5, 11]
+    assert after["episode_end"][0].flatten().tolist() == [False, True] * 6
+    assert after["episode_return"][0].flatten().tolist() == [1, 2] * 6
+    assert after["success"][0].flatten().nonzero().flatten().tolist() == [3, 9]
+    assert rows["goal"][0].tolist() == [0, 0, 1, 1, 2, 2] * 2
+
+
+def test_episodes_of_a_trial_keep_their_task_as_the_environment_can():
+    def trials(make, same_task):
+        env = GymnasiumEnv(n_envs=1, make=make, trial_length=100, episodes_per_trial=4, same_task=same_task)
+        rows = rollout(env, steps=60)[0]
+        trial = rows["next", "done"].flatten().cumsum(0) - rows["next", "done"].flatten().long()
+        return [set(seeds_of(rows["observation"][trial == k])) for k in range(3)]
+
+    assert [len(seeds) for seeds in trials(Walk, "none")] == [4, 4, 4]
+    for make, same_task in ((Walk, "seed"), (Keeps, "option")):
+        first, second, third = trials(make, same_task)
+        assert len(first) == len(second) == len(third) == 1
+        assert len(first | second | third) == 3
+
+
+def test_results_do_not_depend_on_the_environments_beside_and_seeds_repeat():
+    few, many, other = (
+        rollout(GymnasiumEnv(n_envs=n, make=Walk, trial_length=15, seed=seed)) for n, seed in ((3, 7), (8, 7), (3, 8))
+    )
+    for key in few.keys(True, True):
+        assert torch.equal(few[key], many[:3][key]), key
+    assert not torch.equal(few["observation"], other["observation"])
+    env = GymnasiumEnv(n_envs=3, make=Walk, trial_length=15, seed=1)
+    rollout(env)
+    env.set_seed(7)
+    assert torch.equal(rollout(env)["observation"], few["observation"])
+
+
+def test_held_out_seeds_are_never_trained_on():
+    def seeds(split):
+        env = GymnasiumEnv(n_envs=8, make=Walk, trial_length=15, split=split)
+        return seeds_of(rollout(env)["observation"])
+
+    assert {seed % 2 for seed in seeds("train")} == {0}
+    assert {seed % 2 for seed in seeds("held_out")} == {1}
+    assert {seed % 2 for seed in seeds("all")} == {0, 1}
+
+
+def test_partial_reset_touches_only_the_rows_it_names():
+    env = GymnasiumEnv(n_envs=3, make=Walk, trial_length=50)
+    td = env.step(env.reset().set("action", torch.zeros(3, dtype=torch.int64)))["next"]
+    before = td["observation"].clone()
+    after = env.reset(td.set("_reset", torch.tensor([[False], [True], [False]])))["observation"]
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert after[1, 3] == 0
+
+
+def test_every_kind_of_observation_arrives_as_it_was():
+    env = GymnasiumEnv(n_envs=1, make=Everything, trial_length=10)
+    td = env.reset()
+    for _ in range(3):
+        seen, last = td[0], env._rows._rows[0].env.last
+        np.testing.assert_array_equal(seen["vector"], last["vector"].flatten())
+        assert seen["choice"] == last["choice"] - 3
+        np.testing.assert_array_equal(seen["choices"], last["choices"])
+        np.testing.assert_array_equal(seen["flags"], last["flags"])
+        np.testing.assert_array_equal(seen["picture"], last["picture"])
+        np.testing.assert_array_equal(seen["first"], last["first"].transpose(1, 2, 0))
+        np.testing.assert_array_equal(seen["grey"], last["grey"][..., None])
+        assert seen["pair_0"] == last["pair"][0]
+        np.testing.assert_array_equal(seen["pair_1"], last["pair"][1])
+        td = env.step(env.rand_action(td))["next"]
+    assert env.observation_spec["picture"].dtype == torch.uint8
+
+
+def test_continuous_actions_stay_within_their_bounds():
+    env = build_env(
+        {"_target_": "memo_lightning.envs.gymnasium.GymnasiumEnv", "id": "Pendulum-v1", "trial_length": 20}, 2, 0
+    )
+    td = env.rollout(20)
+    assert td["action"].shape == (2, 20, 1)
+    assert 1 < td["action"].abs().max() <= 2
+    assert torch.equal(td["previous_step"][:, 1:, :1], td["action"][:, :-1])
+
+
+def test_components_can_be_hidden():
+    env = SelectEntries(gymnasium.make("Pendulum-v1"), keep=[0, 1])
+    whole, _ = gymnasium.make("Pendulum-v1").reset(seed=3)
+    np.testing.assert_array_equal(env.reset(seed=3)[0], whole[:2])
+    assert env.observation_space.contains(whole[:2])
+    with pytest.raises(UserError, match="keep=\\[3\\]: must be indices of the 3 components"):
+        SelectEntries(gymnasium.make("Pendulum-v1"), keep=[3])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("shape", r"environment <Faulty instance>: observation 'observation' has shape \(3,\); its space says \(2,\)"),
+        ("dtype", r"observation 'observation' has dtype <U1; its space says float32"),
+        ("reward", r"the reward is None; must be a number"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_step_that_breaks_the_spec_is_one_line(fault, message, workers):
+    env = GymnasiumEnv(n_envs=2, make=faulty(fault), trial_length=10, workers=workers)
+    with pytest.raises(UserError, match=message) as error:
+        env.rollout(5)
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_environment_raises_is_shown_with_its_own_trace():
+    with pytest.raises(EnvironmentFailure, match=r"row 0: RuntimeError: the motor is on fire\n(.*\n)*.*in step"):
+        GymnasiumEnv(n_envs=2, make=faulty("raise"), trial_length=10).rollout(5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": None}, "env.id=null: must be the id"),
+        ({"id": "CartPol-v1"}, "env.id=CartPol-v1: no such environment; did you mean CartPole-v1"),
+        ({"id": "nowhere:Env-v0"}, "env.id=nowhere:Env-v0: nowhere cannot be imported"),
+        ({"settings": {"colour": "red"}}, "env.settings={.*'colour': 'red'}: .*colour"),
+        ({"wrappers": ["gymnasium.wrappers.Nothing"]}, "env.wrappers=gymnasium.wrappers.Nothing: cannot be imported"),
+        ({"trial_length": 0}, "env.trial_length=0: must be at least 1"),
+        ({"episodes_per_trial": 0}, "env.episodes_per_trial=0: must be at least 1"),
+        ({"episode_length": 0}, "env.episode_length=0: must be at least 1"),
+        ({"same_task": "maybe"}, "env.same_task='maybe': must be one of none, seed, option"),
+        ({"split": "test"}, "env.split='test': must be one of"),
+        ({"workers": 3}, "env.workers=3: must be at least 0 and at most the 2 environments"),
+        ({"step_timeout": 0}, "env.step_timeout=0: must be greater than 0"),
+        ({"ignore": ["colour"]}, "env.ignore=.*'colour'.*: must be among the entries of the observation, observation"),
+        ({"ignore": ["observation"]}, "something is left"),
+    ],
+)
+def test_bad_settings_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        GymnasiumEnv(**{"n_envs": 2, "id": "CartPole-v1", "trial_length": 10, **change})
+
+
+class Unsupported(Walk):
+    def __init__(self, **spaces):
+        self.__dict__.update(spaces)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {
+                "observation_space": gymnasium.spaces.Dict(
+                    a=gymnasium.spaces.Discrete(2), mission=gymnasium.spaces.Text(9)
+                )
+            },
+            r"observation 'mission' is a Text space, .* env.ignore=\[mission\]",
+        ),
+        (
+            {"observation_space": gymnasium.spaces.Dict(reward=gymnasium.spaces.Discrete(2))},
+            "'reward': the name is taken",
+        ),
+        ({"action_space": gymnasium.spaces.Box(-np.inf, 1, (2,))}, "must have finite bounds"),
+        ({"action_space": gymnasium.spaces.Text(3)}, "action space Text: must be Discrete"),
+    ],
+)
+def test_spaces_that_are_not_supported_are_named(space, message):
+    with pytest.raises(UserError, match=message):
+        GymnasiumEnv(n_envs=1, make=lambda: Unsupported(**space), trial_length=5)

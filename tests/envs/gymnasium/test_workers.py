@@ -1,0 +1,106 @@
+"""Worker processes: the same results, and no way of going wrong that goes on or is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_trials import rollout
+from toys import Everything, Walk, faulty
+
+from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.errors import EnvironmentFailure
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def have_ended(pids, seconds=20):
+    deadline = time.monotonic() + seconds
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(is_running, pids))
+
+
+def worker_pids(env):
+    return [worker.process.pid for worker in env._rows._workers]
+
+
+@pytest.mark.parametrize("make", [Walk, Everything])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_results_do_not_depend_on_the_number_of_workers(make, workers):
+    here = GymnasiumEnv(n_envs=5, make=make, trial_length=9, seed=3)
+    there = GymnasiumEnv(n_envs=5, make=make, trial_length=9, seed=3, workers=workers)
+    zero = here.full_action_spec["action"].zero()
+    expected, got = (
+        env.rollout(25, lambda td: td.set("action", zero), break_when_any_done=False) for env in (here, there)
+    )
+    for key in expected.keys(True, True):
+        assert torch.equal(expected[key], got[key]), key
+    there.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            "raise",
+            r"env worker 0: environment <Faulty instance>, row 0: RuntimeError: the motor is on fire\n(.*\n)*.*toys.py",
+        ),
+        ("die", r"env worker 0 \(rows 0 to 1\) died: SIGKILL"),
+        ("exit", r"env worker 0 \(rows 0 to 1\) died: exit status 7"),
+        (
+            "hang",
+            r"env worker 0 \(rows 0 to 1\) hangs: no answer within 2 s \(env.step_timeout\)\n(.*\n)*.*toys.py.*in step",
+        ),
+    ],
+)
+def test_a_worker_that_goes_wrong_ends_the_run_and_all_workers(fault, message):
+    env = GymnasiumEnv(n_envs=4, make=faulty(fault), trial_length=50, workers=2, step_timeout=2.0)
+    pids = worker_pids(env)
+    start = time.monotonic()
+    with pytest.raises(EnvironmentFailure, match=message):
+        rollout(env)
+    assert time.monotonic() - start < 10
+    assert have_ended(pids, 2)
+    env.close()
+
+
+def test_closing_ends_the_workers_and_leaves_no_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    env = GymnasiumEnv(n_envs=2, make=Walk, trial_length=5, workers=2)
+    pids = worker_pids(env)
+    assert all(map(is_running, pids))
+    assert len(list(tmp_path.glob("memo-worker-*"))) == 2
+    env.close()
+    assert have_ended(pids, 2)
+    assert not list(tmp_path.glob("memo-worker-*"))
+
+
+def test_workers_end_with_a_parent_that_is_killed_while_they_hang():
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from toys import faulty
+from memo_lightning.envs.gymnasium import GymnasiumEnv
+if __name__ == "__main__":
+    env = GymnasiumEnv(n_envs=2, make=faulty("hang"), trial_length=50, workers=2, step_timeout=100.0)
+    print(*[worker.process.pid for worker in env._rows._workers], flush=True)
+    env.rollout(10)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+    )
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(pids) == 2
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert have_ended(pids)

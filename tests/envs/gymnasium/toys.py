@@ -1,0 +1,141 @@
+"""Environments whose every step can be foreseen, and environments that go wrong."""
+
+import copy
+import os
+import signal
+import time
+from functools import partial
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Walk(gymnasium.Env):
+    """Each episode has a random number of steps; the observation tells seed (in two halves), length and step."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    action_space = spaces.Discrete(3, start=-1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.given, self.options, self.t = seed, options, 0
+        self.length = int(self.np_random.integers(2, 6))
+        return self._observe(), {}
+
+    def step(self, action):
+        assert action in (-1, 0, 1)
+        self.t += 1
+        return self._observe(), float(action), self.t == self.length, False, {"success": action == 1}
+
+    def _observe(self):
+        return np.array([*divmod(self.given, 65536), self.length, self.t], np.float64)
+
+
+class OwnTrials(gymnasium.Env):
+    """Makes trials itself: three episodes of two steps."""
+
+    observation_space = spaces.Dict({"goal": spaces.Discrete(4), "position": spaces.Box(0, 6, (1,), np.float32)})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return {"goal": 0, "position": np.zeros(1, np.float32)}, {"episode_end": False}
+
+    def step(self, action):
+        self.t += 1
+        observation = {"goal": self.t // 2, "position": np.full(1, self.t, np.float32)}
+        return observation, 1.0, False, self.t == 6, {"episode_end": self.t % 2 == 0, "success": self.t == 4}
+
+
+class Keeps(Walk):
+    """Keeps its task across resets when asked to."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if options["new_task"]:
+            self.task = self.given
+        return self._observe(), {}
+
+    def _observe(self):
+        return np.array([*divmod(getattr(self, "task", 0), 65536), self.length, self.t], np.float64)
+
+
+class Faulty(gymnasium.Env):
+    """Does what ``fault`` says at its third step."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        observation, reward = np.zeros(2, np.float32), 0.0
+        if self.t == 3:
+            match self.fault:
+                case "raise":
+                    raise RuntimeError("the motor is on fire")
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "exit":
+                    os._exit(7)
+                case "hang":
+                    time.sleep(1000)
+                case "shape":
+                    observation = np.zeros(3, np.float32)
+                case "dtype":
+                    observation = np.array(["a", "b"])
+                case "reward":
+                    reward = None
+        return observation, reward, False, False, {}
+
+
+class Everything(gymnasium.Env):
+    """An observation of every kind, drawn at random; several discrete actions."""
+
+    observation_space = spaces.Dict(
+        {
+            "vector": spaces.Box(-2, 4, (2, 2), np.float32),
+            "choice": spaces.Discrete(5, start=3),
+            "choices": spaces.MultiDiscrete([2, 3]),
+            "flags": spaces.MultiBinary(3),
+            "picture": spaces.Box(0, 255, (12, 10, 3), np.uint8),
+            "first": spaces.Box(0, 255, (3, 12, 10), np.uint8),
+            "grey": spaces.Box(0, 255, (9, 9), np.uint8),
+            "pair": spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (1,), np.float32)]),
+        }
+    )
+    action_space = spaces.MultiDiscrete([2, 4])
+
+    def __init__(self):
+        self.observation_space = copy.deepcopy(self.observation_space)  # each its own random numbers
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        self.last = self.observation_space.sample()
+        return self.last, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.last = self.observation_space.sample()
+        return self.last, 0.0, False, False, {}
+
+
+class Slow(Walk):
+    """A step costs a millisecond of computing."""
+
+    def step(self, action):
+        end = time.perf_counter() + 1e-3
+        while time.perf_counter() < end:
+            pass
+        return super().step(action)
+
+
+def faulty(fault):
+    return partial(Faulty, fault)

@@ -1,0 +1,112 @@
+"""The learner: what partial updates, refreshed memories, schedules and early stops do in a real run."""
+
+import lightning
+import pytest
+import torch
+
+from memo_lightning.objectives import PPO
+from memo_lightning.rollouts import RolloutDataModule
+from memo_lightning.training import PolicyLearner
+
+SETTINGS = {
+    "gamma": 0.9,
+    "gae_lambda": 0.8,
+    "cross_episode_returns": False,
+    "clip_epsilon": 0.2,
+    "entropy_coef": 0.01,
+    "value_coef": 0.5,
+    "n_epochs": 2,
+    "n_minibatches": 2,
+    "normalize_advantage": True,
+    "target_kl": None,
+    "recompute_log_probs": False,
+    "shuffle_episodes": False,
+    "learning_rate": 1e-2,
+    "warmup_frames": 0,
+    "schedule": "constant",
+    "max_grad_norm": 0.5,
+    "max_skipped_updates": 10,
+}
+
+
+class Witness(lightning.Callback):
+    """Holds what was acted against what training computes from the rows, before each update; and logs updates."""
+
+    def __init__(self):
+        self.errors, self.metrics, self.learned_from = [], [], []
+
+    @torch.no_grad()
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        policy, so_far = pl_module.policy, pl_module._rollout
+        rows = batch if so_far is None else torch.cat([so_far, batch], dim=1)
+        hidden = policy.hidden(rows, policy.sequence_model.segment_length)
+        value = policy.critic(rows.clone().set("hidden", hidden))["state_value"]
+        self.errors.append((value - rows["state_value"])[:, -batch.shape[1] :].abs().max().item())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.learned_from.append(pl_module.in_rollout)
+
+
+def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, **changes):
+    n_envs, length = 6, 24  # two trials of 12 steps
+    data = RolloutDataModule(
+        make_env,
+        n_envs=n_envs,
+        rollout_length=length,
+        n_chunks=n_chunks,
+        total_frames=n_rollouts * n_envs * length,
+        seed=0,
+    )
+    policy = make_policy(data.env)
+    algorithm = PPO(**{**SETTINGS, **changes})
+    if keep_inputs:
+        policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
+    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False}, length)
+    witness = Witness()
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        logger=False,
+        log_every_n_steps=n_chunks,
+        callbacks=[witness],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(learner, datamodule=data)
+    return learner, witness
+
+
+@pytest.mark.parametrize("shuffle_episodes", [False, True])
+def test_acting_goes_on_with_a_memory_of_the_new_weights(make_env, make_policy, shuffle_episodes):
+    """After each update the rest of the trial is acted as if the rows had been read by the new weights."""
+    learner, witness = train(make_env, make_policy, n_chunks=4, shuffle_episodes=shuffle_episodes)
+    assert len(witness.errors) == 8
+    assert max(witness.errors) < 1e-5
+    assert learner.rollouts_done == 2
+    assert witness.learned_from == [True, True, True, False] * 2
+    assert int(learner.policy.weights_version) == 6, "partial updates"
+
+
+def test_without_the_inputs_the_memory_stays_that_of_the_old_weights(make_env, make_policy):
+    _, witness = train(make_env, make_policy, n_chunks=4, keep_inputs=False)
+    begin_trials, go_on = witness.errors[::2], witness.errors[1::2]
+    assert max(begin_trials) < 1e-5
+    assert min(go_on) > 1e-4
+
+
+def test_updates_end_at_the_target_kl(make_env, make_policy):
+    _, unbounded = train(make_env, make_policy, n_epochs=4)
+    assert [metrics["update/epochs"] for metrics in unbounded.metrics] == [4, 4]
+    _, bounded = train(make_env, make_policy, n_epochs=4, target_kl=1e-7)
+    assert [metrics["update/epochs"] for metrics in bounded.metrics] == [1, 1]
+    assert bounded.metrics[0]["update/kl_first_epoch"] == unbounded.metrics[0]["update/kl_first_epoch"] > 1e-7
+
+
+def test_learning_rate_follows_the_frames(make_env, make_policy):
+    learner, witness = train(
+        make_env, make_policy, n_rollouts=4, learning_rate=0.01, warmup_frames=144, schedule="cosine"
+    )
+    rates = [metrics["update/learning_rate"] for metrics in witness.metrics]
+    assert rates == pytest.approx([0.0, 0.01, 0.0075, 0.0025], abs=1e-6)
+    assert learner.lr_schedulers().get_last_lr()[0] == pytest.approx(0, abs=1e-9)
