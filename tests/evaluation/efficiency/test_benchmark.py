@@ -76,6 +76,12 @@ def test_a_benchmark_leaves_its_figures_and_goes_on_where_it_was(in_tmp_dir, cap
     assert "run_dir=out: holds a benchmark with other settings" in capsys.readouterr().err
 
 
+def test_a_memory_of_ones_own_is_an_arm():
+    arm = '["baseline=custom","baseline.target=memo_lightning.models.GRU","+baseline.settings.n_layers=1"]'
+    (case,) = cases(f"+arms.mine={arm}", "memories=[mine]")
+    assert measure(case)["state_bytes"] == 16 * 4
+
+
 def killed(case):
     os.kill(os.getpid(), signal.SIGKILL)
 

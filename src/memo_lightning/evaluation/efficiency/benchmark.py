@@ -25,6 +25,7 @@ from memo_lightning.evaluation.efficiency.plot import plot_costs
 from memo_lightning.evaluation.efficiency.ratios import ratios
 from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
 from memo_lightning.evaluation.efficiency.update import measure_update
+from memo_lightning.processes import end_with_parent
 
 _MODULE = "memo_lightning.evaluation.efficiency.benchmark"
 
@@ -81,7 +82,7 @@ def in_fresh_process(function: Callable[[Case], dict[str, Any]], case: Case) -> 
     """Return what ``function(case)`` gives in a new process, or why there is nothing as ``{"failed": reason}``."""
     context = multiprocessing.get_context("forkserver")  # imports once; children have run no torch before
     context.set_forkserver_preload([_MODULE])
-    with ProcessPoolExecutor(1, mp_context=context) as executor:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as executor:
         try:
             return executor.submit(function, case).result()
         except BrokenProcessPool:
