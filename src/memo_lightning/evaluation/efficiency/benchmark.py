@@ -25,6 +25,7 @@ from memo_lightning.evaluation.efficiency.plot import plot_costs
 from memo_lightning.evaluation.efficiency.ratios import ratios
 from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
 from memo_lightning.evaluation.efficiency.update import measure_update
+from memo_lightning.models import SequenceModel
 from memo_lightning.processes import end_with_parent
 
 _MODULE = "memo_lightning.evaluation.efficiency.benchmark"
@@ -70,12 +71,13 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
 def measure(case: Case) -> dict[str, Any]:
     """Build the memory, hold it to its contract, and measure it."""
     model = case.build_model()
-    figures: dict[str, Any] = {"step_minus_forward": check_steps(case, model)}
-    if case.kind == "cost":
-        figures |= measure_update(case, model) | measure_acting(case, model)
-    else:
-        figures |= {"staggered": measure_staggered, "streaming": measure_streaming}[case.kind](case, model)
-    return figures
+    measures: dict[str, Callable[[Case, SequenceModel], dict[str, Any]]] = {
+        "update": measure_update,
+        "acting": measure_acting,
+        "staggered": measure_staggered,
+        "streaming": measure_streaming,
+    }
+    return {"step_minus_forward": check_steps(case, model), **measures[case.kind](case, model)}
 
 
 def in_fresh_process(function: Callable[[Case], dict[str, Any]], case: Case) -> dict[str, Any]:
@@ -100,10 +102,10 @@ def _describe(figures: dict[str, Any]) -> str:
     if "failed" in figures:
         return f"failed: {figures['failed']}"
     if "tokens_per_second" in figures:
-        return (
-            f"{figures['tokens_per_second']:,.0f} tokens/s, step {1e3 * figures['step_seconds']:.2f} ms "
-            f"(worst {1e3 * figures['worst_step_seconds']:.2f}), state {figures['state_bytes'] / 1e6:.2f} MB"
-        )
+        return f"{figures['tokens_per_second']:,.0f} tokens/s, {figures['update_seconds']:.2f} s an update"
+    if "step_seconds" in figures:
+        times = f"step {1e3 * figures['step_seconds']:.2f} ms (worst {1e3 * figures['worst_step_seconds']:.2f})"
+        return f"{times}, state {figures['state_bytes'] / 1e6:.2f} MB"
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 

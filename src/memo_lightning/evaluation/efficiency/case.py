@@ -14,7 +14,7 @@ from memo_lightning.config import build
 from memo_lightning.models import SequenceModel
 from memo_lightning.models.feed_forward import FeedForward
 
-Kind = Literal["cost", "staggered", "streaming"]
+Kind = Literal["update", "acting", "staggered", "streaming"]
 
 
 @dataclass(frozen=True)

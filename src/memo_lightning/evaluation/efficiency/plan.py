@@ -13,7 +13,7 @@ from memo_lightning.evaluation.efficiency.case import Case, build_memory
 from memo_lightning.models.segments import SegmentedModel
 
 # Settings that say which cases there are. All others are the same for all cases of a benchmark.
-_WHICH_CASES = ("memories", "context_lengths", "arms", "staggered", "streaming_steps", "run_dir", "choices")
+_WHICH_CASES = ("memories", "context_lengths", "measures", "arms", "staggered", "streaming_steps", "run_dir", "choices")
 
 
 def plan(config: DictConfig) -> list[Case]:
@@ -29,8 +29,9 @@ def plan(config: DictConfig) -> list[Case]:
     settings = {str(key): value for key, value in whole.items() if key not in _WHICH_CASES}
 
     cases = [
-        Case("cost", memory, model, length, settings)
+        Case(kind, memory, model, length, settings)
         for length in sorted(config.context_lengths)
+        for kind in config.measures
         for memory, model in models.items()
     ]
     for memory in config.staggered:
@@ -60,6 +61,9 @@ def _check(config: DictConfig) -> None:
         valid = isinstance(length, int) and length >= 2 * segment and length % segment == 0
         require(valid, name, length, f"a multiple of model.segment_length={segment}, at least twice as long")
     require(len(config.memories) > 0, "memories", [], f"one or more of {', '.join(config.arms)}")
+    for measure in config.measures:
+        require(measure in ("update", "acting"), "measures", measure, "update or acting")
+    require(len(config.measures) > 0, "measures", [], "update, acting or both")
     for memory in config.memories:
         if memory not in config.arms:
             raise UserError(f"memories={memory}: {nearest(memory, config.arms)}")

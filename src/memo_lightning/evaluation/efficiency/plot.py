@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from memo_lightning.evaluation.efficiency.tables import costs_of
+
 _PANELS = (
     ("update_seconds", 1.0, "update, seconds"),
     ("update_peak_bytes", 1e-6, "update, peak MB"),
@@ -26,17 +28,13 @@ def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         cases: the ``cases`` of ``benchmark.json``.
         path: the picture to write.
     """
-    costs = [case for key, case in cases.items() if key.startswith("cost/") and "failed" not in case]
-    memories = list(dict.fromkeys(case["memory"] for case in costs))
-    lengths = sorted({case["context_length"] for case in costs})
+    costs = costs_of(cases)
+    memories = list(dict.fromkeys(memory for _, memory in costs))
+    lengths = sorted({length for length, _ in costs})
     figure = Figure(figsize=(13, 7), layout="constrained")
     for axes, (name, factor, title) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
         for number, memory in enumerate(memories):
-            points = sorted(
-                (case["context_length"], case[name] * factor)
-                for case in costs
-                if case["memory"] == memory and case[name]
-            )
+            points = [(k, costs[k, memory][name] * factor) for k in lengths if costs.get((k, memory), {}).get(name)]
             style = "-" if memory in ("memo", "full_context") else "--"
             axes.plot(
                 *zip(*points, strict=True), style, marker=".", label=memory, color=f"C{number}"

@@ -23,19 +23,25 @@ _COLUMNS = (
 def cost_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the costs of all memories, by length of the context.
 
+    A figure that could not be measured is missing.
+
     Args:
         cases: the ``cases`` of ``benchmark.json``.
     """
     rows = [["steps", "memory", *(heading for heading, *_ in _COLUMNS)]]
-    for key, case in cases.items():
-        if not key.startswith("cost/"):
-            continue
-        start = [f"{case['context_length']:,}", case["memory"]]
-        if "failed" in case:
-            rows.append([*start, "failed", *[""] * (len(_COLUMNS) - 1)])
-            continue
-        rows.append([*start, *(_number(case[name], factor, digits) for _, name, factor, digits in _COLUMNS)])
+    for (length, memory), figures in costs_of(cases).items():
+        numbers = (_number(figures.get(name), factor, digits) for _, name, factor, digits in _COLUMNS)
+        rows.append([f"{length:,}", memory, *numbers])
     return _markdown(rows)
+
+
+def costs_of(cases: Mapping[str, Mapping[str, Any]]) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return the figures of updates and acting together, by length of the context and memory, shortest first."""
+    costs: dict[tuple[int, str], dict[str, Any]] = {}
+    for key, case in cases.items():
+        if key.startswith(("update/", "acting/")):
+            costs.setdefault((case["context_length"], case["memory"]), {}).update(case)
+    return dict(sorted(costs.items(), key=lambda item: item[0][0]))
 
 
 def ratio_table(ratios: Sequence[Mapping[str, Any]]) -> str:
