@@ -29,6 +29,7 @@ VERBS = {
     "sweep": "search for the best settings",
     "register": "name a checkpoint in MLflow's model registry",
     "compare": "hold finished runs against each other",
+    "benchmark": "measure what every memory costs",
     "ui": "look at runs in the browser",
     "doctor": "see what this machine has, and what is wrong with it",
     "completion": "make the shell complete commands and settings",
