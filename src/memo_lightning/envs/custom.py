@@ -83,7 +83,7 @@ def make_custom_env(
     env = made.to(device)
     if "episode_end" not in env.observation_spec.keys():
         count = StepCounter(max_steps=trial_length, step_count_key="episode_length")
-        env = TransformedEnv(env, Compose(count, RewardSum(out_keys=["episode_return"]), EpisodeIsTrial()))
+        env = TransformedEnv(env, Compose(count, RewardSum(["reward"], ["episode_return"]), EpisodeIsTrial()))
     missing = [name for name in REPORTS if name not in env.observation_spec.keys()]
     if missing:
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
