@@ -46,6 +46,31 @@ def test_short_trials_are_not_seen_too_often():
     assert TrialRecord.of(rows, longest=10).lengths.mean() == pytest.approx(6, abs=0.1)
 
 
+def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
+    spl = torch.rand_like(rollout["next", "reward"])
+    rollout["next"]["spl"] = spl
+    record = TrialRecord.of(rollout)
+    expected = {"n_episodes": [0, 0, 0], "success": [0.0, 0.0, 0.0], "spl": [0.0, 0.0, 0.0]}
+    for row in range(5):
+        for step in range(24):
+            if rollout["next", "episode_end"][row, step]:
+                k = (step % 12) // 5
+                expected["n_episodes"][k] += 1
+                expected["success"][k] += float(rollout["next", "success"][row, step])
+                expected["spl"][k] += float(spl[row, step])
+    table = record.by_steps(5)
+    assert table["steps"] == [5, 10, 15]
+    assert table["n_episodes"] == expected["n_episodes"]
+    for name in ("success", "spl"):
+        np.testing.assert_allclose(table[name], np.divide(expected[name], expected["n_episodes"]))
+
+
+def test_a_stretch_without_the_end_of_an_episode_has_no_success_and_no_report_means_no_spl(rollout):
+    table = TrialRecord.of(rollout).by_steps(1)
+    assert table["success"][0] is None
+    assert "spl" not in table
+
+
 def test_records_of_different_width_are_joined(rollout):
     whole, half = TrialRecord.of(rollout), TrialRecord.of(rollout[:2])
     joined = TrialRecord.concatenate([half, whole])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -21,8 +24,12 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
 from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.evaluation.summary_attention import plot_summary_attention
 from memo_lightning.evaluation.video import record_trial
+from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy
+from memo_lightning.tracking import resolve_store
+from memo_lightning.tracking.registry import PREFIX, fetch_checkpoint
 
 N_BINS = 20
 
@@ -43,32 +50,36 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             "checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt"
         )
-    for name in ("n_trials", "n_envs", "trial_multiplier"):
+    for name in ("n_trials", "n_envs", "trial_multiplier", "bin_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
-    path = Path(config.checkpoint)
-    checkpoint = load_checkpoint(path)
-    run_dir = Path(config.run_dir or path.parents[1] / "evaluation")
+    registered = config.checkpoint.startswith(PREFIX)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(config.checkpoint)
+        if registered:
+            path = fetch_checkpoint(resolve_store(config.tracking_uri), config.checkpoint, Path(folder))
+        checkpoint = load_checkpoint(path)
+    run_dir = Path(config.run_dir or (_folder_of_model(config) if registered else path.parents[1] / "evaluation"))
     config.run_dir = str(run_dir)
 
     env_config = _env_config(config, checkpoint["config"]["env"])
     env = build_env(env_config, min(config.n_envs, config.n_trials), config.seed)
     policy = restore_policy(checkpoint, dict(config.model), env)
 
-    record = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
+    record, first_trial = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
     figures = {
-        "checkpoint": str(path),
+        "checkpoint": config.checkpoint,
         "split": config.split,
         "deterministic": config.deterministic,
         "seed": config.seed,
         "frames_trained": checkpoint["frames"],
         "mlflow_run_id": checkpoint["mlflow_run_id"],
         "memory_budget": config.memory_budget,
-        **_figures(record),
+        **_figures(record, config.bin_steps),
     }
     curves = {f"{config.split} tasks": record}
     if config.memory_budget is not None:  # the same trials with all of the memory, to hold it against
-        full = _run_trials(config, env, policy, env_config["trial_length"], None)
-        figures["full_memory"] = _figures(full)
+        full, _ = _run_trials(config, env, policy, env_config["trial_length"], None)
+        figures["full_memory"] = _figures(full, config.bin_steps)
         curves = {f"newest {config.memory_budget} entries": record, "full memory": full}
 
     try:
@@ -77,12 +88,23 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
     results.write_text(json.dumps(figures, indent=2) + "\n")
-    plot_in_context_curve(curves, curve, f"{path}: {len(record.returns)} trials of {config.split} tasks")
+    plot_in_context_curve(curves, curve, f"{config.checkpoint}: {len(record.returns)} trials of {config.split} tasks")
     files = [results, curve]
+    model = policy.sequence_model
+    if type(model) is MemoTransformer and env_config["trial_length"] > model.segment_length:
+        files.append(run_dir / "summary_attention.png")
+        plot_summary_attention(
+            policy, first_trial, files[-1], f"{config.checkpoint}: summaries in a trial of {config.split} tasks"
+        )
     if config.render:
         files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
     _log_to_mlflow(checkpoint, figures, files)
     return figures
+
+
+def _folder_of_model(config: DictConfig) -> Path:
+    """Return where the evaluation of a registered model goes: its checkpoint has no folder of its own."""
+    return Path("runs") / re.sub(r"\W+", "-", config.checkpoint) / "evaluation"
 
 
 def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +122,12 @@ def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def _run_trials(
     config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, memory_budget: int | None
-) -> TrialRecord:
-    """Run the evaluation's trials, the same ones whenever it is called, within a memory budget."""
+) -> tuple[TrialRecord, TensorDictBase]:
+    """Run the evaluation's trials, the same ones whenever it is called, within a memory budget.
+
+    Returns:
+        What happened in all trials, and the steps ``[T]`` of the first.
+    """
     try:
         policy.sequence_model.memory_budget = memory_budget
     except ValueError as error:
@@ -112,8 +138,11 @@ def _run_trials(
     rounds = -(-config.n_trials // env.batch_size[0])
     exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
     with set_exploration_type(exploration):
-        rollouts = (env.rollout(length, policy, break_when_any_done=False) for _ in range(rounds))
-        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS, length) for rollout in rollouts])
+        first = env.rollout(length, policy, break_when_any_done=False)
+        records = [TrialRecord.of(first, N_BINS, length)]
+        for _ in range(rounds - 1):
+            records.append(TrialRecord.of(env.rollout(length, policy, break_when_any_done=False), N_BINS, length))
+    return TrialRecord.concatenate(records), first[0].clone()
 
 
 def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy, path: Path) -> Path:
@@ -129,7 +158,7 @@ def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy
     return path
 
 
-def _figures(record: TrialRecord) -> dict[str, Any]:
+def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     returns = estimate_mean(record.returns[:, None])
     curve = estimate_mean(record.rewards)
     return {
@@ -148,7 +177,13 @@ def _figures(record: TrialRecord) -> dict[str, Any]:
             "n_trials": np.isfinite(record.episode_returns).sum(0).tolist(),
             "return": np.nanmean(record.episode_returns, axis=0).tolist(),
             "success": np.nanmean(record.episode_successes, axis=0).tolist(),
+            **(
+                {"spl": np.nanmean(record.episode_spl, axis=0).tolist()}
+                if np.isfinite(record.episode_spl).any()
+                else {}
+            ),
         },
+        "by_steps": record.by_steps(bin_steps),
     }
 
 
