@@ -73,6 +73,13 @@ def test_targets_that_make_no_environment_are_refused(target, message):
         build(target)
 
 
+def test_settings_that_the_environment_does_not_take_are_named():
+    with pytest.raises(UserError, match="GymnasiumEnv: got an unexpected keyword argument 'worker'"):
+        build("own_envs:Guess", "+env.worker=2")
+    with pytest.raises(UserError, match=r"env.workers: a setting of Gymnasium environments"):
+        build("own_envs:Batched", "+env.workers=2")
+
+
 @pytest.mark.parametrize(
     ("target", "status", "message"),
     [
