@@ -1,11 +1,23 @@
 """Memo as its paper computes it: every segment encodes all older summaries again.
 
-Slower by a factor that grows with the length of the trial; here to compare with.
+Slower by a factor that grows with the length of the trial; here to compare with. ``memo benchmark`` measures it with
+``PYTHONPATH=tests/models`` and ``'+arms.memo_reencoding=[model._target_=reencoding.ReencodingMemo]'``.
 """
 
 import torch
 
+from memo_lightning.models import MemoTransformer
 from memo_lightning.models.row_context import RowContext
+
+
+class ReencodingMemo(MemoTransformer):
+    """Memo whose whole rows are read by :func:`forward_with_reencoding`, if they are one trial each."""
+
+    def read_trials(self, x, trials, segment_length):
+        if not trials.is_plain:
+            return super().read_trials(x, trials, segment_length)
+        y = forward_with_reencoding(self, x, segment_length)
+        return [(chunk, trials.gather(y, chunk)) for chunk in trials.chunks(segment_length)]
 
 
 def forward_with_reencoding(model, x, segment_length, gradient_segments=None):
@@ -16,11 +28,12 @@ def forward_with_reencoding(model, x, segment_length, gradient_segments=None):
     summaries, outputs = [], []
     for start in range(0, x.shape[1], segment_length):
         segment = x[:, start : start + segment_length]
+        is_last = start + segment_length >= x.shape[1]
         old = len(summaries) if gradient_segments is None else gradient_segments
         first_with_gradient = max(0, len(summaries) - old)
         context = [s.detach() for s in summaries[:first_with_gradient]] + summaries[first_with_gradient:]
-        queries = model.summary_queries.expand(x.shape[0], -1, -1)
-        block = torch.cat([*context, segment, queries], dim=1)
+        queries = [] if is_last else [model.summary_queries.expand(x.shape[0], -1, -1)]
+        block = torch.cat([*context, segment, *queries], dim=1)
         y = model.transformer(block, torch.arange(block.shape[1]), RowContext(model.transformer.sinks()))
         n_before = len(summaries) * model.summary_length
         outputs.append(y[:, n_before : n_before + segment.shape[1]])

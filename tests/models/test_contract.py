@@ -218,6 +218,24 @@ def test_a_state_of_another_model_is_refused(model, other):
         model.step(torch.randn(2, D), theirs)
 
 
+@pytest.mark.parametrize("other", ["memo", "autocompressor", "direct_kv", "rmt"])
+@pytest.mark.parametrize("name", ["memo", "autocompressor", "direct_kv", "rmt"])
+def test_a_state_of_the_same_sizes_from_another_kind_of_memory_is_refused(name, other):
+    model, theirs = make(name), make(other).init_state(2)
+    if name == other:
+        model.step(torch.randn(2, D), theirs)
+        return
+    with pytest.raises(ValueError, match=rf"state belongs to another model: .* a {type(model).__name__} with") as error:
+        model.step(torch.randn(2, D), theirs)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["direct_kv", "rmt"])
+def test_truncated_gradients_are_refused_where_nothing_can_be_detached(name):
+    with pytest.raises(ValueError, match="gradient_segments=2: must be None for"):
+        type(make(name))(**STACK, **SEGMENTS, gradient_segments=2)
+
+
 def test_nan_is_refused(model):
     x = torch.randn(3, 7, D)
     x[1, 4, 2] = float("nan")

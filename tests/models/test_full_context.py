@@ -3,20 +3,13 @@
 import pytest
 import torch
 
-from memo_lightning.models import FullContextTransformer, load_official_state_dict
+from memo_lightning.models import FullContextTransformer
 from memo_lightning.models.attention import causal_attention
 
 
 @pytest.fixture
 def official(parity):
     return parity("full_context_sink_kv")
-
-
-def official_model(official):
-    names = ("d_model", "n_layers", "n_heads", "d_ff", "position_offset", "rope_base", "norm_eps")
-    model = FullContextTransformer(**{name: official.config[name] for name in names}, sink_kv=True)
-    load_official_state_dict(model.double().eval(), official.params)
-    return model
 
 
 def small_model(**settings):
@@ -33,30 +26,18 @@ def step_through(model, x):
     return torch.stack(outputs, 1), state
 
 
-def test_outputs_and_gradients_equal_the_official_model(official):
-    model = official_model(official)
-    x = official.x.requires_grad_()
-    y = model(x)
-    torch.testing.assert_close(y, official.y, atol=1e-5, rtol=1e-5)
-    (y * official.loss_weight).sum().backward()
-    torch.testing.assert_close(x.grad, official.grad_x, atol=1e-5, rtol=1e-5)
-
-    ours = {name: p.grad for name, p in model.named_parameters()}
-    reference = official_model(official)
-    load_official_state_dict(reference, official.grads)  # the official gradients, under our names
-    for name, theirs in reference.named_parameters():
-        # The official norms compute in float32, and a sink's gradient is a sum over all steps: up to 2e-5.
-        scale = theirs.detach().abs().max()
-        torch.testing.assert_close(ours[name] / scale, theirs.detach() / scale, atol=3e-5, rtol=0)
+def test_outputs_and_gradients_equal_the_official_model(official, check_official_gradients):
+    # The official norms compute in float32, and a sink's gradient is a sum over all steps: up to 2e-5.
+    check_official_gradients(FullContextTransformer, official, tolerance=3e-5, sink_kv=True)
 
 
-def test_steps_equal_the_official_model(official):
-    y, _ = step_through(official_model(official), official.x)
+def test_steps_equal_the_official_model(official, official_model):
+    y, _ = step_through(official_model(FullContextTransformer, official, sink_kv=True), official.x)
     torch.testing.assert_close(y, official.y, atol=1e-5, rtol=1e-5)
 
 
-def test_the_first_position_matters_with_a_sink_only(official):
-    model = official_model(official)
+def test_the_first_position_matters_with_a_sink_only(official, official_model):
+    model = official_model(FullContextTransformer, official, sink_kv=True)
     model.position_offset = 0
     assert (model(official.x) - official.y).abs().max() > 1e-3
     plain, shifted = small_model(), small_model(position_offset=4097)

@@ -9,28 +9,12 @@ import pytest
 import torch
 from reencoding import forward_with_reencoding
 
-from memo_lightning.models import MemoTransformer, load_official_state_dict
+from memo_lightning.models import MemoTransformer
 
 
 @pytest.fixture
 def official(parity):
     return parity("memo")
-
-
-def official_model(official):
-    names = (
-        "d_model",
-        "n_layers",
-        "n_heads",
-        "d_ff",
-        "segment_length",
-        "summary_length",
-        "rope_base",
-        "norm_eps",
-    )
-    model = MemoTransformer(**{name: official.config[name] for name in names}).double().eval()
-    load_official_state_dict(model, official.params)
-    return model
 
 
 def small_model(segment_length=5, summary_length=2, **settings):
@@ -50,24 +34,12 @@ def step_through(model, x, is_init=None):
     return torch.stack(outputs, 1), state
 
 
-def test_outputs_and_gradients_equal_the_official_model(official):
-    model = official_model(official)
-    x = official.x.requires_grad_()
-    y = model(x)
-    torch.testing.assert_close(y, official.y, atol=1e-5, rtol=1e-5)
-    (y * official.loss_weight).sum().backward()
-    torch.testing.assert_close(x.grad, official.grad_x, atol=1e-5, rtol=1e-5)
-
-    ours = {name: p.grad for name, p in model.named_parameters()}
-    reference = official_model(official)
-    load_official_state_dict(reference, official.grads)  # the official gradients, under our names
-    for name, theirs in reference.named_parameters():
-        scale = theirs.detach().abs().max()  # gradients here are sums over all steps, as large as 20
-        torch.testing.assert_close(ours[name] / scale, theirs.detach() / scale, atol=1e-5, rtol=1e-5)
+def test_outputs_and_gradients_equal_the_official_model(official, check_official_gradients):
+    check_official_gradients(MemoTransformer, official)
 
 
-def test_steps_equal_the_official_model_acting(official):
-    y, _ = step_through(official_model(official), official.x)
+def test_steps_equal_the_official_model_acting(official, official_model):
+    y, _ = step_through(official_model(MemoTransformer, official), official.x)
     torch.testing.assert_close(y, official.y_step, atol=1e-5, rtol=1e-5)
 
 
@@ -277,7 +249,7 @@ def test_memory_is_one_summary_per_segment_and_the_open_segment():
     assert state["length"].tolist() == [20 * 2 + 5] * 3
     tokens_held = 20 * 2 + 10 + 2  # all summaries, a full segment, and room for the queries
     per_token = 2 * 2 * 16 * 4  # keys and values, layers, width, float32
-    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 5 * 8  # and five counters
+    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 7 * 8  # counters and maker
 
 
 def test_cuda_matches_cpu():

@@ -3,28 +3,12 @@
 import pytest
 import torch
 
-from memo_lightning.models import MemoTransformer, RecurrentMemoryTransformer, load_official_state_dict
+from memo_lightning.models import MemoTransformer, RecurrentMemoryTransformer
 
 
 @pytest.fixture
 def official(parity):
     return parity("rmt")
-
-
-def official_model(official):
-    names = (
-        "d_model",
-        "n_layers",
-        "n_heads",
-        "d_ff",
-        "segment_length",
-        "summary_length",
-        "rope_base",
-        "norm_eps",
-    )
-    model = RecurrentMemoryTransformer(**{name: official.config[name] for name in names}).double().eval()
-    load_official_state_dict(model, official.params)
-    return model
 
 
 def small_model(segment_length=5, summary_length=2):
@@ -41,24 +25,12 @@ def small_model(segment_length=5, summary_length=2):
     return model.eval()
 
 
-def test_outputs_and_gradients_equal_the_official_model(official):
-    model = official_model(official)
-    x = official.x.requires_grad_()
-    y = model(x)
-    torch.testing.assert_close(y, official.y, atol=1e-5, rtol=1e-5)
-    (y * official.loss_weight).sum().backward()
-    torch.testing.assert_close(x.grad, official.grad_x, atol=1e-5, rtol=1e-5)
-
-    ours = {name: p.grad for name, p in model.named_parameters()}
-    reference = official_model(official)
-    load_official_state_dict(reference, official.grads)  # the official gradients, under our names
-    for name, theirs in reference.named_parameters():
-        scale = theirs.detach().abs().max()
-        torch.testing.assert_close(ours[name] / scale, theirs.detach() / scale, atol=1e-5, rtol=1e-5)
+def test_outputs_and_gradients_equal_the_official_model(official, check_official_gradients):
+    check_official_gradients(RecurrentMemoryTransformer, official)
 
 
-def test_acting_equals_the_official_training(official):
-    model = official_model(official)
+def test_acting_equals_the_official_training(official, official_model):
+    model = official_model(RecurrentMemoryTransformer, official)
     state = model.init_state(official.x.shape[0])
     for t in range(official.x.shape[1]):
         y, state = model.step(official.x[:, t], state)

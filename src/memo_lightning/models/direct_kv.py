@@ -21,53 +21,15 @@ class DirectKVTransformer(MemoTransformer):
     layer read. The keys are moved (by one more rotation) to the positions that Memo's summaries have, so that
     the positions of all tokens are Memo's.
 
-    Args:
-        d_model: see :class:`MemoTransformer`, for all arguments.
-        n_layers: see there.
-        n_heads: see there.
-        d_ff: see there.
-        segment_length: see there.
-        summary_length: see there.
-        segment_jitter: see there.
-        memory_budget: see there.
-        checkpoint_segments: see there.
-        sink_kv: see there.
-        rope_base: see there.
-        norm_eps: see there.
+    Takes the arguments of :class:`MemoTransformer`, of which ``gradient_segments`` must be None.
 
     Raises:
         ValueError: if the sizes do not fit together.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_layers: int,
-        n_heads: int,
-        d_ff: int,
-        segment_length: int,
-        summary_length: int,
-        segment_jitter: float = 0.2,
-        memory_budget: int | None = None,
-        checkpoint_segments: bool = False,
-        sink_kv: bool = False,
-        rope_base: float = 10000.0,
-        norm_eps: float = 1e-6,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_layers,
-            n_heads,
-            d_ff,
-            segment_length,
-            summary_length,
-            segment_jitter,
-            memory_budget,
-            checkpoint_segments=checkpoint_segments,
-            sink_kv=sink_kv,
-            rope_base=rope_base,
-            norm_eps=norm_eps,
-        )
+    def check_gradient_segments(self, gradient_segments: int) -> None:
+        """Raise ``ValueError``: there are no summary tokens that could be detached."""
+        raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
 
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TypeVar
 
 import torch
@@ -61,7 +62,7 @@ class MemoTransformer(SegmentedModel):
         ValueError: if the sizes do not fit together.
     """
 
-    state_names = ("keys", "values", "length", "open_steps", "segments", "sizes")
+    state_names = ("keys", "values", "length", "open_steps", "segments", "maker")
     counter_names = ("length", "open_steps", "segments")
 
     def __init__(
@@ -81,22 +82,38 @@ class MemoTransformer(SegmentedModel):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__(d_model, segment_length, summary_length, segment_jitter)
-        if gradient_segments is not None and gradient_segments < 0:
-            raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
+        if gradient_segments is not None:
+            self.check_gradient_segments(gradient_segments)
         self.gradient_segments, self.checkpoint_segments = gradient_segments, checkpoint_segments
         self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
         self.memory_budget = memory_budget
 
+    def check_gradient_segments(self, gradient_segments: int) -> None:
+        """Raise ``ValueError`` unless the model can cut gradients after ``gradient_segments`` segments."""
+        if gradient_segments < 0:
+            raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
+
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless the sizes of ``state`` are the model's."""
+        """Raise ``ValueError`` unless ``state`` was made by a model of this kind and these sizes."""
         KVCache.check(state, self.transformer)
-        held, expected = state["sizes"][:1].tolist(), [[self.segment_length, self.summary_length]]
-        if held and held != expected:
+        if not len(state["maker"]):
+            return
+        held, expected = state["maker"][0].tolist(), self._maker()
+        if held[:2] != expected[:2]:
             raise ValueError(
-                f"state belongs to another model: its (segment_length, summary_length) are {tuple(held[0])}, "
-                f"must be {tuple(expected[0])}"
+                f"state belongs to another model: its (segment_length, summary_length) are {tuple(held[:2])}, "
+                f"must be {tuple(expected[:2])}"
             )
+        if held != expected:
+            kind = f"{type(self).__name__} with gradient_segments={self.gradient_segments}"
+            raise ValueError(f"state belongs to another model: it must come from a {kind}")
+
+    def _maker(self) -> list[int]:
+        """Return what a state must have been made by, in numbers: sizes, gradient segments, and the class."""
+        gradient_segments = -1 if self.gradient_segments is None else self.gradient_segments
+        kind = zlib.crc32(type(self).__name__.encode())
+        return [self.segment_length, self.summary_length, gradient_segments, kind]
 
     def first_position(self, n_segments: Count) -> Count:
         """Return the position of the first step after ``n_segments`` segments; summaries end there."""
@@ -165,15 +182,15 @@ class MemoTransformer(SegmentedModel):
         return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, counters, and the sizes it is made for.
+        """Return an empty memory: keys and values per layer, counters, and which model it is made by.
 
         The counters are tokens held, steps in the open segment, and complete segments so far.
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.counter_names}
-        sizes = torch.tensor([[self.segment_length, self.summary_length]]).repeat(batch_size, 1)
-        return TensorDict({**buffers, **counters, "sizes": sizes}, [batch_size])
+        maker = torch.tensor([self._maker()]).repeat(batch_size, 1)
+        return TensorDict({**buffers, **counters, "maker": maker}, [batch_size])
 
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`.

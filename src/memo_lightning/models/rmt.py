@@ -13,50 +13,12 @@ class RecurrentMemoryTransformer(MemoTransformer):
     computed without the old one as context, in acting as in training (the official acting code lets it see
     the old one, which its training does not).
 
-    Args:
-        d_model: width D; a multiple of ``n_heads``.
-        n_layers: number of transformer blocks.
-        n_heads: attention heads.
-        d_ff: inner width of the gated MLP.
-        segment_length: L, steps per segment.
-        summary_length: S, summary tokens; may exceed L, see :meth:`summary_length_of_equal_memory`.
-        segment_jitter: as in :class:`MemoTransformer`.
-        checkpoint_segments: as in :class:`MemoTransformer`.
-        sink_kv: give every layer a learned key and value that all tokens see.
-        rope_base: base of the rotary frequencies.
-        norm_eps: epsilon of all RMSNorms.
+    Takes the arguments of :class:`MemoTransformer`, of which ``memory_budget`` and ``gradient_segments`` must be None,
+    and ``summary_length`` may exceed ``segment_length``: see :meth:`summary_length_of_equal_memory`.
 
     Raises:
         ValueError: if the sizes do not fit together.
     """
-
-    def __init__(
-        self,
-        d_model: int,
-        n_layers: int,
-        n_heads: int,
-        d_ff: int,
-        segment_length: int,
-        summary_length: int,
-        segment_jitter: float = 0.2,
-        checkpoint_segments: bool = False,
-        sink_kv: bool = False,
-        rope_base: float = 10000.0,
-        norm_eps: float = 1e-6,
-    ) -> None:
-        super().__init__(
-            d_model,
-            n_layers,
-            n_heads,
-            d_ff,
-            segment_length,
-            summary_length,
-            segment_jitter,
-            checkpoint_segments=checkpoint_segments,
-            sink_kv=sink_kv,
-            rope_base=rope_base,
-            norm_eps=norm_eps,
-        )
 
     @staticmethod
     def summary_length_of_equal_memory(trial_length: int, segment_length: int, summary_length: int) -> int:
@@ -84,6 +46,10 @@ class RecurrentMemoryTransformer(MemoTransformer):
     def check_memory_budget(self, budget: int) -> None:
         """Raise ``ValueError``: the memory is of constant size as it is."""
         SequenceModel.check_memory_budget(self, budget)
+
+    def check_gradient_segments(self, gradient_segments: int) -> None:
+        """Raise ``ValueError``: a summary is read by the next segment only, which it is to carry gradient into."""
+        raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
 
     @property
     def max_summaries(self) -> int:

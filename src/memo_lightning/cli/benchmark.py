@@ -1,0 +1,30 @@
+"""``memo benchmark``: what every memory costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.evaluation.efficiency.benchmark import benchmark
+from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
+
+HELP = """Measures updates and acting of every memory over the length of the context, each case in a fresh process, and
+leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped goes on when it is
+given its run_dir again. Two cores need about half an hour for all of it."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and print the tables."""
+    if print_help("benchmark", HELP, arguments):
+        return
+    config = compose_config("benchmark", arguments)
+    results = benchmark(config)
+    print(f"\n{cost_table(results['cases'])}\n")
+    if results["ratios"]:
+        print(f"{ratio_table(results['ratios'])}\n")
+    print(f"""results  {config.run_dir}/benchmark.json, {config.run_dir}/benchmark.md
+picture  {config.run_dir}/benchmark.png
+
+next: memo benchmark run_dir={config.run_dir} memories=[...] adds memories to it
+      memo train baseline=NAME trains with one of them""")

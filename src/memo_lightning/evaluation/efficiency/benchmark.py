@@ -1,0 +1,133 @@
+"""Running all cases of ``memo benchmark``, each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from memo_lightning.errors import UserError
+from memo_lightning.evaluation.efficiency.acting import measure_acting, measure_staggered, measure_streaming
+from memo_lightning.evaluation.efficiency.case import Case
+from memo_lightning.evaluation.efficiency.checks import check_steps
+from memo_lightning.evaluation.efficiency.plan import plan
+from memo_lightning.evaluation.efficiency.plot import plot_costs
+from memo_lightning.evaluation.efficiency.ratios import ratios
+from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
+from memo_lightning.evaluation.efficiency.update import measure_update
+from memo_lightning.models import SequenceModel
+from memo_lightning.processes import end_with_parent
+
+_MODULE = "memo_lightning.evaluation.efficiency.benchmark"
+
+
+def benchmark(config: DictConfig) -> dict[str, Any]:
+    """Measure what ``conf/benchmark.yaml`` and its overrides ask for.
+
+    Results are written after every case, and cases that ``run_dir`` holds already are kept.
+
+    Args:
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
+
+    Returns:
+        The figures of ``benchmark.json``.
+
+    Raises:
+        UserError: if a setting is wrong, or ``run_dir`` holds a benchmark with other settings.
+    """
+    cases = plan(config)
+    run_dir = Path(config.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-benchmark")
+    config.run_dir = str(run_dir)
+    results = _open_results(run_dir, cases[0].settings)
+    _write(run_dir, results)  # before hours are spent on what cannot be kept
+    for number, case in enumerate(cases, start=1):
+        title = f"[{number}/{len(cases)}] {case.memory} at {case.context_length:,} steps, {case.kind}"
+        if case.key in results["cases"]:
+            print(f"{title}: kept", file=sys.stderr)
+            continue
+        print(f"{title} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        figures = in_fresh_process(measure, case)
+        print(f"    {_describe(figures)} ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
+        results["cases"][case.key] = {"memory": case.memory, "context_length": case.context_length, **figures}
+        results["ratios"] = ratios(results["cases"])
+        _write(run_dir, results)
+    tables = f"{cost_table(results['cases'])}\n\n{ratio_table(results['ratios'])}\n"
+    (run_dir / "benchmark.md").write_text(tables)
+    plot_costs(results["cases"], run_dir / "benchmark.png")
+    return results
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Build the memory, hold it to its contract, and measure it."""
+    model = case.build_model()
+    measures: dict[str, Callable[[Case, SequenceModel], dict[str, Any]]] = {
+        "update": measure_update,
+        "acting": measure_acting,
+        "staggered": measure_staggered,
+        "streaming": measure_streaming,
+    }
+    return {"step_minus_forward": check_steps(case, model), **measures[case.kind](case, model)}
+
+
+def in_fresh_process(function: Callable[[Case], dict[str, Any]], case: Case) -> dict[str, Any]:
+    """Return what ``function(case)`` gives in a new process, or why there is nothing as ``{"failed": reason}``."""
+    context = multiprocessing.get_context("forkserver")  # imports once; children have run no torch before
+    context.set_forkserver_preload([_MODULE])
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as executor:
+        try:
+            return executor.submit(function, case).result()
+        except BrokenProcessPool:
+            return {"failed": "its process was killed, as happens when memory runs out"}
+        except Exception as error:  # one memory that fails must not cost the figures of all others
+            return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores"
+
+
+def _describe(figures: dict[str, Any]) -> str:
+    """Return a case's figures in a line."""
+    if "failed" in figures:
+        return f"failed: {figures['failed']}"
+    if "tokens_per_second" in figures:
+        return f"{figures['tokens_per_second']:,.0f} tokens/s, {figures['update_seconds']:.2f} s an update"
+    if "step_seconds" in figures:
+        times = f"step {1e3 * figures['step_seconds']:.2f} ms (worst {1e3 * figures['worst_step_seconds']:.2f})"
+        return f"{times}, state {figures['state_bytes'] / 1e6:.2f} MB"
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _open_results(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the results in ``run_dir``, or new ones."""
+    path = run_dir / "benchmark.json"
+    system = {"torch": torch.__version__, "device": _device_name(settings["device"])}
+    if not path.exists():
+        return {"settings": settings, "system": system, "cases": {}, "ratios": []}
+    try:
+        results = json.loads(path.read_text())
+        same = results["settings"] == settings and results["system"] == system
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise UserError(f"run_dir={run_dir}: holds a benchmark with other settings; must be another folder")
+    return results
+
+
+def _write(run_dir: Path, results: dict[str, Any]) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None

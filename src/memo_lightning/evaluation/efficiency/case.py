@@ -1,0 +1,78 @@
+"""One measurement: a memory at one length of context, in a process of its own."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from memo_lightning.callbacks.baselines import Baseline
+from memo_lightning.config import build
+from memo_lightning.models import SequenceModel
+from memo_lightning.models.feed_forward import FeedForward
+
+Kind = Literal["update", "acting", "staggered", "streaming"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        kind: which figures are wanted.
+        memory: name of the memory.
+        model: ``_target_`` and settings of the model.
+        context_length: steps of history, or of an update.
+        settings: those of ``conf/benchmark.yaml`` that are the same for all cases.
+    """
+
+    kind: Kind
+    memory: str
+    model: dict[str, Any]
+    context_length: int
+    settings: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What tells the case from all others of a benchmark."""
+        return f"{self.kind}/{self.memory}/{self.context_length}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return torch.device(self.settings["device"])
+
+    @property
+    def segment_length(self) -> int:
+        """Steps between boundaries, for memories that have them."""
+        return self.settings["model"]["segment_length"]
+
+    def build_model(self) -> SequenceModel:
+        """Return the memory, with fresh weights."""
+        torch.set_num_threads(self.settings["threads"])
+        torch.manual_seed(self.settings["seed"])
+        model = build_memory(self.model).to(self.device)
+        if self.settings["compile"]:
+            for module in model.modules():
+                if isinstance(module, FeedForward):
+                    module.compile()
+        return model
+
+    def inputs(self, rows: int, length: int, seed: int = 0) -> Tensor:
+        """Return inputs ``[rows, length, D]``; another seed gives others."""
+        generator = torch.Generator().manual_seed(self.settings["seed"] + seed)
+        return torch.randn(rows, length, self.settings["model"]["d_model"], generator=generator).to(self.device)
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context in which the model computes."""
+        enabled = self.settings["precision"] == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+
+def build_memory(settings: dict[str, Any]) -> SequenceModel:
+    """Build a sequence model, or the one that a baseline would put in its place."""
+    built = build(settings)
+    return built.model if isinstance(built, Baseline) else built

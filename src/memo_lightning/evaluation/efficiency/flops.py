@@ -1,0 +1,94 @@
+"""Counting FLOPs, with attention counted as it is computed: without what a causal mask hides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._ops import OpOverloadPacket
+from torch.utils.flop_counter import FlopCounterMode
+
+_KINDS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+_FORWARD = [getattr(torch.ops.aten, f"_scaled_dot_product_{kind}") for kind in _KINDS]
+_BACKWARD = [getattr(torch.ops.aten, f"_scaled_dot_product_{kind}_backward") for kind in _KINDS]
+
+# Matrix products per weight matrix and time step
+_RECURRENT = {
+    torch.ops.aten.mkldnn_rnn_layer: 1,
+    torch.ops.aten.mkldnn_rnn_layer_backward: 2,
+    torch.ops.aten._cudnn_rnn: 1,
+    torch.ops.aten._cudnn_rnn_backward: 2,
+}
+
+
+@dataclass
+class FlopCount:
+    """What a block of code computed.
+
+    Attributes:
+        flops: floating-point operations of matrix products and attention, a multiply-add being two.
+        attention_kernels: the attention kernels that ran, by torch's names.
+    """
+
+    flops: int = 0
+    attention_kernels: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def count_flops() -> Iterator[FlopCount]:
+    """Count the FLOPs of the block; the yielded count is filled in at its end.
+
+    Torch's :class:`FlopCounterMode` knows no CPU attention kernel and no fused LSTM or GRU, and counts all pairs of
+    tokens for the attention kernels that it knows.
+    """
+    count = FlopCount()
+    matmuls = dict.fromkeys(_FORWARD, 2) | dict.fromkeys(_BACKWARD, 5)  # the backward kernel computes scores again
+    formulas = {op: _attention_formula(op, n) for op, n in matmuls.items()}
+    formulas |= {op: _recurrent_formula(op, n) for op, n in _RECURRENT.items()}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        yield count
+    count.flops = counter.get_total_flops()
+    operations = {str(operation).removeprefix("aten.") for operation in counter.get_flop_counts()["Global"]}
+    count.attention_kernels = sorted(name for name in operations if "attention" in name and "backward" not in name)
+
+
+def _attention_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[..., int]:
+    """Return the FLOPs of an attention kernel as a function of its arguments."""
+
+    def formula(given: Mapping[str, Any]) -> int:
+        batch, heads, length, width = given["query"].shape
+        context = given["key"].shape[2]
+        n_pairs = length * context
+        if given.get("is_causal", False):  # torch lets query i see keys 0..i
+            n_seen = min(length, context)
+            n_pairs = n_seen * (n_seen + 1) // 2 + (length - n_seen) * context
+        return 2 * n_matmuls * batch * heads * n_pairs * width
+
+    return _by_name(operation, formula)
+
+
+def _recurrent_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[..., int]:
+    """Return the FLOPs of fused recurrent layers as a function of their arguments."""
+
+    def formula(given: Mapping[str, Any]) -> int:
+        weights = [value for name, value in given.items() if name.startswith("weight")]
+        flat = [part for value in weights for part in (value if isinstance(value, (list, tuple)) else [value])]
+        matrices = [part for part in flat if isinstance(part, torch.Tensor) and part.ndim == 2]
+        n_tokens = given["input"].numel() // given["input"].shape[-1]
+        return 2 * n_matmuls * n_tokens * sum(matrix.numel() for matrix in matrices)
+
+    return _by_name(operation, formula)
+
+
+def _by_name(operation: OpOverloadPacket, formula: Callable[[Mapping[str, Any]], int]) -> Callable[..., int]:
+    """Return ``formula`` as torch calls it, which is with the positional arguments of ``operation``."""
+    names = [argument.name for argument in operation.default._schema.arguments]
+
+    def positional(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        return formula({**dict(zip(names, args, strict=False)), **kwargs})
+
+    positional._get_raw = True  # type: ignore[attr-defined]  # torch then passes tensors instead of shapes
+    return positional
