@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from tensordict import TensorDict
 
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
 from memo_lightning.evaluation.plots import plot_in_context_curve
@@ -28,6 +30,45 @@ def test_trials_are_counted_as_by_hand(rollout):
         assert np.isnan(record.episode_returns[index][len(returns) :]).all()
         assert record.episode_successes[index][: len(returns)].tolist() == successes
     np.testing.assert_allclose(record.by_part(2).sum(1), record.returns)
+
+
+def test_short_trials_are_not_seen_too_often():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.where(torch.rand(4000, 10, generator=generator) < 0.5, 2, 10)  # half of the trials are long
+    ends = torch.zeros(4000, 100, dtype=torch.bool)
+    ends.scatter_(1, lengths.cumsum(1) - 1, True)
+    ends = ends[:, :25]
+    starts = torch.cat([torch.ones_like(ends[:, :1]), ends[:, :-1]], 1)
+    flags = {name: ends.unsqueeze(-1) for name in ("done", "episode_end", "success")}
+    values = {name: torch.ones(4000, 25, 1) for name in ("reward", "episode_return")}
+    rows = TensorDict({"is_init": starts.unsqueeze(-1), "next": {**flags, **values}}, (4000, 25))
+    assert TrialRecord.of(rows).lengths.mean() < 5.7
+    assert TrialRecord.of(rows, longest=10).lengths.mean() == pytest.approx(6, abs=0.1)
+
+
+def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
+    spl = torch.rand_like(rollout["next", "reward"])
+    rollout["next"]["spl"] = spl
+    record = TrialRecord.of(rollout)
+    expected = {"n_episodes": [0, 0, 0], "success": [0.0, 0.0, 0.0], "spl": [0.0, 0.0, 0.0]}
+    for row in range(5):
+        for step in range(24):
+            if rollout["next", "episode_end"][row, step]:
+                k = (step % 12) // 5
+                expected["n_episodes"][k] += 1
+                expected["success"][k] += float(rollout["next", "success"][row, step])
+                expected["spl"][k] += float(spl[row, step])
+    table = record.by_steps(5)
+    assert table["steps"] == [5, 10, 15]
+    assert table["n_episodes"] == expected["n_episodes"]
+    for name in ("success", "spl"):
+        np.testing.assert_allclose(table[name], np.divide(expected[name], expected["n_episodes"]))
+
+
+def test_a_stretch_without_the_end_of_an_episode_has_no_success_and_no_report_means_no_spl(rollout):
+    table = TrialRecord.of(rollout).by_steps(1)
+    assert table["success"][0] is None
+    assert "spl" not in table
 
 
 def test_records_of_different_width_are_joined(rollout):

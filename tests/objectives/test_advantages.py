@@ -45,3 +45,13 @@ def test_advantages_equal_the_sum_over_discounted_errors(gamma, gae_lambda, cros
                     break
             assert row["advantage"][t].item() == pytest.approx(expected, abs=1e-4)
     torch.testing.assert_close(rows["value_target"], rows["advantage"] + rows["state_value"])
+
+
+def test_scaled_rewards_are_other_rewards():
+    rows, last_value = random_rows(), torch.randn(5, 1)
+    scaled = rows.clone()
+    scaled["next", "reward"] *= 0.1
+    add_advantages(rows, last_value, 0.9, 0.8, reward_scale=0.1)
+    add_advantages(scaled, last_value, 0.9, 0.8)
+    torch.testing.assert_close(rows["advantage"], scaled["advantage"])
+    torch.testing.assert_close(rows["value_target"], scaled["value_target"])

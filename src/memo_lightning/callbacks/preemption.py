@@ -25,6 +25,9 @@ class Preemption(lightning.Callback):
     Args:
         grace_seconds: how long the rollout under way may take. SLURM kills 30 s after SIGTERM by default.
 
+    Attributes:
+        asked: whether SIGTERM has arrived.
+
     Raises:
         UserError: if ``grace_seconds`` is not positive.
     """
@@ -32,7 +35,7 @@ class Preemption(lightning.Callback):
     def __init__(self, grace_seconds: float = 10.0) -> None:
         require(grace_seconds > 0, "callbacks.preemption.grace_seconds", grace_seconds, "greater than 0")
         self.grace_seconds = grace_seconds
-        self._asked = False
+        self.asked = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take SIGTERM over from Lightning, which puts the handlers back at the end."""
@@ -40,9 +43,9 @@ class Preemption(lightning.Callback):
             return  # signals belong to the main thread's program
 
         def ask(signum: int, frame: FrameType | None) -> None:
-            if self._asked:
+            if self.asked:
                 return
-            self._asked = True
+            self.asked = True
             launcher = trainer.strategy.launcher
             if launcher is not None:
                 launcher.kill(signal.SIGTERM)  # the ranks that this one has started
@@ -64,7 +67,7 @@ class Preemption(lightning.Callback):
     ) -> None:
         """End here if any rank was asked to."""
         assert isinstance(pl_module, PolicyLearner)
-        if not pl_module.in_rollout and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        if not pl_module.in_rollout and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks:
                 if isinstance(callback, Checkpointing):

@@ -78,13 +78,13 @@ class RolloutMetrics(lightning.Callback):
         self._clock = now
         if "policy_version" in batch.keys():  # of workers that do not wait for new weights
             metrics["train/staleness"] = batch_idx + 1 - float(batch.get("policy_version").float().mean())
-        metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module.frames))
+        metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module))
         pl_module.log_dict(metrics, batch_size=batch.shape[0])
 
-    def _describe(self, rollout: TensorDictBase, frames: int) -> dict[str, float]:
+    def _describe(self, rollout: TensorDictBase, learner: PolicyLearner) -> dict[str, float]:
         """Return the figures of a complete rollout ``[B, T]``, and keep its trials."""
         metrics = {}
-        record = TrialRecord.of(rollout)
+        record = TrialRecord.of(rollout, longest=learner.config["env"].get("trial_length", 1))
         episodes = rollout.get(("next", "episode_end"))
         if episodes.any():
             metrics["train/episode_return"] = float(rollout.get(("next", "episode_return"))[episodes].mean())
@@ -95,7 +95,7 @@ class RolloutMetrics(lightning.Callback):
             metrics["train/return_per_trial"] = float(record.returns.mean())
             for quarter, value in enumerate(record.by_part(N_QUARTERS).mean(0), start=1):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
-            self.history.append({"frames": frames, "return_per_trial": metrics["train/return_per_trial"]})
+            self.history.append({"frames": learner.frames, "return_per_trial": metrics["train/return_per_trial"]})
         return metrics
 
 

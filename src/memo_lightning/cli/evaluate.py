@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.evaluate import evaluate
 
-HELP = """Runs trials of tasks that training never drew and leaves evaluation.json and in_context_curve.png,
-by default in <run_dir of the checkpoint>/evaluation/, and metrics in the checkpoint's MLflow run."""
+HELP = """Runs trials of tasks that training never drew and leaves evaluation.json, in_context_curve.png and, for Memo,
+summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in its MLflow run."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,4 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     print("episode           " + "  ".join(f"{k:>5}" for k in range(1, 9)))
     print("  return          " + "  ".join(f"{value:5.2f}" for value in by_episode["return"][:8]))
     print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
-    print(f"results           {config.run_dir}/evaluation.json, {config.run_dir}/in_context_curve.png")
+    if "spl" in by_episode:
+        print("  SPL             " + "  ".join(f"{value:5.2f}" for value in by_episode["spl"][:8]))
+    files = sorted(path.name for path in Path(config.run_dir).iterdir())
+    print(f"results           {config.run_dir}/: {', '.join(files)}")

@@ -25,6 +25,8 @@ VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
     "benchmark": "measure what every memory costs",
+    "check-env": "check an environment before training on it",
+    "export-houses": "write generated houses for habitat-sim",
     "ui": "look at runs in the browser",
 }
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: memo VERB [override ...]\n")
-        print("\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items()))
+        print("\n".join(f"  {verb:<13} {text}" for verb, text in VERBS.items()))
         print("\n`memo VERB --help` lists the verb's settings.")
         return 0
     verb, *rest = arguments
@@ -49,7 +51,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"no such verb {verb!r}: {nearest(verb, VERBS)}")
-        module = importlib.import_module(f"memo_lightning.cli.{verb}")
+        module = importlib.import_module(f"memo_lightning.cli.{verb.replace('-', '_')}")
         module.main(arguments)
     except UserError as error:
         print(_of_rank(f"memo: {error}"), file=sys.stderr)

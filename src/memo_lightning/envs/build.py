@@ -15,7 +15,7 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     """Return ``n_envs`` batched environments with RL^2 inputs and ``is_init`` flags, seeded.
 
     Args:
-        config: a node of ``conf/env/``.
+        config: a node of ``conf/env/``; its ``vision``, if it has one, is a transform that comes first.
         n_envs: number of environments N, the batch size.
         seed: seed of their random streams.
         changes: settings to be used instead of the configured ones, e.g. ``split="held_out"``.
@@ -23,6 +23,9 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     Raises:
         UserError: if a setting is out of range.
     """
-    env = TransformedEnv(build(config, n_envs=n_envs, **changes), Compose(PreviousStep(), InitTracker()))
+    settings = {str(key): value for key, value in config.items()}
+    vision = settings.pop("vision", None)
+    transforms = [build(vision)] if vision else []
+    env = TransformedEnv(build(settings, n_envs=n_envs, **changes), Compose(*transforms, PreviousStep(), InitTracker()))
     env.set_seed(seed)
     return env

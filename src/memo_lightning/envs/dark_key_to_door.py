@@ -66,8 +66,8 @@ class DarkKeyToDoor(Room):
         """Draw a room: the door is dark, the key orange until it is taken, the agent blue, with the key in hand."""
         agent = self._position[row].tolist()
         holds = bool(self._has_key[row])
-        key = Mark(*(agent if holds else self._key[row].tolist()), ORANGE, 0.3 if holds else 0.4)
-        marks = [Mark(*self._door[row].tolist(), DARK), Mark(*agent, BLUE, 0.6), key]
+        key = Mark(agent if holds else self._key[row].tolist(), ORANGE, 0.3 if holds else 0.4)
+        marks = [Mark(self._door[row].tolist(), DARK), Mark(agent, BLUE, 0.6), key]
         return draw_grid(self.room_size, self.room_size, marks)
 
     def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:

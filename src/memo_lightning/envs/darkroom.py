@@ -65,7 +65,7 @@ class Darkroom(Room):
 
     def picture(self, row: int = 0) -> NDArray[np.uint8]:
         """Draw a room: the goal is green, the agent blue."""
-        marks = [Mark(*self._goal[row].tolist(), GREEN), Mark(*self._position[row].tolist(), BLUE, 0.6)]
+        marks = [Mark(self._goal[row].tolist(), GREEN), Mark(self._position[row].tolist(), BLUE, 0.6)]
         return draw_grid(self.room_size, self.room_size, marks)
 
     def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:

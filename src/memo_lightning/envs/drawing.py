@@ -15,19 +15,18 @@ BLUE, ORANGE, GREEN, DARK = (31, 90, 170), (240, 140, 30), (60, 150, 70), (70, 7
 class Mark(NamedTuple):
     """Something in a cell: a disc if ``size`` is below 1, which is its diameter in cells; else the whole cell."""
 
-    row: int
-    column: int
+    cell: Sequence[int]  # row and column
     colour: tuple[int, int, int]
     size: float = 1.0
 
 
-def draw_grid(n_rows: int, n_columns: int, marks: Sequence[Mark], cell: int = 40) -> NDArray[np.uint8]:
-    """Return a picture uint8 ``[n_rows * cell, n_columns * cell, 3]``; later marks cover earlier ones."""
-    picture = np.full((n_rows * cell, n_columns * cell, 3), FLOOR, np.uint8)
-    offset = (np.arange(cell) + 0.5) / cell - 0.5
+def draw_grid(n_rows: int, n_columns: int, marks: Sequence[Mark], side: int = 40) -> NDArray[np.uint8]:
+    """Return a picture uint8 ``[n_rows * side, n_columns * side, 3]``; later marks cover earlier ones."""
+    picture = np.full((n_rows * side, n_columns * side, 3), FLOOR, np.uint8)
+    offset = (np.arange(side) + 0.5) / side - 0.5
     distance = np.hypot(*np.meshgrid(offset, offset))
-    for row, column, colour, size in marks:
+    for (row, column), colour, size in marks:
         inside = distance < size / 2 if size < 1 else np.ones_like(distance, dtype=bool)
-        picture[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell][inside] = colour
-    picture[::cell], picture[:, ::cell] = LINE, LINE
+        picture[row * side : (row + 1) * side, column * side : (column + 1) * side][inside] = colour
+    picture[::side], picture[:, ::side] = LINE, LINE
     return picture

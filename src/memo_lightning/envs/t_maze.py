@@ -71,9 +71,9 @@ class TMaze(TrialEnv):
         """Draw a maze, long ones to scale: the cue is green, at the start and at the right end; the agent blue."""
         last = min(self.corridor_length, _PICTURED)
         up = int(self._cue[row]) == 0
-        walls = [Mark(r, c, DARK) for r in (0, 2) for c in range(last)]
+        walls = [Mark((r, c), DARK) for r in (0, 2) for c in range(last)]
         position = round(int(self._position[row]) * last / self.corridor_length)
-        marks = [Mark(1, 0, GREEN), Mark(0 if up else 2, last, GREEN), Mark(1, position, BLUE, 0.6)]
+        marks = [Mark((1, 0), GREEN), Mark((0 if up else 2, last), GREEN), Mark((1, position), BLUE, 0.6)]
         return draw_grid(3, last + 1, [*walls, *marks])
 
     def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -21,6 +22,9 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
 from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.evaluation.summary_attention import plot_summary_attention
+from memo_lightning.evaluation.video import record_trial
+from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy
 
 N_BINS = 20
@@ -42,7 +46,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             "checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt"
         )
-    for name in ("n_trials", "n_envs", "trial_multiplier"):
+    for name in ("n_trials", "n_envs", "trial_multiplier", "bin_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
     path = Path(config.checkpoint)
     checkpoint = load_checkpoint(path)
@@ -53,7 +57,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     env = build_env(env_config, min(config.n_envs, config.n_trials), config.seed)
     policy = restore_policy(checkpoint, dict(config.model), env)
 
-    record = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
+    record, first_trial = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
     figures = {
         "checkpoint": str(path),
         "split": config.split,
@@ -62,12 +66,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "frames_trained": checkpoint["frames"],
         "mlflow_run_id": checkpoint["mlflow_run_id"],
         "memory_budget": config.memory_budget,
-        **_figures(record),
+        **_figures(record, config.bin_steps),
     }
     curves = {f"{config.split} tasks": record}
     if config.memory_budget is not None:  # the same trials with all of the memory, to hold it against
-        full = _run_trials(config, env, policy, env_config["trial_length"], None)
-        figures["full_memory"] = _figures(full)
+        full, _ = _run_trials(config, env, policy, env_config["trial_length"], None)
+        figures["full_memory"] = _figures(full, config.bin_steps)
         curves = {f"newest {config.memory_budget} entries": record, "full memory": full}
 
     try:
@@ -77,7 +81,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
     results.write_text(json.dumps(figures, indent=2) + "\n")
     plot_in_context_curve(curves, curve, f"{path}: {len(record.returns)} trials of {config.split} tasks")
-    _log_to_mlflow(checkpoint, figures, [results, curve])
+    files = [results, curve]
+    model = policy.sequence_model
+    if type(model) is MemoTransformer and env_config["trial_length"] > model.segment_length:
+        files.append(run_dir / "summary_attention.png")
+        plot_summary_attention(policy, first_trial, files[-1], f"{path}: summaries in a trial of {config.split} tasks")
+    if config.render:
+        files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
+    _log_to_mlflow(checkpoint, figures, files)
     return figures
 
 
@@ -96,8 +107,12 @@ def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def _run_trials(
     config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, memory_budget: int | None
-) -> TrialRecord:
-    """Run the evaluation's trials, the same ones whenever it is called, within a memory budget."""
+) -> tuple[TrialRecord, TensorDictBase]:
+    """Run the evaluation's trials, the same ones whenever it is called, within a memory budget.
+
+    Returns:
+        What happened in all trials, and the steps ``[T]`` of the first.
+    """
     try:
         policy.sequence_model.memory_budget = memory_budget
     except ValueError as error:
@@ -108,11 +123,27 @@ def _run_trials(
     rounds = -(-config.n_trials // env.batch_size[0])
     exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
     with set_exploration_type(exploration):
-        rollouts = (env.rollout(length, policy, break_when_any_done=False) for _ in range(rounds))
-        return TrialRecord.concatenate([TrialRecord.of(rollout, N_BINS) for rollout in rollouts])
+        first = env.rollout(length, policy, break_when_any_done=False)
+        records = [TrialRecord.of(first, N_BINS, length)]
+        for _ in range(rounds - 1):
+            records.append(TrialRecord.of(env.rollout(length, policy, break_when_any_done=False), N_BINS, length))
+    return TrialRecord.concatenate(records), first[0].clone()
 
 
-def _figures(record: TrialRecord) -> dict[str, Any]:
+def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy, path: Path) -> Path:
+    """Write the video of a trial, in an environment of its own."""
+    policy.sequence_model.memory_budget = config.memory_budget
+    env = build_env({**env_config, **({"workers": 0} if "workers" in env_config else {})}, 1, config.seed)
+    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
+    try:
+        with set_exploration_type(exploration):
+            record_trial(env, policy, path)
+    finally:
+        env.close()
+    return path
+
+
+def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     returns = estimate_mean(record.returns[:, None])
     curve = estimate_mean(record.rewards)
     return {
@@ -131,7 +162,13 @@ def _figures(record: TrialRecord) -> dict[str, Any]:
             "n_trials": np.isfinite(record.episode_returns).sum(0).tolist(),
             "return": np.nanmean(record.episode_returns, axis=0).tolist(),
             "success": np.nanmean(record.episode_successes, axis=0).tolist(),
+            **(
+                {"spl": np.nanmean(record.episode_spl, axis=0).tolist()}
+                if np.isfinite(record.episode_spl).any()
+                else {}
+            ),
         },
+        "by_steps": record.by_steps(bin_steps),
     }
 
 

@@ -24,12 +24,16 @@ class TrialRecord:
         episode_returns: return of each trial's k-th ended episode, ``[n_trials, n_episodes]``, NaN where a
             trial had fewer.
         episode_successes: the same, 1 where the episode reached its goal, 0 where not.
+        episode_spl: the same, success weighted by path length, for environments that report it; NaN for others.
+        episode_ends: the same, steps of the trial until the episode ended.
     """
 
     rewards: NDArray[np.float64]
     lengths: NDArray[np.int64]
     episode_returns: NDArray[np.float64]
     episode_successes: NDArray[np.float64]
+    episode_spl: NDArray[np.float64]
+    episode_ends: NDArray[np.float64]
 
     @property
     def returns(self) -> NDArray[np.float64]:
@@ -39,6 +43,25 @@ class TrialRecord:
     def by_part(self, n_parts: int) -> NDArray[np.float64]:
         """Reward in each of ``n_parts`` equal parts of a trial, ``[n_trials, n_parts]``; divides ``n_bins``."""
         return self.rewards.reshape(len(self.rewards), n_parts, -1).sum(2)
+
+    def by_steps(self, bin_steps: int) -> dict[str, list[float | None]]:
+        """Return success and SPL of the episodes that ended in each ``bin_steps`` steps of a trial.
+
+        Returns:
+            ``steps`` (the end of each bin), ``n_episodes``, ``success`` and, where it is reported, ``spl``; None for
+            a bin in which no episode ended.
+        """
+        bins = (np.ceil(self.episode_ends / bin_steps) - 1).ravel()
+        n_bins = -(-int(self.lengths.max()) // bin_steps)
+        measures = {"success": self.episode_successes.ravel(), "spl": self.episode_spl.ravel()}
+        table: dict[str, list[float | None]] = {
+            "steps": [float(bin_steps * (k + 1)) for k in range(n_bins)],
+            "n_episodes": [int((bins == k).sum()) for k in range(n_bins)],
+        }
+        for name, values in measures.items():
+            if np.isfinite(values).any():
+                table[name] = [float(values[bins == k].mean()) if (bins == k).any() else None for k in range(n_bins)]
+        return table
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the arrays as tensors, which a checkpoint can hold without pickle."""
@@ -50,8 +73,16 @@ class TrialRecord:
         return TrialRecord(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
     @staticmethod
-    def of(rows: TensorDictBase, n_bins: int = 20) -> TrialRecord:
-        """Read the complete trials of a rollout ``[B, T]`` whose rows begin at the start of a trial."""
+    def of(rows: TensorDictBase, n_bins: int = 20, longest: int = 1) -> TrialRecord:
+        """Read the complete trials of a rollout ``[B, T]`` whose rows begin at the start of a trial.
+
+        Args:
+            rows: the rollout.
+            n_bins: parts of a trial.
+            longest: steps of the longest trial there can be, where trials differ in length. Trials that begin so late
+                that one of them would not have ended are left out, also if they have: else short ones would be
+                seen too often.
+        """
         first = rows.get("is_init").squeeze(-1).clone()
         first[:, 0] = True
         trial = first.flatten().cumsum(0).cpu() - 1  # index of the trial that each step belongs to
@@ -65,6 +96,8 @@ class TrialRecord:
         n_trials = len(lengths)
         complete = torch.zeros(n_trials, dtype=torch.bool)
         complete[trial[entry("done")]] = True
+        n_steps = rows.shape[1]
+        complete &= starts % n_steps <= n_steps - min(longest, n_steps)
 
         bins = torch.zeros(n_trials * n_bins, dtype=torch.float64)
         bins.index_add_(0, trial * n_bins + step * n_bins // lengths[trial], entry("reward").double())
@@ -73,15 +106,20 @@ class TrialRecord:
         episodes_before = torch.bincount(trial[ends], minlength=n_trials).cumsum(0)
         episode = torch.arange(len(ends)) - torch.cat([torch.zeros(1).long(), episodes_before[:-1]])[trial[ends]]
         n_episodes = int(episode.max()) + 1 if len(ends) else 0
-        returns = torch.full((n_trials, n_episodes), torch.nan, dtype=torch.float64)
-        successes = returns.clone()
-        returns[trial[ends], episode] = entry("episode_return")[ends].double()
-        successes[trial[ends], episode] = entry("success")[ends].double()
+
+        def by_episode(values: Tensor) -> NDArray[np.float64]:
+            table = torch.full((n_trials, n_episodes), torch.nan, dtype=torch.float64)
+            table[trial[ends], episode] = values[ends].double()
+            return table[complete].numpy()
+
+        reports_spl = ("next", "spl") in rows.keys(include_nested=True)
         return TrialRecord(
             bins.view(n_trials, n_bins)[complete].numpy(),
             lengths[complete].numpy(),
-            returns[complete].numpy(),
-            successes[complete].numpy(),
+            by_episode(entry("episode_return")),
+            by_episode(entry("success")),
+            by_episode(entry("spl") if reports_spl else torch.full((len(trial),), torch.nan)),
+            by_episode(step + 1),
         )
 
     @staticmethod
@@ -97,6 +135,8 @@ class TrialRecord:
             np.concatenate([record.lengths for record in records]),
             np.concatenate([widened(record.episode_returns) for record in records]),
             np.concatenate([widened(record.episode_successes) for record in records]),
+            np.concatenate([widened(record.episode_spl) for record in records]),
+            np.concatenate([widened(record.episode_ends) for record in records]),
         )
 
 

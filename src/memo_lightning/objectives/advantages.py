@@ -9,7 +9,13 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 
 def add_advantages(
-    rows: TensorDictBase, last_value: Tensor, gamma: float, gae_lambda: float, *, cross_episodes: bool = False
+    rows: TensorDictBase,
+    last_value: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    *,
+    cross_episodes: bool = False,
+    reward_scale: float = 1.0,
 ) -> None:
     """Add ``advantage`` and ``value_target [B, T, 1]`` to a rollout, in place.
 
@@ -23,6 +29,7 @@ def add_advantages(
         gamma: discount per step.
         gae_lambda: the lambda of GAE (Schulman et al. 2016, arXiv 1506.02438).
         cross_episodes: let returns cross the episodes of a trial.
+        reward_scale: rewards count this much; values and value targets are in these units.
     """
     values = rows.get("state_value")
     end = rows.get(("next", "done"))
@@ -33,7 +40,7 @@ def add_advantages(
         lmbda=gae_lambda,
         state_value=values,
         next_state_value=torch.cat([values[:, 1:], last_value.unsqueeze(1)], dim=1),
-        reward=rows.get(("next", "reward")),
+        reward=rows.get(("next", "reward")) * reward_scale,
         done=end,
         terminated=end,
     )

@@ -61,6 +61,7 @@ class PPO:
         warmup_frames: environment steps over which the learning rate rises from zero.
         schedule: ``constant``, or ``cosine`` to let it fall to zero at the end of the run.
         max_grad_norm: gradients are scaled down to this norm.
+        reward_scale: rewards are multiplied by this before anything is learned from them; reported returns are not.
         max_skipped_updates: how many updates in a row may have a loss or gradient that is not finite; such an
             update is skipped.
 
@@ -87,11 +88,13 @@ class PPO:
         warmup_frames: int,
         schedule: Schedule,
         max_grad_norm: float,
+        reward_scale: float = 1.0,
         max_skipped_updates: int = 10,
     ) -> None:
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
         positive = {"clip_epsilon": clip_epsilon, "learning_rate": learning_rate, "max_grad_norm": max_grad_norm}
+        positive["reward_scale"] = reward_scale
         for name, value in positive.items():
             require(value > 0, f"algorithm.{name}", value, "greater than 0")
         for name, weight in {"entropy_coef": entropy_coef, "value_coef": value_coef}.items():
@@ -117,6 +120,7 @@ class PPO:
         self.recompute_log_probs, self.shuffle_episodes = recompute_log_probs, shuffle_episodes
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.warmup_frames, self.schedule = warmup_frames, schedule
+        self.reward_scale = reward_scale
         self.max_skipped_updates = max_skipped_updates
         self._loss: ClipPPOLoss | None = None
 
@@ -170,7 +174,14 @@ class PPO:
             segment_length = policy.sequence_model.draw_segment_length()
             rollout.set("action_log_prob", _log_probs(policy, rollout, segment_length))
         learned = rollout[:, first:]
-        add_advantages(learned, last_value, self.gamma, self.gae_lambda, cross_episodes=self.cross_episode_returns)
+        add_advantages(
+            learned,
+            last_value,
+            self.gamma,
+            self.gae_lambda,
+            cross_episodes=self.cross_episode_returns,
+            reward_scale=self.reward_scale,
+        )
         return Experience(
             rollout.select(*policy.in_keys),
             learned.select("action", "action_log_prob", "state_value", "advantage", "value_target"),

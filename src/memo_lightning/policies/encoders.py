@@ -13,7 +13,7 @@ from torchrl.data import Composite
 from memo_lightning.errors import UserError
 
 # Entries of an observation that say how the trial goes, and are no part of what is seen.
-NOT_OBSERVED = {"episode_end", "episode_return", "episode_length", "success", "is_init", "step_count"}
+NOT_OBSERVED = {"episode_end", "episode_return", "episode_length", "success", "spl", "is_init", "step_count"}
 
 
 class Encoder(nn.Module, ABC):

@@ -152,9 +152,13 @@ class RolloutDataModule(lightning.LightningDataModule):
 
     def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
         """Return what collects, from rollout number ``first_rollout`` on."""
+        device = policy.weights_version.device
         return Collector(
             self.env,
             policy,
+            policy_device=device,
+            storing_device=device,
+            env_device=self.env.device,
             frames_per_batch=self.frames_per_rollout // self.n_chunks,
             total_frames=-1,
             track_traj_ids=False,
@@ -165,6 +169,10 @@ class RolloutDataModule(lightning.LightningDataModule):
 
     def _close(self, collector: BaseCollector) -> None:
         collector.shutdown()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the collector; Lightning tears down only what has ended well."""
+        self.teardown("fit")
 
     def teardown(self, stage: str) -> None:
         """Close the collector and its environments."""

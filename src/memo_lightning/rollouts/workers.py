@@ -66,6 +66,7 @@ class MultiSyncDataModule(RolloutDataModule):
             policy,
             total_frames=-1,
             num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
+            use_buffers=True,
             init_fn=_begin_worker,
             **settings,
         )
@@ -115,7 +116,6 @@ class MultiAsyncDataModule(MultiSyncDataModule):
 
 
 def _begin_worker() -> None:
-    """Leave signals, which whole process groups get, to the process that learns; but end when it does."""
+    """Leave Ctrl-C, which whole process groups get, to the process that learns; but end when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.objectives import PPO, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
@@ -61,9 +62,9 @@ class PolicyLearner(lightning.LightningModule):
         return [optimizer], [schedule]
 
     def setup(self, stage: str) -> None:
-        """Compile the memory that the callbacks have left, for training; acting takes it step by step."""
+        """Compile the MLPs of the memory that the callbacks have left."""
         if self.config["compile"]:
-            self.policy.sequence_model.compile(dynamic=True)
+            compile_feed_forwards(self.policy.sequence_model)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
@@ -116,8 +117,7 @@ class PolicyLearner(lightning.LightningModule):
                 optimizer.zero_grad()
                 self.manual_backward(loss)
                 norm = self._clip_gradients()
-                is_finite = bool(loss.isfinite() & norm.isfinite())
-                is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
+                is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
                 if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
                     optimizer.step()
                 self.guard.count(is_finite, self.policy, loss, minibatch)

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.callbacks import RunReport
+from memo_lightning.callbacks import Preemption, RunReport
 from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
@@ -134,21 +134,25 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
     path = checkpoint_path(run_dir)
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
+        return
     except SystemExit as end:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
         reason = end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else KeyboardInterrupt()
-        if trainer.is_global_zero:
-            word = "preempted" if isinstance(reason, Preempted) else "interrupted"
-            print(f"{word}; checkpoint: {path}\nnext: memo train resume={run_dir}", file=sys.stderr)
-        if started_by_lightning(os.environ):
-            raise SystemExit(0) from None  # of any other status rank 0 would be killed, while it is still writing
-        raise reason from None
     except BaseException as error:
         launcher = trainer.strategy.launcher
         if launcher is not None:  # the ranks that this process has started would wait for it for ever
             launcher.kill(signal.SIGKILL)
         if isinstance(error, TrainingStopped):
             raise TrainingStopped(f"{error}; checkpoint: {path}") from None
-        raise
+        callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Preemption) and callback.asked for callback in callbacks):
+            raise
+        reason = Preempted()  # SIGTERM went to the workers, too, and was quicker there
+    if trainer.is_global_zero:
+        word = "preempted" if isinstance(reason, Preempted) else "interrupted"
+        print(f"{word}; checkpoint: {path}\nnext: memo train resume={run_dir}", file=sys.stderr)
+    if started_by_lightning(os.environ):
+        raise SystemExit(0)  # of any other status rank 0 would be killed, while it is still writing
+    raise reason
 
 
 def _check_segment(model: SequenceModel, rollout_length: int) -> None:

@@ -29,7 +29,7 @@ class UpdateGuard:
         self._in_a_row = 0
 
     def count(self, finite: bool, module: nn.Module, loss: Tensor, minibatch: Experience) -> None:
-        """Note whether an update was ``finite``, which all ranks must have agreed on.
+        """Note whether an update was ``finite``, on which all ranks must agree.
 
         Args:
             finite: whether the update can be made.

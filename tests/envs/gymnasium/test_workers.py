@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_trials import rollout
-from toys import Everything, Walk, faulty
+from toys import Everything, Slow, Walk, faulty
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.errors import EnvironmentFailure
@@ -104,3 +104,18 @@ if __name__ == "__main__":
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert have_ended(pids)
+
+
+def test_two_workers_step_almost_twice_as_fast_where_a_step_costs_a_millisecond():
+    def seconds_per_step(workers):
+        env = GymnasiumEnv(n_envs=16, make=Slow, trial_length=50, workers=workers)
+        td = env.rand_action(env.reset())
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            env.step_and_maybe_reset(td)
+            times.append(time.perf_counter() - start)
+        env.close()
+        return sorted(times)[10]
+
+    assert seconds_per_step(0) / seconds_per_step(2) > 1.6

@@ -40,9 +40,14 @@ def _round(solid, n):
 
 def nearest_hits(origin, directions, triangles):
     """Return the smallest t [R] with origin + t * direction on a triangle, infinite where there is none."""
+    return first_hits(origin, directions, triangles)[0]
+
+
+def first_hits(origin, directions, triangles):
+    """Return those t [R], and the index [R] of each triangle that is hit, -1 for none."""
     a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
     first, second = b - a, c - a
-    best = np.full(len(directions), np.inf)
+    best, which = np.full(len(directions), np.inf), np.full(len(directions), -1)
     for k, direction in enumerate(directions):
         p = np.cross(direction, second)
         determinant = (first * p).sum(axis=1)
@@ -54,5 +59,6 @@ def nearest_hits(origin, directions, triangles):
             t = (second * q).sum(axis=1) / determinant
             hit = (np.abs(determinant) > 1e-14) & (u >= 0) & (v >= 0) & (u + v <= 1) & (t > 1e-6)
         if hit.any():
-            best[k] = t[hit].min()
-    return best
+            which[k] = np.flatnonzero(hit)[t[hit].argmin()]
+            best[k] = t[which[k]]
+    return best, which

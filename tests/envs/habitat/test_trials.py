@@ -118,7 +118,9 @@ def test_without_tilting_there_are_four_actions():
         ({"episode_steps": 0}, "episode_steps=0"),
         ({"image_size": 32}, "image_size=32: must be between 64 and 256"),
         ({"sensors": ("sonar",)}, "sensors='sonar': must be among rgb"),
-        ({"n_columns": 0}, "camera width=0"),
+        ({"n_columns": 0}, "n_columns=0: must be at least 1"),
+        ({"simulator": "unity"}, "env.simulator='unity': must be house_sim or habitat_sim"),
+        ({"scene_dataset": "a.json"}, "env.scene_dataset='a.json': must be empty"),
     ],
 )
 def test_bad_options_are_named(options, complaint):

@@ -37,6 +37,7 @@ class GymnasiumEnv(EnvBase):
         settings: arguments of the registered environment.
         wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order.
         ignore: entries of the observation to leave out.
+        measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
         episode_length: steps after which an episode is truncated; None for what is registered.
         trial_length, episodes_per_trial, same_task, success_return, split: see
             :class:`~memo_lightning.envs.gymnasium.trial_row.TrialRules`.
@@ -59,6 +60,7 @@ class GymnasiumEnv(EnvBase):
         settings: dict[str, Any] | None = None,
         wrappers: Sequence[str | Wrapper] = (),
         ignore: Sequence[str] = (),
+        measures: Sequence[str] = (),
         episode_length: int | None = None,
         trial_length: int,
         episodes_per_trial: int | None = None,
@@ -80,17 +82,19 @@ class GymnasiumEnv(EnvBase):
             success_return = first.spec.reward_threshold
         rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split)
         entries, action = observation_entries(first.observation_space, ignore), Action(first.action_space)
-        plan = Plan(first.spec.id if first.spec else str(first), make, entries, action, rules)
+        plan = Plan(first.spec.id if first.spec else str(first), make, entries, action, rules, tuple(measures))
 
         super().__init__(device=device, batch_size=torch.Size([n_envs]))
         flag = Binary(n=1, shape=(n_envs, 1), dtype=torch.bool, device=self.device)
         self._entries = [entry.name for entry in entries]
+        self._reports = (*REPORTS, *measures)
         self.observation_spec = Composite(
             {entry.name: entry.spec(n_envs, self.device) for entry in entries},
             episode_end=flag.clone(),
             episode_return=Unbounded((n_envs, 1), device=self.device),
             episode_length=Unbounded((n_envs, 1), dtype=torch.int64, device=self.device),
             success=flag.clone(),
+            **{name: Unbounded((n_envs, 1), device=self.device) for name in measures},
             shape=(n_envs,),
         )
         self.action_spec = action.spec(n_envs, self.device)
@@ -126,12 +130,12 @@ class GymnasiumEnv(EnvBase):
         flags = None if tensordict is None else tensordict.get("_reset", None)
         self._arrays["reset"][:] = True if flags is None else flags.view(self.batch_size).cpu().numpy()
         self._rows.reset()
-        return self._results(*self._entries, *REPORTS, "done")
+        return self._results(*self._entries, *self._reports, "done")
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         self._arrays["action"][:] = tensordict.get("action").cpu().numpy()
         self._rows.step()
-        return self._results(*self._entries, *REPORTS, "reward", "done")
+        return self._results(*self._entries, *self._reports, "reward", "done")
 
     def _results(self, *names: str) -> TensorDict:
         """Return copies of arrays; what is one number per row as ``[N, 1]``."""

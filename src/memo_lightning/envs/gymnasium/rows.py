@@ -26,6 +26,7 @@ class Plan:
         entries: what of the observation is kept.
         action: how actions are stored.
         rules: what a trial is.
+        measures: numbers in the ``info`` of every step that are reported.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Plan:
     entries: Sequence[Entry]
     action: Action
     rules: TrialRules
+    measures: Sequence[str] = ()
 
     def array_layout(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
         """Return name, shape of one row, and dtype of everything that goes in and out of a step."""
@@ -45,6 +47,7 @@ class Plan:
             "episode_length": ((), np.int64),
             "success": ((), np.bool_),
             "done": ((), np.bool_),
+            **dict.fromkeys(self.measures, ((), np.float32)),
             **{entry.name: (entry.shape, entry.dtype) for entry in self.entries},
         }
 
@@ -71,7 +74,7 @@ class Rows:
         for index in indices:
             with self._named(index):
                 env = made if made and not self._rows else plan.make()
-            self._rows.append(TrialRow(env, index, plan.entries, plan.action, plan.rules, arrays))
+            self._rows.append(TrialRow(env, index, plan.entries, plan.action, plan.rules, plan.measures, arrays))
         self._indices = list(indices)
 
     def seed(self, seed: int) -> None:

@@ -65,8 +65,9 @@ class TrialRow:
         entries: what of the observation is kept.
         action: how actions are stored.
         rules: what a trial is.
-        arrays: by name ``[N, ...]``, the entries and ``reward, episode_end, episode_return, episode_length,
-            success, done``.
+        measures: numbers in ``info`` that are reported.
+        arrays: by name ``[N, ...]``, the entries, the measures and ``reward, episode_end, episode_return,
+            episode_length, success, done``.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class TrialRow:
         entries: Sequence[Entry],
         action: Action,
         rules: TrialRules,
+        measures: Sequence[str],
         arrays: dict[str, NDArray],
     ) -> None:
         self.env = env
-        self._entries, self._action, self._rules = entries, action, rules
+        self._entries, self._action, self._rules, self._measures = entries, action, rules, measures
         self._index, self._arrays = index, arrays
         self._seed, self._trial = 0, -1
 
@@ -93,7 +95,7 @@ class TrialRow:
         self._trial_step, self._episode = 0, -1
         observation, info = self._begin_episode()
         self._makes_trials = "episode_end" in info
-        self._report(reward=0.0, episode_end=False, success=False, done=False)
+        self._report(reward=0.0, episode_end=False, success=False, done=False, **self._measured(info))
         self._observe(observation)
 
     def step(self) -> None:
@@ -117,7 +119,8 @@ class TrialRow:
         else:
             done = done and self._episode + 1 == self._rules.episodes_per_trial
         done = done or self._trial_step >= self._rules.trial_length
-        self._report(reward=reward, episode_end=episode_end, success=episode_end and self._is_success(info), done=done)
+        success = episode_end and self._is_success(info)
+        self._report(reward=reward, episode_end=episode_end, success=success, done=done, **self._measured(info))
         if episode_end and not done:
             if self._makes_trials:
                 self._count_episode()
@@ -147,6 +150,9 @@ class TrialRow:
             return bool(reported)
         threshold = self._rules.success_return
         return threshold is not None and self._episode_return >= threshold
+
+    def _measured(self, info: dict[str, Any]) -> dict[str, float]:
+        return {name: float(info[name]) for name in self._measures}
 
     def _report(self, **values: float) -> None:
         values |= {"episode_return": self._episode_return, "episode_length": self._episode_step}

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from memo_lightning.envs.gymnasium.rows import Plan, Rows
 from memo_lightning.errors import EnvironmentFailure, UserError
+from memo_lightning.processes import end_with_parent
 
 START_TIMEOUT = 300.0  # seconds to import and build environments
 _GRACE = 2.0  # seconds to end by itself
@@ -187,8 +187,10 @@ def _views(shared: dict[str, tuple[Any, tuple[int, ...], type[np.generic]]]) -> 
 
 def _work(connection: Connection, pickled: bytes, indices: list[int], shared: dict[str, Any], trace: str) -> None:
     """Be a worker: answer requests until told to close."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the run
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Both reach the whole process group; the parent ends the run.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
     with open(trace, "w") as file:
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file)
@@ -206,10 +208,3 @@ def _work(connection: Connection, pickled: bytes, indices: list[int], shared: di
             connection.send(("mistake", str(error)))
         except Exception as error:  # whatever it is, the parent must know
             connection.send(("failure", str(error)))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # not sys.exit: the main thread may hang in a step

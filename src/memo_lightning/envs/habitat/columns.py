@@ -6,12 +6,13 @@ depth and a semantic picture, so any simulator can give it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.camera import Camera
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.envs.habitat.pose import Pose
 
 MAX_RANGE = 8.0
@@ -32,6 +33,11 @@ class Columns(NamedTuple):
 
     range: np.ndarray
     type: np.ndarray
+
+
+def columns_camera(n_columns: int) -> Camera:
+    """Return the camera that the columns are computed from: the reference camera with ``n_columns`` a side."""
+    return replace(REFERENCE_CAMERA, width=n_columns, height=n_columns)
 
 
 def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray) -> Columns:

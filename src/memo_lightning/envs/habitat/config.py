@@ -5,10 +5,12 @@ Importing this module registers the simulator, the dataset and the task that the
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from habitat.config.default_structured_configs import (
     ActionConfig,
     AgentConfig,
@@ -27,7 +29,6 @@ from habitat.config.default_structured_configs import (
     LookUpActionConfig,
     MeasurementConfig,
     MoveForwardActionConfig,
-    SimulatorCameraSensorConfig,
     SimulatorConfig,
     SoftSPLMeasurementConfig,
     SPLMeasurementConfig,
@@ -38,18 +39,23 @@ from habitat.config.default_structured_configs import (
 )
 from omegaconf import DictConfig, OmegaConf
 
+from memo_lightning.envs.habitat import column_sensors as _column_sensors  # noqa: F401
 from memo_lightning.envs.habitat import dataset as _dataset  # noqa: F401
 from memo_lightning.envs.habitat import simulator as _simulator  # noqa: F401
 from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
 from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec
-from memo_lightning.errors import require
+from memo_lightning.envs.habitat.shim import INSTALL_HABITAT_SIM, habitat_sim_is_installed
+from memo_lightning.envs.habitat.task import PositionFrame
+from memo_lightning.errors import UserError, require
 
 SensorName = Literal["rgb", "depth", "semantic", "columns"]
+SimulatorName = Literal["house_sim", "habitat_sim"]
 EYE_HEIGHT = REFERENCE_CAMERA.eye_height
 HFOV = int(REFERENCE_CAMERA.hfov)
 MAX_DEPTH = 10.0
+MAX_CLIMB = 0.1  # metres; less than the lowest board that is no floor
 
 
 @dataclass
@@ -70,6 +76,36 @@ class ExtObjNavTaskConfig(TaskConfig):
     success_pixels: int = 10
 
 
+@dataclass
+class PositionSensorConfig(LabSensorConfig):
+    """The frame of the position: ``trial`` or ``house``."""
+
+    type: str = "TrialPositionSensor"
+    frame: str = "trial"
+
+
+@dataclass
+class ColumnSensorConfig(LabSensorConfig):
+    """One of the light observation's sensors."""
+
+    n_columns: int = 0
+
+
+@dataclass
+class ExtObjNavSimulatorConfig(SimulatorConfig):
+    """What both simulators need beside habitat's settings: the columns of the light observation, 0 for none."""
+
+    n_columns: int = 0
+
+
+@dataclass
+class ExtObjNavDatasetConfig(DatasetConfig):
+    """The dataset's own setting: the scene dataset of habitat-sim that has the scenes."""
+
+    type: str = "ExtObjNav-v1"
+    scene_dataset: str = "default"
+
+
 def make_config(
     sensors: Sequence[SensorName] = ("rgb", "depth"),
     image_size: int = 64,
@@ -80,6 +116,9 @@ def make_config(
     data_path: str = "",
     dataset: dict[str, Any] | None = None,
     seed: int = 0,
+    simulator: SimulatorName = "house_sim",
+    scene_dataset: str = "",
+    position_frame: PositionFrame = "trial",
 ) -> DictConfig:
     """Return the configuration of ``habitat.Env``.
 
@@ -93,6 +132,11 @@ def make_config(
         data_path: file to read the dataset from; empty to generate it.
         dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`.
         seed: of what habitat draws itself.
+        simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
+        scene_dataset: for ``habitat_sim``: path of a ``*.scene_dataset_config.json``; ``data_path`` then gives
+            the episodes in its scenes. ``memo export-houses`` writes both.
+        position_frame: what the agent's position refers to; see
+            :class:`~memo_lightning.envs.habitat.task.TrialPositionSensor`.
 
     Raises:
         UserError: if a value is out of range.
@@ -101,14 +145,21 @@ def make_config(
         require(name in get_args(SensorName), "sensors", name, f"among {', '.join(get_args(SensorName))}")
     require(64 <= image_size <= 256, "image_size", image_size, "between 64 and 256")
     require(episode_steps >= 1, "episode_steps", episode_steps, "at least 1")
-    simulator = SimulatorConfig(
-        type="HouseSim-v0",
+    frames = get_args(PositionFrame)
+    require(position_frame in frames, "position_frame", position_frame, " or ".join(frames))
+    columns = n_columns if "columns" in sensors else 0
+    require("columns" not in sensors or n_columns >= 1, "n_columns", n_columns, "at least 1")
+    _check_simulator(simulator, scene_dataset, data_path)
+    sim_config = ExtObjNavSimulatorConfig(
+        type="ExtObjNavSim-v0" if simulator == "habitat_sim" else "HouseSim-v0",
         turn_angle=30,
         forward_step_size=0.25,
         scene=HouseSpec(0).scene_id,
-        agents={"main_agent": _agent(sensors, image_size, n_columns)},
+        n_columns=columns,
+        agents={"main_agent": _agent(simulator, sensors, image_size)},
         agents_order=["main_agent"],
-        habitat_sim_v0=HabitatSimV0Config(allow_sliding=True),
+        # The default device ends the process where there is no CUDA.
+        habitat_sim_v0=HabitatSimV0Config(allow_sliding=True, gpu_device_id=0 if torch.cuda.is_available() else -1),
     )
     config = HabitatConfig(
         seed=seed,
@@ -117,9 +168,11 @@ def make_config(
             # Placements follow one another as they are drawn.
             iterator_options=IteratorOptionsConfig(shuffle=False, max_scene_repeat_steps=-1),
         ),
-        simulator=simulator,
-        task=_task(can_tilt),
-        dataset=DatasetConfig(type="ExtObjNav-v1", split=split, data_path=data_path, metadata=dataset),
+        simulator=sim_config,
+        task=_task(can_tilt, columns, position_frame),
+        dataset=ExtObjNavDatasetConfig(
+            split=split, data_path=data_path, metadata=dataset, scene_dataset=scene_dataset or "default"
+        ),
     )
     # The simulator's seed refers to habitat.seed, so the whole tree is needed to resolve it.
     tree = OmegaConf.create({"habitat": OmegaConf.structured(config)})
@@ -127,32 +180,37 @@ def make_config(
     return tree
 
 
-def _agent(sensors: Sequence[SensorName], image_size: int, n_columns: int) -> AgentConfig:
+def _check_simulator(simulator: str, scene_dataset: str, data_path: str) -> None:
+    """Refuse a simulator that is not there, and settings that do not fit it; import habitat-sim's if it is meant."""
+    require(simulator in get_args(SimulatorName), "env.simulator", simulator, " or ".join(get_args(SimulatorName)))
+    if simulator == "house_sim":
+        require(not scene_dataset, "env.scene_dataset", scene_dataset, "empty unless env.simulator=habitat_sim")
+        return
+    if not habitat_sim_is_installed():
+        raise UserError(f"env.simulator=habitat_sim: habitat-sim is not installed: {INSTALL_HABITAT_SIM}")
+    for name, value in (("scene_dataset", scene_dataset), ("data_path", data_path)):
+        require(bool(value), f"env.{name}", value, "a file for env.simulator=habitat_sim; memo export-houses writes it")
+    importlib.import_module("memo_lightning.envs.habitat.habitat_sim_simulator")
+
+
+def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: int) -> AgentConfig:
     picture: dict[str, Any] = {
         "width": image_size,
         "height": image_size,
         "hfov": HFOV,
         "position": [0.0, EYE_HEIGHT, 0.0],
     }
-    columns = {**picture, "width": n_columns, "height": n_columns}
-    available: dict[SensorName, dict[str, Any]] = {
-        "rgb": {"rgb_sensor": HabitatSimRGBSensorConfig(type="HouseSimRGBSensor", **picture)},
-        "depth": {
-            "depth_sensor": HabitatSimDepthSensorConfig(type="HouseSimDepthSensor", max_depth=MAX_DEPTH, **picture)
-        },
-        "semantic": {"semantic_sensor": HabitatSimSemanticSensorConfig(type="HouseSimSemanticSensor", **picture)},
-        "columns": {
-            "column_range_sensor": SimulatorCameraSensorConfig(type="HouseSimColumnRangeSensor", **columns),
-            "column_type_sensor": SimulatorCameraSensorConfig(type="HouseSimColumnTypeSensor", **columns),
-        },
+    prefix = "HouseSim" if simulator == "house_sim" else "HabitatSim"
+    available: dict[SensorName, Any] = {
+        "rgb": HabitatSimRGBSensorConfig(type=f"{prefix}RGBSensor", **picture),
+        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=MAX_DEPTH, **picture),
+        "semantic": HabitatSimSemanticSensorConfig(type=f"{prefix}SemanticSensor", **picture),
     }
-    chosen: dict[str, Any] = {}
-    for name in sensors:
-        chosen.update(available[name])
-    return AgentConfig(height=EYE_HEIGHT, radius=AGENT_RADIUS / 100, sim_sensors=chosen)
+    chosen = {f"{name}_sensor": available[name] for name in sensors if name in available}
+    return AgentConfig(height=EYE_HEIGHT, radius=AGENT_RADIUS / 100, max_climb=MAX_CLIMB, sim_sensors=chosen)
 
 
-def _task(can_tilt: bool) -> ExtObjNavTaskConfig:
+def _task(can_tilt: bool, n_columns: int, frame: PositionFrame) -> ExtObjNavTaskConfig:
     defaults = ExtObjNavTaskConfig()
     # In the order of habitat's own numbers of the actions.
     actions: dict[str, Any] = {
@@ -164,12 +222,17 @@ def _task(can_tilt: bool) -> ExtObjNavTaskConfig:
     if can_tilt:
         actions["look_up"] = LookUpActionConfig(type="HouseSimLookUpAction", tilt_angle=30)
         actions["look_down"] = LookDownActionConfig(type="HouseSimLookDownAction", tilt_angle=30)
+    lab_sensors: dict[str, Any] = {
+        "goal_sensor": LabSensorConfig(type="ObjectTypeGoalSensor"),
+        "position_sensor": PositionSensorConfig(frame=frame),
+    }
+    if n_columns:
+        for name in ("Range", "Type"):
+            sensor = ColumnSensorConfig(type=f"Column{name}Sensor", n_columns=n_columns)
+            lab_sensors[f"column_{name.lower()}_sensor"] = sensor
     return ExtObjNavTaskConfig(
         actions=actions,
-        lab_sensors={
-            "goal_sensor": LabSensorConfig(type="ObjectTypeGoalSensor"),
-            "position_sensor": LabSensorConfig(type="TrialPositionSensor"),
-        },
+        lab_sensors=lab_sensors,
         measurements={
             "distance_to_goal": DistanceToGoalMeasurementConfig(),
             "success": SuccessMeasurementConfig(success_distance=defaults.success_distance),

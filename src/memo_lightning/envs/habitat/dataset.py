@@ -39,6 +39,7 @@ class ExtObjNavDataset(Dataset):
 
     def __init__(self, config: DictConfig | None = None) -> None:
         self._source: Source
+        self._scene_dataset = "default" if config is None else config.get("scene_dataset", "default")
         if config is not None and config.data_path:
             self.from_json(episode_file.read_text(Path(config.data_path.format(split=config.split))))
         elif config is not None:
@@ -68,7 +69,8 @@ class ExtObjNavDataset(Dataset):
     def episode(self, index: int, number: int) -> ExtObjNavEpisode:
         """Return episode ``number`` of placement ``index``; any number is allowed: trials may be long."""
         source = self._source
-        return make_episode(source.placement(index), number, source.start(index, number), source.start(index, 0))
+        start, origin = source.start(index, number), source.start(index, 0)
+        return make_episode(source.placement(index), number, start, origin, self._scene_dataset)
 
     def get_episode_iterator(self, *args: Any, **kwargs: Any) -> EpisodeIterator:
         """Return an iterator over the episodes that makes each only when it comes; options as in habitat."""

@@ -50,7 +50,9 @@ class Start:
         return Pose(self.x, 0.0, self.z, self.heading)
 
 
-def make_episode(placement: Placement, number: int, start: Start, origin: Start) -> ExtObjNavEpisode:
+def make_episode(
+    placement: Placement, number: int, start: Start, origin: Start, scene_dataset: str = "default"
+) -> ExtObjNavEpisode:
     """Return the habitat episode of ``placement`` that begins with ``start``; ``origin`` is the first one's.
 
     Raises:
@@ -59,6 +61,7 @@ def make_episode(placement: Placement, number: int, start: Start, origin: Start)
     return ExtObjNavEpisode(  # type: ignore[call-arg]
         episode_id=f"{placement.scene_id}/{placement.index}/{number}",
         scene_id=placement.scene_id,
+        scene_dataset_config=scene_dataset,
         start_position=[start.x, 0.0, start.z],
         start_rotation=start.pose.rotation,
         goals=[_goal(placed) for placed in placement.instances(start.goal)],
@@ -69,7 +72,7 @@ def make_episode(placement: Placement, number: int, start: Start, origin: Start)
     )
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=512)
 def cached_placement(spec: PlacementSpec) -> Placement:
     """Return the placement of ``spec``; those asked for most recently are kept."""
     return draw_placement(spec)

@@ -26,7 +26,7 @@ NEAR = 0.02
 FAR = 1000.0
 _BOX, _FRUSTUM = 0, 1  # indices in shapes.KINDS; an ellipsoid is what remains
 _CHECKS, _RINGS, _STRIPES, _BRICKS, _PLANKS = 1, 2, 3, 4, 5  # indices in shapes.PATTERNS
-_LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, so that the sides of a box differ
+LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, so that the sides of a box differ
 
 
 def cast(camera: Camera, pose: Pose, solids: SolidArrays) -> tuple[np.ndarray, np.ndarray]:
@@ -257,17 +257,23 @@ def _shade(view, columns, rows, depth, solid, kind, pattern, shape, paint, rgb):
             wz = view[0, 2] + t * dz - shape[p, 2]
             c, s = shape[p, 6], shape[p, 7]
             x, z = c * wx - s * wz, s * wx + c * wz
-            nx, ny, nz = _normal(kind[p], shape[p], x, y, z)
-            facing = (c * nx + s * nz) * _LIGHT[0] + ny * _LIGHT[1] + (c * nz - s * nx) * _LIGHT[2]
-            light = (0.80 + 0.24 * facing) * (1.0 - 0.25 * t / (t + 6.0))
-            first = _shows_first(pattern[p], paint[p, 6], x, y, z, nx, ny, nz)
+            nx, ny, nz = normal_at(kind[p], shape[p], x, y, z)
+            light = brightness(nx, ny, nz, c, s) * (1.0 - 0.25 * t / (t + 6.0))
+            first = shows_first(pattern[p], paint[p, 6], x, y, z, nx, ny, nz)
             start = 0 if first else 3
             for channel in range(3):
                 rgb[i, j, channel] = np.uint8(min(light * paint[p, start + channel], 255.0))
 
 
 @njit(cache=True, error_model="numpy")
-def _normal(kind, shape, x, y, z):  # type: ignore[no-untyped-def]
+def brightness(nx, ny, nz, c, s):  # type: ignore[no-untyped-def]
+    """Return how bright a face is whose normal, in the coordinates of a solid turned by (c, s), is given."""
+    facing = (c * nx + s * nz) * LIGHT[0] + ny * LIGHT[1] + (c * nz - s * nx) * LIGHT[2]
+    return 0.80 + 0.24 * facing
+
+
+@njit(cache=True, error_model="numpy")
+def normal_at(kind, shape, x, y, z):  # type: ignore[no-untyped-def]
     """Return the outward unit normal at a point on the surface, in the solid's own coordinates."""
     if kind == _BOX:
         ax, ay, az = shape[3] - abs(x), shape[4] - abs(y), shape[5] - abs(z)
@@ -288,7 +294,7 @@ def _normal(kind, shape, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _shows_first(pattern, scale, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
+def shows_first(pattern, scale, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
     """Return whether a point shows the first of its paint's two colours."""
     if pattern == 0:
         return True

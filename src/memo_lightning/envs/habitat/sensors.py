@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from gym import spaces
 from habitat.core.registry import registry
-from habitat.core.simulator import DepthSensor, RGBSensor, SemanticSensor, Sensor, SensorTypes
+from habitat.core.simulator import DepthSensor, RGBSensor, SemanticSensor, Sensor
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError, require
 
@@ -87,38 +86,3 @@ class HouseSimSemanticSensor(HouseSimSensor, SemanticSensor):
     def get_observation(self, view: View) -> np.ndarray:
         """Return the picture."""
         return view.semantic(self.camera)[..., None]
-
-
-class _ColumnSensor(HouseSimSensor):
-    def _get_sensor_type(self, *args: Any, **kwargs: Any) -> SensorTypes:
-        return SensorTypes.NULL
-
-
-@registry.register_sensor
-class HouseSimColumnRangeSensor(_ColumnSensor):
-    """Distance to the nearest obstacle and object per column; see :class:`columns.Columns`."""
-
-    def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
-        return "column_range"
-
-    def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
-        return spaces.Box(0.0, 1.0, (self.camera.width, 2), np.float32)
-
-    def get_observation(self, view: View) -> np.ndarray:
-        """Return float32 ``[W, 2]``."""
-        return view.columns(self.camera).range
-
-
-@registry.register_sensor
-class HouseSimColumnTypeSensor(_ColumnSensor):
-    """Number of the nearest object's type per column, 0 for none; see :class:`columns.Columns`."""
-
-    def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
-        return "column_type"
-
-    def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
-        return spaces.Box(0, len(OBJECT_TYPES), (self.camera.width,), np.int64)
-
-    def get_observation(self, view: View) -> np.ndarray:
-        """Return int64 ``[W]``."""
-        return view.columns(self.camera).type

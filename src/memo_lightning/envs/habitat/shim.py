@@ -37,7 +37,7 @@ def import_habitat() -> ModuleType:
     if importlib.util.find_spec("habitat") is None:
         raise UserError("habitat-lab is not installed: pip install 'memo-lightning[habitat]'")
     _be_quiet()
-    if importlib.util.find_spec("habitat_sim") is not None:
+    if habitat_sim_is_installed():
         return importlib.import_module("habitat")
 
     finder = _PlaceholderFinder()
@@ -54,9 +54,16 @@ def import_habitat() -> ModuleType:
 
 def _be_quiet() -> None:
     """Keep stderr for what matters: no line per simulator, no plea to leave the gym that habitat needs."""
+    os.environ.setdefault("HABITAT_SIM_LOG", "quiet")
+    os.environ.setdefault("MAGNUM_LOG", "quiet")
     os.environ.setdefault("HABITAT_LAB_LOG", str(logging.WARNING))
     if importlib.util.find_spec("gym_notices") is not None:
         importlib.import_module("gym_notices.notices").notices.clear()
+
+
+def habitat_sim_is_installed() -> bool:
+    """Return whether the real habitat-sim can be imported."""
+    return importlib.util.find_spec("habitat_sim") is not None
 
 
 class _PlaceholderMeta(ABCMeta):

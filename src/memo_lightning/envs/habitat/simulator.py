@@ -16,7 +16,8 @@ from habitat.core.simulator import AgentState, Observations, SensorSuite, Simula
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
+from memo_lightning.envs.habitat.columns import Columns, columns_camera
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
 from memo_lightning.envs.habitat.house import HouseSpec, build_house
@@ -63,9 +64,11 @@ class HouseSim(Simulator):
         self._sensor_suite = SensorSuite(
             [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]
         )
+        self._columns_camera = columns_camera(config.n_columns) if config.n_columns else None
         self._action_space = spaces.Discrete(len(_ACTIONS))
         self._rng = np.random.default_rng(config.seed)
         self._collided = False
+        self._start: tuple[Sequence[float], Sequence[float]] | None = None
         self._load(config.scene)
         self._pose = Pose(*self._start_point(), heading=0.0)
         self._set_placement(Placement(config.scene, 0, ()))
@@ -119,17 +122,40 @@ class HouseSim(Simulator):
         """Return what would be seen from a pose."""
         return View(pose, self._solids)
 
+    def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a camera on the agent sees: colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]``, metres."""
+        return self._view.rgb(camera), self._view.depth(camera)
+
     def pixels_in_view(self, instance: int) -> int:
         """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""
         return self._view.count_pixels(REFERENCE_CAMERA, instance)
+
+    def columns(self) -> Columns:
+        """Return the light observation.
+
+        Raises:
+            UserError: if the configuration has no columns.
+        """
+        if self._columns_camera is None:
+            raise UserError("n_columns=0: must be at least 1 for this observation")
+        return self._view.columns(self._columns_camera)
 
     def seed(self, seed: int) -> None:
         """Seed :meth:`sample_navigable_point`, which is all that is random here."""
         self._rng = np.random.default_rng(seed)
 
     def reconfigure(self, config: DictConfig, episode: ExtObjNavEpisode | None = None) -> None:
-        """Load the house and objects of the next episode, as far as they differ from those loaded."""
+        """Load the house and objects of the next episode, as far as they differ from those loaded.
+
+        The next :meth:`reset` puts the agent where the episode begins; without an episode, where the configuration
+        says.
+        """
         self.habitat_config = config
+        if episode is not None:
+            self._start = episode.start_position, episode.start_rotation
+        else:
+            agent = get_agent_config(config)
+            self._start = (agent.start_position, agent.start_rotation) if agent.is_set_start_state else None
         if config.scene != self._house.spec.scene_id:
             self._load(config.scene)
             self._set_placement(Placement(config.scene, 0, ()))
@@ -137,16 +163,14 @@ class HouseSim(Simulator):
             self._set_placement(episode.placement)
 
     def reset(self) -> Observations:
-        """Put the agent where the configuration says, looking straight ahead, and return what it observes.
+        """Put the agent at its start, looking straight ahead, and return what it observes.
 
         Raises:
             UserError: if the agent cannot stand there.
         """
-        agent = get_agent_config(self.habitat_config)
-        if agent.is_set_start_state:
-            start = list(agent.start_position)
-            done = self.set_agent_state(start, list(agent.start_rotation))
-            require(done, "start_position", start, f"a navigable point of {self._house.spec.scene_id}")
+        if self._start is not None:
+            done = self.set_agent_state(*self._start)
+            require(done, "start_position", self._start[0], f"a navigable point of {self._house.spec.scene_id}")
         self._collided = False
         return self._observe()
 

@@ -8,10 +8,11 @@ the object in view, so the measure applies the whole rule. Any stop ends the epi
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gym import spaces
+from habitat.config import read_write
 from habitat.core.embodied_task import Measure, SimulatorTaskAction
 from habitat.core.registry import registry
 from habitat.core.simulator import Sensor, SensorTypes, Simulator
@@ -23,6 +24,7 @@ from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.errors import UserError
 
+PositionFrame = Literal["trial", "house"]
 _TYPE_NAMES = [object_type.name for object_type in OBJECT_TYPES]
 
 
@@ -62,6 +64,16 @@ class ExtObjNavTask(NavigationTask):
         if not math.isfinite(distance):
             raise UserError(f"episode {episode.episode_id}: {episode.object_category!r} is out of reach from its start")
         return observations
+
+    def overwrite_sim_config(self, config: DictConfig, episode: ExtObjNavEpisode) -> DictConfig:
+        """Name the episode's scene; where the agent starts, the simulator reads off the episode.
+
+        Writing the start into the configuration, as habitat-lab does, takes longer than all the rest of a reset.
+        """
+        if config.simulator.scene != episode.scene_id:
+            with read_write(config):
+                config.simulator.scene = episode.scene_id
+        return config
 
     def stop(self) -> None:
         """End the episode, with success if a goal is near and in view."""
@@ -173,14 +185,17 @@ class ObjectTypeGoalSensor(Sensor):
 
 @registry.register_sensor
 class TrialPositionSensor(Sensor):
-    """Where the agent is and looks, as seen from where the placement's first episode began.
+    """Where the agent is and looks.
 
-    float32 ``[4]``: metres to the right, metres ahead, and sine and cosine of the turn to the left. The frame
-    is the same in all episodes of a trial, so what was seen in one of them can be found again in another.
+    float32 ``[4]``: metres to the right, metres ahead, and sine and cosine of the turn to the left. In the frame
+    of the ``trial`` they are as seen from where the placement's first episode began; in that of the ``house``,
+    from the house's own origin, as for a robot with a map. Either stays the same in all episodes of a trial, so
+    what was seen in one of them can be found again in another.
     """
 
     def __init__(self, sim: Simulator, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         self._sim = sim
+        self._in_house = config.frame == "house"
         super().__init__(config=config)
 
     def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
@@ -195,8 +210,10 @@ class TrialPositionSensor(Sensor):
     def get_observation(self, *args: Any, episode: ExtObjNavEpisode, **kwargs: Any) -> np.ndarray:
         """Return the pose."""
         state = self._sim.get_agent_state()
-        to_origin = quaternion_from_coeff(episode.origin_rotation).inverse()
-        offset = quaternion_rotate_vector(to_origin, state.position - np.array(episode.origin_position))
-        turned = to_origin * state.rotation
+        offset, turned = state.position, state.rotation
+        if not self._in_house:
+            to_origin = quaternion_from_coeff(episode.origin_rotation).inverse()
+            offset = quaternion_rotate_vector(to_origin, state.position - np.array(episode.origin_position))
+            turned = to_origin * state.rotation
         sine, cosine = 2 * turned.w * turned.y, turned.w**2 - turned.y**2
         return np.array([offset[0], -offset[2], sine, cosine], np.float32)

@@ -10,8 +10,9 @@ import habitat
 import numpy as np
 from gym import spaces as gym_spaces
 
-from memo_lightning.envs.habitat.config import SensorName, make_config
+from memo_lightning.envs.habitat.config import SensorName, SimulatorName, make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
+from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.errors import require
 
 _MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
@@ -42,12 +43,15 @@ class TrialEnv(gymnasium.Env):
         dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`, e.g.
             ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
         seed: of the placements drawn.
+        simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.
+        scene_dataset: for ``habitat_sim``: the scene dataset that has the scenes of ``data_path``.
+        position_frame: what ``position`` refers to: ``trial`` or ``house``.
 
     Raises:
         UserError: if a value is out of range.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own declaration
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's own declaration
     render_mode = "rgb_array"
 
     def __init__(
@@ -62,16 +66,24 @@ class TrialEnv(gymnasium.Env):
         data_path: str = "",
         dataset: dict[str, Any] | None = None,
         seed: int = 0,
+        simulator: SimulatorName = "house_sim",
+        scene_dataset: str = "",
+        position_frame: PositionFrame = "trial",
     ) -> None:
         require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
-        config = make_config(sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed)
-        self.trial_steps = trial_steps
+        config = make_config(
+            sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed,
+            simulator, scene_dataset, position_frame,
+        )  # fmt: skip
+        self.trial_steps, self.episode_steps = trial_steps, episode_steps
         self._dataset = ExtObjNavDataset(config.habitat.dataset)
         self.habitat_env = habitat.Env(config, self._dataset)
-        self.observation_space = gymnasium.spaces.Dict(
-            {name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()}
-        )
-        self.action_space = self._actions = gymnasium.spaces.Discrete(len(self.habitat_env.task.actions))
+        self.observation_spaces: dict[str, gymnasium.Space] = {
+            name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()
+        }
+        self.observation_space = gymnasium.spaces.Dict(self.observation_spaces)
+        self.n_actions = len(self.habitat_env.task.actions)
+        self.action_space = self._actions = gymnasium.spaces.Discrete(self.n_actions)
         self._draws = np.random.default_rng(seed)
         self._placement_index = 0
         self._step = 0
@@ -113,6 +125,7 @@ class TrialEnv(gymnasium.Env):
         self._step += 1
         self._episode_length += 1
         self._episode_return += reward
+        self._path.append(self._point())
         episode_end = self.habitat_env.episode_over
         info = self._info(episode_end)
         truncated = self._step >= self.trial_steps
@@ -121,8 +134,12 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return the colour picture that the agent has, uint8 ``[H, W, 3]``."""
-        return self.habitat_env.render("rgb")
+        """Return a picture of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_picture`."""
+        from memo_lightning.envs.habitat.trial_picture import draw_trial
+
+        goal = self.habitat_env.current_episode.object_category
+        text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"
+        return draw_trial(self.habitat_env.sim, goal, self._path, text)
 
     def close(self) -> None:
         """Close the habitat environment."""
@@ -132,7 +149,13 @@ class TrialEnv(gymnasium.Env):
         self._episode_index += 1
         self._episode_length, self._episode_return = 0, 0.0
         self.habitat_env.current_episode = self._dataset.episode(self._placement_index, self._episode_index)
-        return dict(self.habitat_env.reset())
+        observation = dict(self.habitat_env.reset())
+        self._path = [self._point()]
+        return observation
+
+    def _point(self) -> tuple[float, float]:
+        pose = self.habitat_env.sim.pose
+        return pose.x, pose.z
 
     def _info(self, episode_end: bool) -> dict[str, Any]:
         metrics = self.habitat_env.get_metrics()

@@ -1,0 +1,35 @@
+"""``memo check-env``: whether an environment keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.envs.check import check_env
+from memo_lightning.errors import UserError
+
+HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed. Takes the settings of
+memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print what the checks find.
+
+    Raises:
+        UserError: if something is wrong.
+    """
+    if print_help("train", HELP, arguments, verb="check-env"):
+        return
+    config = compose_config("train", arguments)
+    problems = []
+    for finding in check_env(config):
+        if finding.problem:
+            problems.append(finding.name)
+        print(
+            f"{'WRONG' if finding.problem else 'ok':<6} {finding.name:<14} {finding.problem or finding.note}",
+            flush=True,
+        )
+    if problems:
+        raise UserError(f"the environment does not keep the contract: {', '.join(problems)} (see above)")
+    print(f"\nnext: {' '.join(['memo train', *arguments])}")

@@ -1,0 +1,40 @@
+"""``memo export-houses``: generated houses as files for habitat-sim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError
+
+HELP = """Writes generated houses, the object types and the episodes in them as a scene dataset of habitat-sim:
+textured .glb models, their configurations, and <split>.jsonl.gz with placements, goals and starts."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the files, then say where they are and how they are used."""
+    if print_help("export-houses", HELP, arguments):
+        return
+    config = compose_config("export-houses", arguments)
+    from memo_lightning.envs.habitat.config import make_config
+    from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
+    from memo_lightning.envs.habitat.scene_files.export import SCENE_DATASET, export_houses
+
+    dataset = ExtObjNavDataset(make_config(split=config.split, dataset=dict(config.dataset)).habitat.dataset)
+    folder = Path(config.run_dir)
+    try:
+        with tqdm(unit=" files", desc="writing") as bar:
+            n_rejected = export_houses(dataset, config.split, folder, lambda _: bar.update())
+    except OSError as error:
+        raise UserError(f"run_dir={folder}: must be writable ({error.strerror})") from None
+    print(f"""
+houses      {len(dataset.scene_ids)} with {dataset.n_placements} placements of objects
+rejected    {n_rejected} places of objects that could not be reached or seen
+results     {folder}/
+
+next: memo train env=ext_objnav env.simulator=habitat_sim \\
+          env.scene_dataset={folder}/{SCENE_DATASET} env.data_path={folder}/{config.split}.jsonl.gz""")

@@ -1,0 +1,118 @@
+"""``env=custom env.target=my.module:make_env``: a user's own environment, of Gymnasium or of TorchRL."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import gymnasium
+import torch
+from tensordict import TensorDictBase
+from torchrl.data import Binary, TensorSpec
+from torchrl.envs import Compose, EnvBase, RewardSum, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs.transforms import Transform
+
+from memo_lightning.config import construct
+from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.envs.gymnasium.make import resolve
+from memo_lightning.envs.trial_env import REPORTS
+from memo_lightning.errors import UserError, require
+
+
+def make_custom_env(
+    *,
+    n_envs: int,
+    target: str | None,
+    settings: dict[str, Any],
+    trial_length: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    **gymnasium_settings: Any,
+) -> EnvBase:
+    """Return N environments of what ``target(**settings)`` makes.
+
+    It makes one Gymnasium environment; or one TorchRL environment without batch size, put side by side here; or,
+    if it takes ``n_envs``, a batched TorchRL environment. A TorchRL environment that reports ``episode_end`` keeps the
+    contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` by itself; of any other, each episode is a trial,
+    cut off after ``trial_length`` steps.
+
+    Args:
+        n_envs: number of environments N.
+        target: dotted path of a function or class, ``my.module:make_env``.
+        settings: its arguments.
+        trial_length: steps after which a trial ends.
+        seed: seed of all random streams.
+        device: where tensors go.
+        gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments.
+
+    Raises:
+        UserError: if the target cannot be imported or makes something else.
+    """
+    if not target:
+        raise UserError("env.target=null: must be the path of a function that makes an environment, my.module:make_env")
+    function = resolve("env.target", target)
+    require(callable(function), "env.target", target, "a function or class that makes an environment")
+    # A class is asked for its __init__, as TorchRL's metaclass hides the signature of calling it.
+    if "n_envs" in inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters:
+        made = construct(function, n_envs=n_envs, **settings)
+    else:
+        made = construct(function, **settings)
+    if isinstance(made, gymnasium.Env):
+        made.close()
+        return GymnasiumEnv(
+            n_envs=n_envs,
+            make=partial(function, **settings),
+            trial_length=trial_length,
+            seed=seed,
+            device=device,
+            **gymnasium_settings,
+        )
+    if not isinstance(made, EnvBase):
+        raise UserError(
+            f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
+        )
+    if not made.batch_size:
+        made.close()
+        made = SerialEnv(n_envs, partial(function, **settings))
+    if made.batch_size != (n_envs,):
+        raise UserError(
+            f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, taking "
+            f"n_envs={n_envs} as argument, ({n_envs},)"
+        )
+    env = made.to(device)
+    if "episode_end" not in env.observation_spec.keys():
+        count = StepCounter(max_steps=trial_length, step_count_key="episode_length")
+        env = TransformedEnv(env, Compose(count, RewardSum(out_keys=["episode_return"]), EpisodeIsTrial()))
+    missing = [name for name in REPORTS if name not in env.observation_spec.keys()]
+    if missing:
+        raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
+    env.set_seed(seed)
+    return env
+
+
+class EpisodeIsTrial(Transform):
+    """Add ``episode_end``, which is ``done``, and ``success``, unless the environment reports it."""
+
+    def __init__(self) -> None:
+        super().__init__(in_keys=["done"], out_keys=["episode_end", "success"])
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return self._add(next_tensordict, next_tensordict.get("done").clone())
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._add(tensordict_reset, torch.zeros_like(tensordict_reset.get("done")))
+
+    def _add(self, tensordict: TensorDictBase, end: torch.Tensor) -> TensorDictBase:
+        tensordict.set("episode_end", end)
+        if tensordict.get("success", None) is None:
+            tensordict.set("success", torch.zeros_like(end))
+        return tensordict
+
+    def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
+        """Add the entries' specs."""
+        shape = (*self.parent.batch_size, 1)
+        for name in self.out_keys:
+            if name not in observation_spec.keys():
+                observation_spec[name] = Binary(n=1, shape=shape, dtype=torch.bool, device=self.parent.device)
+        return observation_spec

@@ -1,0 +1,77 @@
+"""ExtObjNav as a TorchRL environment: trials of object navigation, many side by side, in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.envs.habitat.compact import CompactObservations
+from memo_lightning.envs.habitat.config import SensorName, SimulatorName
+from memo_lightning.envs.habitat.task import PositionFrame
+from memo_lightning.envs.habitat.trial import TrialEnv
+
+
+class ExtObjNav(GymnasiumEnv):
+    """Rows of trials; see :class:`~memo_lightning.envs.habitat.trial.TrialEnv` for what a trial is.
+
+    Args:
+        n_envs: number of rows N.
+        trial_length: steps of a trial.
+        episode_length: steps after which an episode ends without success.
+        workers: processes to spread the rows over; 0 for none beside this one.
+        step_timeout: seconds after which a step or reset of a worker counts as hanging.
+        seed: of all random streams.
+        device: where tensors go.
+        settings: the remaining arguments are those of :class:`~memo_lightning.envs.habitat.trial.TrialEnv`.
+
+    Raises:
+        UserError: if a setting is wrong.
+        EnvironmentFailure: if a worker raises, dies or hangs; then or later.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_envs: int,
+        trial_length: int,
+        episode_length: int,
+        sensors: Sequence[SensorName],
+        image_size: int,
+        n_columns: int,
+        can_tilt: bool,
+        position_frame: PositionFrame,
+        split: str,
+        dataset: dict[str, Any],
+        simulator: SimulatorName,
+        scene_dataset: str,
+        data_path: str,
+        workers: int = 0,
+        step_timeout: float = 60.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        make = partial(
+            make_row, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),
+            image_size=image_size, n_columns=n_columns, can_tilt=can_tilt, position_frame=position_frame,
+            split=split, dataset=dataset, simulator=simulator, scene_dataset=scene_dataset, data_path=data_path,
+        )  # fmt: skip
+        super().__init__(
+            n_envs=n_envs,
+            make=make,
+            measures=("spl",),
+            trial_length=trial_length,
+            episodes_per_trial=None,
+            workers=workers,
+            step_timeout=step_timeout,
+            seed=seed,
+            device=device,
+        )
+
+
+def make_row(**settings: Any) -> CompactObservations:
+    """Return one row's trials, as a policy reads them."""
+    return CompactObservations(TrialEnv(**settings))

@@ -1,0 +1,199 @@
+"""habitat-sim's own simulator with the objects of a placement: ``ExtObjNavSim-v0``.
+
+Import it only where habitat-sim is installed. It is habitat-lab's ``Sim-v0`` with three additions: the objects
+of the episode as kinematic rigid objects whose semantic ids are their instances; a camera that does not
+observe but decides what is in view, as in :class:`~memo_lightning.envs.habitat.simulator.HouseSim`; and a
+navigation mesh as fine as the lattice of generated houses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import habitat_sim
+import magnum
+import numpy as np
+from habitat.config.default import get_agent_config
+from habitat.core.registry import registry
+from habitat.core.simulator import SensorSuite
+from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
+from omegaconf import DictConfig
+
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
+from memo_lightning.envs.habitat.columns import Columns, columns_camera, columns_of
+from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
+from memo_lightning.envs.habitat.floor_plan import LATTICE
+from memo_lightning.envs.habitat.placement import TYPE_NUMBERS, PlacedObject, Placement
+from memo_lightning.envs.habitat.pose import Pose, heading_of
+from memo_lightning.envs.habitat.ray_caster import FAR
+from memo_lightning.envs.habitat.scene_files.export import template_name
+from memo_lightning.envs.habitat.simulator import MAX_PITCH
+from memo_lightning.errors import UserError, require
+
+_REFERENCE, _COLUMNS = "reference", "columns"  # names of the cameras that do not observe
+
+
+@registry.register_simulator(name="ExtObjNavSim-v0")
+class ExtObjNavSim(HabitatSim):
+    """habitat-lab's simulator over habitat-sim, with the objects of a placement.
+
+    Args:
+        config: ``habitat.simulator`` of the configuration.
+
+    Raises:
+        UserError: if the scene dataset, a scene or an object's model is missing.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        _check_scene(config.scene_dataset, config.scene)
+        self._pitch = 0.0
+        self._episode: ExtObjNavEpisode | None = None
+        self._placement = Placement(config.scene, 0, ())
+        self._object_ids: list[int] = []
+        self._columns_camera = columns_camera(config.n_columns) if config.n_columns else None
+        super().__init__(config)
+        self._lay_out_navmesh()
+
+    @property
+    def placement(self) -> Placement:
+        """The objects in the house."""
+        return self._placement
+
+    @property
+    def pose(self) -> Pose:
+        """The agent's pose with the camera's pitch."""
+        state = self.get_agent_state()
+        x, y, z = (float(value) for value in state.position)
+        return Pose(x, y, z, heading_of(state.rotation.y, state.rotation.w), self._pitch)
+
+    def create_sim_config(self, _sensor_suite: SensorSuite) -> habitat_sim.Configuration:
+        """Add the cameras that do not observe."""
+        config = super().create_sim_config(_sensor_suite)
+        specifications = [_camera_spec(_REFERENCE, REFERENCE_CAMERA, habitat_sim.SensorType.SEMANTIC)]
+        if self._columns_camera is not None:
+            kinds = {"depth": habitat_sim.SensorType.DEPTH, "semantic": habitat_sim.SensorType.SEMANTIC}
+            specifications += [
+                _camera_spec(f"{_COLUMNS}_{name}", self._columns_camera, kind) for name, kind in kinds.items()
+            ]
+        config.agents[0].sensor_specifications = [*config.agents[0].sensor_specifications, *specifications]
+        return config
+
+    def reconfigure(self, habitat_config: DictConfig, ep_info: ExtObjNavEpisode | None = None) -> None:
+        """Load the house and objects of the next episode, as far as they differ from those loaded."""
+        is_new_scene = habitat_config.scene != self._current_scene
+        if is_new_scene:
+            _check_scene(habitat_config.scene_dataset, habitat_config.scene)
+        self._episode = ep_info
+        # Keeping the rendering context: making a new one takes seconds.
+        super().reconfigure(habitat_config, ep_info, should_close_on_new_scene=False)
+        if is_new_scene:
+            self._object_ids = []  # they went with the scene
+            self._placement = Placement(habitat_config.scene, 0, ())
+            self._lay_out_navmesh()
+        if ep_info is not None and ep_info.placement is not self._placement:
+            self._set_placement(ep_info.placement)
+
+    def set_agent_state(self, *args: Any, reset_sensors: bool = True, **kwargs: Any) -> bool:
+        """Put the agent somewhere else, its camera level again if ``reset_sensors``."""
+        if reset_sensors:
+            self._pitch = 0.0
+        return super().set_agent_state(*args, reset_sensors=reset_sensors, **kwargs)
+
+    def tilt_camera(self, degrees: float) -> None:
+        """Turn all cameras up, or down if ``degrees`` is negative, as far as :data:`MAX_PITCH`."""
+        pitch = min(max(self._pitch + degrees, -MAX_PITCH), MAX_PITCH)
+        turn = magnum.Quaternion.rotation(magnum.Deg(pitch - self._pitch), magnum.Vector3.x_axis())
+        for sensor in self.agents[0].sensors.values():
+            sensor.node.rotation = sensor.node.rotation * turn
+        self._pitch = pitch
+
+    def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the agent's own sensors see, enlarged or reduced to a camera's size; black for none.
+
+        Returns:
+            Colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]`` in metres.
+        """
+        black = np.zeros((1, 1, 4), np.uint8)
+        rgb, depth = self._prev_sim_obs.get("rgb", black)[..., :3], self._prev_sim_obs.get("depth", black[..., 0])
+        return _scaled(rgb, camera), _scaled(depth, camera).astype(np.float32)
+
+    def pixels_in_view(self, instance: int) -> int:
+        """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""
+        return int(np.count_nonzero(self._prev_sim_obs[_REFERENCE] == instance))
+
+    def columns(self) -> Columns:
+        """Return the light observation.
+
+        Raises:
+            UserError: if the configuration has no columns.
+        """
+        camera = self._columns_camera
+        if camera is None:
+            raise UserError("n_columns=0: must be at least 1 for this observation")
+        depth, instances = (self._prev_sim_obs[f"{_COLUMNS}_{kind}"] for kind in ("depth", "semantic"))
+        # habitat-sim reports 0 where nothing is in sight.
+        depth = np.where(depth > 0, depth, np.float32(FAR))
+        types = np.zeros(depth.shape, np.int32)
+        for placed in self._placement.objects:
+            types[instances == placed.instance] = TYPE_NUMBERS[placed.type]
+        return columns_of(camera, self.pose, depth, types)
+
+    def _update_agents_state(self) -> bool:
+        """Put the agent where the episode begins."""
+        if self._episode is None:
+            return super()._update_agents_state()
+        return self.set_agent_state(self._episode.start_position, self._episode.start_rotation)
+
+    def _set_placement(self, placement: Placement) -> None:
+        manager = self.get_rigid_object_manager()
+        for object_id in self._object_ids:
+            manager.remove_object_by_id(object_id)
+        self._object_ids = [self._add(placed) for placed in placement.objects]
+        self._placement = placement
+
+    def _add(self, placed: PlacedObject) -> int:
+        templates = self.get_object_template_manager()
+        file = f"{template_name(placed.type)}.object_config.json"
+        handles = [handle for handle in templates.get_template_handles(file) if Path(handle).name == file]
+        if not handles:
+            raise UserError(f"scene dataset {self.habitat_config.scene_dataset} has no {file}")
+        thing = self.get_rigid_object_manager().add_object_by_template_handle(handles[0])
+        thing.motion_type = habitat_sim.physics.MotionType.KINEMATIC
+        thing.translation = magnum.Vector3(*placed.position)
+        thing.rotation = magnum.Quaternion.rotation(magnum.Deg(float(placed.yaw)), magnum.Vector3.y_axis())
+        for node in thing.visual_scene_nodes:
+            node.semantic_id = placed.instance
+        return thing.object_id
+
+    def _lay_out_navmesh(self) -> None:
+        agent = get_agent_config(self.habitat_config)
+        settings = habitat_sim.nav.NavMeshSettings()
+        settings.set_defaults()
+        settings.agent_radius, settings.agent_height = agent.radius, agent.height
+        settings.agent_max_climb, settings.agent_max_slope = agent.max_climb, agent.max_slope
+        settings.cell_size = settings.cell_height = LATTICE / 100
+        if not self.recompute_navmesh(self.pathfinder, settings):
+            raise UserError(f"scene {self._current_scene!r}: no navigation mesh could be made of it")
+
+
+def _camera_spec(name: str, camera: Camera, kind: habitat_sim.SensorType) -> habitat_sim.CameraSensorSpec:
+    spec = habitat_sim.CameraSensorSpec()
+    spec.uuid, spec.sensor_type, spec.hfov = name, kind, camera.hfov
+    spec.resolution = [camera.height, camera.width]
+    spec.position = magnum.Vector3(0.0, camera.eye_height, 0.0)
+    return spec
+
+
+def _scaled(picture: np.ndarray, camera: Camera) -> np.ndarray:
+    """Return the picture with a camera's rows and columns, each the nearest there is."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip((camera.height, camera.width), picture.shape, strict=False))
+    return picture[np.ix_(rows, columns)]
+
+
+def _check_scene(scene_dataset: str, scene: str) -> None:
+    """Refuse what is missing: habitat-sim would end the process."""
+    path = Path(scene_dataset)
+    require(path.is_file(), "env.scene_dataset", scene_dataset, "a file <name>.scene_dataset_config.json")
+    found = next(path.parent.rglob(f"{Path(scene).name}*"), None)
+    require(found is not None, "scene", scene, f"in the folder of {scene_dataset}")

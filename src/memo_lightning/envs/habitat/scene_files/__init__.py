@@ -1,0 +1,1 @@
+"""Generated houses as files that other simulators can load."""

@@ -1,0 +1,74 @@
+"""A picture of a trial for people: what the agent sees, how far it is, and where it has been in the house."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
+from memo_lightning.envs.habitat.config import HFOV, MAX_DEPTH
+from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
+from memo_lightning.envs.habitat.pose import Pose
+
+SIDE, HEADER = 288, 32  # pixels of each of the three parts, and of the line above them
+CAMERA = Camera(SIDE, SIDE, HFOV, REFERENCE_CAMERA.eye_height)
+_METRES_PER_PIXEL = 0.05  # of the map that the simulator draws
+_FREE, _BLOCKED, _PATH, _AGENT, _GOAL = (238, 238, 232), (120, 124, 130), (40, 110, 220), (20, 20, 24), (220, 30, 40)
+_COLOURS = {object_type.name: object_type.solids[0].paint.colour for object_type in OBJECT_TYPES}
+
+
+def draw_trial(sim: Any, goal: str, path: Sequence[tuple[float, float]], text: str) -> np.ndarray:
+    """Return uint8 ``[HEADER + SIDE, 3 * SIDE, 3]``: a line of text; colours, depth and map.
+
+    Args:
+        sim: the simulator, with ``look``, ``pose``, ``placement`` and ``pathfinder``.
+        goal: name of the type of object to find; its instances are ringed on the map.
+        path: x, z of where the agent has been in this episode, metres.
+        text: what to write above.
+    """
+    rgb, depth = sim.look(CAMERA)
+    near = matplotlib.colormaps["magma"](1 - np.clip(depth / MAX_DEPTH, 0, 1))[..., :3]
+    parts = [rgb, np.round(255 * near).astype(np.uint8), _draw_map(sim, goal, path)]
+    header = Image.new("RGB", (3 * SIDE, HEADER), (24, 26, 30))
+    ImageDraw.Draw(header).text((8, 6), text, (245, 245, 245), ImageFont.load_default(18))
+    return np.concatenate([np.asarray(header), np.concatenate(parts, axis=1)])
+
+
+def _draw_map(sim: Any, goal: str, path: Sequence[tuple[float, float]]) -> np.ndarray:
+    lower, upper = (np.asarray(bound) for bound in sim.pathfinder.get_bounds())
+    free = np.asarray(sim.pathfinder.get_topdown_view(_METRES_PER_PIXEL, float(sim.pose.y)))
+    scale = (SIDE - 16) / max(upper[0] - lower[0], upper[2] - lower[2])  # pixels per metre
+    size = (max(1, round((upper[0] - lower[0]) * scale)), max(1, round((upper[2] - lower[2]) * scale)))
+    left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+    picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
+    colours = np.where(free[..., None], np.array(_FREE, np.uint8), np.array(_BLOCKED, np.uint8))
+    picture.paste(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST), (left, top))
+    draw = ImageDraw.Draw(picture)
+
+    def at(x: float, z: float) -> tuple[float, float]:
+        return left + (x - lower[0]) * scale, top + (z - lower[2]) * scale
+
+    for placed in sim.placement.objects:
+        x, y = at(placed.position[0], placed.position[2])
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), _COLOURS[placed.type], _AGENT)
+        if placed.type == goal:
+            draw.ellipse((x - 9, y - 9, x + 9, y + 9), outline=_GOAL, width=3)
+    if len(path) > 1:
+        draw.line([at(x, z) for x, z in path], _PATH, 3)
+    draw.polygon([at(x, z) for x, z in _arrow(sim.pose)], _AGENT)
+    return np.asarray(picture)
+
+
+def _arrow(pose: Pose) -> list[tuple[float, float]]:
+    """Return the corners, x and z in metres, of an arrowhead that points where the agent looks."""
+    ahead = pose.ahead(0.3)
+    aside = -ahead[1] * 0.5, ahead[0] * 0.5
+    return [
+        (pose.x + ahead[0], pose.z + ahead[1]),
+        (pose.x - ahead[0] * 0.6 + aside[0], pose.z - ahead[1] * 0.6 + aside[1]),
+        (pose.x - ahead[0] * 0.6 - aside[0], pose.z - ahead[1] * 0.6 - aside[1]),
+    ]

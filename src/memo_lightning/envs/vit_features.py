@@ -1,0 +1,114 @@
+"""Features of a frozen vision transformer instead of pictures, computed once where the pictures are made.
+
+VC-1 (arXiv 2303.18240) is such a transformer: a ViT-B/16 whose weights are loaded by timm's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import TensorSpec, Unbounded
+from torchrl.envs.transforms import Transform
+
+from memo_lightning.errors import UserError, require
+
+# Parts of published weights that give no features: classifiers, and the decoders of masked autoencoders.
+_NOT_USED = ("head.", "decoder", "mask_token")
+
+
+class VitFeatures(Transform):
+    """Replace a picture ``[N, H, W, 3]`` by the transformer's features, float32 ``[N, D]``.
+
+    All rows go through it together, and the rollout stores D numbers instead of the picture. It has no trained
+    parameters: nothing of it enters the policy or the checkpoint.
+
+    Args:
+        weights: file of the weights, ``.safetensors`` or a torch file that loads without pickle.
+        model: the model's name in timm.
+        options: further arguments of the model.
+        picture_size: side that pictures are scaled to, pixels.
+        mean, std: that pictures are normed with, per channel, after scaling to 0..1.
+        key: of the picture; the features have the name ``<key>_features``.
+
+    Raises:
+        UserError: if timm is not installed, there is no such model, or the weights are missing or do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | None,
+        model: str = "vit_base_patch16_224",
+        options: dict[str, Any] | None = None,
+        picture_size: int = 224,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        key: str = "rgb",
+    ) -> None:
+        super().__init__(in_keys=[key], out_keys=[f"{key}_features"])
+        require(bool(weights), "env.vision.weights", weights, "the path of a .safetensors or torch file")
+        self._size = picture_size
+        self._network = _load(model, {**(options or {}), "img_size": picture_size}, Path(str(weights)))
+        self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("_std", torch.tensor(std).view(3, 1, 1))
+
+    @torch.no_grad()
+    def _apply_transform(self, pictures: Tensor) -> Tensor:
+        batch = pictures.shape[:-3]
+        pixels = pictures.flatten(0, -4).permute(0, 3, 1, 2).float() / 255
+        if pixels.shape[-1] != self._size:
+            pixels = nn.functional.interpolate(pixels, size=(self._size, self._size), mode="bilinear", antialias=True)
+        return self._network((pixels - self._mean) / self._std).unflatten(0, batch)
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        features = self._apply_transform(next_tensordict.pop(self.in_keys[0]))
+        return next_tensordict.set(self.out_keys[0], features)
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._call(tensordict_reset)
+
+    def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
+        """Put the features' spec in the place of the picture's."""
+        key = self.in_keys[0]
+        if key not in observation_spec.keys():
+            raise UserError(f"env.vision.key={key}: the environment observes no such picture; add it to env.sensors")
+        shape, device = observation_spec[key].shape, observation_spec[key].device
+        del observation_spec[key]
+        observation_spec[self.out_keys[0]] = Unbounded((*shape[:-3], self._network.num_features), device=device)
+        return observation_spec
+
+
+def _load(name: str, options: dict[str, Any], path: Path) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"env/vision=vit: {error.name} is not installed: pip install 'memo-lightning[vit]'") from None
+    require(path.is_file(), "env.vision.weights", str(path), "a file on this machine; nothing is downloaded")
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise UserError(f"env.vision.model={name}: {error}") from None
+    weights = _read(path)
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    unexpected = [key for key in unexpected if not key.startswith(_NOT_USED)]
+    if missing or unexpected:
+        raise UserError(f"env.vision.weights={path}: not those of {name}; first that does not fit: "
+                        f"{(missing + unexpected)[0]}")  # fmt: skip
+    return network.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the file may be anything
+        raise UserError(f"env.vision.weights={path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return weights.get("model", weights)  # as published by masked autoencoders

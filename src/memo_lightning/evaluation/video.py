@@ -1,0 +1,101 @@
+"""A video of a trial: what the environment looks like, step by step, with a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import step_mdp
+
+from memo_lightning.errors import UserError
+from memo_lightning.policies import MemoryPolicy
+
+_SIDE = 360  # pixels that a picture is at least wide, enlarged by whole factors
+_CAPTION = 44  # pixels high
+_INK, _PAPER, _WRITTEN = (30, 30, 34), (250, 250, 248), (255, 205, 130)
+
+
+def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10) -> int:
+    """Write a video of one trial, ``path``, an mp4 (H.264).
+
+    The caption tells the step, the episode, the reward so far and how many summaries the memory has written; it is
+    coloured at the steps that write one.
+
+    Args:
+        env: one row; its innermost environment has ``picture(row) -> uint8 [H, W, 3]``.
+        policy: acts, with sampling or without as TorchRL's exploration type says.
+        path: the file to write.
+        fps: steps per second.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        UserError: if the environment offers no pictures.
+    """
+    if not hasattr(env.base_env, "picture"):
+        raise UserError(
+            f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method picture(row) that returns "
+            f"uint8 [H, W, 3]"
+        )
+    frames = trial_frames(env, policy)
+    first = next(frames)
+    size = first.shape[1], first.shape[0]
+    # Blocks of 2: the codec halves the colours' resolution.
+    video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", macro_block_size=2)
+    video.send(None)
+    n_frames = 0
+    for frame in chain([first], frames):
+        video.send(np.ascontiguousarray(frame))
+        n_frames += 1
+    video.close()
+    return n_frames
+
+
+@torch.no_grad()
+def trial_frames(env: EnvBase, policy: MemoryPolicy) -> Iterator[NDArray[np.uint8]]:
+    """Yield captioned pictures of one trial, that of the reset first."""
+    segment_length: int = getattr(policy.sequence_model, "segment_length", 0)  # 0: it writes no summaries
+    policy.forget()
+    td = env.reset()
+    step, episode, reward = 0, 1, 0.0
+    yield _captioned(_picture(env), ["step 0 | episode 1", "reward 0"], highlighted=False)
+    done = False
+    while not done:
+        after = env.step(policy(td))
+        step, reward = step + 1, reward + float(after["next", "reward"])
+        episode += bool(after["next", "episode_end"])
+        memory = f" | summaries {step // segment_length}" if segment_length else ""
+        yield _captioned(
+            _picture(env),
+            [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"],
+            highlighted=segment_length > 0 and step % segment_length == 0,
+        )
+        done = bool(after["next", "done"])
+        td = step_mdp(after)
+
+
+def _picture(env: EnvBase) -> NDArray[np.uint8]:
+    picture = env.base_env.picture(0)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise UserError(f"render=true: the picture has shape {picture.shape}, {picture.dtype}; must be uint8 [H, W, 3]")
+    return picture
+
+
+def _captioned(picture: NDArray[np.uint8], lines: list[str], *, highlighted: bool) -> NDArray[np.uint8]:
+    factor = max(1, -(-_SIDE // picture.shape[1]))
+    picture = picture.repeat(factor, 0).repeat(factor, 1)
+    height, width = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
+    image = Image.new("RGB", (width, height + _CAPTION), _WRITTEN if highlighted else _PAPER)
+    image.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        draw.text((8, height + 4 + 19 * number), line, _INK, ImageFont.load_default(15))
+    return np.asarray(image)

@@ -1,0 +1,45 @@
+import numpy as np
+
+from memo_lightning.envs.habitat.camera import Camera
+from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial_picture import CAMERA, HEADER, SIDE
+
+DATASET = {"n_houses": 1, "n_placements": 2, "min_rooms": 2, "max_rooms": 2, "n_types": 4, "n_objects": 5}
+BLUE = (40, 110, 220)
+
+
+def test_a_picture_shows_what_is_seen_and_where_the_agent_has_been():
+    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env.reset(seed=0)
+    first = env.render()
+    assert first.shape == (HEADER + SIDE, 3 * SIDE, 3)
+    assert first.dtype == np.uint8
+    assert not any(side % 2 for side in first.shape[:2])  # video encoders want even sides
+    rgb, depth = env.habitat_env.sim.look(Camera(SIDE, SIDE, 79, CAMERA.eye_height))
+    np.testing.assert_array_equal(first[HEADER:, :SIDE], rgb)
+    near = first[HEADER:, SIDE : 2 * SIDE].astype(int).sum(-1)
+    assert np.corrcoef(near.ravel(), depth.ravel())[0, 1] < -0.8  # what is near is bright
+
+    before = (first[HEADER:, 2 * SIDE :] == BLUE).all(-1).sum()
+    for _ in range(20):
+        env.step(1)
+        env.step(2)
+    walked = (env.render()[HEADER:, 2 * SIDE :] == BLUE).all(-1).sum()
+    assert before == 0 < walked
+
+
+def test_the_goal_is_ringed_on_the_map_where_it_stands():
+    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env.reset(seed=1)
+    sim, goal = env.habitat_env.sim, env.habitat_env.current_episode.object_category
+    picture = env.render()[HEADER:, 2 * SIDE :]
+    rows, columns = np.nonzero((picture == (220, 30, 40)).all(-1))
+    lower, upper = sim.pathfinder.get_bounds()
+    scale = (SIDE - 16) / max(upper[0] - lower[0], upper[2] - lower[2])
+    instances = sim.placement.instances(goal)
+    x = np.mean([placed.position[0] for placed in instances]) - (lower[0] + upper[0]) / 2
+    z = np.mean([placed.position[2] for placed in instances]) - (lower[2] + upper[2]) / 2
+    if len(instances) == 1:
+        assert abs(columns.mean() - SIDE / 2 - x * scale) < 4
+        assert abs(rows.mean() - SIDE / 2 - z * scale) < 4
+    assert len(rows) > 50 * len(instances)

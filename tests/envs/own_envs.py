@@ -1,0 +1,83 @@
+"""Environments as a user writes them, for ``env=custom``."""
+
+import gymnasium
+import numpy as np
+import torch
+from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.envs import EnvBase, GymEnv
+
+
+class Guess(gymnasium.Env):
+    """Shows a number at the first step, asks for it at the last."""
+
+    observation_space = gymnasium.spaces.Box(0, 5, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, steps=4):
+        self.steps = steps
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.number = 0, int(self.np_random.integers(3))
+        return self._observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.steps
+        return self._observe(), float(over and action == self.number), over, False, {}
+
+    def _observe(self):
+        return np.array([self.number if self.t == 0 else 5, self.t], np.float32)
+
+
+class Unseeded(Guess):
+    """Draws from numpy's global numbers."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.number = int(np.random.randint(1000)) % 3  # noqa: NPY002 - the mistake that is to be found
+        return self._observe(), {}
+
+
+class Escapes(Guess):
+    """Leaves the bounds of its space."""
+
+    def _observe(self):
+        return super()._observe() * 10
+
+
+class Batched(EnvBase):
+    """A batched TorchRL environment that knows nothing of trials: the reward is the action's first number."""
+
+    def __init__(self, n_envs):
+        super().__init__(batch_size=[n_envs])
+        self.observation_spec = Composite(position=Unbounded((n_envs, 2)), shape=(n_envs,))
+        self.action_spec = Bounded(-1, 1, (n_envs, 2))
+        self.reward_spec = Unbounded((n_envs, 1))
+        self.position = torch.zeros(n_envs, 2)
+
+    def _reset(self, tensordict=None, **_):
+        rows = torch.ones(self.batch_size, dtype=torch.bool) if tensordict is None else tensordict.get("_reset", None)
+        rows = torch.ones(self.batch_size, dtype=torch.bool) if rows is None else rows.view(self.batch_size)
+        self.position = self.position.masked_fill(rows.unsqueeze(-1), 0.0)
+        return self._results()
+
+    def _step(self, tensordict):
+        self.position = self.position + tensordict["action"]
+        return self._results().set("reward", tensordict["action"][:, :1].clone())
+
+    def _results(self):
+        td = Composite(shape=self.batch_size).zero().set("position", self.position.clone())
+        done = (self.position[:, :1] > 3).clone()
+        return td.set("done", done).set("terminated", done.clone())
+
+    def _set_seed(self, seed):
+        torch.manual_seed(seed or 0)
+
+
+def make_single_torchrl():
+    return GymEnv("CartPole-v1")
+
+
+def make_number():
+    return 3

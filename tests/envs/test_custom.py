@@ -1,0 +1,124 @@
+"""A user's own environment: of Gymnasium or TorchRL, single or batched; what `memo check-env` says of it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchrl.envs import check_env_specs
+
+from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
+from memo_lightning.envs.build import build_env
+from memo_lightning.errors import UserError
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "own-environment.md"
+
+
+@pytest.fixture(autouse=True)
+def _on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+def build(target, *overrides, n_envs=3):
+    config = compose_config("train", ["env=custom", f"env.target={target}", *overrides])
+    return build_env(config.env, n_envs, 0)
+
+
+def test_a_gymnasium_environment_gets_trials_and_settings():
+    env = build("own_envs:Guess", "+env.settings.steps=2", "+env.episodes_per_trial=3", "+env.success_return=1")
+    rows = env.rollout(12, break_when_any_done=False)
+    assert rows["next", "done"][0].flatten().nonzero().flatten().tolist() == [5, 11]
+    assert rows["next", "episode_end"][0].flatten().tolist() == [False, True] * 6
+    assert torch.equal(rows["next", "success"].float(), rows["next", "reward"])
+
+
+@pytest.mark.parametrize(
+    ("target", "key"), [("own_envs:Batched", "position"), ("own_envs:make_single_torchrl", "observation")]
+)
+def test_episodes_of_a_torchrl_environment_are_trials(target, key):
+    env = build(target, "env.trial_length=9")
+    check_env_specs(env)
+    env.set_seed(0)
+    torch.manual_seed(0)
+    rows = env.rollout(40, break_when_any_done=False)
+    assert key in rows.keys()
+    for row in rows:
+        steps, total = 0, 0.0
+        for t in range(40):
+            after = row["next"][t]
+            steps, total = steps + 1, total + after["reward"].item()
+            assert after["episode_length"] == steps <= 9
+            assert after["episode_return"].item() == pytest.approx(total, abs=1e-5)
+            assert after["episode_end"] == after["done"]
+            assert row["is_init"][t] == (steps == 1)
+            if after["done"]:
+                steps, total = 0, 0.0
+        assert row["next", "done"].sum() >= 4
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("null", "env.target=null: must be the path"),
+        ("nowhere:make", "env.target=nowhere:make: cannot be imported"),
+        ("own_envs:make_number", "made a int; must make a gymnasium.Env or a TorchRL EnvBase"),
+        ("own_envs:__name__", "must be a function or class"),
+    ],
+)
+def test_targets_that_make_no_environment_are_refused(target, message):
+    with pytest.raises(UserError, match=message):
+        build(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "message"),
+    [
+        ("own_envs:Guess", 0, r"ok +speed +[\d,]+ steps/s"),
+        ("own_envs:Batched", 0, r"ok +trials +\d+ trials"),
+        ("own_envs:Unseeded", 2, r"WRONG +seeds +the same seed gave another .*self.np_random"),
+        ("own_envs:Escapes", 2, r"WRONG +(specs|values) .*"),
+    ],
+)
+def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
+    arguments = ["env=custom", f"env.target={target}", "env.trial_length=8", "collector.n_envs=4"]
+    assert main(["check-env", *arguments]) == status
+    output = capsys.readouterr()
+    assert re.search(message, output.out), output.out
+    assert ("does not keep the contract" in output.err) == (status != 0)
+
+
+def test_check_env_takes_the_environments_of_the_project(capsys):
+    assert main(["check-env", "env=darkroom", "collector.n_envs=16"]) == 0
+    assert "next: memo train env=darkroom" in capsys.readouterr().out
+    assert main(["check-env", "--help"]) == 0
+    assert "usage: memo check-env" in capsys.readouterr().out
+
+
+def test_the_template_of_the_how_to_trains(tmp_path, monkeypatch, capsys):
+    (template,) = re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL)
+    (tmp_path / "my_task.py").write_text(template)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = re.findall(r"^memo (.*my_task.*)$", HOW_TO.read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        verb, *overrides = command.split()
+        assert (
+            main(
+                [
+                    verb,
+                    *overrides,
+                    "debug=smoke",
+                    "env.trial_length=11",
+                    "model.segment_length=5",
+                    "total_frames=400",
+                    "run_dir=run",
+                ]
+            )
+            == 0
+        )
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["env"] == "my_task:make_env"
+    del sys.modules["my_task"]

@@ -1,0 +1,58 @@
+"""Videos of trials: one frame a step, readable by another reader, of every kind of environment."""
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+from memo_lightning.envs.build import build_env
+from memo_lightning.errors import UserError
+from memo_lightning.evaluation.video import record_trial, trial_frames
+from memo_lightning.models import MemoTransformer
+from memo_lightning.policies import EntryEncoder, MemoryPolicy
+
+
+def policy_for(env):
+    torch.manual_seed(0)
+    model = MemoTransformer(d_model=16, n_layers=1, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
+    return MemoryPolicy(EntryEncoder(env.observation_spec, 16), model, env.action_spec).eval()
+
+
+ENVIRONMENTS = {
+    "room": {"_target_": "memo_lightning.envs.Darkroom", "room_size": 3, "episode_length": 6, "trial_length": 12},
+    "maze": {"_target_": "memo_lightning.envs.TMaze", "trial_length": 12},
+    "cart": {"_target_": "memo_lightning.envs.gymnasium.GymnasiumEnv", "id": "Pendulum-v1", "trial_length": 12},
+}
+
+
+@pytest.mark.parametrize("config", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_a_video_has_a_frame_for_every_step(config, tmp_path):
+    env = build_env(config, 1, 0)
+    path = tmp_path / "trial.mp4"
+    assert record_trial(env, policy_for(env), path) == 13
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    assert len(frames) == 13
+    assert any((frame != frames[0]).mean() > 0.001 for frame in frames[1:])
+
+
+def test_frames_show_the_environment_and_mark_where_a_summary_is_written():
+    env = build_env(ENVIRONMENTS["room"], 1, 0)
+    policy = policy_for(env)
+    torch.manual_seed(1)
+    frames = list(trial_frames(env, policy))
+    written = [index for index, frame in enumerate(frames) if tuple(frame[-1, -1]) == (255, 205, 130)]
+    assert written == [5, 10], "segments have 5 steps"
+    picture = env.base_env.picture(0)
+    factor = frames[-1].shape[1] // picture.shape[1]
+    np.testing.assert_array_equal(frames[-1][: picture.shape[0] * factor : factor, ::factor], picture)
+
+
+def test_an_environment_without_pictures_is_refused(tmp_path, monkeypatch):
+    env = build_env(ENVIRONMENTS["room"], 1, 0)
+    policy = policy_for(env)
+    monkeypatch.delattr("memo_lightning.envs.darkroom.Darkroom.picture")
+    monkeypatch.delattr("memo_lightning.envs.trial_env.TrialEnv.picture")
+    with pytest.raises(UserError, match="render=true: Darkroom cannot be drawn"):
+        record_trial(env, policy, tmp_path / "trial.mp4")

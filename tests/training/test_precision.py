@@ -1,0 +1,110 @@
+"""Other precisions and the compiled model learn the same thing."""
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+
+from memo_lightning.cli.main import main
+
+TINY = [
+    "debug=smoke",
+    "total_frames=640",
+    "env.trial_length=40",
+    "env.episode_length=10",
+    "collector.n_envs=8",
+    "model.d_model=16",
+    "model.d_ff=32",
+    "model.segment_length=10",
+    "algorithm.n_minibatches=2",
+    "logger=none",
+]
+
+
+class Figures(lightning.Callback):
+    """Keeps what was logged after every rollout."""
+
+    seen: list[dict]
+
+    def on_train_batch_end(self, trainer, *_):
+        type(self).seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def figures(*overrides):
+    Figures.seen = []
+    assert main(["train", *TINY, f"+callbacks.figures._target_={__name__}.Figures", *overrides]) == 0
+    return Figures.seen
+
+
+@pytest.fixture
+def in_32_bits(in_tmp_dir):
+    return figures("run_dir=32", "trainer.precision=32")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_reduced_precision_learns_the_same_to_its_rounding(precision, in_32_bits):
+    reduced = figures("run_dir=reduced", f"trainer.precision={precision}")
+    for one, other in zip(in_32_bits[:1], reduced[:1], strict=True):
+        for name in ("update/entropy", "update/value_loss", "update/gradient_norm"):
+            assert other[name] == pytest.approx(one[name], rel=0.05)
+            assert other[name] != one[name], "it was 32 bits after all"
+
+
+@pytest.mark.parametrize("overflow", [False, True])
+def test_gradients_that_are_scaled_for_16_bits_are_clipped_as_if_they_were_not(overflow):
+    torch.manual_seed(0)
+    weights, x = torch.randn(4, 4), torch.randn(8, 4)
+    steps = []
+    for scale in (1.0, 1024.0):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        steps.append(_one_step(weights.clone(), x * (torch.inf if overflow else 1.0), scaler))
+        if overflow:
+            assert scaler.get_scale() == scale / 2, "the scaler tries a smaller scale next"
+    torch.testing.assert_close(*steps)
+    assert torch.equal(steps[0], weights) == overflow, "updates that overflow are skipped"
+
+
+def _one_step(weights, x, scaler):
+    """Return the weights after one update of a learner with this loss scale, by its own way of clipping."""
+    from memo_lightning.training.learner import PolicyLearner
+
+    class Learner(lightning.LightningModule):
+        _clip_gradients, _gradient_scaler = PolicyLearner._clip_gradients, PolicyLearner._gradient_scaler
+
+        class algorithm:
+            max_grad_norm = 0.5
+
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.weights = torch.nn.Parameter(weights)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            self.manual_backward((batch @ self.weights).float().square().mean())
+            self._clip_gradients()
+            optimizer.step()
+
+    learner = Learner()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        plugins=MixedPrecision("16-mixed", "cpu", scaler),
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(learner, [x])
+    return learner.weights.detach()
+
+
+@pytest.mark.slow
+def test_the_compiled_model_learns_the_same(in_32_bits):
+    compiled = figures("run_dir=compiled", "compile=true")
+    for one, other in zip(in_32_bits, compiled, strict=True):
+        for name in ("update/entropy", "update/value_loss", "update/gradient_norm"):
+            assert other[name] == pytest.approx(one[name], rel=1e-3)
