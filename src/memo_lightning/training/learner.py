@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.objectives import PPO, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
@@ -65,14 +65,9 @@ class PolicyLearner(lightning.LightningModule):
         return [optimizer], [schedule]
 
     def setup(self, stage: str) -> None:
-        """Compile the MLPs of the memory that the callbacks have left.
-
-        Whole models branch on trial starts and loop over segments: they would be compiled again and again.
-        """
+        """Compile the MLPs of the memory that the callbacks have left."""
         if self.config["compile"]:
-            for module in self.policy.sequence_model.modules():
-                if isinstance(module, FeedForward):
-                    module.compile(dynamic=True)
+            compile_feed_forwards(self.policy.sequence_model)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
