@@ -98,7 +98,7 @@ def _one_step(weights, x, scaler):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(learner, [x])
+    trainer.fit(learner, torch.utils.data.DataLoader([x], batch_size=None))
     return learner.weights.detach()
 
 
