@@ -59,7 +59,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     if started_by_the_run(os.environ):
         end_with_parent()
     checkpoint = _checkpoint_to_go_on_from(config) if config.resume else None
-    run_dir = Path(config.run_dir or default_run_dir(config))
+    run_dir = Path(str(config.run_dir or default_run_dir(config)))  # a name may be a number
     config.run_dir = str(run_dir)
     if config.logger:
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
