@@ -43,7 +43,7 @@ class Breaking(DarkKeyToDoor):
 
     def _advance(self, action):
         self.steps += 1
-        if self.steps == 60 and os.environ.get("LOCAL_RANK") == RANK:
+        if self.steps == 60 and os.environ.get("LOCAL_RANK") == BROKEN:
             raise RuntimeError("the simulator has lost its marbles")
         return super()._advance(action)
 """
@@ -178,7 +178,7 @@ def test_lightning_run_starts_the_same_run_and_fabric_run_goes_on_with_it(two_pr
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_an_environment_that_breaks_in_one_process_ends_all(rank, tmp_path):
-    (tmp_path / "breaking.py").write_text(BREAKING.replace("RANK", repr(rank)))
+    (tmp_path / "breaking.py").write_text(BREAKING.replace("BROKEN", repr(rank)))
     process = start(["memo_lightning.cli.main", "train", *TINY, *TWO, "env._target_=breaking.Breaking"], tmp_path)
     read_until(process, "RuntimeError: the simulator has lost its marbles")
     output = finish(process, timeout=30)
