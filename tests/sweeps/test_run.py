@@ -176,7 +176,7 @@ def test_storages_that_cannot_be_used_are_one_line(in_tmp_dir, capsys):
     for storage, message in {
         "storage=mysql://localhost/x": "must be a file, or postgresql://USER@HOST/DATABASE",
         "storage=postgresql://me:secret@127.0.0.1:1/x": "storage=postgresql://me:***@127.0.0.1:1/x: does not answer",
-        "storage=text": "storage=text: must be a file that Optuna's journal made",
+        "storage=text": "storage='text': must be a new file, or one that a study has made",
     }.items():
         assert main(["sweep", "small.yaml", storage]) == 2
         said = capsys.readouterr().err

@@ -17,7 +17,8 @@ from memo_lightning.tracking.registry import fetch_checkpoint
 WRITER = """
 import sys
 from memo_lightning.tracking import RunLogger
-logger = RunLogger(tracking_uri="sqlite:///mlflow.db", experiment_name="crowd", tags={"writer": sys.argv[1]})
+store = {"tracking_uri": "sqlite:///mlflow.db", "experiment_name": "crowd", "run_dir": "."}
+logger = RunLogger(**store, tags={"writer": sys.argv[1]})
 for step in range(40):
     logger.log_metrics({"a": float(step), "b": -float(step)}, step)
 logger.finalize("success")

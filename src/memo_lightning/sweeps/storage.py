@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
 
 _POSTGRES = "postgresql://"
 _CONNECT_SECONDS = 10
@@ -55,12 +56,22 @@ def open_storage(location: str) -> BaseStorage:
     path = Path(location)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(str(path))))
-    except (OSError, ValueError) as error:  # ValueError: holds something else than a journal
-        raise UserError(f"storage={location}: cannot be used ({error})") from None
-    except Exception as error:  # a file that is JSON, but no journal, fails wherever Optuna reads it
-        raise UserError(f"storage={location}: must be a file that Optuna's journal made ({error!r})") from None
-    return storage
+        _check_journal(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(str(path))))
+    except OSError as error:
+        raise UserError(f"storage={location}: cannot be used ({error.strerror})") from None
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a file that is no journal; Optuna finds out only when it has written to it."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        try:
+            fits = "op_code" in json.loads(file.readline())
+        except (ValueError, TypeError):
+            fits = False
+    require(fits, "storage", str(path), "a new file, or one that a study has made")
 
 
 def without_password(location: str) -> str:
