@@ -52,3 +52,13 @@ class _GatedGelu(torch.autograd.Function):
         torch.mul(gradients[0], F.gelu(gate, approximate="tanh"), out=up_gradient)
         gate_gradient.copy_(torch.ops.aten.gelu_backward(gradients[0] * up, gate, approximate="tanh"))
         return result
+
+
+def compile_feed_forwards(model: nn.Module) -> None:
+    """Compile the gated MLPs of ``model``, in place.
+
+    Whole models branch on trial starts and loop over segments: they would be compiled again and again.
+    """
+    for module in model.modules():
+        if isinstance(module, FeedForward):
+            module.compile(dynamic=True)

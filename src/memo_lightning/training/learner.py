@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.objectives import PPO, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
@@ -35,15 +35,18 @@ class PolicyLearner(lightning.LightningModule):
         algorithm: makes losses of rollouts, and says how to optimise them.
         config: the run's resolved configuration; kept in checkpoints, so that the policy can be rebuilt.
         rollout_length: steps T of a complete rollout.
+        n_actors: copies of the policy that act, each for an equal share of the rows; each shuffles its own.
     """
 
-    def __init__(self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any], rollout_length: int) -> None:
+    def __init__(
+        self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any], rollout_length: int, n_actors: int = 1
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
         self.algorithm = algorithm
         self.config = config
-        self.rollout_length = rollout_length
+        self.rollout_length, self.n_actors = rollout_length, n_actors
         self.guard = UpdateGuard(algorithm.max_skipped_updates)
         self.frames, self.rollouts_done = 0, 0
         self._rollout: TensorDictBase | None = None  # what has been collected of the rollout that is not complete
@@ -62,14 +65,9 @@ class PolicyLearner(lightning.LightningModule):
         return [optimizer], [schedule]
 
     def setup(self, stage: str) -> None:
-        """Compile the MLPs of the memory that the callbacks have left.
-
-        Whole models branch on trial starts and loop over segments: they would be compiled again and again.
-        """
+        """Compile the MLPs of the memory that the callbacks have left."""
         if self.config["compile"]:
-            for module in self.policy.sequence_model.modules():
-                if isinstance(module, FeedForward):
-                    module.compile(dynamic=True)
+            compile_feed_forwards(self.policy.sequence_model)
 
     def on_train_start(self) -> None:
         """Build the loss, now that the policy has its final parts and device."""
@@ -95,7 +93,8 @@ class PolicyLearner(lightning.LightningModule):
             self._partial_updates.append(metrics)
             self.policy.weights_version += 1
             if self.algorithm.shuffle_episodes:
-                rollout = shuffle_episodes(rollout, seed=int(self.policy.weights_version))
+                seed = int(self.policy.weights_version)
+                rollout = torch.cat([shuffle_episodes(rows, seed) for rows in rollout.chunk(self.n_actors)])
             self._rollout = rollout
 
     def _log(self, full_update: dict[str, Tensor], batch_size: int) -> None:

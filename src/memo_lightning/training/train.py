@@ -79,7 +79,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     algorithm.check_rows(data.n_envs)
     if data.n_chunks > 1:
         policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
-    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length)
+    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length, data.n_actors)
     all_callbacks = [*(build(callback) for callback in config.callbacks.values()), *callbacks]
     if baseline:
         all_callbacks.insert(0, baseline)

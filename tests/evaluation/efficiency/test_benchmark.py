@@ -126,7 +126,7 @@ def test_ratios_say_whether_the_aim_is_reached():
     }
     update, staggered = ratios(costs)
     assert update == {
-        "name": "update at 8,192: full_context / memo",
+        "name": "update time at 8,192: full_context / memo",
         "value": 1.5,
         "by_cpu_time": 4.0,
         "aim": ">= 1.5",

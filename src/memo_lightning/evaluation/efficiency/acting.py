@@ -22,8 +22,8 @@ def measure_acting(case: Case, model: SequenceModel) -> dict[str, Any]:
 
     Returns:
         ``step_seconds`` (median) and ``worst_step_seconds`` (median over input sets of the slowest, which is the
-        boundary's where there is one), ``step_cpu_seconds``, ``flops_per_step`` of one row (mean over a whole segment,
-        so that summary creation counts), ``state_bytes`` of one row at the end of the history, and
+        boundary's where there is one), ``step_cpu_seconds`` (mean), ``flops_per_step`` of one row (mean over a whole
+        segment, so that summary creation counts), ``state_bytes`` of one row at the end of the history, and
         ``acting_peak_bytes`` of all rows: all that acting allocates.
     """
     model.eval().requires_grad_(False)

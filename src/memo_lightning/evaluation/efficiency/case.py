@@ -12,7 +12,7 @@ from torch import Tensor
 from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.config import build
 from memo_lightning.models import SequenceModel
-from memo_lightning.models.feed_forward import FeedForward
+from memo_lightning.models.feed_forward import compile_feed_forwards
 
 Kind = Literal["update", "acting", "staggered", "streaming"]
 
@@ -56,9 +56,7 @@ class Case:
         torch.manual_seed(self.settings["seed"])
         model = build_memory(self.model).to(self.device)
         if self.settings["compile"]:
-            for module in model.modules():
-                if isinstance(module, FeedForward):
-                    module.compile()
+            compile_feed_forwards(model)
         return model
 
     def inputs(self, rows: int, length: int, seed: int = 0) -> Tensor:

@@ -48,72 +48,37 @@ class Ratio:
         return None if upper is None or lower is None else upper / lower
 
 
-def _same(name: str, figure: str, above: str, below: str, aim: tuple[str, float], cpu: str | None = None) -> Ratio:
-    return Ratio(name, (above, figure), (below, figure), aim, cpu)
+_FIGURES = {  # what each figure is called, and the kind of case that has it
+    "update_seconds": ("update time", "update"),
+    "update_peak_bytes": ("update memory", "update"),
+    "step_seconds": ("step time", "acting"),
+    "state_bytes": ("state bytes", "acting"),
+    "acting_peak_bytes": ("bytes that acting allocates", "acting"),
+}
 
 
-_UPDATE, _UPDATE_CPU = "update_seconds", "update_cpu_seconds"
+def _over_memo(figure: str, length: int, memory: str, aim: tuple[str, float]) -> Ratio:
+    """Return the ratio of a memory's figure to Memo's, at one length of context."""
+    title, kind = _FIGURES[figure]
+    keys = (f"{kind}/{name}/{length}" for name in (memory, "memo"))
+    cpu = "update_cpu_seconds" if figure == "update_seconds" else None
+    return Ratio(f"{title} at {length:,}: {memory} / memo", (next(keys), figure), (next(keys), figure), aim, cpu)
+
+
 _RATIOS = (
-    *(
-        _same(
-            f"update at {length:,}: full_context / memo",
-            _UPDATE,
-            f"update/full_context/{length}",
-            f"update/memo/{length}",
-            aim,
-            _UPDATE_CPU,
-        )
-        for length, aim in ((4096, (">", 1.0)), (8192, (">=", 1.5)), (32768, (">=", 2.5)))
-    ),
-    _same(
-        "update at 8,192: memo_reencoding / memo",
-        _UPDATE,
-        "update/memo_reencoding/8192",
-        "update/memo/8192",
-        (">=", 3.0),
-        _UPDATE_CPU,
-    ),
-    _same(
-        "update FLOPs at 8,192: memo_reencoding / memo",
-        "update_flops",
-        "update/memo_reencoding/8192",
-        "update/memo/8192",
-        (">=", 3.0),
-    ),
+    _over_memo("update_seconds", 4096, "full_context", (">", 1.0)),
+    _over_memo("update_seconds", 8192, "full_context", (">=", 1.5)),
+    _over_memo("update_seconds", 32768, "full_context", (">=", 2.5)),
+    _over_memo("update_seconds", 8192, "memo_reencoding", (">=", 3.0)),
+    _over_memo("update_peak_bytes", 8192, "memo_checkpointed", ("<=", 0.4)),
+    _over_memo("step_seconds", 32768, "full_context", (">=", 5.0)),
+    _over_memo("state_bytes", 32768, "full_context", (">=", 7.3)),
+    _over_memo("acting_peak_bytes", 32768, "full_context", (">=", 7.3)),
     Ratio(
-        "update time per token, memo: 2,048 / 32,768 in tokens/s",
+        "update time per token, memo: at 32,768 / at 2,048",
         ("update/memo/2048", "tokens_per_second"),
         ("update/memo/32768", "tokens_per_second"),
         ("<=", 2.4),
-    ),
-    _same(
-        "update memory at 8,192: memo_checkpointed / memo",
-        "update_peak_bytes",
-        "update/memo_checkpointed/8192",
-        "update/memo/8192",
-        ("<=", 0.4),
-    ),
-    _same(
-        "step after 32,768: full_context / memo",
-        "step_seconds",
-        "acting/full_context/32768",
-        "acting/memo/32768",
-        (">=", 5.0),
-        "step_cpu_seconds",
-    ),
-    _same(
-        "state bytes at 32,768: full_context / memo",
-        "state_bytes",
-        "acting/full_context/32768",
-        "acting/memo/32768",
-        (">=", 7.3),
-    ),
-    _same(
-        "bytes that acting allocates at 32,768: full_context / memo",
-        "acting_peak_bytes",
-        "acting/full_context/32768",
-        "acting/memo/32768",
-        (">=", 7.3),
     ),
 )
 
