@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -33,16 +34,18 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
     Args:
         name: the primary configuration, e.g. ``"train"``.
-        overrides: command-line overrides in Hydra's grammar.
+        overrides: command-line overrides in Hydra's grammar; ``experiment`` also takes the path of a file.
 
     Raises:
         UserError: if an override cannot be parsed, names an unknown key or option (the nearest valid ones are
             named), or gives a value of another type.
     """
-    parsed = [_parse(override) for override in overrides]
-    groups = {override.key_or_group for override in parsed if _options(override.key_or_group)}
-    for override in parsed:
+    for override in map(_parse, overrides):
         _check_option(override)
+    overrides = [part for override in overrides for part in _find_experiment(override)]
+    parsed = [_parse(override) for override in overrides]
+    keys = [override.key_or_group for override in parsed]
+    groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
         defaults = _compose(
@@ -53,9 +56,8 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             if override.key_or_group not in groups and not override.is_add():
                 _check_key(override.key_or_group, known)
         config = _compose(name, list(overrides))
-    given = [override.key_or_group for override in parsed]
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
-    for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in given):
+    for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in keys):
         _check_type(key, value, known.get(key))
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices
@@ -74,12 +76,43 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
     for text in overrides:
         override = _parse(text)
         key = override.key_or_group
-        if _options(key):
+        if group_options(key):
             raise UserError(f"{text}: {key} cannot be swapped in a run that goes on")
         if key not in known:
             raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
         OmegaConf.update(config, key, override.value())
         _check_type(key, OmegaConf.select(config, key), known[key])
+
+
+def merge_file(config: DictConfig, path: Path) -> None:
+    """Take over the settings of a YAML file, in place.
+
+    Raises:
+        UserError: if it is no YAML mapping, names an unknown setting, or gives a value of another type.
+    """
+    try:
+        file = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(file, DictConfig):
+        raise UserError(f"{path}: must hold settings as key: value")
+    for key in map(str, file):
+        if key not in config:
+            raise UserError(f"{path}: unknown setting {key!r}: {nearest(key, map(str, config))}")
+        default = config[key]
+        if OmegaConf.is_list(default) != OmegaConf.is_list(file[key]) and file[key] is not None:
+            raise UserError(f"{path}: {key}: must {'' if OmegaConf.is_list(default) else 'not '}be a list")
+        _check_type(key, file[key], default)
+        config[key] = file[key]
+
+
+def override_key(text: str) -> str:
+    """Return the key that an override such as ``algorithm.gamma=0.9`` changes.
+
+    Raises:
+        UserError: if it cannot be parsed.
+    """
+    return _parse(text).key_or_group
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -122,6 +155,31 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
+def group_options(group: str) -> list[str]:
+    """Return the options of a configuration group; none if there is no such group."""
+    folder = config_dir() / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+
+
+def setting_names(config: DictConfig) -> list[str]:
+    """Return the dotted names of all settings of a composed configuration that can be overridden."""
+    return [name for name, _ in _leaves(config) if name.partition(".")[0] != "choices" and "._target_" not in name]
+
+
+def _find_experiment(override: str) -> list[str]:
+    """Turn ``experiment=PATH/experiment/NAME.yaml`` into what makes Hydra find a file outside ``conf/``."""
+    if not _is_own_experiment(override):
+        return [override]
+    path = Path(override.partition("=")[2]).absolute()
+    if not path.is_file() or path.parent.name != "experiment":
+        raise UserError(f"{override}: must be an existing file in a folder called experiment")
+    return [f"hydra.searchpath=['file://{path.parent.parent}']", f"experiment={path.stem}"]
+
+
+def _is_own_experiment(override: str) -> bool:
+    return override.startswith("experiment=") and override.endswith(".yaml")
+
+
 def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
@@ -136,14 +194,10 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         raise UserError(" ".join(str(error).split())) from None
 
 
-def _options(group: str) -> list[str]:
-    """Return the options of a configuration group; none if there is no such group."""
-    folder = config_dir() / group
-    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-
-
 def _check_option(override: Override) -> None:
-    options, option = _options(override.key_or_group), override.value()
+    if _is_own_experiment(override.input_line or ""):
+        return
+    options, option = group_options(override.key_or_group), override.value()
     if options and option is not None and option not in options:
         raise UserError(f"{override.key_or_group}={option}: no such option; {nearest(str(option), options)}")
 

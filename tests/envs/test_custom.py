@@ -73,6 +73,13 @@ def test_targets_that_make_no_environment_are_refused(target, message):
         build(target)
 
 
+def test_settings_that_the_environment_does_not_take_are_named():
+    with pytest.raises(UserError, match="GymnasiumEnv: got an unexpected keyword argument 'worker'"):
+        build("own_envs:Guess", "+env.worker=2")
+    with pytest.raises(UserError, match=r"env.workers: a setting of Gymnasium environments"):
+        build("own_envs:Batched", "+env.workers=2")
+
+
 @pytest.mark.parametrize(
     ("target", "status", "message"),
     [
@@ -104,21 +111,8 @@ def test_the_template_of_the_how_to_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     commands = re.findall(r"^memo (.*my_task.*)$", HOW_TO.read_text(), re.MULTILINE)
     assert len(commands) == 2
+    tiny = ["debug=smoke", "env.trial_length=11", "model.segment_length=5", "total_frames=400", "run_dir=run"]
     for command in commands:
-        verb, *overrides = command.split()
-        assert (
-            main(
-                [
-                    verb,
-                    *overrides,
-                    "debug=smoke",
-                    "env.trial_length=11",
-                    "model.segment_length=5",
-                    "total_frames=400",
-                    "run_dir=run",
-                ]
-            )
-            == 0
-        )
+        assert main([*command.split(), *tiny]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["env"] == "my_task:make_env"
     del sys.modules["my_task"]

@@ -32,14 +32,13 @@ class Witness(lightning.Callback):
         policy, data = pl_module.policy, trainer.datamodule
         assert batch.shape == (8, 40 // data.n_chunks), batch.shape
         self.seen.append(batch["observation"].clone())
-        if pl_module.in_rollout:
-            return
-        assert batch["is_init"][:, 0].all() and not batch["is_init"][:, 1:].any()
+        rows = torch.cat([pl_module._rollout, batch], dim=1) if pl_module.in_rollout else batch
+        assert rows["is_init"][:, 0].all() and not rows["is_init"][:, 1:].any()
         if data.seeds_each_rollout:
             with torch.no_grad():
-                value = policy.critic.module(policy.hidden(batch, policy.sequence_model.segment_length))
-            torch.testing.assert_close(batch["state_value"], value, atol=1e-4, rtol=1e-4)
-        if pl_module.rollouts_done == 2 and len(self.seen) < 6:
+                value = policy.critic.module(policy.hidden(rows, policy.sequence_model.segment_length))
+            torch.testing.assert_close(batch["state_value"], value[:, -batch.shape[1]:], atol=1e-4, rtol=1e-4)
+        if pl_module.rollouts_done == 2 and not pl_module.in_rollout and len(self.seen) < 12:
             shutil.copytree("run", "copy")
 """
 
@@ -56,14 +55,15 @@ def witness(in_tmp_dir, monkeypatch):
 
 @pytest.mark.slow
 def test_rollouts_of_workers_are_of_the_newest_weights_and_reproducible(in_tmp_dir, witness):
-    watched = [*TINY, "collector=multi_sync", "collector.n_chunks=2", "+callbacks.witness._target_=witness.Witness"]
-    assert main(["train", *watched, "run_dir=run"]) == 0
+    watched = [*TINY, "collector=multi_sync", "+callbacks.witness._target_=witness.Witness"]
+    recipe = ["collector.n_chunks=4", "algorithm.shuffle_episodes=true"]
+    assert main(["train", *watched, *recipe, "run_dir=run"]) == 0
     chunks = list(witness.seen)
-    assert len(chunks) == 8
-    assert not torch.equal(chunks[0], chunks[2]), "every rollout has tasks of its own"
+    assert len(chunks) == 16
+    assert not torch.equal(chunks[0], chunks[4]), "every rollout has tasks of its own"
     assert not torch.equal(chunks[0][:4], chunks[0][4:]), "and every worker"
     assert main(["train", "resume=copy"]) == 0
-    assert all(torch.equal(a, b) for a, b in zip(chunks[4:], witness.seen[8:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(chunks[8:], witness.seen[16:], strict=True))
     one, other = (load_checkpoint(in_tmp_dir / d / "checkpoints" / "last.ckpt")["state_dict"] for d in ("run", "copy"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 

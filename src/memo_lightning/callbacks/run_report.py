@@ -12,6 +12,7 @@ import lightning
 
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
+from memo_lightning.evaluation.memory_size import peak_memory_bytes
 from memo_lightning.evaluation.plots import plot_in_context_curve
 from memo_lightning.tracking import RunLogger, environment_name, memory_name
 from memo_lightning.training.learner import PolicyLearner
@@ -52,6 +53,8 @@ class RunReport(lightning.Callback):
             "return_per_trial": float(record.returns.mean()),
             "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist(),
             "n_trials_averaged": len(record.returns),
+            "trial_length": int(record.lengths.max()),
+            "memory_bytes": peak_memory_bytes(pl_module.policy.sequence_model, int(record.lengths.max())),
             "seed": config["seed"],
             "baseline": choices["baseline"],
             "env": environment,
@@ -71,4 +74,5 @@ class RunReport(lightning.Callback):
             reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its figures:"
             print(f"{reason}\n{json.dumps(self.figures)}", file=sys.stderr)
         if logger:
+            logger.log_metrics({"memory_bytes": self.figures["memory_bytes"]}, pl_module.frames)
             logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))

@@ -15,7 +15,7 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
         return False
     config = compose_config(name, [a for a in arguments if not a.startswith("-")])
     with open_dict(config):
-        choices = config.pop("choices")
+        choices = config.pop("choices", {})
     print(f"usage: memo {verb or name} [override ...]\n\n{text}\n")
     if choices:
         print("groups (override as group=option):")

@@ -24,10 +24,15 @@ from memo_lightning.errors import (
 VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
-    "benchmark": "measure what every memory costs",
     "check-env": "check an environment before training on it",
     "export-houses": "write generated houses for habitat-sim",
+    "sweep": "search for the best settings",
+    "register": "name a checkpoint in MLflow's model registry",
+    "compare": "hold finished runs against each other",
+    "benchmark": "measure what every memory costs",
     "ui": "look at runs in the browser",
+    "doctor": "see what this machine has, and what is wrong with it",
+    "completion": "make the shell complete commands and settings",
 }
 
 

@@ -44,7 +44,8 @@ def make_custom_env(
         trial_length: steps after which a trial ends.
         seed: seed of all random streams.
         device: where tensors go.
-        gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments.
+        gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments only; ``split`` is
+            left to the target of others.
 
     Raises:
         UserError: if the target cannot be imported or makes something else.
@@ -60,7 +61,8 @@ def make_custom_env(
         made = construct(function, **settings)
     if isinstance(made, gymnasium.Env):
         made.close()
-        return GymnasiumEnv(
+        return construct(
+            GymnasiumEnv,
             n_envs=n_envs,
             make=partial(function, **settings),
             trial_length=trial_length,
@@ -68,6 +70,9 @@ def make_custom_env(
             device=device,
             **gymnasium_settings,
         )
+    unused = sorted(set(gymnasium_settings) - {"split"})
+    if unused:
+        raise UserError(f"env.{unused[0]}: a setting of Gymnasium environments, and env.target={target} makes another")
     if not isinstance(made, EnvBase):
         raise UserError(
             f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
@@ -83,7 +88,7 @@ def make_custom_env(
     env = made.to(device)
     if "episode_end" not in env.observation_spec.keys():
         count = StepCounter(max_steps=trial_length, step_count_key="episode_length")
-        env = TransformedEnv(env, Compose(count, RewardSum(out_keys=["episode_return"]), EpisodeIsTrial()))
+        env = TransformedEnv(env, Compose(count, RewardSum(["reward"], ["episode_return"]), EpisodeIsTrial()))
     missing = [name for name in REPORTS if name not in env.observation_spec.keys()]
     if missing:
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")

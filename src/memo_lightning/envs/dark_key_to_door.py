@@ -62,6 +62,16 @@ class DarkKeyToDoor(Room):
             device=device,
         )
 
+    @property
+    def key(self) -> Tensor:
+        """Row and column of every environment's key, int64 ``[n_envs, 2]``."""
+        return self._key
+
+    @property
+    def door(self) -> Tensor:
+        """Row and column of every environment's door, int64 ``[n_envs, 2]``."""
+        return self._door
+
     def picture(self, row: int = 0) -> NDArray[np.uint8]:
         """Draw a room: the door is dark, the key orange until it is taken, the agent blue, with the key in hand."""
         agent = self._position[row].tolist()

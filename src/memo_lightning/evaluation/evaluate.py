@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from memo_lightning.evaluation.summary_attention import plot_summary_attention
 from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy
+from memo_lightning.tracking import resolve_store
+from memo_lightning.tracking.registry import PREFIX, fetch_checkpoint
 
 N_BINS = 20
 
@@ -48,9 +52,13 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         )
     for name in ("n_trials", "n_envs", "trial_multiplier", "bin_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
-    path = Path(config.checkpoint)
-    checkpoint = load_checkpoint(path)
-    run_dir = Path(config.run_dir or path.parents[1] / "evaluation")
+    registered = config.checkpoint.startswith(PREFIX)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(config.checkpoint)
+        if registered:
+            path = fetch_checkpoint(resolve_store(config.tracking_uri), config.checkpoint, Path(folder))
+        checkpoint = load_checkpoint(path)
+    run_dir = Path(config.run_dir or (_folder_of_model(config) if registered else path.parents[1] / "evaluation"))
     config.run_dir = str(run_dir)
 
     env_config = _env_config(config, checkpoint["config"]["env"])
@@ -59,7 +67,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     record, first_trial = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
     figures = {
-        "checkpoint": str(path),
+        "checkpoint": config.checkpoint,
         "split": config.split,
         "deterministic": config.deterministic,
         "seed": config.seed,
@@ -80,16 +88,23 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
     results.write_text(json.dumps(figures, indent=2) + "\n")
-    plot_in_context_curve(curves, curve, f"{path}: {len(record.returns)} trials of {config.split} tasks")
+    plot_in_context_curve(curves, curve, f"{config.checkpoint}: {len(record.returns)} trials of {config.split} tasks")
     files = [results, curve]
     model = policy.sequence_model
     if type(model) is MemoTransformer and env_config["trial_length"] > model.segment_length:
         files.append(run_dir / "summary_attention.png")
-        plot_summary_attention(policy, first_trial, files[-1], f"{path}: summaries in a trial of {config.split} tasks")
+        plot_summary_attention(
+            policy, first_trial, files[-1], f"{config.checkpoint}: summaries in a trial of {config.split} tasks"
+        )
     if config.render:
         files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
     _log_to_mlflow(checkpoint, figures, files)
     return figures
+
+
+def _folder_of_model(config: DictConfig) -> Path:
+    """Return where the evaluation of a registered model goes: its checkpoint has no folder of its own."""
+    return Path("runs") / re.sub(r"\W+", "-", config.checkpoint) / "evaluation"
 
 
 def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:

@@ -89,11 +89,15 @@ class RolloutDataModule(lightning.LightningDataModule):
         total_frames: environment steps to collect in all; rounded up to whole rollouts of all ranks.
         seed: seed of the run.
 
+    Attributes:
+        n_actors: copies of the policy that act, each for an equal share of the rows, in order.
+
     Raises:
         UserError: if a count is not positive, or a rollout cannot be cut into the chunks.
     """
 
     seeds_each_rollout: ClassVar[bool] = True
+    n_actors: int = 1
 
     def __init__(
         self,

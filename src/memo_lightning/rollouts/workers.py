@@ -41,7 +41,7 @@ class MultiSyncDataModule(RolloutDataModule):
         divides = n_workers >= 1 and n_envs % n_workers == 0
         require(divides, "collector.n_workers", n_workers, f"a divisor of collector.n_envs={n_envs}")
         super().__init__(make_env, n_envs=n_envs, **settings)
-        self.n_workers = n_workers
+        self.n_workers = self.n_actors = n_workers
 
     def _describing_env(self) -> EnvBase:
         return self._make_env(1, self.seed)  # the workers have the environments

@@ -18,6 +18,7 @@ from mlflow.entities import Metric
 from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
+from memo_lightning.tracking.store import experiment_id_of
 
 # MLflow reports every table that its database migrations create, Lightning every new experiment.
 for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow", "urllib3.connectionpool"):
@@ -71,6 +72,7 @@ class RunLogger(MLFlowLogger):
         self._unsent: list[Metric] = []
         self._failing, self._next_attempt = False, 0.0
         try:
+            experiment_id_of(tracking_uri, experiment_name)
             super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri, **kwargs)
             self.experiment.update_run(self.run_id, status="RUNNING")  # connects, and creates the run if it is new
         except Exception as error:  # whatever the store's own library raises

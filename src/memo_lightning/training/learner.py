@@ -35,15 +35,18 @@ class PolicyLearner(lightning.LightningModule):
         algorithm: makes losses of rollouts, and says how to optimise them.
         config: the run's resolved configuration; kept in checkpoints, so that the policy can be rebuilt.
         rollout_length: steps T of a complete rollout.
+        n_actors: copies of the policy that act, each for an equal share of the rows; each shuffles its own.
     """
 
-    def __init__(self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any], rollout_length: int) -> None:
+    def __init__(
+        self, policy: MemoryPolicy, algorithm: PPO, config: dict[str, Any], rollout_length: int, n_actors: int = 1
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
         self.algorithm = algorithm
         self.config = config
-        self.rollout_length = rollout_length
+        self.rollout_length, self.n_actors = rollout_length, n_actors
         self.guard = UpdateGuard(algorithm.max_skipped_updates)
         self.frames, self.rollouts_done = 0, 0
         self._rollout: TensorDictBase | None = None  # what has been collected of the rollout that is not complete
@@ -90,7 +93,8 @@ class PolicyLearner(lightning.LightningModule):
             self._partial_updates.append(metrics)
             self.policy.weights_version += 1
             if self.algorithm.shuffle_episodes:
-                rollout = shuffle_episodes(rollout, seed=int(self.policy.weights_version))
+                seed = int(self.policy.weights_version)
+                rollout = torch.cat([shuffle_episodes(rows, seed) for rows in rollout.chunk(self.n_actors)])
             self._rollout = rollout
 
     def _log(self, full_update: dict[str, Tensor], batch_size: int) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.processes import end_with_parent
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, environment_name, memory_name, resolve_store
+from memo_lightning.tracking import RunLogger, code_version, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> dict[str, Any]:
     """Run the training that ``conf/train.yaml`` and its overrides describe.
 
     Everything that can be wrong with the configuration is found before anything is written.
@@ -44,6 +45,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
+        callbacks: further callbacks beside those of the configuration.
 
     Returns:
         The figures of ``metrics.json``; none in processes other than the first.
@@ -77,12 +79,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     algorithm.check_rows(data.n_envs)
     if data.n_chunks > 1:
         policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
-    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length)
-    callbacks = [build(callback) for callback in config.callbacks.values()]
+    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length, data.n_actors)
+    all_callbacks = [*(build(callback) for callback in config.callbacks.values()), *callbacks]
     if baseline:
-        callbacks.insert(0, baseline)
+        all_callbacks.insert(0, baseline)
     checkpoint_io = AtomicCheckpointIO()
-    trainer = _build_trainer(config, callbacks, checkpoint_io)
+    trainer = _build_trainer(config, all_callbacks, checkpoint_io)
     if trainer.is_global_zero:
         _begin_run(config, trainer, plain_config, checkpoint)
         _announce(config, model, checkpoint)
@@ -91,7 +93,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         raise TrainingStopped(
             f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
         )
-    report = next((callback for callback in callbacks if isinstance(callback, RunReport)), None)
+    report = next((callback for callback in all_callbacks if isinstance(callback, RunReport)), None)
     return report.figures if report else {}
 
 
@@ -183,7 +185,14 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         run_name=Path(config.run_dir).name,
-        tags={"memory": memory, "environment": environment, "seed": str(config.seed), "run_dir": config.run_dir},
+        tags={
+            **config.logger.get("tags", {}),
+            "memory": memory,
+            "environment": environment,
+            "seed": str(config.seed),
+            "run_dir": config.run_dir,
+            "code": code_version(),
+        },
     )
 
 

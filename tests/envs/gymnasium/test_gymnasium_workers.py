@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trials import rollout
+from test_gymnasium_trials import rollout
 from toys import Everything, Slow, Walk, faulty
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv

@@ -1,0 +1,72 @@
+"""What mkdocs makes of the project itself: the configuration and API reference, and the order of the pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "memo_lightning"
+# Pages in the order they are read; any other page in docs/ follows under its own title.
+GUIDE = ["index.md", "concepts.md", "studies.md", "tracking.md", "notebooks.md"]
+VERBS = {
+    "train": "memo train",
+    "evaluate": "memo evaluate",
+    "sweep": "memo sweep",
+    "compare": "memo compare",
+    "register": "memo register",
+    "ui": "memo ui",
+    "doctor": "memo doctor",
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Lay out the pages that there are."""
+    others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in GUIDE)
+    config.nav = [
+        {"Guide": GUIDE},
+        *([{"More": others}] if others else []),
+        {"Reference": ["reference/configuration.md", {"API": [f"reference/{name}.md" for name in _packages()]}]},
+    ]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made of the code and of ``conf/``."""
+    files.append(File.generated(config, "reference/configuration.md", content=configuration()))
+    for name in _packages():
+        files.append(File.generated(config, f"reference/{name}.md", content=api(name)))
+    return files
+
+
+def configuration() -> str:
+    """Return the reference of all settings: the files of ``conf/`` themselves, which say what each setting is."""
+    parts = ["# Configuration\n", "Every file of `conf/`, as it ships. `memo VERB --help` prints them resolved.\n"]
+    for path in sorted((ROOT / "conf").glob("*.yaml")):
+        verb = VERBS.get(path.stem, f"memo {path.stem}")
+        parts.append(f"## {verb}\n\n{_yaml(path)}")
+    for group in sorted(folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()):
+        options = sorted(group.glob("*.yaml"))
+        names = ", ".join(f"`{option.stem}`" for option in options)
+        parts.append(f"## Group `{group.name}`\n\nOne of {names}: `memo train {group.name}={options[0].stem}`.\n")
+        parts += [f"### {group.name}={option.stem}\n\n{_yaml(option)}" for option in options]
+    parts.append("## Studies that ship\n")
+    parts += [f"### {path.stem}\n\n{_yaml(path)}" for path in sorted((ROOT / "sweeps").glob("*.yaml"))]
+    return "\n".join(parts)
+
+
+def api(package: str) -> str:
+    """Return the reference of a package: the docstrings of its modules."""
+    modules = sorted(path for path in (PACKAGE / package).rglob("*.py") if path.name != "__init__.py")
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules]
+    return f"# {package}\n\n" + "\n".join(f"::: {name}\n" for name in names)
+
+
+def _packages() -> list[str]:
+    return sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+
+def _yaml(path: Path) -> str:
+    return f"```yaml\n{path.read_text().strip()}\n```\n"

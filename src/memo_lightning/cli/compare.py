@@ -1,0 +1,22 @@
+"""``memo compare``: runs side by side, with intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.evaluation.comparison import as_markdown, compare
+
+HELP = """Compares the finished runs in MLflow: scores with intervals over seeds, costs, learning curves and in-context
+curves. Leaves comparison.md, comparison.png and comparison.json in run_dir."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compare, and print the table."""
+    if print_help("compare", HELP, arguments):
+        return
+    config = compose_config("compare", arguments)
+    print(as_markdown(compare(config)))
+    print(f"results: {config.run_dir}/comparison.md, comparison.png, comparison.json")
+    print("next: memo ui")

@@ -1,0 +1,34 @@
+"""``memo register``: name a run's checkpoint in the MLflow model registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError, require
+from memo_lightning.tracking.registry import PREFIX, register_checkpoint
+
+HELP = """Registers the checkpoint of a finished run in MLflow's model registry, as the next version of a model, from
+where memo evaluate loads it."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Register, and say under which name."""
+    if print_help("register", HELP, arguments):
+        return
+    config = compose_config("register", arguments)
+    require(bool(config.name), "name", config.name, "the name of a model, e.g. name=memo-dark-key-to-door")
+    run_dir = Path(config.run_dir or "")
+    if not config.run_dir or not (run_dir / "metrics.json").is_file():
+        raise UserError(f"run_dir={config.run_dir}: must be the folder of a finished run of memo train")
+    run_id = json.loads((run_dir / "metrics.json").read_text())["mlflow_run_id"]
+    require(run_id is not None, "run_dir", config.run_dir, "a run that was logged to MLflow")
+    store = OmegaConf.load(run_dir / "config.yaml").logger.tracking_uri
+    version = register_checkpoint(store, run_id, config.name)
+    uri = f"{PREFIX}{config.name}/{version}"
+    print(f"registered {run_dir}/checkpoints/last.ckpt as {uri}\n\nnext: memo evaluate checkpoint={uri}")

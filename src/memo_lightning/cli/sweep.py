@@ -1,0 +1,52 @@
+"""``memo sweep``: search for the best settings with Optuna."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.errors import UserError
+from memo_lightning.sweeps.run import run_study
+from memo_lightning.sweeps.space import as_overrides
+from memo_lightning.sweeps.storage import without_password
+from memo_lightning.sweeps.study_file import read_study, shipped_studies
+
+HELP = """Runs a study: memo sweep sweeps/NAME.yaml [override ...]. Settings of the study are overridden as key=value
+(n_trials=40 workers=2 storage=postgresql://user@host/db); every other override is one of memo train, for all
+trials. The same command goes on with a study that was stopped, and joins it from another machine."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the study, then say what came of it and what to do next."""
+    if print_help("sweep", HELP, arguments):
+        return
+    if not arguments or "=" in arguments[0]:
+        known = ", ".join(sorted(file.stem for file in shipped_studies().glob("*.yaml")))
+        raise UserError(f"memo sweep needs a study file first: memo sweep sweeps/NAME.yaml; those that ship: {known}")
+    spec = read_study(arguments[0], arguments[1:])
+    objectives = ", ".join(f"{objective.direction} {objective.metric}" for objective in spec.objectives)
+    storage = without_password(spec.settings["storage"] or str(spec.run_dir / "journal.log"))
+    print(
+        f"study {spec.name}: {objectives} over {len(spec.space)} settings, {spec.settings['n_trials']} trials of "
+        f"{spec.settings['n_seeds']} seed(s) x {spec.train_config.total_frames:,} frames, "
+        f"{spec.settings['workers']} at once; kept in {storage}, writing to {spec.run_dir}",
+        file=sys.stderr,
+    )
+    try:
+        report = run_study(spec)
+    except KeyboardInterrupt:
+        print(f"interrupted; this goes on with the study: memo sweep {' '.join(arguments)}", file=sys.stderr)
+        raise
+    print(f"\ntrials            {', '.join(f'{n} {state}' for state, n in sorted(report.states.items()))}")
+    for trial, file in zip(report.best, report.experiments, strict=True):
+        figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
+        name = "best" if len(spec.objectives) == 1 else "on the front"
+        print(f"{name:<17} trial {trial.number}: {figures}")
+        print(f"                  {' '.join(as_overrides(trial.params))}\n                  {file}")
+    print(f"plots and table   {spec.run_dir}/")
+    if report.experiments:
+        print(f"\nnext: memo train experiment={report.experiments[0]}\n      memo compare study={spec.name}")
+    else:
+        print(f"\nnext: look at {spec.run_dir}/trials/*/output.log")
+    print("      memo ui")

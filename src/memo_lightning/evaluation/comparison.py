@@ -1,0 +1,231 @@
+"""Memories side by side: scores, costs and curves, with intervals over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from memo_lightning.errors import UserError
+from memo_lightning.evaluation.in_context import Estimate
+from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
+from memo_lightning.tracking.finished_runs import FinishedRun, best_trials, latest_of_each_seed, read_finished_runs
+
+_CURVE_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An estimate over seeds along an axis."""
+
+    x: NDArray[np.float64]
+    y: Estimate
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one memory on one environment, a run per seed.
+
+    Attributes:
+        name: of the memory, or whatever was grouped by.
+        environment: that it was trained on.
+        seeds: of the runs.
+        frames: that each run was trained for.
+        score: return per trial; of held-out tasks where all runs were evaluated, else at the end of training.
+        held_out: whether the score is of held-out tasks.
+        frames_per_second: in training, mean over the runs.
+        memory_bytes: the most that one environment's memory held, mean over the runs.
+        learning: return per trial over frames.
+        in_context: reward per part of a trial, over the steps of the trial (parts of it where they are unknown).
+    """
+
+    name: str
+    environment: str
+    seeds: list[int]
+    frames: list[int]
+    score: Estimate
+    held_out: bool
+    frames_per_second: float
+    memory_bytes: float
+    learning: Curve
+    in_context: Curve
+
+
+def compare(config: DictConfig) -> list[Group]:
+    """Compare what ``conf/compare.yaml`` and its overrides choose; leaves a table, a picture and the figures.
+
+    Args:
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`.
+
+    Returns:
+        The groups, best first within each environment.
+
+    Raises:
+        UserError: if no run fits, or nothing can be written.
+    """
+    tags = {**config.tags, **({"study": config.study} if config.study else {})}
+    runs = read_finished_runs(config.tracking_uri, config.experiment_name, tags)
+    members: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
+    for run in best_trials(runs, config.group_by) if config.study else runs:
+        if config.group_by not in run.tags:
+            known = ", ".join(sorted(tag for tag in run.tags if not tag.startswith("mlflow.")))
+            raise UserError(f"group_by={config.group_by}: run {run.run_id} has no such tag; it has {known}")
+        members[run.tags["environment"], run.tags[config.group_by]].append(run)
+    groups = [_summarise(name, env, latest_of_each_seed(runs)) for (env, name), runs in members.items()]
+    groups.sort(key=lambda group: (group.environment, -float(group.score.mean)))
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "comparison.md").write_text(as_markdown(groups))
+        (run_dir / "comparison.json").write_text(json.dumps([_as_plain(group) for group in groups], indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+    plot_comparison(groups, run_dir / "comparison.png")
+    return groups
+
+
+def as_markdown(groups: Sequence[Group]) -> str:
+    """Return the table, with what must be known to read it."""
+    lines = [
+        "| environment | memory | return per trial | 95 % interval | seeds | frames | frames/s | memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for group in groups:
+        low, high = float(group.score.low), float(group.score.high)
+        interval = "one seed: none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
+        lines.append(
+            f"| {group.environment} | {group.name} | {float(group.score.mean):.1f} | {interval} | {len(group.seeds)} "
+            f"| {_spread(group.frames)} | {group.frames_per_second:,.0f} | {_kilobytes(group.memory_bytes)} |"
+        )
+    notes = [
+        "Return per trial is the interquartile mean over seeds with its percentile bootstrap interval, "
+        + ("on held-out tasks." if all(group.held_out for group in groups) else "at the end of training.")
+        + " Memory is the most that one environment's memory holds during a trial."
+    ]
+    few = [group.name for group in groups if len(group.seeds) < FEW_SEEDS]
+    if few:
+        notes.append(
+            f"**Few seeds** ({', '.join(dict.fromkeys(few))}: fewer than {FEW_SEEDS}): the intervals are rough, and "
+            "what they do not tell apart may still differ."
+        )
+    if len({frames for group in groups for frames in group.frames}) > 1:
+        notes.append("**Unequal training**: the runs were trained for different numbers of frames.")
+    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+def plot_comparison(groups: Sequence[Group], path: Path) -> None:
+    """Draw learning curves, in-context curves and scores, a row for every environment."""
+    environments = list(dict.fromkeys(group.environment for group in groups))
+    names = list(dict.fromkeys(group.name for group in groups))
+    figure = Figure(figsize=(14, 4 * len(environments)), layout="constrained")
+    rows = figure.subplots(len(environments), 3, squeeze=False)
+    for (learning, in_context, scores), environment in zip(rows, environments, strict=True):
+        shown = [group for group in groups if group.environment == environment]
+        for group in shown:
+            colour = f"C{names.index(group.name)}"
+            label = f"{group.name} ({len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''})"
+            _draw(learning, group.learning, colour, label)
+            _draw(in_context, group.in_context, colour, group.name)
+        _draw_scores(scores, shown, names)
+        learning.set(xlabel="frames", ylabel="return per trial", title=environment, ylim=(0, None))
+        in_context.set(xlabel="part of the trial", ylabel="reward per step", title="within a trial", ylim=(0, None))
+        scores.set(xlabel="return per trial", title="score, 95 % interval over seeds")
+        learning.legend(frameon=False)
+        for axes in (learning, in_context, scores):
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _summarise(name: str, environment: str, runs: Sequence[FinishedRun]) -> Group:
+    evaluations = [run.evaluation for run in runs if run.evaluation]
+    held_out = len(evaluations) == len(runs)
+    scores = [e["return_per_trial"] for e in evaluations] if held_out else [run.score for run in runs]
+    if held_out:
+        curves = np.array([e["in_context_curve"]["reward"] for e in evaluations])
+        length = float(evaluations[0]["trial_length"])
+    else:
+        curves = np.array([run.metrics["return_by_quarter"] for run in runs])
+        length = float(runs[0].metrics["trial_length"])
+    n_parts = curves.shape[1]
+    return Group(
+        name=name,
+        environment=environment,
+        seeds=[int(run.tags["seed"]) for run in runs],
+        frames=[run.metrics["frames"] for run in runs],
+        score=estimate_over_seeds(np.array(scores)),
+        held_out=held_out,
+        frames_per_second=float(np.mean([run.metrics["frames_per_second"] for run in runs])),
+        memory_bytes=float(np.mean([run.metrics["memory_bytes"] for run in runs])),
+        learning=_learning_curve([run.metrics["history"] for run in runs]),
+        in_context=Curve((np.arange(n_parts) + 0.5) / n_parts, estimate_over_seeds(curves * n_parts / length)),
+    )
+
+
+def _learning_curve(histories: Sequence[Sequence[Mapping[str, float]]]) -> Curve:
+    """Return the curve over the frames that all runs have seen."""
+    frames = [np.array([point["frames"] for point in history]) for history in histories]
+    x = np.linspace(max(f[0] for f in frames), min(f[-1] for f in frames), _CURVE_POINTS)
+    returns = [[point["return_per_trial"] for point in history] for history in histories]
+    return Curve(x, estimate_over_seeds(np.array([np.interp(x, f, r) for f, r in zip(frames, returns, strict=True)])))
+
+
+def _draw(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+    axes.plot(curve.x, curve.y.mean, color=colour, label=label)
+    axes.fill_between(curve.x, curve.y.low, curve.y.high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _draw_scores(axes: Axes, groups: Sequence[Group], names: Sequence[str]) -> None:
+    for row, group in enumerate(reversed(groups)):
+        mean, low, high = (float(value) for value in (group.score.mean, group.score.low, group.score.high))
+        colour = f"C{names.index(group.name)}"
+        if not math.isnan(low):
+            axes.plot([low, high], [row, row], color=colour, linewidth=8, alpha=0.4, solid_capstyle="butt")
+        axes.plot([mean], [row], marker="|", markersize=18, markeredgewidth=3, color=colour)
+    axes.set_yticks(range(len(groups)), [group.name for group in reversed(groups)])
+    axes.set_ylim(-0.6, len(groups) - 0.4)
+
+
+def _as_plain(group: Group) -> dict[str, Any]:
+    def numbers(estimate: Estimate) -> dict[str, Any]:
+        # JSON has no NaN: a bound that does not exist is null.
+        values = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
+        return {name: _without_nan(np.asarray(value).tolist()) for name, value in values.items()}
+
+    return {
+        "memory": group.name,
+        "environment": group.environment,
+        "seeds": group.seeds,
+        "frames": group.frames,
+        "held_out": group.held_out,
+        "return_per_trial": numbers(group.score),
+        "frames_per_second": group.frames_per_second,
+        "memory_bytes": group.memory_bytes,
+        "learning_curve": {"frames": group.learning.x.tolist(), **numbers(group.learning.y)},
+        "in_context_curve": {"part": group.in_context.x.tolist(), **numbers(group.in_context.y)},
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if math.isnan(value) else value
+
+
+def _spread(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _kilobytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1024:,.1f} KiB"

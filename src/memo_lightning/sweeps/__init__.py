@@ -1,0 +1,1 @@
+"""Studies: many trainings that search for the best settings, with Optuna."""

@@ -1,0 +1,43 @@
+"""Finding out, before a study begins, what can only be found out by training."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+
+from memo_lightning.config import nearest, override_key
+from memo_lightning.errors import UserError
+from memo_lightning.sweeps.study_file import StudySpec
+from memo_lightning.sweeps.trial import TrialTask, read_result, write_task
+from memo_lightning.sweeps.trial_process import start_trial_process, why_no_result
+
+
+def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
+    """Train for one rollout, with what all trials share, to see that it works and that the objectives are logged.
+
+    Raises:
+        UserError: if not.
+    """
+    print("rehearsing one rollout", file=sys.stderr, flush=True)
+    folder = spec.run_dir / "rehearsal"
+    shutil.rmtree(folder, ignore_errors=True)
+    metrics = [objective.metric for objective in spec.objectives]
+    kept = [override for override in spec.train if override_key(override).partition(".")[0] != "logger"]
+    overrides = [*kept, "total_frames=1", "logger=none"]
+    write_task(TrialTask(overrides, [0], metrics), folder)
+    process = start_trial_process(folder, environment)
+    process.wait()
+    result = read_result(folder)
+    if result is None:
+        raise UserError(f"the study's train settings do not run: {why_no_result(process, folder)}")
+    if result.state != "complete" and not result.logged:
+        raise UserError(f"the study's train settings do not run: {result.error}; see {folder / 'output.log'}")
+    for name, metric in [*((f"objectives[{k}].metric", m) for k, m in enumerate(metrics)), *_pruner_metric(spec)]:
+        if metric not in result.logged:
+            raise UserError(f"{name}={metric}: is never logged; {nearest(metric, result.logged)}")
+    shutil.rmtree(folder)
+
+
+def _pruner_metric(spec: StudySpec) -> list[tuple[str, str]]:
+    return [("prune_on", spec.settings["prune_on"])] if spec.settings["pruner"] else []

@@ -1,0 +1,132 @@
+"""The search space of a study: which settings vary, within which bounds, and under which conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from memo_lightning.config import compose_config, construct, nearest
+from memo_lightning.errors import UserError, require
+
+_DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that varies.
+
+    Attributes:
+        key: the setting, as on the command line of ``memo train``.
+        distribution: what it is drawn from.
+        when: earlier parameters and the values they must have taken for this one to be drawn at all.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    when: Mapping[str, Sequence[Any]]
+
+    def applies(self, values: Mapping[str, Any]) -> bool:
+        """Return whether this parameter is drawn, after ``values`` were."""
+        return all(key in values and values[key] in allowed for key, allowed in self.when.items())
+
+    def draw(self, trial: Trial) -> Any:
+        """Let the study's sampler choose a value."""
+        chosen = self.distribution
+        if isinstance(chosen, FloatDistribution):
+            return trial.suggest_float(self.key, chosen.low, chosen.high, step=chosen.step, log=chosen.log)
+        if isinstance(chosen, IntDistribution):
+            return trial.suggest_int(self.key, chosen.low, chosen.high, step=chosen.step, log=chosen.log)
+        assert isinstance(chosen, CategoricalDistribution)
+        return trial.suggest_categorical(self.key, chosen.choices)
+
+    def extremes(self) -> Sequence[Any]:
+        """Return the values that tell whether the setting can take all of them: bounds, or every choice."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return self.distribution.choices
+        return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
+
+
+def parse_space(space: Mapping[str, Mapping[str, Any]]) -> list[Parameter]:
+    """Read the ``space`` of a study file.
+
+    Raises:
+        UserError: if it is empty, or a distribution or condition is wrong.
+    """
+    require(bool(space), "space", dict(space), "at least one setting, e.g. algorithm.gamma: {type: float, ...}")
+    parameters: list[Parameter] = []
+    for key, description in space.items():
+        parameters.append(_parse_parameter(key, description, [parameter.key for parameter in parameters]))
+    return parameters
+
+
+def draw(space: Sequence[Parameter], trial: Trial) -> dict[str, Any]:
+    """Let the study's sampler choose a value of every parameter that applies."""
+    values: dict[str, Any] = {}
+    for parameter in space:
+        if parameter.applies(values):
+            values[parameter.key] = parameter.draw(trial)
+    return values
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return the values as overrides of ``memo train``."""
+    return [f"{key}={_as_text(value)}" for key, value in values.items()]
+
+
+def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
+    """Check that ``memo train`` knows every key, and takes every bound and every choice, beside what is fixed.
+
+    Args:
+        space: the parameters that vary.
+        train: overrides that all trials share.
+
+    Raises:
+        UserError: if a key does not exist, cannot take a value, or is fixed as well.
+    """
+    fixed = {override.partition("=")[0].lstrip("+") for override in train}
+    for parameter in space:
+        if parameter.key in fixed:
+            raise UserError(f"space.{parameter.key}: is fixed by the study's train overrides as well")
+        for value in parameter.extremes():
+            values = _context(parameter, space)
+            try:
+                compose_config("train", [*train, *as_overrides({**values, parameter.key: value})])
+            except UserError as error:
+                raise UserError(f"space.{parameter.key}: {error}") from None
+
+
+def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence[str]) -> Parameter:
+    name = f"space.{key}"
+    if not isinstance(description, Mapping) or description.get("type") not in _DISTRIBUTIONS:
+        given = description.get("type") if isinstance(description, Mapping) else description
+        raise UserError(f"{name}.type={given!r}: must be one of {', '.join(_DISTRIBUTIONS)}")
+    settings = dict(description)
+    distribution, when = _DISTRIBUTIONS[settings.pop("type")], settings.pop("when", {})
+    for other in when:
+        if other not in earlier:
+            hint = nearest(other, earlier) if earlier else "there is none"
+            raise UserError(f"{name}.when.{other}: must be a setting listed before this one; {hint}")
+    try:
+        chosen = construct(distribution, **settings)
+    except (UserError, TypeError) as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
+    return Parameter(key, chosen, {k: v if isinstance(v, list) else [v] for k, v in when.items()})
+
+
+def _context(parameter: Parameter, space: Sequence[Parameter]) -> dict[str, Any]:
+    """Return values of other parameters under which ``parameter`` applies."""
+    by_key = {other.key: other for other in space}
+    values: dict[str, Any] = {}
+    for key, allowed in parameter.when.items():
+        values |= {**_context(by_key[key], space), key: allowed[0]}
+    return values
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

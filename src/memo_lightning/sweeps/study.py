@@ -1,0 +1,140 @@
+"""A study in its storage: beginning it, going on with it, and whose trials are whose."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Container, Iterator
+from typing import Any
+
+import optuna
+import psutil
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from memo_lightning.errors import UserError
+from memo_lightning.sweeps.study_file import StudySpec
+
+BEAT_SECONDS = 10.0
+_SILENCE_SECONDS = 120.0  # an owner on another machine that is silent for so long is taken for dead
+_OWNERLESS_SECONDS = 15.0  # a trial gets its owner right after it is made, unless that owner has died in between
+_SETTINGS, _MLFLOW, _BEAT = "settings", "mlflow_run_id", "beat "
+_EXHAUSTED = "exhausted"
+OWNER, INTERRUPTED, RETRIED, ERROR = "owner", "interrupted", "retried", "error"
+_REPEATED = {INTERRUPTED, RETRIED}
+
+
+def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:
+    """Return the study if it has begun, None if not.
+
+    Raises:
+        UserError: if it began with other settings.
+    """
+    if spec.name not in optuna.get_all_study_names(storage):
+        return None
+    study = optuna.load_study(study_name=spec.name, storage=storage)
+    _check_unchanged(spec, study)
+    return study
+
+
+def begin_study(spec: StudySpec, storage: BaseStorage, mlflow_run_id: str | None) -> optuna.Study:
+    """Make the study in its storage."""
+    study = optuna.create_study(study_name=spec.name, storage=storage, directions=spec.directions, load_if_exists=True)
+    study.set_user_attr(_SETTINGS, json.dumps(spec.fixed_settings))
+    study.set_user_attr(_MLFLOW, mlflow_run_id)
+    return study
+
+
+def mlflow_run_of(study: optuna.Study) -> str | None:
+    """Return the id of the study's MLflow run."""
+    return study.user_attrs.get(_MLFLOW)
+
+
+class Owner:
+    """The process that works on a study, known to others by its heartbeat.
+
+    One mechanism serves all storages: a time in the study's attributes, renewed while the process lives.
+
+    Args:
+        study: the study worked on.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{_start_time(os.getpid())}"
+        self._last_beat = 0.0
+
+    def beat(self) -> None:
+        """Say, now and then, that this process lives."""
+        if time.monotonic() - self._last_beat >= BEAT_SECONDS or not self._last_beat:
+            self._study.set_user_attr(_BEAT + self.name, time.time())
+            self._last_beat = time.monotonic()
+
+    def orphans(self, own: Container[int]) -> Iterator[FrozenTrial]:
+        """Yield the running trials whose owners have died, or that never got one.
+
+        Args:
+            own: ids of the trials that this process has under way.
+        """
+        beats = self._study.user_attrs
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            owner = trial.user_attrs.get(OWNER)
+            if owner == self.name:
+                silent = trial._trial_id not in own
+            elif owner is None:
+                assert trial.datetime_start is not None
+                silent = time.time() - trial.datetime_start.timestamp() > _OWNERLESS_SECONDS
+            else:
+                silent = time.time() - beats.get(_BEAT + owner, 0.0) > _SILENCE_SECONDS or _is_dead(owner)
+            if silent:
+                yield trial
+
+
+def n_running(study: optuna.Study) -> int:
+    """Return the number of trials under way, on any machine."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+
+def is_wanted(study: optuna.Study, n_trials: int) -> bool:
+    """Return whether a study that is to have ``n_trials`` needs another trial, or has one waiting to be repeated.
+
+    Trials count that are under way, or over and not to be repeated.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state is TrialState.WAITING for trial in trials):
+        return True
+    repeated = sum(trial.state is TrialState.FAIL and bool(_REPEATED & set(trial.user_attrs)) for trial in trials)
+    return len(trials) - repeated < n_trials and not study.user_attrs.get(_EXHAUSTED, False)
+
+
+def mark_exhausted(study: optuna.Study) -> None:
+    """Note that the search space is finite and all of it has been tried."""
+    study.set_user_attr(_EXHAUSTED, True)
+
+
+def _check_unchanged(spec: StudySpec, study: optuna.Study) -> None:
+    began: dict[str, Any] = json.loads(study.user_attrs.get(_SETTINGS, "null")) or {}
+    now: dict[str, Any] = json.loads(json.dumps(spec.fixed_settings))
+    for key in sorted(set(began) | set(now)):
+        if began.get(key) != now.get(key):
+            raise UserError(
+                f"{key}: has changed since study {spec.name!r} began (was {json.dumps(began.get(key))}, "
+                f"is {json.dumps(now.get(key))}); give the changed study another name="
+            )
+
+
+def _is_dead(owner: str) -> bool:
+    """Return whether an owner on this machine has died; of other machines' only the heartbeat tells."""
+    host, pid, started = owner.rsplit(":", 2)
+    return host == socket.gethostname() and _start_time(int(pid)) != started
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process of this machine began, which tells it from a later one of its id; ``gone`` if none."""
+    try:
+        process = psutil.Process(pid)
+        return "gone" if process.status() == psutil.STATUS_ZOMBIE else str(round(process.create_time()))
+    except psutil.Error:
+        return "gone"

@@ -1,0 +1,168 @@
+"""Reading a study file: what is searched for, how, and where it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from omegaconf import DictConfig, OmegaConf
+
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key
+from memo_lightning.errors import UserError, require
+from memo_lightning.sweeps.space import Parameter, check_space, parse_space
+
+# What may change between two commands on one study: how much is done, and by whom.
+CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A figure to be made large or small."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study as its file and the command line describe it.
+
+    Attributes:
+        name: name of the study in its storage.
+        train: overrides of ``memo train`` that all trials share.
+        train_config: the configuration that they make.
+        space: what varies.
+        objectives: what is optimised.
+        settings: the whole description as plain values, e.g. ``settings["n_trials"]``.
+        run_dir: where trials leave their files on this machine.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    train_config: DictConfig
+    space: tuple[Parameter, ...]
+    objectives: tuple[Objective, ...]
+    settings: dict[str, Any]
+    run_dir: Path
+
+    @property
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """Return what to do with each objective."""
+        return [objective.direction for objective in self.objectives]
+
+    @property
+    def fixed_settings(self) -> dict[str, Any]:
+        """Return what must stay the same while the study lasts."""
+        return {key: value for key, value in self.settings.items() if key not in CHANGEABLE}
+
+    @property
+    def prune_every(self) -> int:
+        """Return the frames between two looks of the pruner."""
+        return self.settings["prune_every"] or max(1, self.train_config.total_frames // 20)
+
+    def sampler(self, n_existing: int, machine: str) -> optuna.samplers.BaseSampler:
+        """Return the sampler for the trial that follows ``n_existing`` others.
+
+        Its random stream is new for every trial, so that a study which goes on does not draw again what it has
+        drawn before, and machines do not draw the same.
+        """
+        text = json.dumps([self.settings["seed"], n_existing, machine])
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return build(self.settings["sampler"], seed=seed)
+
+    def pruner(self) -> optuna.pruners.BasePruner:
+        """Return the pruner; one that prunes nothing where none is named."""
+        return build(self.settings["pruner"]) if self.settings["pruner"] else optuna.pruners.NopPruner()
+
+
+def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
+    """Read a study file, change it by ``overrides``, and check all that can be checked without training.
+
+    Args:
+        path: the file; where there is none, one of this name among those that ship with the package.
+        overrides: settings of ``conf/sweep.yaml``, or of ``memo train`` for all trials.
+
+    Raises:
+        UserError: if the file, a setting or the search space is wrong.
+    """
+    file = _find(path)
+    config = compose_config("sweep")
+    del config.choices
+    merge_file(config, file)
+    own = [override for override in overrides if override_key(override).partition(".")[0] in config]
+    train = [override for override in overrides if override not in own]
+    apply_overrides(config, own)
+    config.train = [*config.train, *train]
+    config.name = config.name or file.stem
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+
+    for name in ("n_trials", "n_seeds", "workers"):
+        require(settings[name] >= 1, name, settings[name], "at least 1")
+    require(settings["retries"] >= 0, "retries", settings["retries"], "at least 0")
+    _check_optuna_class(settings, "sampler", optuna.samplers.BaseSampler)
+    if settings["pruner"]:
+        _check_optuna_class(settings, "pruner", optuna.pruners.BasePruner)
+    space = parse_space(settings["space"])
+    objectives = _parse_objectives(settings["objectives"])
+    train_config = compose_config("train", settings["train"])
+    check_space(space, settings["train"])
+    spec = StudySpec(
+        settings["name"],
+        tuple(settings["train"]),
+        train_config,
+        tuple(space),
+        objectives,
+        settings,
+        Path(settings["run_dir"] or Path("studies") / settings["name"]),
+    )
+    spec.sampler(0, "")  # their settings are checked by making them
+    spec.pruner()
+    if settings["pruner"] and len(objectives) > 1:
+        raise UserError("pruner: must be null where there are several objectives, as none alone can judge")
+    return spec
+
+
+def shipped_studies() -> Path:
+    """Return the folder of the studies that ship: inside the installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "studies"
+    return installed if installed.is_dir() else package.parents[1] / "sweeps"
+
+
+def _find(path: str) -> Path:
+    candidates = [Path(path), shipped_studies() / f"{Path(path).stem}.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.stem for file in shipped_studies().glob("*.yaml")))
+    raise UserError(f"{path}: no such study file; those that ship: {known}")
+
+
+def _parse_objectives(objectives: Any) -> tuple[Objective, ...]:
+    require(bool(objectives), "objectives", objectives, "at least one {metric:, direction:}")
+    parsed = []
+    for index, objective in enumerate(objectives):
+        name = f"objectives[{index}]"
+        if not isinstance(objective, dict) or set(objective) != {"metric", "direction"}:
+            raise UserError(f"{name}={objective!r}: must have metric and direction")
+        direction = objective["direction"]
+        require(direction in ("maximize", "minimize"), f"{name}.direction", direction, "maximize or minimize")
+        parsed.append(Objective(objective["metric"], direction))
+    return tuple(parsed)
+
+
+def _check_optuna_class(settings: dict[str, Any], name: str, kind: type) -> None:
+    """Refuse a sampler or pruner that is none, before anything of it is called."""
+    part = settings[name]
+    target = part.get("_target_") if isinstance(part, dict) else part
+    try:
+        fits = issubclass(pkgutil.resolve_name(str(target)), kind)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        fits = False
+    require(fits, f"{name}._target_", target, f"a class of optuna.{name}s")

@@ -1,0 +1,155 @@
+"""One trial of a study in a process of its own: a training for each of its seeds.
+
+``python -m memo_lightning.sweeps.trial FOLDER`` reads ``FOLDER/trial.json`` (a :class:`TrialTask`) and leaves
+``FOLDER/result.json`` (a :class:`TrialResult`) beside the runs. The study's storage hears of the trial's end only
+from the study's own process, so that a result outlives a storage that is away. On several ranks, Lightning starts
+the same command again, with the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+from omegaconf import open_dict
+
+from memo_lightning.callbacks.pruning import Pruning
+from memo_lightning.config import build, compose_config
+from memo_lightning.errors import UserError
+from memo_lightning.processes import end_with_parent
+from memo_lightning.sweeps.reporting import TrialReporter
+from memo_lightning.training.launchers import started_by_the_run
+from memo_lightning.training.train import train
+
+STORAGE_VARIABLE = "MEMO_STUDY_STORAGE"  # not in trial.json: it may hold a password
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a trial has to do.
+
+    Attributes:
+        overrides: overrides of ``memo train``.
+        seeds: a run for each.
+        metrics: the study's objectives.
+        tags: MLflow tags of the runs.
+        study: the study's name in the storage; None for a rehearsal, which reports to nobody.
+        trial_id: the storage's id of the trial.
+        pruner: configuration of the pruner; None for no reports.
+        prune_on: the metric that is reported.
+        prune_every: frames between reports.
+    """
+
+    overrides: list[str]
+    seeds: list[int]
+    metrics: list[str]
+    tags: dict[str, str] = field(default_factory=dict)
+    study: str | None = None
+    trial_id: int = -1
+    pruner: dict[str, Any] | None = None
+    prune_on: str = ""
+    prune_every: int = 1
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended.
+
+    Attributes:
+        state: whether it has values, was pruned, or failed.
+        values: the objectives, means over the seeds.
+        error: what went wrong, in one line.
+        mistake: whether the error is the user's, so that trying again is no use.
+        logged: names of all figures that an objective could be.
+    """
+
+    state: Literal["complete", "pruned", "failed"]
+    values: list[float] = field(default_factory=list)
+    error: str | None = None
+    mistake: bool = False
+    logged: list[str] = field(default_factory=list)
+
+
+class LastMetrics(lightning.Callback):
+    """Keeps the last value of everything that was logged."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keep it."""
+        self.values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def run_trial(task: TrialTask, folder: Path) -> TrialResult:
+    """Train once for each seed, until the pruner ends the trial or all are done."""
+    figures: list[dict[str, float]] = []
+    for index, seed in enumerate(task.seeds):
+        config = compose_config("train", [*task.overrides, f"seed={seed}", f"run_dir={folder / f'seed{seed}'}"])
+        if config.logger:
+            with open_dict(config):
+                config.logger.tags = {**config.logger.tags, **task.tags}
+        last = LastMetrics()
+        callbacks: list[lightning.Callback] = [last]
+        if task.pruner:
+            assert task.study is not None
+            location, first_step = os.environ[STORAGE_VARIABLE], index * config.total_frames
+            report = TrialReporter(location, task.study, task.trial_id, build(task.pruner), first_step)
+            callbacks.append(Pruning(task.prune_on, task.prune_every, report))
+        metrics = train(config, callbacks)
+        if any(isinstance(callback, Pruning) and callback.pruned for callback in callbacks):
+            return TrialResult("pruned")
+        numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        figures.append({**last.values, **numbers})
+
+    logged = sorted(figures[0])
+    for metric in task.metrics:
+        values = [run.get(metric, math.nan) for run in figures]
+        if metric in logged and not all(map(math.isfinite, values)):
+            return TrialResult("failed", error=f"{metric} is {values}: must be finite", logged=logged)
+    missing = [metric for metric in task.metrics if metric not in logged]
+    if missing:
+        return TrialResult("failed", error=f"{missing[0]} was never logged", mistake=True, logged=logged)
+    means = [sum(run[metric] for run in figures) / len(figures) for metric in task.metrics]
+    return TrialResult("complete", means, logged=logged)
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """Return the result that a trial has left in ``folder``, None where it has left none."""
+    path = folder / "result.json"
+    return TrialResult(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_task(task: TrialTask, folder: Path) -> None:
+    """Leave what a trial has to do in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trial.json").write_text(json.dumps(asdict(task), indent=2) + "\n")
+
+
+def main(folder: Path) -> None:
+    """Run the trial that ``folder`` describes."""
+    end_with_parent()
+    task = TrialTask(**json.loads((folder / "trial.json").read_text()))
+    try:
+        result = run_trial(task, folder)
+    except UserError as error:
+        result = TrialResult("failed", error=str(error), mistake=True)
+    except Exception as error:  # a trial that crashes is a result of the study
+        traceback.print_exc()
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        result = TrialResult("failed", error=f"{type(error).__name__}: {first_line}")
+    if not started_by_the_run(os.environ):  # the first rank speaks for all
+        partial = folder / "result.partial"
+        partial.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        partial.replace(folder / "result.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,63 @@
+"""Names for checkpoints, in the MLflow model registry; what is registered is the checkpoint, never a pickled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from memo_lightning.errors import UserError
+
+PREFIX = "models:/"
+_CHECKPOINT = "last.ckpt"  # as the run's artifact is called
+
+
+def register_checkpoint(tracking_uri: str, run_id: str, name: str) -> int:
+    """Register the checkpoint of a run as the next version of model ``name``, and return the version.
+
+    Raises:
+        UserError: if the store has no such run, the run no checkpoint, or the name is not allowed.
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        if _CHECKPOINT not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+            raise UserError(f"run {run_id}: has no checkpoint in MLflow; it has not ended yet")
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        run = client.get_run(run_id)
+        tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+        source = f"{run.info.artifact_uri}/{_CHECKPOINT}"
+        return int(client.create_model_version(name, source, run_id=run_id, tags=tags).version)
+    except MlflowException as error:
+        raise UserError(f"name={name}: cannot be registered ({str(error).splitlines()[0]})") from None
+
+
+def fetch_checkpoint(tracking_uri: str, uri: str, folder: Path) -> Path:
+    """Download a registered checkpoint.
+
+    Args:
+        tracking_uri: the store.
+        uri: ``models:/NAME/VERSION``, or ``models:/NAME@ALIAS``.
+        folder: where to put it.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: if there is no such model, or it cannot be fetched.
+    """
+    name, _, version = uri.removeprefix(PREFIX).partition("/")
+    client = MlflowClient(tracking_uri)
+    try:
+        if "@" in name:
+            model = client.get_model_version_by_alias(*name.split("@", 1))
+        else:
+            model = client.get_model_version(name, version)
+        return Path(download_artifacts(artifact_uri=model.source, dst_path=str(folder), tracking_uri=tracking_uri))
+    except (MlflowException, OSError, ValueError) as error:
+        raise UserError(
+            f"checkpoint={uri}: cannot be fetched from {tracking_uri} ({str(error).splitlines()[0]}); "
+            "must be models:/NAME/VERSION or models:/NAME@ALIAS"
+        ) from None

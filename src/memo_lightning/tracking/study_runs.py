@@ -1,0 +1,101 @@
+"""A study in MLflow: a parent run, a child for every trial, and below them the runs of the trials' seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.time import get_current_time_millis
+
+from memo_lightning.errors import UserError
+from memo_lightning.tracking.code_version import code_version
+from memo_lightning.tracking.store import experiment_id_of
+
+
+class StudyRuns:
+    """Writes the runs of one study.
+
+    Args:
+        tracking_uri: the store.
+        experiment_name: the MLflow experiment, that of the trainings.
+        study: the study's name.
+
+    Raises:
+        UserError: if the store cannot be used.
+    """
+
+    def __init__(self, tracking_uri: str, experiment_name: str, study: str) -> None:
+        self._study = study
+        self._client = MlflowClient(tracking_uri)
+        try:
+            self._experiment_id = experiment_id_of(tracking_uri, experiment_name)
+        except Exception as error:  # whatever the store's own library raises
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None
+
+    def start_study(self, settings: Mapping[str, Any]) -> str:
+        """Make the parent run and return its id."""
+        run_id = self._start(f"study {self._study}", {"kind": "study"})
+        self._client.log_dict(run_id, dict(settings), "study.yaml")
+        return run_id
+
+    def start_trial(self, parent: str, number: int, values: Mapping[str, Any]) -> str:
+        """Make the run of a trial, a child of the study's, and return its id."""
+        tags = {"kind": "trial", "trial": str(number), MLFLOW_PARENT_RUN_ID: parent}
+        run_id = self._start(f"{self._study} trial {number}", tags)
+        params = [Param(key.replace(".", "/"), str(value)) for key, value in values.items()]
+        self._client.log_batch(run_id, params=params)
+        return run_id
+
+    def tags_of_seeds(self, trial_run: str, number: int) -> dict[str, str]:
+        """Return the tags that put the runs of a trial's seeds below it."""
+        return {"kind": "seed", "study": self._study, "trial": str(number), MLFLOW_PARENT_RUN_ID: trial_run}
+
+    def end_trial(self, run_id: str, state: str, values: Mapping[str, float], error: str | None) -> None:
+        """Close the run of a trial and what its seeds have left open.
+
+        Args:
+            run_id: the trial's run.
+            state: ``complete``, ``pruned``, ``failed`` or ``interrupted``.
+            values: the figures the trial came to.
+            error: what went wrong.
+        """
+        status = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[state]
+        now = get_current_time_millis()
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in values.items()],
+            tags=[RunTag("state", state), *([RunTag("error", error)] if error else [])],
+        )
+        below = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'"
+        for run in self._client.search_runs([self._experiment_id], below):
+            if run.info.status == "RUNNING":
+                self._client.set_terminated(run.info.run_id, "KILLED")
+        self._client.set_terminated(run_id, status)
+
+    def end_study(self, run_id: str, status: str, values: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Close the parent run, with its best figures and its plots.
+
+        Args:
+            run_id: the study's run.
+            status: ``FINISHED``, or ``KILLED`` where the study was interrupted.
+            values: figures of the best trial.
+            files: plots and files to keep with it.
+        """
+        for name, value in values.items():
+            self._client.log_metric(run_id, name, value)
+        for file in files:
+            self._client.log_artifact(run_id, str(file))
+        self._client.set_terminated(run_id, status)
+
+    def reopen_study(self, run_id: str) -> None:
+        """Mark a study that goes on as running."""
+        self._client.update_run(run_id, status="RUNNING")
+
+    def _start(self, name: str, tags: dict[str, str]) -> str:
+        tags = {**tags, "study": self._study, "code": code_version()}
+        return self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id

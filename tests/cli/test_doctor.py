@@ -1,0 +1,41 @@
+"""memo doctor finds what is there and names what is wrong."""
+
+import sqlite3
+
+from memo_lightning.cli.main import main
+
+
+def diagnose(capsys, *overrides):
+    status = main(["doctor", *overrides])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_machine_in_order_is_told_what_it_has(in_tmp_dir, capsys):
+    status, said, _ = diagnose(capsys)
+    assert status == 0
+    for words in ("ok    python", "torch 2.", "cores", "attention, cpu", "habitat-lab", "next: memo train"):
+        assert words in said
+    assert "none  mlflow           sqlite:///mlflow.db: not there yet" in said
+    assert list(in_tmp_dir.iterdir()) == [], "looking leaves nothing behind"
+
+
+def test_what_is_wrong_is_named_and_ends_in_failure(in_tmp_dir, capsys):
+    with sqlite3.connect(in_tmp_dir / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE something_else (x)")
+    status, said, error = diagnose(capsys, "storage=postgresql://me:secret@127.0.0.1:1/x")
+    assert status == 2
+    assert "bad   mlflow" in said
+    assert "bad   studies" in said
+    assert error == "memo: doctor: something is wrong with mlflow, studies\n"
+    assert "secret" not in said
+
+
+def test_packages_that_do_not_fit_are_named(in_tmp_dir, capsys, monkeypatch):
+    needs = ["torch>=99", "no-such-package>=1", "pytest>=999; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needs)
+    status, said, _ = diagnose(capsys)
+    assert status == 2
+    assert "must be >=99" in said
+    assert "pip install 'no-such-package>=1'" in said
+    assert ">=999" not in said, "an extra that nobody asked for"

@@ -1,0 +1,87 @@
+"""Small studies for tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import yaml
+
+from memo_lightning.sweeps.storage import open_storage
+
+TINY = [
+    "debug=smoke",
+    "total_frames=960",
+    "env.trial_length=40",
+    "env.episode_length=10",
+    "collector.n_envs=8",
+    "model.d_model=16",
+    "model.d_ff=32",
+    "model.segment_length=10",
+]
+
+
+def write_study(path: Path, **settings) -> Path:
+    """Write a study file that searches for two settings of a tiny training."""
+    study = {
+        "train": TINY,
+        "space": {
+            "algorithm.learning_rate": {"type": "float", "low": 0.001, "high": 0.01, "log": True},
+            "algorithm.n_epochs": {"type": "int", "low": 1, "high": 2},
+        },
+        "n_trials": 3,
+        **settings,
+    }
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def start_sweep(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start ``memo sweep`` as a person does, in ``folder``."""
+    command = [sys.executable, "-m", "memo_lightning.cli.main", "sweep", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process: subprocess.Popen, *words: str) -> str:
+    """Read what the study says until a line holds one of ``words``, and return that line."""
+    for line in process.stderr:
+        if any(word in line for word in words):
+            return line
+    raise AssertionError(f"the study ended before it said {words}")
+
+
+def finish(process: subprocess.Popen, seconds: float = 300) -> str:
+    """Wait for the end of a study, which must be a good one, and return what else it said."""
+    try:
+        _, said = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        raise
+    assert process.returncode == 0, said
+    return said
+
+
+def load(folder: Path, name: str, storage: str | None = None) -> optuna.Study:
+    """Return a study from its storage."""
+    return optuna.load_study(study_name=name, storage=open_storage(storage or f"{folder}/studies/{name}/journal.log"))
+
+
+def trial_process_of(folder: Path, name: str) -> int:
+    """Return the process id of a trial under way."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "memo_lightning.sweeps.trial" in command and os.readlink(path.parent / "cwd") == str(folder):
+            return int(path.parent.name)
+    raise AssertionError("no trial is under way")
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text())

@@ -1,0 +1,104 @@
+"""A study in a real PostgreSQL server: two machines' worth of workers, and a server that dies in mid-trial."""
+
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from studies import finish, load, start_sweep, wait_for, write_study
+
+_BINARIES = next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)), None)
+_BINARIES = _BINARIES or (os.path.dirname(shutil.which("initdb")) if shutil.which("initdb") else None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(_BINARIES is None, reason="no PostgreSQL server here (Debian: apt-get install postgresql)"),
+]
+
+
+class Server:
+    """A PostgreSQL server of this test's own, on a free port of the loopback address."""
+
+    def __init__(self, folder):
+        self._data = folder / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"postgresql://memo@127.0.0.1:{self.port}/postgres"
+        # PostgreSQL refuses to run as root.
+        self._user = {"user": "postgres"} if os.getuid() == 0 else {}
+        if self._user:
+            shutil.chown(folder, "postgres")
+        self._run("initdb", "--auth=trust", "--username=memo", "-D", str(self._data))
+
+    def start(self):
+        command = [f"{_BINARIES}/postgres", "-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self._data, **self._user
+        )
+        ready = [f"{_BINARIES}/pg_isready", "-h", "127.0.0.1", "-p", str(self.port)]
+        for _ in range(120):
+            if subprocess.run(ready, capture_output=True, check=False).returncode == 0:
+                return
+            time.sleep(0.5)
+        raise AssertionError("the server does not start")
+
+    def kill(self):
+        """Kill it as a crash would; its children end themselves when they notice."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _run(self, program, *arguments):
+        command = [f"{_BINARIES}/{program}", *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=self._data.parent, **self._user)
+
+
+@pytest.fixture
+def server():
+    with tempfile.TemporaryDirectory() as folder:  # where the server's own user can go, as pytest's folders are not
+        server = Server(Path(folder))
+        server.start()
+        yield server
+        server.kill()
+
+
+def test_two_processes_share_a_study_and_a_server_that_dies_loses_nothing(server, tmp_path):
+    """Both processes work in folders of their own, as two machines do, with nothing in common but the server."""
+    path = write_study(
+        tmp_path / "shared.yaml",
+        n_trials=4,
+        pruner={"_target_": "optuna.pruners.NopPruner"},
+        prune_every=320,
+    )
+    storage = f"storage={server.url}"
+    first = start_sweep(tmp_path, str(path), storage)
+    second = None
+    try:
+        wait_for(first, "starts")
+        second = start_sweep(tmp_path, str(path), storage, "run_dir=studies/second")
+        wait_for(second, "starts")
+        before = {t.number: t for t in load(tmp_path, "shared", server.url).trials if t.state.is_finished()}
+        server.kill()
+        wait_for(first, "storage does not answer")
+        server.start()
+        finish(first)
+        finish(second)
+    finally:
+        for process in (first, second):
+            if process:
+                process.kill()
+    study = load(tmp_path, "shared", server.url)
+    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
+    # Two processes that ask for the last trial at the same moment both get one.
+    assert len(complete) in (4, 5)
+    assert all(trial.state.is_finished() for trial in study.trials)
+    assert all(study.trials[number] == trial for number, trial in before.items())
+    assert len({trial.user_attrs["owner"] for trial in complete}) == 2, "both did their part"
+    assert len({tuple(trial.params.values()) for trial in complete}) == len(complete)

@@ -1,0 +1,184 @@
+"""Studies as a person runs them: trials in processes of their own, and every trial accounted for."""
+
+import os
+import signal
+from collections import Counter
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from studies import TINY, finish, load, read_json, start_sweep, trial_process_of, wait_for, write_study
+
+from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
+
+PRUNER = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 0.0, "n_warmup_steps": 640}
+
+
+def states(study):
+    return Counter(trial.state for trial in study.trials)
+
+
+def runs_of_kind(client, kind):
+    experiment = client.get_experiment_by_name("memo-lightning")
+    return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
+
+
+@pytest.fixture(scope="module")
+def killed_and_finished(tmp_path_factory):
+    """A study of which first one trial's process was killed, then the whole, and that then was run to its end."""
+    folder = tmp_path_factory.mktemp("study")
+    store = f"logger.tracking_uri=sqlite:///{folder}/mlflow.db"
+    arguments = [str(write_study(folder / "small.yaml", n_seeds=2, train=[*TINY, store])), "workers=2"]
+    process = start_sweep(folder, *arguments)
+    try:
+        wait_for(process, "starts")
+        wait_for(process, "starts")
+        os.kill(trial_process_of(folder, "small"), signal.SIGKILL)
+        failed = wait_for(process, "failed", "complete")
+        assert "failed" in failed
+        assert "killed by SIGKILL" in failed
+        wait_for(process, "complete")
+    finally:
+        process.kill()
+        process.communicate()
+    before = {trial.number: trial for trial in load(folder, "small").trials}
+    finish(start_sweep(folder, *arguments))
+    return folder, before
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_without_losing_or_repeating_a_trial(killed_and_finished):
+    folder, before = killed_and_finished
+    study = load(folder, "small")
+    assert TrialState.COMPLETE in {trial.state for trial in before.values()}
+    for number, trial in before.items():
+        if trial.state.is_finished():
+            assert study.trials[number] == trial
+    assert states(study)[TrialState.COMPLETE] == 3
+    assert not states(study)[TrialState.RUNNING]
+    assert not states(study)[TrialState.WAITING]
+    for trial in study.trials:
+        if trial.state is TrialState.FAIL:
+            repeats = [other for other in study.trials if other.user_attrs.get("repeats") == trial.number]
+            assert [other.params for other in repeats] == [trial.params]
+            assert "killed by SIGKILL" in trial.user_attrs["error"] or "process died" in trial.user_attrs["error"]
+    finished = [trial.params for trial in study.trials if trial.state is TrialState.COMPLETE]
+    assert all(finished.count(params) == 1 for params in finished)
+
+
+@pytest.mark.slow
+def test_optuna_and_mlflow_tell_the_same(killed_and_finished):
+    folder, _ = killed_and_finished
+    study, client = load(folder, "small"), MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (parent,) = runs_of_kind(client, "study")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best/return_per_trial"] == study.best_value
+    children = {int(run.data.tags["trial"]): run for run in runs_of_kind(client, "trial")}
+    assert set(children) == {trial.number for trial in study.trials}
+    status = {TrialState.COMPLETE: {"FINISHED"}, TrialState.FAIL: {"FAILED", "KILLED"}}
+    for trial in study.trials:
+        run = children[trial.number]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status in status[trial.state]
+        assert run.data.metrics.get("return_per_trial") == trial.value
+        assert {k: float(v) for k, v in run.data.params.items()} == {
+            k.replace(".", "/"): float(v) for k, v in trial.params.items()
+        }
+    seeds = runs_of_kind(client, "seed")
+    for trial in study.trials:
+        own = [run for run in seeds if run.data.tags["mlflow.parentRunId"] == children[trial.number].info.run_id]
+        assert all(run.info.status != "RUNNING" for run in own)
+        if trial.state is TrialState.COMPLETE:
+            assert {run.data.tags["seed"] for run in own} == {"0", "1"}
+            figures = [read_json(folder / run.data.tags["run_dir"] / "metrics.json")["return_per_trial"] for run in own]
+            assert sum(figures) / 2 == pytest.approx(trial.value)
+            histories = [client.get_metric_history(run.info.run_id, "train/return_per_trial") for run in own]
+            assert all([point.step for point in history] == [320, 640, 960] for history in histories)
+
+
+@pytest.mark.slow
+def test_the_best_settings_are_an_experiment_of_memo_train(killed_and_finished, monkeypatch):
+    folder, _ = killed_and_finished
+    monkeypatch.chdir(folder)
+    best = load(folder, "small").best_trial
+    file = f"studies/small/experiment/small_trial_{best.number}.yaml"
+    config = compose_config("train", [f"experiment={file}", "seed=4"])
+    assert config.algorithm.learning_rate == best.params["algorithm.learning_rate"]
+    assert (config.algorithm.n_epochs, config.seed) == (best.params["algorithm.n_epochs"], 4)
+    assert config.env == compose_config("train", TINY).env
+    assert {"history.png", "trials.json"} <= {path.name for path in (folder / "studies/small").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_study_that_changed_is_refused(killed_and_finished, monkeypatch, capsys):
+    folder, _ = killed_and_finished
+    monkeypatch.chdir(folder)
+    assert main(["sweep", "small.yaml", "n_seeds=3"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "n_seeds: has changed since study 'small' began (was 2, is 3)" in error
+    changed = yaml.safe_load((folder / "small.yaml").read_text())
+    changed["space"]["algorithm.learning_rate"]["high"] = 0.1
+    (folder / "changed.yaml").write_text(yaml.safe_dump(changed))
+    assert main(["sweep", "changed.yaml", "name=small", "run_dir=studies/small"]) == 2
+    assert "space: has changed since study 'small' began" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_mistakes_are_told_before_any_trial(in_tmp_dir, capsys):
+    """A rehearsal finds what cannot be known without training."""
+    write_study(in_tmp_dir / "small.yaml", objectives=[{"metric": "return_per_trail", "direction": "maximize"}])
+    assert main(["sweep", "small.yaml"]) == 2
+    assert (
+        "objectives[0].metric=return_per_trail: is never logged; did you mean return_per_trial"
+        in (capsys.readouterr().err.splitlines()[-1])
+    )
+    assert not (in_tmp_dir / "studies/small/trials").exists()
+
+
+@pytest.mark.slow
+def test_bad_trials_are_pruned_by_frames_on_all_ranks_and_failed_ones_keep_their_error(in_tmp_dir):
+    """Every trial exceeds the pruner's bound after its warm-up; settings that cannot work are not tried again.
+
+    Each trial is a run on two ranks, which crashes or hangs if only one of them stops.
+    """
+    write_study(
+        in_tmp_dir / "pruned.yaml",
+        train=[*TINY, "collector.n_envs=4", "algorithm.n_minibatches=2", "trainer.devices=2", "trainer.strategy=ddp"],
+        space={"model.summary_length": {"type": "categorical", "choices": [2, 40]}},
+        sampler={"_target_": "optuna.samplers.BruteForceSampler"},
+        pruner=PRUNER,
+        prune_every=320,
+        n_trials=5,
+    )
+    assert main(["sweep", "pruned.yaml", "workers=2", "logger=none"]) == 0
+    study = load(in_tmp_dir, "pruned")
+    assert len(study.trials) == 2, "there are no more settings to be tried"
+    assert main(["sweep", "pruned.yaml", "workers=2", "logger=none"]) == 0
+    assert len(load(in_tmp_dir, "pruned").trials) == 2, "nor when the command is repeated"
+    by_length = {trial.params["model.summary_length"]: trial for trial in study.trials}
+    assert by_length[40].state is TrialState.FAIL
+    assert "summary_length=40" in by_length[40].user_attrs["error"]
+    pruned = by_length[2]
+    assert pruned.state is TrialState.PRUNED
+    assert sorted(pruned.intermediate_values) == [320, 640]
+    metrics = read_json(in_tmp_dir / "studies" / "pruned" / "trials" / f"{pruned.number:04}" / "seed0/metrics.json")
+    assert metrics["frames"] == 640, "the run ended then, with all that a run leaves"
+    assert [point["return_per_trial"] for point in metrics["history"]] == pytest.approx(
+        [pruned.intermediate_values[320], pruned.intermediate_values[640]]
+    )
+
+
+def test_storages_that_cannot_be_used_are_one_line(in_tmp_dir, capsys):
+    write_study(in_tmp_dir / "small.yaml")
+    (in_tmp_dir / "text").write_text("no journal\n")
+    for storage, message in {
+        "storage=mysql://localhost/x": "must be a file, or postgresql://USER@HOST/DATABASE",
+        "storage=postgresql://me:secret@127.0.0.1:1/x": "storage=postgresql://me:***@127.0.0.1:1/x: does not answer",
+        "storage=text": "storage='text': must be a new file, or one that a study has made",
+    }.items():
+        assert main(["sweep", "small.yaml", storage]) == 2
+        said = capsys.readouterr().err
+        assert message in said.splitlines()[-1]
+        assert "secret" not in said

@@ -1,0 +1,71 @@
+"""The search space: what is drawn, what is refused."""
+
+import re
+
+import optuna
+import pytest
+
+from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError
+from memo_lightning.sweeps.space import as_overrides, check_space, draw, parse_space
+
+
+def test_values_are_drawn_within_bounds_and_under_their_conditions():
+    space = parse_space(
+        {
+            "algorithm.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+            "model.segment_length": {"type": "int", "low": 10, "high": 40, "step": 10},
+            "baseline": {"type": "categorical", "choices": ["none", "rmt", "lstm"]},
+            "baseline.equal_memory_at": {"type": "categorical", "choices": [None, 200], "when": {"baseline": "rmt"}},
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [draw(space, study.ask()) for _ in range(100)]
+    assert all(1e-4 <= values["algorithm.learning_rate"] <= 1e-2 for values in drawn)
+    assert {values["model.segment_length"] for values in drawn} == {10, 20, 30, 40}
+    assert sum(values["algorithm.learning_rate"] < 1e-3 for values in drawn) == pytest.approx(50, abs=15), "log"
+    for values in drawn:
+        assert ("baseline.equal_memory_at" in values) == (values["baseline"] == "rmt")
+    assert {values["baseline.equal_memory_at"] for values in drawn if values["baseline"] == "rmt"} == {None, 200}
+
+
+def test_drawn_values_arrive_in_the_configuration():
+    values = {"baseline": "rmt", "baseline.equal_memory_at": None, "env.lit": True, "algorithm.learning_rate": 3.2e-05}
+    config = compose_config("train", as_overrides(values))
+    assert config.baseline.equal_memory_at is None
+    assert config.env.lit is True
+    assert config.algorithm.learning_rate == 3.2e-05
+    assert config.choices.baseline == "rmt"
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "space={}: must be at least one setting"),
+        ({"algorithm.gamma": {"type": "uniform"}}, "type='uniform': must be one of float, int, categorical"),
+        ({"algorithm.gamma": 3}, "type=3: must be one of float, int, categorical"),
+        ({"algorithm.gamma": {"type": "float", "low": 1, "high": 0}}, "space.algorithm.gamma: "),
+        ({"algorithm.gamma": {"type": "float", "low": 1}}, "missing a required argument: 'high'"),
+        ({"algorithm.gamma": {"type": "float", "low": 0, "high": 1, "log": True}}, "space.algorithm.gamma: "),
+        ({"baseline": {"type": "categorical", "choices": []}}, "space.baseline: "),
+        ({"algorithm.gama": {"type": "float", "low": 0, "high": 1}}, "did you mean algorithm.gamma"),
+        ({"baseline": {"type": "categorical", "choices": ["none", "lsmt"]}}, "did you mean lstm"),
+        ({"algorithm.n_epochs": {"type": "float", "low": 1.5, "high": 2.5}}, "must be an integer"),
+        ({"total_frames": {"type": "int", "low": 1, "high": 9}}, "space.total_frames: is fixed"),
+        (
+            {"baseline.equal_memory_at": {"type": "int", "low": 1, "high": 9, "when": {"baseline": "rmt"}}},
+            "when.baseline: must be a setting listed before this one",
+        ),
+        (
+            {
+                "baseline": {"type": "categorical", "choices": ["lstm", "rmt"]},
+                "baseline.equal_memory_at": {"type": "int", "low": 1, "high": 9, "when": {"baseline": "lstm"}},
+            },
+            "unknown override 'baseline.equal_memory_at'",
+        ),
+    ],
+)
+def test_a_wrong_space_is_one_line_that_names_the_setting(space, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        check_space(parse_space(space), ["total_frames=5"])
+    assert "\n" not in str(error.value)

@@ -1,0 +1,80 @@
+"""Study files: those that ship, what the command line changes, and what is refused."""
+
+import re
+
+import pytest
+from studies import write_study
+
+from memo_lightning.errors import UserError
+from memo_lightning.sweeps.study_file import read_study, shipped_studies
+
+
+@pytest.mark.parametrize("path", sorted(shipped_studies().glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_right(path):
+    spec = read_study(str(path), [])
+    assert spec.name == path.stem
+    assert spec.train_config.choices.env == "dark_key_to_door"
+
+
+def test_overrides_reach_the_study_or_all_its_trials(tmp_path):
+    path = write_study(tmp_path / "small.yaml")
+    spec = read_study(str(path), ["n_trials=7", "workers=2", "env.lit=true", "name=other"])
+    assert (spec.name, spec.settings["n_trials"], spec.settings["workers"]) == ("other", 7, 2)
+    assert spec.train_config.env.lit is True
+    assert str(spec.run_dir) == "studies/other"
+
+
+def test_every_trial_has_a_random_stream_of_its_own(tmp_path):
+    spec = read_study(str(write_study(tmp_path / "small.yaml")), [])
+
+    def first_draw(*stream):
+        return spec.sampler(*stream)._rng.rng.rand()
+
+    assert first_draw(3, "a") == first_draw(3, "a")
+    assert len({first_draw(3, "a"), first_draw(4, "a"), first_draw(3, "b")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "message"),
+    [
+        ({"n_trails": 3}, [], "unknown setting 'n_trails': did you mean n_trials"),
+        ({"n_trials": "many"}, [], "n_trials='many': must be an integer"),
+        ({"train": "env=dark"}, [], "train: must be a list"),
+        ({"train": ["enw=dark"]}, [], "unknown override 'enw'"),
+        ({}, ["n_trials=0"], "n_trials=0: must be at least 1"),
+        ({}, ["workers=0"], "workers=0: must be at least 1"),
+        ({}, ["retries=-1"], "retries=-1: must be at least 0"),
+        ({}, ["n_trails=3"], "unknown override 'n_trails'"),
+        ({"objectives": [{"metric": "x"}]}, [], "must have metric and direction"),
+        ({"objectives": [{"metric": "x", "direction": "up"}]}, [], "direction='up': must be maximize or minimize"),
+        ({"objectives": []}, [], "objectives=[]: must be at least one"),
+        ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, [], "must be a class of optuna.samplers"),
+        ({"pruner": {"_target_": "optuna.samplers.RandomSampler"}}, [], "must be a class of optuna.pruners"),
+        ({"pruner": {"_target_": "optuna.pruners.MedianPruner", "n_warm": 3}}, [], "n_warm"),
+        (
+            {
+                "pruner": {"_target_": "optuna.pruners.NopPruner"},
+                "objectives": [{"metric": m, "direction": "maximize"} for m in "ab"],
+            },
+            [],
+            "pruner: must be null where there are several objectives",
+        ),
+    ],
+)
+def test_a_wrong_study_is_one_line(settings, overrides, message, tmp_path):
+    path = write_study(tmp_path / "wrong.yaml", **settings)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        read_study(str(path), overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_studies_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such study file; those that ship: baselines, ppo, segments"):
+        read_study("sweeps/missing.yaml", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("space: [")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        read_study(str(broken), [])
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(UserError, match="must hold settings as key: value"):
+        read_study(str(broken), [])
