@@ -11,20 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "memo_lightning"
 # Pages in the order they are read; any other page in docs/ follows under its own title.
 GUIDE = ["index.md", "concepts.md", "studies.md", "tracking.md", "notebooks.md"]
-VERBS = {
-    "train": "memo train",
-    "evaluate": "memo evaluate",
-    "sweep": "memo sweep",
-    "compare": "memo compare",
-    "register": "memo register",
-    "ui": "memo ui",
-    "doctor": "memo doctor",
-}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lay out the pages that there are."""
-    others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in GUIDE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    others = sorted(page for page in pages if page not in GUIDE)
     config.nav = [
         {"Guide": GUIDE},
         *([{"More": others}] if others else []),
@@ -45,8 +37,7 @@ def configuration() -> str:
     """Return the reference of all settings: the files of ``conf/`` themselves, which say what each setting is."""
     parts = ["# Configuration\n", "Every file of `conf/`, as it ships. `memo VERB --help` prints them resolved.\n"]
     for path in sorted((ROOT / "conf").glob("*.yaml")):
-        verb = VERBS.get(path.stem, f"memo {path.stem}")
-        parts.append(f"## {verb}\n\n{_yaml(path)}")
+        parts.append(f"## memo {path.stem.replace('_', '-')}\n\n{_yaml(path)}")
     for group in sorted(folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()):
         options = sorted(group.glob("*.yaml"))
         names = ", ".join(f"`{option.stem}`" for option in options)

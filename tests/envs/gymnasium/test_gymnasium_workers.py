@@ -106,16 +106,16 @@ if __name__ == "__main__":
     assert have_ended(pids)
 
 
-def test_two_workers_step_almost_twice_as_fast_where_a_step_costs_a_millisecond():
+def test_two_workers_step_almost_twice_as_fast_where_steps_are_slow():
     def seconds_per_step(workers):
-        env = GymnasiumEnv(n_envs=16, make=Slow, trial_length=50, workers=workers)
+        env = GymnasiumEnv(n_envs=8, make=Slow, trial_length=50, workers=workers)
         td = env.rand_action(env.reset())
         times = []
-        for _ in range(20):
+        for _ in range(10):
             start = time.perf_counter()
             env.step_and_maybe_reset(td)
             times.append(time.perf_counter() - start)
         env.close()
-        return sorted(times)[10]
+        return min(times)  # what it takes where nothing else runs
 
     assert seconds_per_step(0) / seconds_per_step(2) > 1.6

@@ -128,10 +128,10 @@ class Everything(gymnasium.Env):
 
 
 class Slow(Walk):
-    """A step takes a millisecond, in which the processor is free for others."""
+    """A step takes ten milliseconds, in which the processor is free for others."""
 
     def step(self, action):
-        time.sleep(1e-3)
+        time.sleep(1e-2)
         return super().step(action)
 
 
