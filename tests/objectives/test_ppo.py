@@ -26,6 +26,10 @@ SETTINGS = {
 }
 
 
+def fixed_length():
+    return 5
+
+
 @pytest.fixture
 def setup(make_env, make_policy):
     env = make_env(6, 0)
@@ -40,7 +44,7 @@ def setup(make_env, make_policy):
 
 def test_loss_is_the_published_one(setup):
     policy, algorithm, rollout = setup
-    experience = algorithm.prepare(policy, rollout)
+    experience = algorithm.prepare(policy, rollout, fixed_length)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.05 * torch.randn_like(parameter)  # ratios on both sides of the clip range
@@ -65,7 +69,7 @@ def test_gradient_reaches_the_trunk_and_the_trunk_runs_once(setup):
     policy, algorithm, rollout = setup
     calls = []
     policy.sequence_model.register_forward_hook(lambda *_: calls.append(1))
-    loss, _ = algorithm.loss(policy, algorithm.prepare(policy, rollout))
+    loss, _ = algorithm.loss(policy, algorithm.prepare(policy, rollout, fixed_length))
     calls_for_loss = len(calls) - 1  # one more bootstrapped the rows, which end in the middle of a trial
     loss.backward()
     assert calls_for_loss == 1
@@ -82,15 +86,15 @@ def test_rows_that_end_within_a_trial_are_bootstrapped(make_env, make_policy):
         long = env.rollout(12, policy, break_when_any_done=False)
     assert long["next", "done"][:, -1].all()
     cut = long[:, :7].clone()
-    advantage = algorithm.prepare(policy, cut).learned["advantage"]
-    expected = algorithm.prepare(policy, long).learned["advantage"][:, :7]
+    advantage = algorithm.prepare(policy, cut, fixed_length).learned["advantage"]
+    expected = algorithm.prepare(policy, long, fixed_length).learned["advantage"][:, :7]
     torch.testing.assert_close(advantage, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_minibatches_hold_every_whole_row_once(setup):
     policy, algorithm, rollout = setup
     rollout["action_log_prob"] = torch.arange(6.0).unsqueeze(1).expand(6, 20).clone()
-    minibatches = list(algorithm.minibatches(algorithm.prepare(policy, rollout)))
+    minibatches = list(algorithm.minibatches(algorithm.prepare(policy, rollout, fixed_length), fixed_length))
     assert [minibatch.rows.shape for minibatch in minibatches] == [(3, 20), (3, 20)]
     rows = torch.cat([minibatch.learned["action_log_prob"] for minibatch in minibatches])
     for minibatch in minibatches:
@@ -108,7 +112,7 @@ def test_a_partial_update_sees_all_steps_and_learns_from_the_new_ones(setup):
     def loss_after(change):
         changed = rollout.clone()
         change(changed)
-        experience = algorithm.prepare(policy, changed, first=6)
+        experience = algorithm.prepare(policy, changed, fixed_length, first=6)
         assert experience.rows.shape == (6, 20)
         assert experience.learned.shape == (6, 14)
         return algorithm.loss(policy, experience)[0].item()
@@ -119,7 +123,7 @@ def test_a_partial_update_sees_all_steps_and_learns_from_the_new_ones(setup):
     assert loss_after(lambda rows: rows["action"][:, 6:].fill_(0)) != loss
     assert loss_after(lambda rows: rows["observation"][:, 2:5].add_(1.0)) != loss
     # GAE looks ahead only, so new steps are worth the same in a partial update as in a full one.
-    partial, full = (algorithm.prepare(policy, rollout.clone(), first).learned for first in (6, 0))
+    partial, full = (algorithm.prepare(policy, rollout.clone(), fixed_length, first).learned for first in (6, 0))
     torch.testing.assert_close(partial["advantage"], full["advantage"][:, 6:])
 
 
@@ -127,10 +131,12 @@ def test_recomputed_log_probs_make_the_first_ratio_one(setup):
     policy, algorithm, rollout = setup
     policy.train()
     policy.sequence_model.segment_jitter = 0.4
+    draw = policy.sequence_model.draw_segment_length
     drifted = []
     for recompute in (False, True):
         algorithm.recompute_log_probs = recompute
-        kl = [algorithm.loss(policy, algorithm.prepare(policy, rollout.clone()))[1]["kl"] for _ in range(8)]
+        experiences = [algorithm.prepare(policy, rollout.clone(), draw) for _ in range(8)]
+        kl = [algorithm.loss(policy, experience)[1]["kl"] for experience in experiences]
         drifted.append(torch.stack(kl).abs().max())
     assert drifted[0] > 1e-4
     assert drifted[1] < 1e-6
@@ -142,9 +148,9 @@ def test_stale_values_are_computed_again(setup):
     with torch.no_grad():
         policy.critic.module.bias += 1.0
         expected = policy.critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
-    algorithm.prepare(policy, rollout)
+    algorithm.prepare(policy, rollout, fixed_length)
     assert torch.equal(rollout["state_value"], acted)
-    algorithm.prepare(policy, rollout, stale_values=True)
+    algorithm.prepare(policy, rollout, fixed_length, stale_values=True)
     torch.testing.assert_close(rollout["state_value"], expected)
 
 

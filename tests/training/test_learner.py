@@ -4,6 +4,7 @@ import lightning
 import pytest
 import torch
 
+from memo_lightning.models import MemoTransformer
 from memo_lightning.objectives import PPO
 from memo_lightning.rollouts import RolloutDataModule
 from memo_lightning.training import PolicyLearner
@@ -48,7 +49,7 @@ class Witness(lightning.Callback):
         self.learned_from.append(pl_module.in_rollout)
 
 
-def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, **changes):
+def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, data_seed=0, **changes):
     n_envs, length = 6, 24  # two trials of 12 steps
     data = RolloutDataModule(
         make_env,
@@ -56,13 +57,13 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
         rollout_length=length,
         n_chunks=n_chunks,
         total_frames=n_rollouts * n_envs * length,
-        seed=0,
+        seed=data_seed,
     )
     policy = make_policy(data.env)
     algorithm = PPO(**{**SETTINGS, **changes})
     if keep_inputs:
         policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
-    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False}, length)
+    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False, "seed": 0}, length)
     witness = Witness()
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -110,3 +111,20 @@ def test_learning_rate_follows_the_frames(make_env, make_policy):
     rates = [metrics["update/learning_rate"] for metrics in witness.metrics]
     assert rates == pytest.approx([0.0, 0.01, 0.0075, 0.0025], abs=1e-6)
     assert learner.lr_schedulers().get_last_lr()[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_all_ranks_draw_the_same_segment_lengths(make_env, make_policy, monkeypatch):
+    """Whatever else differs between them, as the streams of their rollouts do."""
+    drawn = []
+    original = MemoTransformer.read_trials
+
+    def record(self, x, trials, segment_length):
+        drawn.append(segment_length)
+        return original(self, x, trials, segment_length)
+
+    monkeypatch.setattr(MemoTransformer, "read_trials", record)
+    for data_seed in (0, 1):
+        train(make_env, make_policy, data_seed=data_seed)
+    one, other = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    assert one == other
+    assert len(set(one)) > 1

@@ -135,7 +135,7 @@ class SequenceModel(nn.Module, ABC):
         """Raise ``ValueError`` unless the model can work within ``budget`` cache entries."""
         raise ValueError(f"memory_budget={budget}: {type(self).__name__} has no cache to bound, must be None")
 
-    def draw_segment_length(self) -> int | None:
+    def draw_segment_length(self, generator: torch.Generator | None = None) -> int | None:
         """Return the segment length of a training pass: drawn anew where the model jitters it."""
         return self.segment_length
 

@@ -126,11 +126,11 @@ class SegmentedModel(SequenceModel):
     def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
 
-    def draw_segment_length(self) -> int:
+    def draw_segment_length(self, generator: torch.Generator | None = None) -> int:
         """Draw a jittered segment length, uniform over the integers in ``[(1 - j) L, (1 + j) L]``."""
         spread = int(self.segment_jitter * self.segment_length)
         low, high = self.segment_length - spread, self.segment_length + spread
-        return int(torch.randint(low, high + 1, ()))
+        return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def join_states(states: list[TensorDict]) -> TensorDict:

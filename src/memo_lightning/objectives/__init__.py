@@ -1,5 +1,5 @@
 """Advantages and losses."""
 
-from memo_lightning.objectives.ppo import PPO, Experience
+from memo_lightning.objectives.ppo import PPO, DrawLength, Experience
 
-__all__ = ["PPO", "Experience"]
+__all__ = ["PPO", "DrawLength", "Experience"]

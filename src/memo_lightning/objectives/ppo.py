@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -16,6 +16,9 @@ from memo_lightning.objectives.advantages import add_advantages
 from memo_lightning.objectives.schedule import Schedule, learning_rate_factor
 from memo_lightning.policies import MemoryPolicy
 
+DrawLength = Callable[[], int | None]
+"""Draws the segment length of a training pass; None for memories without segments."""
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -24,7 +27,7 @@ class Experience:
     Attributes:
         rows: policy inputs ``[B, T]`` from the start of the rollout on.
         learned: ``[B, t]`` of the last t steps: action, its log-probability, value, advantage and value target.
-        segment_length: the segment length that all passes use; None where each draws its own.
+        segment_length: steps per segment of the pass; None where each minibatch draws its own, or there are none.
     """
 
     rows: TensorDict
@@ -150,7 +153,13 @@ class PPO:
 
     @torch.no_grad()
     def prepare(
-        self, policy: MemoryPolicy, rollout: TensorDictBase, first: int = 0, *, stale_values: bool = False
+        self,
+        policy: MemoryPolicy,
+        rollout: TensorDictBase,
+        draw_length: DrawLength,
+        first: int = 0,
+        *,
+        stale_values: bool = False,
     ) -> Experience:
         """Return what to learn from the steps ``first`` and later of a rollout ``[B, T]``.
 
@@ -159,6 +168,7 @@ class PPO:
         Args:
             policy: the policy, with the weights that the update begins with.
             rollout: the rollout so far; its rows begin at the start of a trial.
+            draw_length: draws the segment length of a training pass.
             first: first step to learn from.
             stale_values: the weights have changed since these steps were acted, so their values are computed again.
         """
@@ -171,7 +181,7 @@ class PPO:
                 rollout.set("state_value", values[:, :-1])
         segment_length = None
         if self.recompute_log_probs:
-            segment_length = policy.sequence_model.draw_segment_length()
+            segment_length = draw_length()
             rollout.set("action_log_prob", _log_probs(policy, rollout, segment_length))
         learned = rollout[:, first:]
         add_advantages(
@@ -188,12 +198,13 @@ class PPO:
             segment_length,
         )
 
-    def minibatches(self, experience: Experience) -> Iterator[Experience]:
+    def minibatches(self, experience: Experience, draw_length: DrawLength) -> Iterator[Experience]:
         """Yield minibatches of whole rows in random order, each row once."""
         device = experience.learned.get("action").device
         for index in torch.randperm(len(experience.rows)).tensor_split(self.n_minibatches):
             rows = index.to(device)
-            yield replace(experience, rows=experience.rows[rows], learned=experience.learned[rows])
+            segment_length = experience.segment_length if self.recompute_log_probs else draw_length()
+            yield Experience(experience.rows[rows], experience.learned[rows], segment_length)
 
     def loss(self, policy: MemoryPolicy, minibatch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss of a minibatch, and its parts for logging (detached)."""
