@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
+from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.finished_runs import FinishedRun, best_trials, latest_of_each_seed, read_finished_runs
 
 _CURVE_POINTS = 60
@@ -74,7 +75,7 @@ def compare(config: DictConfig) -> list[Group]:
         UserError: if no run fits, or nothing can be written.
     """
     tags = {**config.tags, **({"study": config.study} if config.study else {})}
-    runs = read_finished_runs(config.tracking_uri, config.experiment_name, tags)
+    runs = read_finished_runs(resolve_store(config.tracking_uri), config.experiment_name, tags)
     members: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
     for run in best_trials(runs, config.group_by) if config.study else runs:
         if config.group_by not in run.tags:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -37,14 +39,22 @@ def check_run_dir(run_dir: Path) -> None:
         raise UserError(f"run_dir={run_dir}: must be writable, and {parent} is not")
 
 
-def create_run_dir(run_dir: Path) -> None:
-    """Make the folder.
+@contextmanager
+def created_run_dir(run_dir: Path) -> Iterator[None]:
+    """Make the folder; if the block fails, take away again what was made and is empty.
 
     Raises:
-        UserError: if that fails.
+        UserError: if it cannot be made.
     """
+    checkpoints = run_dir / "checkpoints"
+    made = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "checkpoints").mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+        raise

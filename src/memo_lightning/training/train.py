@@ -33,7 +33,7 @@ from memo_lightning.tracking import RunLogger, code_version, environment_name, m
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
-from memo_lightning.training.run_dir import check_run_dir, create_run_dir, default_run_dir
+from memo_lightning.training.run_dir import check_run_dir, created_run_dir, default_run_dir
 
 
 def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def _begin_run(
     run_dir = Path(config.run_dir)
     if checkpoint is None:
         check_run_dir(run_dir)
-    logger = _build_logger(config, checkpoint) if config.logger else None
-    create_run_dir(run_dir)
+    with created_run_dir(run_dir):
+        logger = _build_logger(config, checkpoint) if config.logger else None
     OmegaConf.save(config, run_dir / "config.yaml")  # unresolved: a resumed run can change values
     if logger:
         if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
