@@ -260,14 +260,15 @@ def test_checkpoints_load_without_pickle(trained):
 def test_streaming_is_held_against_full_memory_on_the_same_trials(trained, tmp_path, monkeypatch, capsys):
     checkpoint = load_checkpoint(trained / "checkpoints" / "last.ckpt")
     for weight in checkpoint["state_dict"].values():
-        weight *= 10  # after so little training, what is remembered would hardly show in the actions
+        weight *= 5  # after so little training, what is remembered would hardly show in the actions
     trained = tmp_path / "run"
     (trained / "checkpoints").mkdir(parents=True)
     torch.save(checkpoint, trained / "checkpoints" / "last.ckpt")
     monkeypatch.chdir(tmp_path)
-    assert evaluate(trained, "trial_multiplier=4", "memory_budget=18", f"run_dir={tmp_path}/a") == 0
+    long_trials = ["trial_multiplier=4", "n_trials=64", "n_envs=64"]
+    assert evaluate(trained, *long_trials, "memory_budget=18", f"run_dir={tmp_path}/a") == 0
     assert "with full memory" in capsys.readouterr().out
-    assert evaluate(trained, "trial_multiplier=4", f"run_dir={tmp_path}/b") == 0
+    assert evaluate(trained, *long_trials, f"run_dir={tmp_path}/b") == 0
     streaming, full = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "ab")
     assert streaming["full_memory"]["return_by_quarter"] == full["return_by_quarter"]
     assert streaming["return_by_quarter"] != full["return_by_quarter"]

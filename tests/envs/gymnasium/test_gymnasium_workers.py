@@ -100,7 +100,7 @@ if __name__ == "__main__":
     )
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
-    time.sleep(0.5)
+    time.sleep(2)  # until they hang
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert have_ended(pids)
