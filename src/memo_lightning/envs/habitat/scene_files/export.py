@@ -26,7 +26,7 @@ def template_name(object_type: str) -> str:
     return object_type.replace(" ", "_")
 
 
-def export_houses(dataset: ExtObjNavDataset, split: str, folder: Path, progress: Callable[[str], None]) -> int:
+def export_houses(dataset: ExtObjNavDataset, split: str, folder: Path, progress: Callable[[str], object]) -> int:
     """Write the houses of a dataset, all object types, and the dataset itself as ``<split>.jsonl.gz``.
 
     Args:
