@@ -23,6 +23,8 @@ SETTINGS = {
     "warmup_frames": 0,
     "schedule": "constant",
     "max_grad_norm": 0.5,
+    "reward_scale": 1.0,
+    "max_skipped_updates": 10,
 }
 
 

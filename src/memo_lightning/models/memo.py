@@ -47,9 +47,9 @@ class MemoTransformer(SegmentedModel):
         summary_length: S, summary tokens per segment; at most L.
         segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
             ``segment_jitter * L`` of L (paper: 0.2). Acting and ``eval()`` always use L.
-        memory_budget: cache entries that are kept at most, the open segment included: at any time at most
-            ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on.
-            None for all.
+        memory_budget: cache entries that are kept at most between steps, the open segment included: at any time
+            at most ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on.
+            While a summary is written, S more are held. None for all.
         gradient_segments: summaries carry gradient into this many segments after their own; later ones see
             them detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
         checkpoint_segments: keep only the inputs of every segment for the backward pass and compute the rest

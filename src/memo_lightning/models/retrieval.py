@@ -102,6 +102,16 @@ class RetrievalMemory(SegmentedModel):
                 f"has room for beside a segment (segment_length={self.segment_length})"
             )
 
+    def check_trial_length(self, n_steps: int) -> None:
+        """Raise ``ValueError`` unless a trial of ``n_steps`` fills ``top_k`` entries of the store."""
+        super().check_trial_length(n_steps)
+        entries = n_steps // self.segment_length * self.summary_length
+        if self.top_k > entries:
+            raise ValueError(
+                f"top_k={self.top_k}: must be at most {entries}, the summary tokens of {n_steps} steps "
+                f"(segment_length={self.segment_length}, summary_length={self.summary_length})"
+            )
+
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
         KVCache.check(state, self.transformer)

@@ -91,8 +91,8 @@ class PPO:
         warmup_frames: int,
         schedule: Schedule,
         max_grad_norm: float,
-        reward_scale: float = 1.0,
-        max_skipped_updates: int = 10,
+        reward_scale: float,
+        max_skipped_updates: int,
     ) -> None:
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
@@ -132,9 +132,9 @@ class PPO:
         allowed = f"at most the {n_rows} rows of a rollout"
         require(self.n_minibatches <= n_rows, "algorithm.n_minibatches", self.n_minibatches, allowed)
 
-    def learning_rate_factor(self, frames: int, total_frames: int) -> float:
-        """Return what the learning rate is multiplied by after ``frames`` of ``total_frames``."""
-        return learning_rate_factor(frames, total_frames, self.warmup_frames, self.schedule)
+    def learning_rate_at(self, frames: float, total_frames: int) -> float:
+        """Return the learning rate at ``frames`` of ``total_frames``."""
+        return self.learning_rate * learning_rate_factor(frames, total_frames, self.warmup_frames, self.schedule)
 
     def attach(self, policy: MemoryPolicy) -> None:
         """Build the loss on the policy's heads, on their device; call it before :meth:`loss`."""

@@ -12,7 +12,6 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.objectives import PPO, DrawLength, Experience
@@ -58,12 +57,9 @@ class PolicyLearner(lightning.LightningModule):
         """Whether the rollout that was learned from last is still incomplete."""
         return self._rollout is not None
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """Return Adam over all parameters, and the schedule of its learning rate."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
-        total_frames = self.config["total_frames"]
-        schedule = LambdaLR(optimizer, lambda _: self.algorithm.learning_rate_factor(self.frames, total_frames))
-        return [optimizer], [schedule]
+    def configure_optimizers(self) -> Optimizer:
+        """Return Adam over all parameters; every update sets its learning rate."""
+        return torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
 
     def setup(self, stage: str) -> None:
         """Compile the MLPs of the memory that the callbacks have left."""
@@ -84,12 +80,11 @@ class PolicyLearner(lightning.LightningModule):
         generator = torch.Generator().manual_seed(self.config["seed"] + self.frames)
         draw_length = partial(self.policy.sequence_model.draw_segment_length, generator)
         experience = self.algorithm.prepare(self.policy, rollout, draw_length, first, stale_values=stale_values)
+        new_frames = chunk.numel() * self.trainer.world_size
+        learning_rate = self._set_learning_rate(self.frames + new_frames / 2)
         metrics = self._optimise(experience, draw_length)
-        self.frames += chunk.numel() * self.trainer.world_size
-        schedule = self.lr_schedulers()
-        assert isinstance(schedule, LambdaLR)
-        metrics["learning_rate"] = torch.tensor(schedule.get_last_lr()[0])
-        schedule.step()
+        metrics["learning_rate"] = torch.tensor(learning_rate)
+        self.frames += new_frames
         if is_complete:
             self._rollout = None
             self.rollouts_done += 1
@@ -107,12 +102,23 @@ class PolicyLearner(lightning.LightningModule):
         metrics = {f"update/{name}": value for name, value in full_update.items()}
         if self._partial_updates:
             for name in full_update:
-                values = torch.stack([partial[name] for partial in self._partial_updates])
-                metrics[f"partial_update/{name}"] = values.mean()
+                # A memory may have nothing to add to the loss before the first segment is complete.
+                values = [update[name] for update in self._partial_updates if name in update]
+                if values:
+                    metrics[f"partial_update/{name}"] = torch.stack(values).mean()
             self._partial_updates.clear()
         means = {name: value.to(self.device) for name, value in metrics.items()}
         self.log_dict(means, batch_size=batch_size, sync_dist=True)
         self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
+
+    def _set_learning_rate(self, frames: float) -> float:
+        """Set the learning rate of the update whose new frames have ``frames`` as their middle, and return it."""
+        rate = self.algorithm.learning_rate_at(frames, self.config["total_frames"])
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def _optimise(self, experience: Experience, draw_length: DrawLength) -> dict[str, Tensor]:
         """Make the epochs of one update; return means over its minibatches."""
@@ -124,7 +130,7 @@ class PolicyLearner(lightning.LightningModule):
             for minibatch in self.algorithm.minibatches(experience, draw_length):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
-                self.manual_backward(loss)
+                self.manual_backward(loss + self._nothing_of_all_weights())
                 norm = self._clip_gradients()
                 is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
                 if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
@@ -142,6 +148,14 @@ class PolicyLearner(lightning.LightningModule):
         counts = {"epochs": len(kl_by_epoch), "skipped": self.guard.skipped}
         means |= {name: torch.tensor(float(count)) for name, count in counts.items()}
         return {**means, "kl_first_epoch": kl_by_epoch[0]}
+
+    def _nothing_of_all_weights(self) -> Tensor:
+        """Return zero, with a gradient of zero for every weight.
+
+        A pass that ends before its first segment does not use the weights that write summaries. DDP would wait for
+        their gradient, and Adam would take a missing one for no step at all.
+        """
+        return 0.0 * torch.stack([weight.sum() for weight in self.parameters()]).sum()
 
     @property
     def _gradient_scaler(self) -> torch.amp.GradScaler | None:
