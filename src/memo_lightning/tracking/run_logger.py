@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow.entities import Metric
 from omegaconf import DictConfig
@@ -20,9 +18,7 @@ from omegaconf import DictConfig
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.store import experiment_id_of
 
-# MLflow reports every table that its database migrations create, Lightning every new experiment.
-for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow", "urllib3.connectionpool"):
-    logging.getLogger(noisy).setLevel(logging.ERROR)
+logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  # it reports every new experiment
 
 MAX_METRICS_PER_CALL = 1000  # MLflow's own limit
 
@@ -64,9 +60,6 @@ class RunLogger(MLFlowLogger):
         retry_seconds: float = 30.0,
         **kwargs: Any,
     ) -> None:
-        # MLflow's own patience is minutes per call, in which nothing would be trained.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.retry_seconds = retry_seconds
         self._unsent_path = Path(run_dir) / "unsent_metrics.json"
         self._unsent: list[Metric] = []
