@@ -14,6 +14,7 @@ from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
 from memo_lightning.evaluation.memory_size import peak_memory_bytes
 from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.files import write_atomically
 from memo_lightning.tracking import RunLogger, environment_name, memory_name
 from memo_lightning.training.learner import PolicyLearner
 
@@ -74,7 +75,7 @@ class RunReport(lightning.Callback):
         metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
         files = [metrics_path, checkpoint_path(self.run_dir)]
         try:
-            metrics_path.write_text(json.dumps(self.figures, indent=2) + "\n")
+            write_atomically(metrics_path, json.dumps(self.figures, indent=2) + "\n")
             if record and rollouts.first:
                 files.append(curve_path)
                 plot_in_context_curve(
