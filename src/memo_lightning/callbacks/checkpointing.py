@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 
 from memo_lightning.errors import require
+from memo_lightning.tracking import RunLogger
 from memo_lightning.training.learner import PolicyLearner
 
 
@@ -57,6 +58,15 @@ class Checkpointing(lightning.Callback):
         assert isinstance(pl_module, PolicyLearner)
         if not pl_module.in_rollout and pl_module.rollouts_done % self.every_n_rollouts == 0:
             self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the metrics that are not in MLflow: Lightning logs those of a rollout after the callbacks' turn."""
+        metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        if isinstance(trainer.logger, RunLogger):
+            step = int(metrics.pop("step", 0))
+            checkpoint["unsent_metrics"] = trainer.logger.unsent(metrics, step)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the finished run."""

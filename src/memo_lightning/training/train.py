@@ -188,6 +188,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
+        unsent=checkpoint.get("unsent_metrics", ()) if checkpoint else (),
         run_name=Path(config.run_dir).name,
         tags={
             **config.logger.get("tags", {}),
