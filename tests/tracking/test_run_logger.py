@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from memo_lightning.errors import UserError
-from memo_lightning.tracking import RunLogger
+from memo_lightning.tracking.run_logger import RunLogger
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from memo_lightning.tracking.registry import fetch_checkpoint
 
 WRITER = """
 import sys
-from memo_lightning.tracking import RunLogger
+from memo_lightning.tracking.run_logger import RunLogger
 store = {"tracking_uri": "sqlite:///mlflow.db", "experiment_name": "crowd", "run_dir": "."}
 logger = RunLogger(**store, tags={"writer": sys.argv[1]})
 for step in range(40):

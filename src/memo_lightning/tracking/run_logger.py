@@ -10,14 +10,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import MLFlowLogger
+from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
@@ -29,17 +30,6 @@ MAX_METRICS_PER_CALL = 1000  # MLflow's own limit
 
 # One value of a metric as it is kept: name, value, milliseconds since 1970, step.
 Point = tuple[str, float, int, int]
-
-
-def memory_name(baseline: str) -> str:
-    """Return what a run's memory is called: the baseline's name, or ``memo`` where nothing was swapped."""
-    return "memo" if baseline == "none" else baseline
-
-
-def environment_name(config: DictConfig | dict[str, Any]) -> str:
-    """Return what a run's environment is called: the option of ``conf/env/``, or what a general one stands for."""
-    env = config["env"]
-    return env.get("id") or env.get("target") or config["choices"]["env"]
 
 
 class RunLogger(MLFlowLogger):
@@ -93,13 +83,20 @@ class RunLogger(MLFlowLogger):
         """Connect to the store, and create the run if it is new."""
         experiment_id_of(self._tracking_uri, self._settings["experiment_name"])
         super().__init__(**self._settings)
-        self.experiment.update_run(self.run_id, status="RUNNING")
+        super().experiment.update_run(self._run_id, status="RUNNING")
         self._begun = True
 
     @property
+    def experiment(self) -> MlflowClient:
+        """MLflow's client. As far as Lightning can see there is none until the store has been reached."""
+        if not self._begun:
+            raise AttributeError("the store has not been reached")
+        return super().experiment
+
+    @property
     def run_id(self) -> str | None:
-        """The run's id in MLflow, which is known without the store once the run has begun."""
-        return self._run_id or super().run_id
+        """The run's id in MLflow, which it takes no store to know."""
+        return self._run_id
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
         """Store what the run was started with."""
@@ -119,10 +116,7 @@ class RunLogger(MLFlowLogger):
 
     def log_files(self, *paths: Path) -> None:
         """Store those of the files that exist as artifacts of the run."""
-        for path in paths:
-            if path.exists():
-                self._actions.append(lambda path=path: self.experiment.log_artifact(self.run_id, str(path)))
-        self._do()
+        self._do(*(partial(self._store_file, path) for path in paths if path.exists()))
 
     def finalize(self, status: str = "success") -> None:
         """Close the run: FINISHED, FAILED, or KILLED where the user or the machine's has interrupted it."""
@@ -144,6 +138,9 @@ class RunLogger(MLFlowLogger):
 
     # What follows runs in the sender's thread; the other one only appends.
 
+    def _store_file(self, path: Path) -> None:
+        self.experiment.log_artifact(self.run_id, str(path))
+
     def _send_if_due(self) -> None:
         if time.monotonic() >= self._next_attempt:
             self._send()
@@ -155,9 +152,11 @@ class RunLogger(MLFlowLogger):
         try:
             if not self._begun:
                 self._begin()
+            run_id = self._run_id
+            assert run_id is not None
             while self._points:
                 points = self._points[:MAX_METRICS_PER_CALL]
-                self.experiment.log_batch(self.run_id, metrics=[Metric(*point) for point in points], synchronous=True)
+                self.experiment.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
                 del self._points[: len(points)]
             while self._actions:
                 action = self._actions.popleft()

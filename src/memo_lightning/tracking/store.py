@@ -8,8 +8,6 @@ import sqlite3
 from pathlib import Path
 
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 _SQLITE = "sqlite:///"
 
@@ -52,6 +50,8 @@ def prepare_store(uri: str) -> None:
     Args:
         uri: a store; other kinds are left alone.
     """
+    from mlflow import MlflowClient
+
     file = store_file(uri)
     if file is None:
         return
@@ -72,6 +72,9 @@ def experiment_id_of(uri: str, name: str) -> str:
         uri: the store.
         name: of the experiment.
     """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     prepare_store(uri)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)
