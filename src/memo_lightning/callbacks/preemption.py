@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -73,6 +75,27 @@ class Preemption(lightning.Callback):
                 if isinstance(callback, Checkpointing):
                     callback.save(trainer)
             _end()
+
+
+@contextmanager
+def preemptible() -> Iterator[None]:
+    """Let SIGTERM raise :class:`Preempted` in the block, too, where :class:`Preemption` has not taken it over.
+
+    That is before training has begun, and while the run's report is written.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise Preempted("stopped by SIGTERM before training began")
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end(*_: object) -> None:
