@@ -151,6 +151,8 @@ def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceMod
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
     run_dir = Path(trainer.default_root_dir)
     path = checkpoint_path(run_dir)
+    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    preemptions = [callback for callback in callbacks if isinstance(callback, Preemption)]
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
         return
@@ -162,10 +164,12 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
             launcher.kill(signal.SIGKILL)
         if isinstance(error, TrainingStopped):
             raise TrainingStopped(f"{error}; checkpoint: {path}") from None
-        callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, Preemption) and callback.asked for callback in callbacks):
+        if not any(preemption.asked for preemption in preemptions):
             raise
         reason = Preempted()  # SIGTERM went to the workers, too, and was quicker there
+    finally:
+        for preemption in preemptions:
+            preemption.disarm()
     if trainer.is_global_zero:
         word = "preempted" if isinstance(reason, Preempted) else "interrupted"
         left = f"checkpoint: {path}\nnext: memo train resume={run_dir}" if path.exists() else "nothing was trained yet"
