@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 import memo_lightning
-from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED
 from memo_lightning.evaluation.checkpoints import load_checkpoint
-from memo_lightning.training.launchers import launcher_overrides
+from memo_lightning.training.launchers import cluster_environment, launcher_overrides
 
 TRAIN = str(Path(memo_lightning.__file__).parent / "cli" / "train.py")
 TINY = [
     "debug=smoke",
-    "total_frames=1280",
+    "total_frames=1920",
     "env.trial_length=40",
     "env.episode_length=10",
     "collector.n_envs=4",
@@ -33,9 +33,11 @@ TINY = [
     "logger=none",
 ]
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
-# A test environment like any other, except that the second process's breaks in its second rollout.
+# The second process's environment breaks in the second rollout; before that, its policy seems to change far more than
+# the first's, by which alone it would stop learning from a rollout earlier.
 BREAKING = """
 import os
+import lightning
 from memo_lightning.envs import DarkKeyToDoor
 
 class Breaking(DarkKeyToDoor):
@@ -43,9 +45,23 @@ class Breaking(DarkKeyToDoor):
 
     def _advance(self, action):
         self.steps += 1
-        if self.steps == 60 and os.environ.get("LOCAL_RANK") == BROKEN:
+        if self.steps == 60 and os.environ.get("LOCAL_RANK") == "1":
             raise RuntimeError("the simulator has lost its marbles")
         return super()._advance(action)
+
+class Diverging(lightning.Callback):
+    def on_train_start(self, trainer, pl_module):
+        loss = pl_module.algorithm.loss
+
+        def diverging(policy, minibatch):
+            value, metrics = loss(policy, minibatch)
+            return value, {**metrics, "kl": metrics["kl"] + trainer.global_rank}
+
+        pl_module.algorithm.loss = diverging
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        with open(f"steps{trainer.global_rank}", "w") as file:
+            file.write(str(trainer.global_step))
 """
 WEIGHTS = """
 import lightning, torch
@@ -61,6 +77,10 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def launcher_options():
+    return ["--accelerator=cpu", "--devices=2", "--strategy=ddp", f"--main-port={free_port()}", TRAIN]
 
 
 def start(arguments, directory, **variables):
@@ -149,9 +169,9 @@ def test_all_processes_end_with_the_same_weights_and_one_of_them_reports(two_pro
     assert output.count("writing to") == output.count("return per trial  ") == 1, output
     assert sorted(path.name for path in directory.iterdir() if path.is_dir() and "cache" not in path.name) == ["run"]
     metrics, _ = outcome(directory / "run")
-    assert metrics["frames"] == 1280
-    assert [point["frames"] for point in metrics["history"]] == [320, 640, 960, 1280], "frames of both"
-    assert metrics["n_trials_averaged"] == 4 * 8, "trials of both"
+    assert metrics["frames"] == 1920
+    assert [point["frames"] for point in metrics["history"]] == [*range(320, 1921, 320)], "frames of both"
+    assert metrics["n_trials_averaged"] == 5 * 8, "trials of both"
 
 
 @pytest.mark.slow
@@ -164,39 +184,62 @@ def test_torchrun_starts_the_same_run(two_processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_lightning_run_starts_the_same_run_and_fabric_run_goes_on_with_it(two_processes, tmp_path):
-    options = ["--accelerator=cpu", "--devices=2", "--strategy=ddp", f"--main-port={free_port()}", TRAIN]
-    process = start(["memo_lightning.cli.launch", "run", "model", *options, *TINY, "total_frames=640"], tmp_path)
-    output = finish(process)
-    assert process.returncode == 0, output
-    process = start(["lightning.fabric.cli", *options, "resume=run", "total_frames=1280"], tmp_path)
+def test_lightning_run_starts_the_same_run(two_processes, tmp_path):
+    process = start(["memo_lightning.cli.launch", "run", "model", *launcher_options(), *TINY], tmp_path)
     output = finish(process)
     assert process.returncode == 0, output
     assert_same(tmp_path / "run", two_processes[0] / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_an_environment_that_breaks_in_one_process_ends_all(rank, tmp_path):
-    (tmp_path / "breaking.py").write_text(BREAKING.replace("BROKEN", repr(rank)))
-    process = start(["memo_lightning.cli.main", "train", *TINY, *TWO, "env._target_=breaking.Breaking"], tmp_path)
-    read_until(process, "RuntimeError: the simulator has lost its marbles")
+def test_a_killed_first_process_leaves_none_behind_and_fabric_run_goes_on_bit_for_bit(two_processes, tmp_path):
+    process = start(["memo_lightning.cli.main", "train", *TINY, *TWO], tmp_path)
+    read_until(process, "frames/s")
+    process.kill()
     output = finish(process, timeout=30)
-    assert process.returncode not in (0, 2), output
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
+    assert process.returncode == -signal.SIGKILL, output
+    assert not (tmp_path / "run" / "metrics.json").exists(), "the run was over before it was killed"
+    process = start(["lightning.fabric.cli", *launcher_options(), "resume=run"], tmp_path)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert_same(tmp_path / "run", two_processes[0] / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_first_process_leaves_none_behind_and_a_checkpoint(signum, tmp_path):
-    endless = ["total_frames=100000000", "callbacks.progress.lines=100000000"]
-    process = start(["memo_lightning.cli.main", "train", *TINY, *TWO, *endless], tmp_path)
+def test_a_terminated_first_process_leaves_none_behind_and_a_checkpoint(tmp_path):
+    never = ["total_frames=100000000", "callbacks.checkpointing.every_n_rollouts=1000"]
+    process = start(["memo_lightning.cli.main", "train", *TINY, *TWO, *never], tmp_path)
     read_until(process, "frames/s")
-    read_until(process, "frames/s")  # so the checkpoint of the first rollout is there
-    process.send_signal(signum)
+    process.terminate()
     output = finish(process, timeout=30)
-    assert process.returncode == (PREEMPTED if signum == signal.SIGTERM else -signal.SIGKILL), output
+    assert process.returncode == PREEMPTED, output
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 1
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A run of two processes of which one breaks in its second rollout."""
+    directory = tmp_path_factory.mktemp("broken")
+    (directory / "breaking.py").write_text(BREAKING)
+    environment = ["env._target_=breaking.Breaking", "+callbacks.diverging._target_=breaking.Diverging"]
+    early_stop = ["algorithm.n_epochs=3", "algorithm.target_kl=0.4"]
+    process = start(["memo_lightning.cli.main", "train", *TINY, *TWO, *environment, *early_stop], directory)
+    read_until(process, "RuntimeError: the simulator has lost its marbles")
+    return process, finish(process, timeout=30), directory
+
+
+@pytest.mark.slow
+def test_an_environment_that_breaks_in_one_process_ends_all(broken):
+    process, output, directory = broken
+    assert process.returncode not in (0, 2), output
+    assert load_checkpoint(directory / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
+
+
+@pytest.mark.slow
+def test_all_processes_stop_early_together(broken):
+    """At a mean of 0.5 both stop after the first epoch of two minibatches, though the first has hardly changed."""
+    _, _, directory = broken
+    assert [(directory / f"steps{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
 
 def test_settings_follow_from_what_launchers_say():
@@ -204,21 +247,14 @@ def test_settings_follow_from_what_launchers_say():
     expected = ["trainer.devices=4", "trainer.num_nodes=2", "trainer.strategy=ddp"]
     assert launcher_overrides({}) == []
     assert launcher_overrides(torchrun) == expected
-    assert launcher_overrides({"SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}) == expected
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}
+    step = {**allocation, "SLURM_STEP_ID": "0"}
+    assert launcher_overrides(step) == expected
+    assert isinstance(cluster_environment(step), SLURMEnvironment)
+    assert isinstance(cluster_environment({**step, **torchrun}), TorchElasticEnvironment), "started by srun"
+    for alone in (allocation, {**step, "SLURM_JOB_NAME": "bash"}):  # without srun, or in a shell that it has opened
+        assert launcher_overrides(alone) == []
+        assert isinstance(cluster_environment(alone), LightningEnvironment)
+    assert cluster_environment({}) is None
     fabric = {**torchrun, "LT_DEVICES": "auto", "LT_ACCELERATOR": "cuda", "LT_PRECISION": "bf16-mixed"}
     assert launcher_overrides(fabric) == [*expected, "trainer.accelerator=cuda", "trainer.precision=bf16-mixed"]
-
-
-@pytest.mark.slow
-def test_sigterm_saves_the_run_which_then_goes_on_as_if_it_had_not_stopped(two_processes, tmp_path):
-    never = "callbacks.checkpointing.every_n_rollouts=1000"
-    process = start(["memo_lightning.cli.main", "train", *TINY, never], tmp_path)
-    read_until(process, "frames/s")
-    process.send_signal(signal.SIGTERM)
-    output = finish(process, timeout=30)
-    assert process.returncode == PREEMPTED, output
-    assert "preempted; checkpoint: run/checkpoints/last.ckpt\nnext: memo train resume=run" in output
-    assert 0 < load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["frames"] < 1280
-    assert main(["train", f"resume={tmp_path}/run"]) == 0
-    assert main(["train", *TINY, f"run_dir={tmp_path}/other"]) == 0
-    assert_same(tmp_path / "run", tmp_path / "other")
