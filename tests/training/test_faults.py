@@ -1,9 +1,11 @@
-"""What goes wrong in a run is said, survived where it can be, and never costs the last good checkpoint."""
+"""What goes wrong in a run is said, survived where it can be, and never costs the last good checkpoint.
+
+Of processes, see also tests/training/test_launchers.py and tests/rollouts/test_workers.py.
+"""
 
 import contextlib
 import json
 import math
-import multiprocessing
 import resource
 import signal
 import sys
@@ -46,23 +48,6 @@ class BadRewards(DarkKeyToDoor):
             reward[:BAD_ROWS] = float("nan")
         return reward, success
 """
-# Something happens to the first process, of those that collect, that comes to the middle of its second rollout.
-FAULTY = """
-import os, signal
-from memo_lightning.envs import DarkKeyToDoor
-
-class Faulty(DarkKeyToDoor):
-    steps = 0
-
-    def _advance(self, action):
-        self.steps += 1
-        if self.steps == 60 and not os.path.exists("happened"):
-            open("happened", "w").close()
-            FAULT
-        return super()._advance(action)
-"""
-RAISE = 'raise RuntimeError("the simulator has lost its marbles")'
-KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.fixture
@@ -228,21 +213,6 @@ def test_training_does_not_wait_for_a_locked_store(module, in_tmp_dir):
 
     assert Meddling.seen[0] < 15, "MLflow waits for 20 s"
     assert mlflow_history(f"sqlite:///{in_tmp_dir}/mlflow.db")[0] == [320, 640, 960, 1280, 1600]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("collector", "n_workers", "fault"), [("multi_sync", 2, RAISE), ("multi_async", 2, RAISE), ("multi_sync", 1, KILL)]
-)
-def test_a_worker_that_raises_or_is_killed_ends_the_run(collector, n_workers, fault, module, in_tmp_dir, capfd):
-    module("faulty", FAULTY.replace("FAULT\n", f"{fault}\n"))
-    workers = [f"collector={collector}", f"collector.n_workers={n_workers}", "total_frames=1000000"]
-    with pytest.raises((RuntimeError, ConnectionError)):
-        main(["train", *TINY, "logger=none", "env._target_=faulty.Faulty", *workers])
-    assert time.time() - (in_tmp_dir / "happened").stat().st_mtime < 30
-    assert not multiprocessing.active_children()
-    assert fault == KILL or "the simulator has lost its marbles" in capfd.readouterr().err
-    assert load_checkpoint(in_tmp_dir / CHECKPOINT)["rollouts_done"] >= 1
 
 
 def test_sigterm_before_training_is_said(module, in_tmp_dir, capsys):
