@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def make_policy():
         return MemoryPolicy(encoder, model, env.action_spec)
 
     return make
+
+
+@pytest.fixture
+def free_port():
+    """Find a port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture

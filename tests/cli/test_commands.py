@@ -223,15 +223,15 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_a_killed_run(in_tmp_dir):
 
 
 @pytest.mark.slow
-def test_ui_serves_on_the_loopback_address_only(trained):
-    command = [sys.executable, "-m", "memo_lightning.cli.main", "ui", "port=5391"]
+def test_ui_serves_on_the_loopback_address_only(trained, free_port):
+    command = [sys.executable, "-m", "memo_lightning.cli.main", "ui", f"port={free_port}"]
     process = subprocess.Popen(command, cwd=trained.parent, stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout.readline() == "http://127.0.0.1:5391\n"
+        assert process.stdout.readline() == f"http://127.0.0.1:{free_port}\n"
         page, deadline = b"", time.monotonic() + 300  # how long a server takes to start depends on the machine
         while not page and process.poll() is None and time.monotonic() < deadline:
             try:
-                page = urllib.request.urlopen("http://127.0.0.1:5391", timeout=60).read()
+                page = urllib.request.urlopen(f"http://127.0.0.1:{free_port}", timeout=60).read()
             except OSError:
                 time.sleep(0.5)
         assert b"MLflow" in page

@@ -11,7 +11,6 @@ import signal
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 from mlflow import MlflowClient

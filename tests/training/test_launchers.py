@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -73,14 +72,9 @@ class Weights(lightning.Callback):
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launcher_options():
-    return ["--accelerator=cpu", "--devices=2", "--strategy=ddp", f"--main-port={free_port()}", TRAIN]
+@pytest.fixture
+def fabric_options(free_port):
+    return ["--accelerator=cpu", "--devices=2", "--strategy=ddp", f"--main-port={free_port}", TRAIN]
 
 
 def start(arguments, directory, **variables):
@@ -175,8 +169,8 @@ def test_all_processes_end_with_the_same_weights_and_one_of_them_reports(two_pro
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_same_run(two_processes, tmp_path):
-    launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+def test_torchrun_starts_the_same_run(two_processes, free_port, tmp_path):
+    launcher = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port}"]
     process = start([*launcher, TRAIN, *TINY], tmp_path)
     output = finish(process)
     assert process.returncode == 0, output
@@ -184,22 +178,24 @@ def test_torchrun_starts_the_same_run(two_processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_lightning_run_starts_the_same_run(two_processes, tmp_path):
-    process = start(["memo_lightning.cli.launch", "run", "model", *launcher_options(), *TINY], tmp_path)
+def test_lightning_run_starts_the_same_run(two_processes, fabric_options, tmp_path):
+    process = start(["memo_lightning.cli.launch", "run", "model", *fabric_options, *TINY], tmp_path)
     output = finish(process)
     assert process.returncode == 0, output
     assert_same(tmp_path / "run", two_processes[0] / "run")
 
 
 @pytest.mark.slow
-def test_a_killed_first_process_leaves_none_behind_and_fabric_run_goes_on_bit_for_bit(two_processes, tmp_path):
+def test_a_killed_first_process_leaves_none_behind_and_fabric_run_goes_on_bit_for_bit(
+    two_processes, fabric_options, tmp_path
+):
     process = start(["memo_lightning.cli.main", "train", *TINY, *TWO], tmp_path)
     read_until(process, "frames/s")
     process.kill()
     output = finish(process, timeout=30)
     assert process.returncode == -signal.SIGKILL, output
     assert not (tmp_path / "run" / "metrics.json").exists(), "the run was over before it was killed"
-    process = start(["lightning.fabric.cli", *launcher_options(), "resume=run"], tmp_path)
+    process = start(["lightning.fabric.cli", *fabric_options, "resume=run"], tmp_path)
     output = finish(process)
     assert process.returncode == 0, output
     assert_same(tmp_path / "run", two_processes[0] / "run")

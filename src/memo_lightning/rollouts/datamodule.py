@@ -37,7 +37,7 @@ class Rollouts:
         first: number of the first of them; not 0 where a run goes on.
         seed: seed of the run.
         rank: number of this process.
-        seeds_collector: whether the collector can be seeded between rollouts; otherwise it resets by itself.
+        seeds_each_rollout: whether the collector can be seeded between rollouts; otherwise it resets by itself.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Rollouts:
         first: int,
         seed: int,
         rank: int,
-        seeds_collector: bool,
+        seeds_each_rollout: bool,
     ) -> None:
         self._collector, self._send_weights = collector, send_weights
         self._n_chunks, self._n_rollouts = n_chunks, n_rollouts
-        self._first, self._seed, self._rank, self._seeds_collector = first, seed, rank, seeds_collector
+        self._first, self._seed, self._rank, self._seeds_each_rollout = first, seed, rank, seeds_each_rollout
 
     def __len__(self) -> int:
         return self._n_rollouts * self._n_chunks
@@ -64,7 +64,7 @@ class Rollouts:
         for number in range(self._first, self._first + self._n_rollouts):
             env_seed, own_seed = np.random.SeedSequence((self._seed, self._rank, number)).generate_state(2).tolist()
             lightning.seed_everything(own_seed, verbose=False)
-            if self._seeds_collector:
+            if self._seeds_each_rollout:
                 self._collector.set_seed(env_seed)
                 self._collector.reset()
             for _ in range(self._n_chunks):
@@ -146,7 +146,7 @@ class RolloutDataModule(lightning.LightningDataModule):
             first=learner.rollouts_done,
             seed=self.seed,
             rank=self.trainer.global_rank,
-            seeds_collector=self.seeds_each_rollout,
+            seeds_each_rollout=self.seeds_each_rollout,
         )
 
     def _describing_env(self) -> EnvBase:
