@@ -40,7 +40,7 @@ class Breakable(DarkKeyToDoor):
                 raise RuntimeError("the simulator has lost its marbles")
         return super()._advance(action)
 """
-# Holds the policy against what the workers say it did, keeps a copy of the run after a rollout, and lets a worker raise.
+# Holds the policy against what the workers say it did, copies the run after a rollout, and lets a worker raise.
 WITNESS = """
 import lightning, os, shutil, torch
 
