@@ -118,6 +118,14 @@ class GymnasiumEnv(EnvBase):
         """Return what a row looks like, uint8 ``[H, W, 3]``."""
         return self._rows.picture(row)
 
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        self._rows.watch()
+
+    def last_picture(self, row: int = 0) -> NDArray[np.uint8] | None:
+        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
+        return self._rows.last_picture(row)
+
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the environments and end the workers."""
         self._rows.close()

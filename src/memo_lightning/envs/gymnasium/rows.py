@@ -98,7 +98,16 @@ class Rows:
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Return what a row looks like, uint8 ``[H, W, 3]``."""
         with self._named(index):
-            return np.asarray(self._rows[self._indices.index(index)].env.render())
+            return self._rows[self._indices.index(index)].picture()
+
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        for row in self._rows:
+            row.watch()
+
+    def last_picture(self, index: int) -> NDArray[np.uint8] | None:
+        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
+        return self._rows[self._indices.index(index)].last_picture
 
     def close(self) -> None:
         """Close the environments; there are no rows afterwards."""

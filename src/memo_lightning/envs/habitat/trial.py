@@ -87,6 +87,8 @@ class TrialEnv(gymnasium.Env):
         self._draws = np.random.default_rng(seed)
         self._placement_index = 0
         self._step = 0
+        self._watched = False
+        self.last_picture: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -129,6 +131,8 @@ class TrialEnv(gymnasium.Env):
         episode_end = self.habitat_env.episode_over
         info = self._info(episode_end)
         truncated = self._step >= self.trial_steps
+        if episode_end and self._watched:
+            self.last_picture = self.render()
         if episode_end and not truncated:
             observation = self._begin_episode()
         return observation, reward, False, truncated, info
@@ -140,6 +144,10 @@ class TrialEnv(gymnasium.Env):
         goal = self.habitat_env.current_episode.object_category
         text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"
         return draw_trial(self.habitat_env.sim, goal, self._path, text)
+
+    def watch(self) -> None:
+        """Keep, as ``last_picture``, a picture of how every episode ends from now on."""
+        self._watched = True
 
     def close(self) -> None:
         """Close the habitat environment."""
