@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.video import record_trial, trial_frames
 from memo_lightning.models import MemoTransformer
@@ -15,7 +16,7 @@ from memo_lightning.policies import EntryEncoder, MemoryPolicy
 def policy_for(env):
     torch.manual_seed(0)
     model = MemoTransformer(d_model=16, n_layers=1, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
-    return MemoryPolicy(EntryEncoder(env.observation_spec, 16), model, env.action_spec).eval()
+    return MemoryPolicy(EntryEncoder(observed_spec(env), 16), model, env.action_spec).eval()
 
 
 ENVIRONMENTS = {

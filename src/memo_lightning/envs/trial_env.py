@@ -18,9 +18,6 @@ from memo_lightning.errors import require
 
 SPLITS = ("train", "held_out", "all")
 
-# What every environment says of the episode that a step belongs to, beside its observation.
-REPORTS = ("episode_end", "episode_return", "episode_length", "success")
-
 
 class TrialEnv(EnvBase):
     """N environments stepped together with tensors; a trial is a sequence of episodes of the same task.
