@@ -45,7 +45,7 @@ class Escapes(Guess):
     """Leaves the bounds of its space, at its third step only."""
 
     def _observe(self):
-        return super()._observe() + (0, 7 * (self.t == 3))
+        return super()._observe() + np.array([0, 7 * (self.t == 3)], np.float32)
 
 
 class Batched(EnvBase):

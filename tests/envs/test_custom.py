@@ -129,13 +129,11 @@ def test_check_env_finds_a_step_that_breaks_its_spec(capsys):
 
 
 def test_what_the_target_raises_is_shown_with_its_own_trace_and_not_ours():
-    with pytest.raises(
-        EnvironmentFailure, match="env.target=own_envs:make_and_raise: ValueError: no such level"
-    ) as error:
+    with pytest.raises(EnvironmentFailure, match=r"own_envs:make_and_raise: ValueError: no such level") as error:
         build("own_envs:make_and_raise")
     assert "in make_and_raise" in str(error.value)
     assert "custom.py" not in str(error.value)
-    with pytest.raises(UserError, match="env.target=own_envs:Guess: got an unexpected keyword argument 'colour'"):
+    with pytest.raises(UserError, match=r"env.target=own_envs:Guess: got an unexpected keyword argument 'colour'"):
         build("own_envs:Guess", "+env.settings.colour=red")
 
 

@@ -136,7 +136,7 @@ def _guard(env: EnvBase, name: str, step_timeout: float) -> None:
             _check(after, "a reset", env.full_observation_spec)
         return after
 
-    env._step, env._reset = guarded_step, guarded_reset  # type: ignore[method-assign]
+    env._step, env._reset = guarded_step, guarded_reset
 
 
 def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:

@@ -208,7 +208,9 @@ def _log_to_mlflow(checkpoint: dict[str, Any], figures: dict[str, Any], files: l
     split, length, budget = (figures[name] for name in ("split", "trial_length", "memory_budget"))
     metrics = f"eval/{split}/{length}_steps" + (f"/budget_{budget}" if budget is not None else "")
     folder = f"evaluation/{split}_{length}_steps" + (f"_budget_{budget}" if budget is not None else "")
-    values = {name: figures[name] for name in ("return_per_trial", "success", "spl") if name in figures}
+    values: dict[str, float] = {
+        name: figures[name] for name in ("return_per_trial", "success", "spl") if name in figures
+    }
     values |= {f"return_quarter_{k}": value for k, value in enumerate(figures["return_by_quarter"], start=1)}
     try:
         client = MlflowClient(logger["tracking_uri"])

@@ -188,7 +188,7 @@ def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Esti
 
 
 def estimate_ratio(totals: NDArray[np.float64], counts: NDArray, confidence: float = 0.95) -> Estimate:
-    """Return the sum of totals over the sum of counts, with a percentile bootstrap interval over the first axis (scipy).
+    """Return the sum of totals over the sum of counts, with a percentile bootstrap interval over the first axis.
 
     Args:
         totals: e.g. successes of each trial in each stretch of it, ``[n_trials, ...]``.
@@ -221,4 +221,6 @@ def estimate_ratio(totals: NDArray[np.float64], counts: NDArray, confidence: flo
 
 def _plain(values: NDArray[np.float64]) -> list[Any]:
     """Return nested lists with None for what is not a number, which JSON does not know."""
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    plain = values.astype(object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()

@@ -86,7 +86,7 @@ def plot_summary_attention(view: MemoryView, ends: Tensor, successes: Tensor, pa
         ylabel="attention of the summary\nof its segment (1: all alike)",
     )  # fmt: skip
     read = read_attention(view)
-    shown = np.where(np.tri(*read.shape, k=-1, dtype=bool), read, np.nan)
+    shown = np.where(np.tri(len(read), read.shape[1], k=-1, dtype=bool), read, np.nan)
     extent = (0.5, shown.shape[1] + 0.5, len(shown) + 0.5, 0.5)
     image = below.imshow(shown, cmap="viridis", vmin=0, aspect="auto", extent=extent)
     below.set(xlabel="summary of segment", ylabel="read in segment")

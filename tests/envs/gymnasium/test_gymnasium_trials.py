@@ -158,7 +158,10 @@ def test_components_can_be_hidden():
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("shape", r"environment <Faulty instance>: observation 'observation' has shape \(3,\); its space says \(2,\)"),
+        (
+            "shape",
+            r"environment <Faulty instance>, row 0: observation 'observation' has shape \(3,\); its space says \(2,\)",
+        ),
         ("dtype", r"observation 'observation' has dtype <U1; its space says float32"),
         ("reward", r"the reward is None; must be a number"),
     ],

@@ -200,7 +200,8 @@ class Action:
         """Return a stored action as the environment takes it, the nearest whole numbers in a Box of integers."""
         if isinstance(self.space, spaces.Discrete):
             return int(stored) + int(self.space.start)
-        assert self.space.shape is not None and self.space.dtype is not None
+        assert self.space.shape is not None
+        assert self.space.dtype is not None
         if self.space.dtype.kind in "iu":
             stored = np.rint(stored)
         value = stored.reshape(self.space.shape).astype(self.space.dtype)
