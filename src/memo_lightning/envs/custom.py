@@ -69,7 +69,7 @@ def make_custom_env(
         signature.bind(*([None] if inspect.isclass(function) else []), **settings)
     except TypeError as error:
         raise UserError(f"env.target={target}: {error} (env.settings={settings})") from None
-    with named(f"env.target={target}"):
+    with named(f"env.target={target}", also_mistakes=False):
         made = function(**settings)
     if isinstance(made, gymnasium.Env):
         made.close()

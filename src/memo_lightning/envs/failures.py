@@ -16,11 +16,15 @@ _OWN_FILES = str(Path(__file__).parents[1])
 
 
 @contextmanager
-def named(what: str) -> Iterator[None]:
+def named(what: str, *, also_mistakes: bool = True) -> Iterator[None]:
     """Say in every error that the environment raises whose it is.
 
+    Args:
+        what: names the environment.
+        also_mistakes: put ``what`` before a :class:`UserError` too; not where it names a setting already.
+
     Raises:
-        UserError: if it raises one, with ``what`` before.
+        UserError: if it raises one.
         EnvironmentFailure: if it raises anything else, with its stack trace, from where ours ends.
     """
     try:
@@ -28,7 +32,7 @@ def named(what: str) -> Iterator[None]:
     except EnvironmentFailure:
         raise
     except UserError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise (UserError(f"{what}: {error}") if also_mistakes else error) from None
     except Exception as error:  # the environment may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         while len(frames) > 1 and frames[0].filename.startswith(_OWN_FILES):

@@ -81,7 +81,7 @@ class GymnasiumEnv(EnvBase):
         require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
         require(episode_length is None or episode_length >= 1, "env.episode_length", episode_length, "at least 1")
         make = make or partial(make_from_id, id, settings or {}, list(wrappers), episode_length)
-        with named(f"environment {id or make}"):
+        with named(f"environment {id or getattr(make, 'func', make)}", also_mistakes=False):
             first = make()
         if success_return is None and first.spec:
             success_return = first.spec.reward_threshold
