@@ -13,6 +13,7 @@ from test_gymnasium_trials import rollout
 from toys import Everything, Slow, Walk, faulty
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.envs.gymnasium.benchmark import steps_per_second
 from memo_lightning.errors import EnvironmentFailure
 
 
@@ -90,6 +91,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from toys import faulty
 from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.envs.gymnasium.benchmark import steps_per_second
 if __name__ == "__main__":
     env = GymnasiumEnv(n_envs=2, make=faulty("hang"), trial_length=50, workers=2, step_timeout=100.0)
     print(*[worker.process.pid for worker in env._rows._workers], flush=True)
@@ -104,6 +106,14 @@ if __name__ == "__main__":
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert have_ended(pids)
+
+
+@pytest.mark.skipif(
+    (os.cpu_count() or 1) < 2 or os.getloadavg()[0] > (os.cpu_count() or 1) - 0.7,
+    reason="needs two cores that are free; python -m memo_lightning.envs.gymnasium.benchmark measures it by hand",
+)
+def test_two_workers_step_1_6_times_as_fast_where_a_step_computes_for_a_millisecond():
+    assert steps_per_second(2) / steps_per_second(0) >= 1.6
 
 
 def test_two_workers_step_almost_twice_as_fast_where_steps_are_slow():
