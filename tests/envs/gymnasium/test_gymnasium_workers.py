@@ -47,6 +47,18 @@ def test_results_do_not_depend_on_the_number_of_workers(make, workers):
     there.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_of_the_end_of_an_episode_are_kept_where_they_are_asked_for(workers):
+    env = GymnasiumEnv(n_envs=2, make=Walk, trial_length=50, workers=workers)
+    td = env.reset()
+    env.watch()
+    while not td["episode_end"][1]:
+        td = env.step(env.rand_action(td))["next"]
+    assert (env.last_picture(1) == int(td["episode_length"][1])).all()
+    assert (env.picture(1) == 0).all(), "the next one has begun"
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
