@@ -1,9 +1,8 @@
 """Worker processes: the same results, and no way of going wrong that goes on or is left behind."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -98,26 +97,23 @@ def test_closing_ends_the_workers_and_leaves_no_files(tmp_path, monkeypatch):
 
 
 def test_workers_end_with_a_parent_that_is_killed_while_they_hang():
-    code = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from toys import faulty
-from memo_lightning.envs.gymnasium import GymnasiumEnv
-from memo_lightning.envs.gymnasium.benchmark import steps_per_second
-if __name__ == "__main__":
-    env = GymnasiumEnv(n_envs=2, make=faulty("hang"), trial_length=50, workers=2, step_timeout=100.0)
-    print(*[worker.process.pid for worker in env._rows._workers], flush=True)
-    env.rollout(10)
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
-    )
-    pids = [int(pid) for pid in process.stdout.readline().split()]
+    context = multiprocessing.get_context("forkserver")  # where all that takes long to import is there already
+    here, there = context.Pipe()
+    parent = context.Process(target=hang_with_workers, args=(there,))
+    parent.start()
+    pids = here.recv()
     assert len(pids) == 2
-    time.sleep(2)  # until they hang
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    time.sleep(1)  # until they hang
+    assert all(map(is_running, pids))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
     assert have_ended(pids)
+
+
+def hang_with_workers(connection):
+    env = GymnasiumEnv(n_envs=2, make=faulty("hang"), trial_length=50, workers=2, step_timeout=100.0)
+    connection.send(worker_pids(env))
+    env.rollout(10)
 
 
 @pytest.mark.skipif(
