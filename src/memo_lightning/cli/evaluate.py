@@ -30,10 +30,12 @@ def main(arguments: Sequence[str]) -> None:
     _print_table("episode", range(1, 9), figures["by_episode"])
     _print_table("up to step", map(int, figures["by_steps"]["steps"]), figures["by_steps"])
     print(f"results           {config.run_dir}/: {', '.join(figures['files'])}")
-    more = ["memo compare", "memo ui"] if figures["mlflow_run_id"] else []
-    if not config.render:
-        more.insert(0, " ".join(["memo evaluate", *arguments, "render=true"]))
-    print("\n" + "\n".join(("next: " if k == 0 else "      ") + command for k, command in enumerate(more)))
+    again = " ".join(["memo evaluate", *arguments])
+    after = [] if config.render else [f"{again} render=true"]
+    after += [f"{again} trial_multiplier=8"] if config.trial_multiplier == 1 else []
+    after += ["memo compare"] if figures["mlflow_run_id"] else []
+    if after:
+        print("\nnext: " + "\n      ".join(after))
 
 
 def _with_interval(figures: dict[str, Any]) -> str:

@@ -46,10 +46,11 @@ def plot_in_context_curve(
         steps = np.array(table["steps"]) - table["steps"][0] / 2
         for name, line in (("success", "-"), ("spl", "--")):
             if name in table:
-                _draw(success, steps, _estimate(table, name), colour, "SPL" if name == "spl" else None, line)
+                key = "SPL" if name == "spl" and index == 0 else None
+                _draw(success, steps, _estimate(table, name), colour, key, line)
     by_step.set(xlabel="step of the trial", ylabel="reward per step")
     by_episode.set(xlabel="episode of the trial", ylabel="return of the episode")
-    success.set(xlabel="step of the trial", ylabel="success of the episodes that end there", ylim=(-0.02, 1.02))
+    success.set(xlabel="step of the trial", ylabel="success of episodes that end there", ylim=(-0.02, 1.02))
     for axes in (by_step, by_episode, success):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
