@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import torch
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import EnvBase, GymEnv
+from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
 
 class Guess(gymnasium.Env):
@@ -108,6 +108,10 @@ class Misshapen(Batched):
                 case "hang":
                     time.sleep(100)
         return td
+
+
+def make_transformed(n_envs, fault):
+    return TransformedEnv(Misshapen(n_envs, fault), DoubleToFloat())
 
 
 def make_and_raise():

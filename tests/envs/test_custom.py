@@ -122,6 +122,14 @@ def test_a_torchrl_environment_that_goes_wrong_is_named(fault, error, message):
         env.rollout(5, break_when_any_done=False)
 
 
+def test_so_is_one_that_comes_with_transforms():
+    env = build("own_envs:make_transformed", "+env.settings.fault=raise")
+    with pytest.raises(
+        EnvironmentFailure, match=r"env.target=own_envs:make_transformed: RuntimeError: the motor is on"
+    ):
+        env.rollout(5, break_when_any_done=False)
+
+
 def test_check_env_finds_a_step_that_breaks_its_spec(capsys):
     arguments = ["env=custom", "env.target=own_envs:Misshapen", "+env.settings.fault=shape"]
     assert main(["check-env", *arguments]) == 2
@@ -151,8 +159,15 @@ def test_the_template_of_the_how_to_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     commands = re.findall(r"^memo (.*my_task.*)$", HOW_TO.read_text(), re.MULTILINE)
     assert len(commands) == 2
-    tiny = ["debug=smoke", "env.trial_length=11", "model.segment_length=5", "total_frames=400", "run_dir=run"]
+    tiny = [
+        "debug=smoke",
+        "logger=none",
+        "env.trial_length=11",
+        "model.segment_length=5",
+        "total_frames=400",
+        "run_dir=run",
+    ]
     for command in commands:
-        assert main([*command.split(), *tiny]) == 0
+        assert main([*command.split(), *tiny, "logger=none", "run_dir=run"]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["env"] == "my_task:make_env"
     del sys.modules["my_task"]

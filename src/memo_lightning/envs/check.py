@@ -246,7 +246,7 @@ def _measure(config: DictConfig) -> Finding:
     env = _build(config, n_envs, 0)
     try:
         td, seconds, steps = env.reset(), 0.0, 0
-        while seconds < 2.0 and steps < 1000:
+        while seconds < 1.0 and steps < 1000:
             td = env.rand_action(td)
             start = time.perf_counter()
             _, td = env.step_and_maybe_reset(td)

@@ -95,7 +95,9 @@ def make_custom_env(
         rows = [partial(_make_row, partial(function, **settings), target, row, step_timeout) for row in range(n_envs)]
         made = SerialEnv(n_envs, rows)
     else:
-        _guard(made, f"env.target={target}", step_timeout)
+        # TorchRL takes transforms off an environment to which it adds others.
+        base = made.base_env if isinstance(made, TransformedEnv) else made
+        _guard(base, f"env.target={target}", step_timeout)
     if made.batch_size != (n_envs,):
         raise UserError(
             f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, taking "
