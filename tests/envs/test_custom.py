@@ -124,9 +124,7 @@ def test_a_torchrl_environment_that_goes_wrong_is_named(fault, error, message):
 
 def test_so_is_one_that_comes_with_transforms():
     env = build("own_envs:make_transformed", "+env.settings.fault=raise")
-    with pytest.raises(
-        EnvironmentFailure, match=r"env.target=own_envs:make_transformed: RuntimeError: the motor is on"
-    ):
+    with pytest.raises(EnvironmentFailure, match=r"own_envs:make_transformed: RuntimeError: the motor"):
         env.rollout(5, break_when_any_done=False)
 
 
