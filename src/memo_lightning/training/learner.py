@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from memo_lightning.models.feed_forward import compile_feed_forwards
-from memo_lightning.objectives import PPO, DrawLength, Experience
+from memo_lightning.objectives import PPO, DrawPass, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
 from memo_lightning.training.update_guard import UpdateGuard
@@ -80,11 +80,11 @@ class PolicyLearner(lightning.LightningModule):
         is_complete = rollout.shape[1] == self.rollout_length
         first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
         stale_values = is_complete and self._rollout is not None
-        # Of the run and not of the rank: ranks that drew different lengths would wait for the slower one's passes.
+        # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
         generator = torch.Generator().manual_seed(self.config["seed"] + self.frames)
-        draw_length = partial(self.policy.sequence_model.draw_segment_length, generator)
-        experience = self.algorithm.prepare(self.policy, rollout, draw_length, first, stale_values=stale_values)
-        metrics = self._optimise(experience, draw_length)
+        draw_pass = partial(self.policy.sequence_model.draw_pass, generator)
+        experience = self.algorithm.prepare(self.policy, rollout, draw_pass, first, stale_values=stale_values)
+        metrics = self._optimise(experience, draw_pass)
         self.frames += chunk.numel() * self.trainer.world_size
         schedule = self.lr_schedulers()
         assert isinstance(schedule, LambdaLR)
@@ -114,14 +114,14 @@ class PolicyLearner(lightning.LightningModule):
         self.log_dict(means, batch_size=batch_size, sync_dist=True)
         self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
 
-    def _optimise(self, experience: Experience, draw_length: DrawLength) -> dict[str, Tensor]:
+    def _optimise(self, experience: Experience, draw_pass: DrawPass) -> dict[str, Tensor]:
         """Make the epochs of one update; return means over its minibatches."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         target_kl = self.algorithm.target_kl
         history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.algorithm.n_epochs):
-            for minibatch in self.algorithm.minibatches(experience, draw_length):
+            for minibatch in self.algorithm.minibatches(experience, draw_pass):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
                 self.manual_backward(loss)
