@@ -12,11 +12,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-import numpy as np
+import lightning
 import torch
 from tensordict import TensorDictBase
 from torchrl.collectors import BaseCollector, Collector
@@ -27,10 +28,8 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.rollouts.workers import MultiSyncDataModule
 
-try:
+with contextlib.suppress(ImportError):  # an extra
     import ray
-except ImportError:
-    ray = None
 
 SECONDS_TO_ANSWER = 5.0
 
@@ -62,7 +61,7 @@ class RayDataModule(MultiSyncDataModule):
         address: str | None,
         **settings: Any,
     ) -> None:
-        if ray is None:
+        if find_spec("ray") is None:
             raise UserError("collector=ray: Ray is not installed; pip install 'memo-lightning[ray]'")
         require(cpus_per_worker >= 1, "collector.cpus_per_worker", cpus_per_worker, "at least 1")
         super().__init__(make_env, n_workers=n_workers, **settings)
@@ -119,12 +118,14 @@ class _RemoteCollector(Collector):
     """What a worker collects with: seeds all of its process, as TorchRL's processes on one machine do."""
 
     def __repr__(self) -> str:
-        return f"worker {self.worker_idx}"  # before every line that it writes
+        return f"worker {getattr(self, 'worker_idx', None)}"  # before every line that it writes
+
+    def __bool__(self) -> bool:
+        return True  # Ray asks when the worker has raised; TorchRL's answer, by an infinite length, is another error
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int:
         last = super().set_seed(seed, static_seed)
-        torch.manual_seed(seed)
-        np.random.seed(seed)
+        lightning.seed_everything(seed, verbose=False)
         return last
 
 
