@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 from unittest import mock
-from urllib.parse import urlsplit
 
 import lightning
 import torch
@@ -71,7 +70,10 @@ class RayDataModule(MultiSyncDataModule):
 
     def _check_cluster(self, address: str) -> None:
         """Raise :class:`UserError` unless there is a cluster that has room for the workers."""
-        host, _, port = urlsplit(address if "//" in address else f"//{address}").netloc.rpartition(":")
+        scheme, _, location = address.rpartition("//")
+        host, _, port = location.rpartition(":")
+        if host in ("localhost", "127.0.0.1") and not scheme:
+            host = ray.util.get_node_ip_address()  # as Ray does
         try:
             if host:  # Ray would try for minutes
                 socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
@@ -79,7 +81,7 @@ class RayDataModule(MultiSyncDataModule):
                 ray.init(**self._cluster())
             n_cpus = int(ray.cluster_resources().get("CPU", 0))
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
             raise UserError(f"collector.address={address!r}: must be that of a Ray cluster ({reason})") from None
         finally:
             ray.shutdown()
