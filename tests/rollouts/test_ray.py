@@ -31,7 +31,7 @@ TINY = [
     "run_dir=run",
 ]
 FAULTY = """
-import time
+import os, time
 from memo_lightning.envs import DarkKeyToDoor
 
 class Faulty(DarkKeyToDoor):
@@ -42,7 +42,7 @@ class Faulty(DarkKeyToDoor):
         if self.steps == 60:
             with open("FOLDER/raised", "w") as file:
                 file.write(str(time.time()))
-            raise RuntimeError("the simulator has lost its marbles")
+            FAULT
         return super()._advance(action)
 """
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
@@ -140,15 +140,26 @@ def test_a_run_is_that_of_processes_of_one_machine_and_closed_to_others(expected
 
 
 @pytest.mark.slow
-def test_a_worker_that_raises_ends_the_run(tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (
+            'raise RuntimeError("the simulator has lost its marbles")',
+            "RuntimeError: the simulator has lost its marbles",
+        ),
+        ("os.kill(os.getpid(), 9)", "The actor died unexpectedly before finishing this task"),
+    ],
+    ids=["raises", "is killed"],
+)
+def test_a_worker_that_fails_ends_the_run(tmp_path, fault, says):
     pytest.importorskip("ray")
-    (tmp_path / "faulty.py").write_text(FAULTY.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "faulty.py").write_text(FAULTY.replace("FOLDER", str(tmp_path)).replace("FAULT", fault))
     process = train(tmp_path, "env._target_=faulty.Faulty")
     output = finish(process)
-    assert time.time() - float((tmp_path / "raised").read_text()) < 30
     assert process.returncode == 1, output
     assert "Traceback" in output
-    assert "RuntimeError: the simulator has lost its marbles" in output
+    assert says in output
+    assert time.time() - float((tmp_path / "raised").read_text()) < 30
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
 
 
