@@ -178,12 +178,14 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(tmp_path):
 @pytest.mark.slow
 def test_workers_of_a_cluster_that_is_there(expected, tmp_path):
     pytest.importorskip("ray")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, port_of_clients = one.getsockname()[1], other.getsockname()[1]
     # The switch keeps this cluster on 127.0.0.1.
     variables = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    options = [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--min-worker-port=0"]
+    options = [f"--port={port}", f"--ray-client-server-port={port_of_clients}", "--num-cpus=2"]
+    options += ["--include-dashboard=false"]
     head = start(["ray.scripts.scripts", "start", "--head", "--block", *options], tmp_path, **variables)
     try:
         read_until(head, "Ray runtime started")
