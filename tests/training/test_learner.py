@@ -120,9 +120,9 @@ def test_all_ranks_draw_the_same_segment_lengths(make_env, make_policy, monkeypa
     drawn = []
     original = MemoTransformer.read_trials
 
-    def record(self, x, trials, segment_length):
-        drawn.append(segment_length)
-        return original(self, x, trials, segment_length)
+    def record(self, x, trials, segment_length, dropped):
+        drawn.append((segment_length, dropped))
+        return original(self, x, trials, segment_length, dropped)
 
     monkeypatch.setattr(MemoTransformer, "read_trials", record)
     for data_seed in (0, 1):

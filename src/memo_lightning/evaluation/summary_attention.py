@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from memo_lightning.models import MemoTransformer
-from memo_lightning.models.summary_memory import SummaryView
+from memo_lightning.models.summary_memory import LayerKeysValues, SummaryView
 from memo_lightning.policies import MemoryPolicy
 
 
@@ -92,10 +91,12 @@ def _recorded(model: MemoTransformer) -> Iterator[list[list[Tensor]]]:
     blocks: list[list[Tensor]] = []
     run_block = model.run_block
 
-    def record(block: Tensor, position: int, summaries: SummaryView, kept: slice) -> Any:
+    def record(
+        block: Tensor, position: int, summaries: SummaryView, kept: slice, dropped: Sequence[int] = ()
+    ) -> tuple[Tensor, LayerKeysValues]:
         watched = _Watched(summaries)
         blocks.append(watched.weights)
-        return run_block(block, position, watched, kept)  # type: ignore[arg-type]
+        return run_block(block, position, watched, kept, dropped)  # type: ignore[arg-type]
 
     model.run_block = record  # type: ignore[method-assign]
     try:
