@@ -77,7 +77,7 @@ def test_a_pass_without_layers_is_one_of_a_model_that_lacks_them(model, rows, dr
             torch.testing.assert_close(gradient, of_thin[f"transformer.blocks.{place}.{name}"])
     for layer in dropped:
         of_layer = [g for name, g in gradients.items() if name.startswith(f"transformer.blocks.{layer}.")]
-        assert all(gradient is not None and not gradient.any() for gradient in of_layer), "DDP waits for them"
+        assert all(gradient is None for gradient in of_layer)
 
 
 def test_acting_and_evaluation_run_all_layers(model, rows):
