@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.errors import UserError
 
+_OPTIONAL_GROUPS = ("experiment", "debug")
+
 
 def config_dir() -> Path:
     """Return the ``conf/`` tree: inside the installed package, or at the root of a checkout."""
@@ -197,9 +199,13 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 def _check_option(override: Override) -> None:
     if _is_own_experiment(override.input_line or ""):
         return
-    options, option = group_options(override.key_or_group), override.value()
-    if options and option is not None and option not in options:
-        raise UserError(f"{override.key_or_group}={option}: no such option; {nearest(str(option), options)}")
+    group, option = override.key_or_group, override.value()
+    options = group_options(group)
+    if option is None and group in _OPTIONAL_GROUPS:
+        return
+    if options and option not in options:
+        shown = "null" if option is None else option
+        raise UserError(f"{group}={shown}: no such option; {nearest(str(shown), options)}")
 
 
 def _check_key(key: str, known: dict[str, Any]) -> None:

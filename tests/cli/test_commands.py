@@ -149,7 +149,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
     [
         ("model.summary_length=11", "summary_length=11: must be at least 1 and at most segment_length=10"),
         ("model.d_model=18", "d_model=18: must be divisible by n_heads=4"),
-        ("model.segment_length=41", "model.segment_length=41: must be at most the 40 steps"),
+        ("model.segment_length=41", "segment_length=41: must be at most the 40 steps"),
         ("total_frames=-5", "total_frames=-5: must be at least 1"),
         ("algorithm.learning_rate=0", "algorithm.learning_rate=0: must be greater than 0"),
         ("algorithm.n_minibatches=9", "n_minibatches=9: must be at most the 8 rows"),
@@ -160,15 +160,24 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         ("run_dir=/proc/run", "run_dir=/proc/run: must be writable"),
         ("run_dir=file", "run_dir=file: must be a directory"),
         ("nonsense=1", "unknown override 'nonsense'"),
+        ("callbacks=null", "callbacks=null: no such option"),
+        ("baseline=retrieval baseline.top_k=99", "top_k=99: must be at most 16, the summary tokens of 40 steps"),
     ],
 )
 def test_mistakes_in_train_are_one_line_and_leave_nothing(override, message, in_tmp_dir, capsys):
     (in_tmp_dir / "file").touch()
-    assert train(override) == 2
+    assert train(*override.split()) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1, error
     assert [path.name for path in in_tmp_dir.iterdir() if path.name != "mlflow.db"] == ["file"]
+
+
+def test_a_run_without_a_complete_trial_says_so_in_its_report(in_tmp_dir, capsys):
+    assert train("run_dir=run", "collector.rollout_length=20") == 0
+    assert "no trial was complete" in capsys.readouterr().out
+    metrics = json.loads((in_tmp_dir / "run" / "metrics.json").read_text())
+    assert (metrics["frames"], metrics["return_per_trial"], metrics["n_trials_averaged"]) == (960, None, 0)
 
 
 def test_a_directory_that_holds_a_run_is_left_alone(trained, capsys):

@@ -111,6 +111,13 @@ def test_settings_that_do_not_fit_are_refused(change, message):
         small_model(**change)
 
 
+def test_more_entries_than_a_trial_can_fill_are_refused():
+    model = RetrievalMemory(**SIZES, top_k=6)
+    model.check_trial_length(15)
+    with pytest.raises(ValueError, match="top_k=6: must be at most 4, the summary tokens of 14 steps"):
+        model.check_trial_length(14)
+
+
 def test_a_budget_too_small_for_top_k_is_refused_when_set_later():
     model = small_model(top_k=6)
     with pytest.raises(ValueError, match="top_k=6"):

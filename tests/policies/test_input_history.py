@@ -29,7 +29,7 @@ def episodes_of(row):
 
 def test_every_trial_keeps_its_episodes_and_its_last_one_in_place(rows):
     moved = 0
-    for before, after in zip(rows, shuffle_episodes(rows, seed=1), strict=True):
+    for before, after in zip(rows, shuffle_episodes(rows, seed=2), strict=True):
         for old, new in zip(episodes_of(before), episodes_of(after), strict=True):
             assert sorted(map(tuple, old)) == sorted(map(tuple, new))
             assert old[-1] == new[-1]
@@ -58,6 +58,16 @@ def test_order_depends_on_the_seed_alone(rows):
     inputs = rows.select("observation", "is_init", "episode_end", "previous_step")
     of_policy, of_learner = shuffle_episodes(inputs, 1), shuffle_episodes(rows, 1)
     assert (of_policy == of_learner.select(*inputs.keys())).all()
+
+
+def test_running_trials_are_shuffled_alike_with_and_without_those_before_them(make_env):
+    """A learner has whole rollouts; a policy begins anew whenever all rows begin a trial, every 12 steps here."""
+    torch.manual_seed(0)
+    rows = make_env(5, 0, trial_length=36).rollout(72, break_when_any_done=False)
+    for n_steps in (48, 60, 72):
+        whole, running = shuffle_episodes(rows[:, :n_steps], 1)[:, 36:], shuffle_episodes(rows[:, 36:n_steps], 1)
+        assert (whole == running).all()
+        assert not (running == rows[:, 36:n_steps]).all()
 
 
 def test_all_orders_are_as_likely(rows):

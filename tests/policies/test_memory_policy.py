@@ -8,7 +8,7 @@ from torchrl.envs import Compose, InitTracker, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from memo_lightning.envs import DarkKeyToDoor, PreviousStep
-from memo_lightning.errors import UserError
+from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 from memo_lightning.policies.heads import build_actor
@@ -42,6 +42,14 @@ def test_training_recomputes_what_acting_found(env, policy):
     log_prob, value = recompute(policy, rollout)
     torch.testing.assert_close(log_prob, rollout["action_log_prob"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(value, rollout["state_value"], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_observation_that_is_not_finite_is_named(env, policy):
+    td = env.reset()
+    td["observation"][3, 1] = torch.nan
+    with pytest.raises(TrainingStopped, match="observation 'observation' of environment 3 holds nan: must be finite"):
+        policy(td)
 
 
 @torch.no_grad()

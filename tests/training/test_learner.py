@@ -1,5 +1,7 @@
 """The learner: what partial updates, refreshed memories, schedules and early stops do in a real run."""
 
+import math
+
 import lightning
 import pytest
 import torch
@@ -26,6 +28,7 @@ SETTINGS = {
     "warmup_frames": 0,
     "schedule": "constant",
     "max_grad_norm": 0.5,
+    "reward_scale": 1.0,
     "max_skipped_updates": 10,
 }
 
@@ -105,12 +108,21 @@ def test_updates_end_at_the_target_kl(make_env, make_policy):
 
 
 def test_learning_rate_follows_the_frames(make_env, make_policy):
-    learner, witness = train(
-        make_env, make_policy, n_rollouts=4, learning_rate=0.01, warmup_frames=144, schedule="cosine"
-    )
+    _, witness = train(make_env, make_policy, n_rollouts=4, learning_rate=0.01, warmup_frames=144, schedule="cosine")
     rates = [metrics["update/learning_rate"] for metrics in witness.metrics]
-    assert rates == pytest.approx([0.0, 0.01, 0.0075, 0.0025], abs=1e-6)
-    assert learner.lr_schedulers().get_last_lr()[0] == pytest.approx(0, abs=1e-9)
+    # At the middle of each rollout of 144 frames: half of the warm-up, then 1/6, 3/6 and 5/6 of the cosine.
+    cosine = [0.005 * (1 + math.cos(math.pi * part / 6)) for part in (1, 3, 5)]
+    assert rates == pytest.approx([0.005, *cosine], abs=1e-6)
+
+
+@pytest.mark.parametrize("n_chunks", [1, 8])
+def test_every_weight_has_a_gradient_in_every_update(make_env, make_policy, n_chunks):
+    """Also in passes that end before their first segment, or skip layers: ranks wait for each other's gradients."""
+    learner, _ = train(make_env, lambda env: make_policy(env, n_layers=3, layer_drop=0.6), n_chunks=n_chunks)
+    optimizer = learner.optimizers()
+    steps = {int(state["step"]) for state in optimizer.state.values()}
+    assert len(optimizer.state) == len(list(learner.parameters()))
+    assert len(steps) == 1
 
 
 def test_all_ranks_draw_the_same_segment_lengths(make_env, make_policy, monkeypatch):
@@ -118,9 +130,9 @@ def test_all_ranks_draw_the_same_segment_lengths(make_env, make_policy, monkeypa
     drawn = []
     original = MemoTransformer.read_trials
 
-    def record(self, x, trials, segment_length):
-        drawn.append(segment_length)
-        return original(self, x, trials, segment_length)
+    def record(self, x, trials, segment_length, dropped):
+        drawn.append((segment_length, dropped))
+        return original(self, x, trials, segment_length, dropped)
 
     monkeypatch.setattr(MemoTransformer, "read_trials", record)
     for data_seed in (0, 1):

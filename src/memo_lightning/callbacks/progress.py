@@ -39,7 +39,8 @@ class FramesProgressBar(ProgressBar):
         """Open the bar."""
         assert isinstance(pl_module, PolicyLearner)
         data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._total = data.frames_per_rollout * data.n_rollouts * trainer.world_size
+        frames_per_rollout = data.frames_per_rollout * trainer.world_size
+        self._total = pl_module.frames + data.n_rollouts_after(pl_module.frames) * frames_per_rollout
         self._start, self._first_frame = time.perf_counter(), pl_module.frames
         self._next_line = 0.0
         if self._enabled and sys.stderr.isatty():

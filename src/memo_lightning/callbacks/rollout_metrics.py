@@ -49,9 +49,9 @@ class RolloutMetrics(lightning.Callback):
         self.history, self.train_seconds = state_dict["history"], state_dict["train_seconds"]
 
     @property
-    def latest(self) -> TrialRecord:
-        """The trials of the last ``window`` rollouts."""
-        return TrialRecord.concatenate(list(self._latest))
+    def latest(self) -> TrialRecord | None:
+        """The trials of the last ``window`` rollouts; None where none was complete."""
+        return TrialRecord.concatenate(list(self._latest)) if self._latest else None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""

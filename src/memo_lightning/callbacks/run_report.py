@@ -21,7 +21,8 @@ from memo_lightning.training.learner import PolicyLearner
 class RunReport(lightning.Callback):
     """Writes the run's figures and picture when training has ended, and uploads them with the checkpoint.
 
-    The figures are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them.
+    The figures are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them; those of trials
+    are None, and there is no picture, where no trial was complete.
 
     Args:
         run_dir: the run's folder.
@@ -35,6 +36,14 @@ class RunReport(lightning.Callback):
         self.figures: dict[str, Any] = {}
         self._start = time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return how long the run has taken so far."""
+        return {"wall_seconds": time.perf_counter() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self._start -= state_dict["wall_seconds"]
+
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the report."""
         assert isinstance(pl_module, PolicyLearner)
@@ -46,15 +55,16 @@ class RunReport(lightning.Callback):
         memory, environment = memory_name(choices["baseline"]), environment_name(config)
         logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         record = rollouts.latest
+        trial_length = int(record.lengths.max()) if record else pl_module.rollout_length
         self.figures = {
             "frames": pl_module.frames,
             "frames_per_second": pl_module.frames / rollouts.train_seconds,
             "wall_seconds": time.perf_counter() - self._start,
-            "return_per_trial": float(record.returns.mean()),
-            "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist(),
-            "n_trials_averaged": len(record.returns),
-            "trial_length": int(record.lengths.max()),
-            "memory_bytes": peak_memory_bytes(pl_module.policy.sequence_model, int(record.lengths.max())),
+            "return_per_trial": float(record.returns.mean()) if record else None,
+            "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist() if record else [None] * N_QUARTERS,
+            "n_trials_averaged": len(record.returns) if record else 0,
+            "trial_length": trial_length,
+            "memory_bytes": peak_memory_bytes(pl_module.policy.sequence_model, trial_length),
             "seed": config["seed"],
             "baseline": choices["baseline"],
             "env": environment,
@@ -62,17 +72,19 @@ class RunReport(lightning.Callback):
             "history": rollouts.history,
         }
         metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
-        assert rollouts.first is not None
+        files = [metrics_path, checkpoint_path(self.run_dir)]
         try:
             metrics_path.write_text(json.dumps(self.figures, indent=2) + "\n")
-            plot_in_context_curve(
-                {"first rollout": rollouts.first, "end of training": record},
-                curve_path,
-                f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
-            )
+            if record and rollouts.first:
+                files.append(curve_path)
+                plot_in_context_curve(
+                    {"first rollout": rollouts.first, "end of training": record},
+                    curve_path,
+                    f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
+                )
         except OSError as error:
             reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its figures:"
             print(f"{reason}\n{json.dumps(self.figures)}", file=sys.stderr)
         if logger:
             logger.log_metrics({"memory_bytes": self.figures["memory_bytes"]}, pl_module.frames)
-            logger.log_files(metrics_path, curve_path, checkpoint_path(self.run_dir))
+            logger.log_files(*files)

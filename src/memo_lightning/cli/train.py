@@ -31,16 +31,17 @@ def main(arguments: Sequence[str]) -> None:
     if not metrics:
         return
     speed = f"{metrics['wall_seconds']:.0f} s ({metrics['frames_per_second']:,.0f} frames/s)"
-    quarters = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
-    print(f"""
-frames            {metrics["frames"]:,} in {speed}
-return per trial  {metrics["return_per_trial"]:.1f} (mean of the last {metrics["n_trials_averaged"]} trials)
-by quarter        {quarters}
-results           {config.run_dir}/metrics.json
-picture           {config.run_dir}/in_context_curve.png
-
-next: memo evaluate checkpoint={config.run_dir}/checkpoints/last.ckpt
-      memo ui""")
+    lines = {"frames": f"{metrics['frames']:,} in {speed}"}
+    if metrics["n_trials_averaged"]:
+        n_trials = metrics["n_trials_averaged"]
+        lines["return per trial"] = f"{metrics['return_per_trial']:.1f} (mean of the last {n_trials} trials)"
+        lines["by quarter"] = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
+        lines["picture"] = f"{config.run_dir}/in_context_curve.png"
+    else:
+        lines["return per trial"] = "no trial was complete"
+    lines["results"] = f"{config.run_dir}/metrics.json"
+    print("\n" + "\n".join(f"{name:<17} {text}" for name, text in lines.items()))
+    print(f"\nnext: memo evaluate checkpoint={config.run_dir}/checkpoints/last.ckpt\n      memo ui")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 
+_POLICY = "policy."  # what the names of the policy's weights begin with in a checkpoint
+_MEMORY = "sequence_model."  # and, after that, those of its memory
+
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ``memo train``.
@@ -59,19 +62,34 @@ def restore_policy(checkpoint: dict[str, Any], changes: dict[str, Any], env: Env
     if config.baseline:
         baseline: Baseline = build(config.baseline)
         baseline.apply(policy)
-    weights, own = _policy_weights(checkpoint), policy.state_dict()
-    differing = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
-    if differing:
-        changed = [f"model.{k}={v!r} (checkpoint: {trained[k]!r})" for k, v in changes.items() if v != trained[k]]
-        raise UserError(
-            f"the checkpoint is of another architecture: {', '.join(changed) or 'other observations or actions'}; "
-            f"first weight that does not fit: {differing[0]}"
-        )
+    changed = [f"model.{k}={v!r} (checkpoint: {trained[k]!r})" for k, v in changes.items() if v != trained[k]]
+    weights = _policy_weights(checkpoint)
+    _check_architecture(weights, policy.state_dict(), changed)
     policy.load_state_dict(weights)
     return policy.eval()
 
 
-def start_from(checkpoint: dict[str, Any], policy: MemoryPolicy, sequence_model: SequenceModel) -> list[str]:
+def check_same_architecture(
+    checkpoint: dict[str, Any], config: dict[str, Any], policy: MemoryPolicy, sequence_model: SequenceModel
+) -> None:
+    """Check that a run can go on from a checkpoint with a configuration that may have been changed since.
+
+    Args:
+        checkpoint: as :func:`load_checkpoint` returns it.
+        config: the run's resolved configuration.
+        policy: the policy that is to be trained, before its memory is swapped.
+        sequence_model: the memory it is going to have.
+
+    Raises:
+        UserError: if the weights do not fit; the message names the settings that differ.
+    """
+    changed = _changed_settings(checkpoint["config"], config)
+    _check_architecture(_policy_weights(checkpoint), _weights_with(policy, sequence_model), changed)
+
+
+def start_from(
+    checkpoint: dict[str, Any], config: dict[str, Any], policy: MemoryPolicy, sequence_model: SequenceModel
+) -> list[str]:
     """Give a policy that is to be trained the weights of a checkpoint.
 
     Encoder and heads must be the checkpoint's. So must all weights of the memory that both have; a memory of another
@@ -79,6 +97,7 @@ def start_from(checkpoint: dict[str, Any], policy: MemoryPolicy, sequence_model:
 
     Args:
         checkpoint: as :func:`load_checkpoint` returns it.
+        config: the resolved configuration of the run that is to begin.
         policy: the policy, before its memory is swapped.
         sequence_model: the memory it is going to have.
 
@@ -86,27 +105,47 @@ def start_from(checkpoint: dict[str, Any], policy: MemoryPolicy, sequence_model:
         Names of the memory's weights that the checkpoint lacks; they keep their initial values.
 
     Raises:
-        UserError: if the weights do not fit.
+        UserError: if the weights do not fit; the message names the settings that differ.
     """
-    memory = "sequence_model."
-    weights = _policy_weights(checkpoint)
-    own = {name: value for name, value in policy.state_dict().items() if not name.startswith(memory)}
-    own |= {f"{memory}{name}": value for name, value in sequence_model.state_dict().items()}
+    weights, own = _policy_weights(checkpoint), _weights_with(policy, sequence_model)
     shared = own.keys() & weights.keys()
-    for name in sorted(own):
-        if name in shared and own[name].shape != weights[name].shape:
-            trained, needed = tuple(weights[name].shape), tuple(own[name].shape)
-            raise UserError(f"checkpoint: {name} has shape {trained} there, must have {needed} here")
-        if name not in shared and not name.startswith(memory):
-            raise UserError(f"checkpoint: it lacks {name}; it was trained with another encoder or other actions")
-    if not any(name.startswith(memory) for name in shared):
+    if not any(name.startswith(_MEMORY) for name in shared):
         raise UserError(f"checkpoint: none of its weights are those of a {type(sequence_model).__name__}")
-    policy.load_state_dict({name: weights[name] for name in shared if not name.startswith(memory)}, strict=False)
-    of_memory = {name.removeprefix(memory): weights[name] for name in shared if name.startswith(memory)}
+    needed = {name: value for name, value in own.items() if name in shared or not name.startswith(_MEMORY)}
+    wanted = {name: value for name, value in weights.items() if name in needed}
+    _check_architecture(wanted, needed, _changed_settings(checkpoint["config"], config))
+    policy.load_state_dict({name: weights[name] for name in shared if not name.startswith(_MEMORY)}, strict=False)
+    of_memory = {name.removeprefix(_MEMORY): weights[name] for name in shared if name.startswith(_MEMORY)}
     sequence_model.load_state_dict(of_memory, strict=False)
-    return sorted(name.removeprefix(memory) for name in own.keys() - shared)
+    return sorted(name.removeprefix(_MEMORY) for name in own.keys() - shared)
 
 
 def _policy_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    prefix = "policy."
-    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return {k.removeprefix(_POLICY): v for k, v in checkpoint["state_dict"].items() if k.startswith(_POLICY)}
+
+
+def _weights_with(policy: MemoryPolicy, sequence_model: SequenceModel) -> dict[str, Tensor]:
+    """Return the weights that ``policy`` will have once ``sequence_model`` is its memory."""
+    own = {name: value for name, value in policy.state_dict().items() if not name.startswith(_MEMORY)}
+    return own | {f"{_MEMORY}{name}": value for name, value in sequence_model.state_dict().items()}
+
+
+def _check_architecture(weights: dict[str, Tensor], needed: dict[str, Tensor], changed: list[str]) -> None:
+    """Raise :class:`UserError` unless a checkpoint's ``weights`` are those that are ``needed`` and no others."""
+    differing = sorted(needed.keys() ^ weights.keys()) or [n for n in needed if needed[n].shape != weights[n].shape]
+    if differing:
+        raise UserError(
+            f"the checkpoint is of another architecture: {', '.join(changed) or 'other observations or actions'}; "
+            f"first weight that does not fit: {differing[0]}"
+        )
+
+
+def _changed_settings(trained: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Return the settings of environment, encoder and memory that are not those of training."""
+    nodes = ("env", "encoder", "baseline" if trained["baseline"] and config["baseline"] else "model")
+    return [
+        f"{node}.{key}={value!r} (checkpoint: {trained[node].get(key)!r})"
+        for node in nodes
+        for key, value in config[node].items()
+        if value != trained[node].get(key)
+    ]

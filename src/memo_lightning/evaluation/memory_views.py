@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from memo_lightning.models import MemoTransformer
-from memo_lightning.models.summary_memory import SummaryView
+from memo_lightning.models.summary_memory import LayerKeysValues, SummaryView
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class MemoryView:
 
 @torch.no_grad()
 def view_memory(model: MemoTransformer, x: Tensor) -> MemoryView:
-    """Run Memo over ``x [B, T, D]``, rows of one trial each, and record its attention and its summaries."""
+    """Run Memo, in ``eval()`` mode, over rows of one trial each, ``x [B, T, D]``, and record what it does."""
     batch, n_steps, width = x.shape
     n, length, per_summary = n_steps // model.segment_length, model.segment_length, model.summary_length
     n_layers = model.transformer.n_layers
@@ -75,14 +74,16 @@ def _watched(
     """Report the passes of the model: the attention of every layer, and the outputs."""
     run_block, segment = model.run_block, 0
 
-    def run_and_record(block: Tensor, position: int, summaries: SummaryView, kept: slice) -> Any:
+    def run_and_record(
+        block: Tensor, position: int, summaries: SummaryView, kept: slice, dropped: Sequence[int] = ()
+    ) -> tuple[Tensor, LayerKeysValues]:
         nonlocal segment
 
         def record(layer: int, weights: Tensor) -> None:
             record_attention(segment, layer, weights)
 
         watched = _WatchedSummaries(summaries, record, has_sink=model.transformer.sink_kv)
-        y, final = run_block(block, position, watched, kept)  # type: ignore[arg-type]
+        y, final = run_block(block, position, watched, kept, dropped)  # type: ignore[arg-type]
         record_outputs(segment, y)
         segment += 1
         return y, final

@@ -8,8 +8,8 @@ from typing import Literal
 Schedule = Literal["constant", "cosine"]
 
 
-def learning_rate_factor(frames: int, total_frames: int, warmup_frames: int, schedule: Schedule) -> float:
-    """Return what the learning rate is multiplied by after ``frames`` of ``total_frames`` environment steps.
+def learning_rate_factor(frames: float, total_frames: int, warmup_frames: int, schedule: Schedule) -> float:
+    """Return what the learning rate is multiplied by at ``frames`` of ``total_frames`` environment steps.
 
     It rises linearly from zero over the first ``warmup_frames``; then it stays, or falls to zero along half a
     cosine (arXiv 1608.03983, without restarts). It is a function of frames, not of the number of calls as torch's

@@ -22,7 +22,7 @@ class InputHistory:
 
     def append(self, step: TensorDictBase) -> None:
         """Add the inputs ``[N]`` of one step."""
-        self._parts.append(step.unsqueeze(1))
+        self._parts.append(step.unsqueeze(1).clone())  # an environment may write the next step into the same tensors
 
     def clear(self) -> None:
         """Forget all of them."""
@@ -41,9 +41,10 @@ def shuffle_episodes(rows: TensorDictBase, seed: int) -> TensorDictBase:
     """Return rows ``[N, t]`` with the episodes of every trial in random order.
 
     The last episode of a trial stays the last: it may not be complete. What an entry tells about the step before
-    is set anew, so that every row is one that could have been experienced in that order. The order depends on the
-    seed, the shape and where episodes lie, and on nothing else: a policy and its learner, in whatever processes,
-    come to the same.
+    is set anew, so that every row is one that could have been experienced in that order. The order of a trial's
+    episodes depends on the seed, the row, and how far from the row's end they begin, and on nothing else: a policy,
+    which knows the running trials, and its learner, which has all trials of the rollout, come to the same, in whatever
+    processes they are.
 
     Args:
         rows: a TensorDict ``[N, t]`` with ``is_init`` and ``episode_end [N, t, 1]``, whose rows begin with a trial.
@@ -59,8 +60,10 @@ def shuffle_episodes(rows: TensorDictBase, seed: int) -> TensorDictBase:
     last_episode = torch.where(last_of_trial, episode, n_steps).flip(1).cummin(1).values.flip(1)
 
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(rows.shape, generator=generator).to(episode.device)
-    place = draws.gather(1, episode).masked_fill(episode == last_episode, 1.0)  # draws are below one
+    # Drawn from the end of the rows on, and so the same for rows that begin later.
+    draws = torch.rand((n_steps, len(rows)), generator=generator).flip(0).T.to(episode.device)
+    first_of_episode = torch.where(starts, torch.arange(n_steps, device=episode.device), 0).cummax(1).values
+    place = draws.gather(1, first_of_episode).masked_fill(episode == last_episode, 1.0)  # draws are below one
     order = (2 * trial + place.double()).argsort(dim=1, stable=True)  # stable: steps keep their order
 
     shuffled = _gather(rows, order)

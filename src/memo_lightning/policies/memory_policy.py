@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -9,6 +11,7 @@ from torch import Tensor
 from torchrl.data import TensorSpec
 from torchrl.modules import ProbabilisticActor, ValueOperator
 
+from memo_lightning.errors import TrainingStopped
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.encoders import Encoder
 from memo_lightning.policies.heads import build_actor, build_critic
@@ -61,6 +64,9 @@ class MemoryPolicy(TensorDictModuleBase):
         """Act: add ``action``, ``action_log_prob`` and ``state_value`` to the step ``[N]`` of N environments.
 
         Actions are sampled, or taken at the mode, according to TorchRL's exploration type.
+
+        Raises:
+            TrainingStopped: if an observation is not finite.
         """
         n_envs = tensordict.batch_size[0]
         starts = self._memory_starts(tensordict)
@@ -73,16 +79,28 @@ class MemoryPolicy(TensorDictModuleBase):
             if self._memory_version != int(self.weights_version):
                 self._refresh(self._history)
             self._history.append(tensordict.select(*self.in_keys))
-        hidden, self._memory = self.sequence_model.step(self.encoder(tensordict), self._memory, starts)
+        try:
+            hidden, self._memory = self.sequence_model.step(self.encoder(tensordict), self._memory, starts)
+        except ValueError:
+            self._check_observations(tensordict)
+            raise
         heads = self.critic(self.actor(TensorDict({"hidden": hidden}, tensordict.batch_size)))
         return tensordict.update(heads.select(*self.out_keys))
 
-    def hidden(self, rows: TensorDictBase, segment_length: int | None = None) -> Tensor:
+    def hidden(self, rows: TensorDictBase, segment_length: int | None = None, **settings: Any) -> Tensor:
         """Return what the heads read, ``[B, T, D]`` with gradient, for whole rows ``[B, T]``.
 
-        ``segment_length`` is as in :meth:`SequenceModel.forward`.
+        ``segment_length`` and the other settings of the pass are as in :meth:`SequenceModel.forward`.
         """
-        return self.sequence_model(self.encoder(rows), self._memory_starts(rows), segment_length)
+        return self.sequence_model(self.encoder(rows), self._memory_starts(rows), segment_length, **settings)
+
+    def _check_observations(self, tensordict: TensorDictBase) -> None:
+        for key in self.encoder.in_keys:
+            bad = ~tensordict.get(key).isfinite()
+            if bad.any():
+                row, *_ = bad.nonzero()[0].tolist()
+                value = tensordict.get(key)[bad][0].item()
+                raise TrainingStopped(f"observation {key!r} of environment {row} holds {value}: must be finite")
 
     def memory_nbytes(self) -> int:
         """Return the bytes that the memory holds now."""

@@ -33,8 +33,8 @@ class Rollouts:
         collector: yields chunks of rollouts; all environments are reset where a rollout begins.
         send_weights: gives the collector the weights as they are.
         n_chunks: chunks of a rollout.
-        n_rollouts: rollouts of the whole run.
-        first: number of the first rollout to come; not 0 where a run goes on.
+        n_rollouts: rollouts to come.
+        first: number of the first of them; not 0 where a run goes on.
         seed: seed of the run.
         rank: number of this process.
         seeds_collector: whether the collector can be seeded between rollouts; otherwise it resets by itself.
@@ -57,11 +57,11 @@ class Rollouts:
         self._first, self._seed, self._rank, self._seeds_collector = first, seed, rank, seeds_collector
 
     def __len__(self) -> int:
-        return (self._n_rollouts - self._first) * self._n_chunks
+        return self._n_rollouts * self._n_chunks
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         chunks = iter(self._collector)
-        for number in range(self._first, self._n_rollouts):
+        for number in range(self._first, self._first + self._n_rollouts):
             env_seed, own_seed = np.random.SeedSequence((self._seed, self._rank, number)).generate_state(2).tolist()
             lightning.seed_everything(own_seed, verbose=False)
             if self._seeds_collector:
@@ -127,11 +127,10 @@ class RolloutDataModule(lightning.LightningDataModule):
         """Environment steps in one rollout of one process."""
         return self.n_envs * self.rollout_length
 
-    @property
-    def n_rollouts(self) -> int:
-        """Rollouts that every process collects in the whole run."""
+    def n_rollouts_after(self, frames: int) -> int:
+        """Return how many rollouts every process has yet to collect, after ``frames`` of all processes together."""
         world_size = self.trainer.world_size if self.trainer else 1
-        return -(-self.total_frames // (self.frames_per_rollout * world_size))
+        return max(0, -(-(self.total_frames - frames) // (self.frames_per_rollout * world_size)))
 
     def train_dataloader(self) -> Rollouts:
         """Build the collector, once, around the policy as the callbacks have left it."""
@@ -143,7 +142,7 @@ class RolloutDataModule(lightning.LightningDataModule):
             self._collector,
             partial(self._send_weights, learner.policy),
             self.n_chunks,
-            self.n_rollouts,
+            self.n_rollouts_after(learner.frames),
             first=learner.rollouts_done,
             seed=self.seed,
             rank=self.trainer.global_rank,

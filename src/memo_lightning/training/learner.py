@@ -12,10 +12,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from memo_lightning.models.feed_forward import compile_feed_forwards
-from memo_lightning.objectives import PPO, DrawLength, Experience
+from memo_lightning.objectives import PPO, DrawPass, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
 from memo_lightning.training.update_guard import UpdateGuard
@@ -58,12 +57,9 @@ class PolicyLearner(lightning.LightningModule):
         """Whether the rollout that was learned from last is still incomplete."""
         return self._rollout is not None
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """Return Adam over all parameters, and the schedule of its learning rate."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
-        total_frames = self.config["total_frames"]
-        schedule = LambdaLR(optimizer, lambda _: self.algorithm.learning_rate_factor(self.frames, total_frames))
-        return [optimizer], [schedule]
+    def configure_optimizers(self) -> Optimizer:
+        """Return Adam over all parameters; every update sets its learning rate."""
+        return torch.optim.Adam(self.parameters(), lr=self.algorithm.learning_rate)
 
     def setup(self, stage: str) -> None:
         """Compile the MLPs of the memory that the callbacks have left."""
@@ -80,16 +76,15 @@ class PolicyLearner(lightning.LightningModule):
         is_complete = rollout.shape[1] == self.rollout_length
         first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
         stale_values = is_complete and self._rollout is not None
-        # Of the run and not of the rank: ranks that drew different lengths would wait for the slower one's passes.
+        # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
         generator = torch.Generator().manual_seed(self.config["seed"] + self.frames)
-        draw_length = partial(self.policy.sequence_model.draw_segment_length, generator)
-        experience = self.algorithm.prepare(self.policy, rollout, draw_length, first, stale_values=stale_values)
-        metrics = self._optimise(experience, draw_length)
-        self.frames += chunk.numel() * self.trainer.world_size
-        schedule = self.lr_schedulers()
-        assert isinstance(schedule, LambdaLR)
-        metrics["learning_rate"] = torch.tensor(schedule.get_last_lr()[0])
-        schedule.step()
+        draw_pass = partial(self.policy.sequence_model.draw_pass, generator)
+        experience = self.algorithm.prepare(self.policy, rollout, draw_pass, first, stale_values=stale_values)
+        new_frames = chunk.numel() * self.trainer.world_size
+        learning_rate = self._set_learning_rate(self.frames + new_frames / 2)
+        metrics = self._optimise(experience, draw_pass)
+        metrics["learning_rate"] = torch.tensor(learning_rate)
+        self.frames += new_frames
         if is_complete:
             self._rollout = None
             self.rollouts_done += 1
@@ -107,24 +102,35 @@ class PolicyLearner(lightning.LightningModule):
         metrics = {f"update/{name}": value for name, value in full_update.items()}
         if self._partial_updates:
             for name in full_update:
-                values = torch.stack([partial[name] for partial in self._partial_updates])
-                metrics[f"partial_update/{name}"] = values.mean()
+                # A memory may have nothing to add to the loss before the first segment is complete.
+                values = [update[name] for update in self._partial_updates if name in update]
+                if values:
+                    metrics[f"partial_update/{name}"] = torch.stack(values).mean()
             self._partial_updates.clear()
         means = {name: value.to(self.device) for name, value in metrics.items()}
         self.log_dict(means, batch_size=batch_size, sync_dist=True)
         self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
 
-    def _optimise(self, experience: Experience, draw_length: DrawLength) -> dict[str, Tensor]:
+    def _set_learning_rate(self, frames: float) -> float:
+        """Set the learning rate of the update whose new frames have ``frames`` as their middle, and return it."""
+        rate = self.algorithm.learning_rate_at(frames, self.config["total_frames"])
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _optimise(self, experience: Experience, draw_pass: DrawPass) -> dict[str, Tensor]:
         """Make the epochs of one update; return means over its minibatches."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         target_kl = self.algorithm.target_kl
         history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.algorithm.n_epochs):
-            for minibatch in self.algorithm.minibatches(experience, draw_length):
+            for minibatch in self.algorithm.minibatches(experience, draw_pass):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
-                self.manual_backward(loss)
+                self.manual_backward(loss + self._nothing_of_all_weights())
                 norm = self._clip_gradients()
                 is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
                 if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
@@ -142,6 +148,14 @@ class PolicyLearner(lightning.LightningModule):
         counts = {"epochs": len(kl_by_epoch), "skipped": self.guard.skipped}
         means |= {name: torch.tensor(float(count)) for name, count in counts.items()}
         return {**means, "kl_first_epoch": kl_by_epoch[0]}
+
+    def _nothing_of_all_weights(self) -> Tensor:
+        """Return zero, with a gradient of zero for every weight.
+
+        A pass that ends before its first segment does not use the weights that write summaries, and one that drops
+        layers not theirs. DDP would wait for their gradient, and Adam would count every weight's steps differently.
+        """
+        return 0.0 * torch.stack([weight.sum() for weight in self.parameters()]).sum()
 
     @property
     def _gradient_scaler(self) -> torch.amp.GradScaler | None:

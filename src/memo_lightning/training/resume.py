@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.callbacks.checkpointing import checkpoint_path
-from memo_lightning.config import apply_overrides
+from memo_lightning.config import apply_overrides, override_key
 from memo_lightning.errors import UserError
 
 
@@ -26,6 +26,9 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
         raise UserError(f"resume={run_dir}: holds no run (no config.yaml)")
     if not checkpoint_path(run_dir).is_file():
         raise UserError(f"resume={run_dir}: the run was stopped before its first checkpoint; start it again")
+    for key in map(override_key, overrides):
+        if key in ("run_dir", "checkpoint"):
+            raise UserError(f"{key}: a run that goes on has its own; leave it out, or start a new run without resume=")
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
     apply_overrides(config, overrides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -37,6 +38,14 @@ def check_run_dir(run_dir: Path) -> None:
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"run_dir={run_dir}: must be writable, and {parent} is not")
+
+
+def reported_frames(run_dir: Path) -> int:
+    """Return after how many frames the run in ``run_dir`` has come to an end and reported on it; 0 if it has not."""
+    try:
+        return json.loads((run_dir / "metrics.json").read_text())["frames"]
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 @contextmanager

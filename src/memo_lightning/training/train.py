@@ -22,8 +22,8 @@ from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
-from memo_lightning.errors import Preempted, TrainingStopped, UserError, require
-from memo_lightning.evaluation.checkpoints import load_checkpoint, start_from
+from memo_lightning.errors import Preempted, TrainingStopped, UserError
+from memo_lightning.evaluation.checkpoints import check_same_architecture, load_checkpoint, start_from
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
@@ -33,7 +33,7 @@ from memo_lightning.tracking import RunLogger, code_version, environment_name, m
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
-from memo_lightning.training.run_dir import check_run_dir, created_run_dir, default_run_dir
+from memo_lightning.training.run_dir import check_run_dir, created_run_dir, default_run_dir, reported_frames
 
 
 def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> dict[str, Any]:
@@ -65,16 +65,20 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
 
     lightning.seed_everything(config.seed, verbose=False)
-    data: RolloutDataModule = build(config.collector, partial(build_env, config.env))
+    data: RolloutDataModule = build(
+        config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
+    )
     policy = build_policy(config, data.env)
     baseline: Baseline | None = build(config.baseline) if config.baseline else None
     if baseline:
         baseline.check(policy)
     model = baseline.model if baseline else policy.sequence_model
-    _check_segment(model, data.rollout_length)
-    if config.checkpoint and checkpoint is None:
-        _start_from(config, policy, model)
+    _check_trial_length(model, data.rollout_length)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if checkpoint:
+        check_same_architecture(checkpoint, plain_config, policy, model)
+    elif config.checkpoint:
+        _start_from(plain_config, policy, model)
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
     if data.n_chunks > 1:
@@ -115,8 +119,10 @@ def _begin_run(
 
 
 def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
-    checkpoint = load_checkpoint(checkpoint_path(Path(config.resume)))
-    if checkpoint["frames"] >= config.total_frames:
+    run_dir = Path(config.resume)
+    checkpoint = load_checkpoint(checkpoint_path(run_dir))
+    # A run that was stopped between its last checkpoint and its report has only the report to make.
+    if reported_frames(run_dir) >= checkpoint["frames"] >= config.total_frames:
         raise UserError(
             f"total_frames={config.total_frames}: must be more than the {checkpoint['frames']} frames that "
             f"the run in resume={config.resume} has been trained for"
@@ -124,11 +130,11 @@ def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
     return checkpoint
 
 
-def _start_from(config: DictConfig, policy: MemoryPolicy, model: SequenceModel) -> None:
-    pretrained = load_checkpoint(Path(config.checkpoint))
-    anew = start_from(pretrained, policy, model)
+def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceModel) -> None:
+    pretrained = load_checkpoint(Path(config["checkpoint"]))
+    anew = start_from(pretrained, config, policy, model)
     trained_for = f"trained for {pretrained['frames']:,} frames"
-    print(f"weights of {config.checkpoint}, {trained_for}; new: {', '.join(anew) or 'none'}", file=sys.stderr)
+    print(f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(anew) or 'none'}", file=sys.stderr)
 
 
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
@@ -157,13 +163,11 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
     raise reason
 
 
-def _check_segment(model: SequenceModel, rollout_length: int) -> None:
-    require(
-        model.segment_length is None or model.segment_length <= rollout_length,
-        "model.segment_length",
-        model.segment_length,
-        f"at most the {rollout_length} steps of a rollout",
-    )
+def _check_trial_length(model: SequenceModel, rollout_length: int) -> None:
+    try:
+        model.check_trial_length(rollout_length)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _build_trainer(

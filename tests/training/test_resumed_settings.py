@@ -1,0 +1,87 @@
+"""What may be changed in a run that goes on, what it then does, and what is refused before anything is written."""
+
+import json
+import shutil
+
+import pytest
+
+from memo_lightning.cli.main import main
+from memo_lightning.evaluation.checkpoints import load_checkpoint
+
+TINY = [
+    "debug=smoke",
+    "total_frames=640",
+    "env.trial_length=40",
+    "env.episode_length=10",
+    "collector.n_envs=8",
+    "algorithm.n_minibatches=2",
+    "model.d_model=16",
+    "model.d_ff=32",
+    "model.segment_length=10",
+    "logger=none",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *TINY, "run_dir=run"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, in_tmp_dir):
+    """A copy of the finished run, in the current directory."""
+    shutil.copytree(finished, "run")
+    return in_tmp_dir / "run"
+
+
+def resume(*overrides):
+    return main(["train", "resume=run", *overrides])
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_a_run_that_was_stopped_before_its_report_has_only_the_report_to_make(run, finished):
+    (run / "metrics.json").unlink()
+    (run / "in_context_curve.png").unlink()
+    assert resume() == 0
+    made_again, first = metrics_of(run), metrics_of(finished)
+    assert made_again.pop("wall_seconds") > first.pop("wall_seconds")
+    assert made_again == first
+    assert (run / "in_context_curve.png").is_file()
+    assert resume() == 2, "now it is reported"
+
+
+def test_a_learning_rate_is_taken_over(run):
+    assert resume("total_frames=960", "algorithm.learning_rate=1e-12") == 0
+    optimizer = load_checkpoint(run / "checkpoints/last.ckpt")["optimizer_states"][0]
+    assert optimizer["param_groups"][0]["lr"] == 1e-12
+
+
+@pytest.mark.parametrize(("n_envs", "frames"), [(4, 960), (16, 1280)])
+def test_rollouts_of_another_size_go_on_to_the_same_frames(n_envs, frames, run):
+    """The 320 frames to come are two rollouts of 160, or half a rollout of 640."""
+    assert resume("total_frames=960", f"collector.n_envs={n_envs}") == 0
+    assert metrics_of(run)["frames"] == frames
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.d_model=32", "another architecture: model.d_model=32 (checkpoint: 16); first weight"),
+        ("run_dir=other", "run_dir: a run that goes on has its own"),
+        ("checkpoint=other.ckpt", "checkpoint: a run that goes on has its own"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused_and_the_run_left_as_it_was(override, message, run, capsys):
+    before = (run / "config.yaml").read_text()
+    assert resume("total_frames=960", override) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1, error
+    assert (run / "config.yaml").read_text() == before
