@@ -27,6 +27,6 @@ def main(arguments: Sequence[str]) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", config.port)) == 0:
             raise UserError(f"port={config.port}: in use; must be a free port")
-    print(f"http://127.0.0.1:{config.port}", flush=True)
+    print(f"serving {config.tracking_uri} at http://127.0.0.1:{config.port} until Ctrl-C", flush=True)
     command = ["mlflow", "ui", "--backend-store-uri", config.tracking_uri]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(config.port)])

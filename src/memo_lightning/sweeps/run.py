@@ -165,6 +165,8 @@ class StudyRunner:
 
     def _start(self) -> None:
         """Let the sampler choose settings, and start a process that tries them."""
+        if self._runs:
+            self._runs.check_answers()  # before there is a trial, which could not go on
         self._study.sampler = self._spec.sampler(len(self._study.get_trials(deepcopy=False)), socket.gethostname())
         trial = self._study.ask()
         trial.set_user_attr(OWNER, self._owner.name)
