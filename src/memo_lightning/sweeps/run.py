@@ -81,7 +81,7 @@ def run_study(spec: StudySpec) -> StudyReport:
     storage = open_storage(location)
     with _only_one_in(spec.run_dir):
         study = open_study(spec, storage)
-        runs = _open_runs(spec)
+        runs = open_runs(spec)
         if study is None:
             rehearse(spec, environments[0])
             study = begin_study(spec, storage, runs.start_study(spec.settings) if runs else None)
@@ -279,7 +279,8 @@ class StudyRunner:
         return self._spec.run_dir / "trials" / f"{number:04}"
 
 
-def _open_runs(spec: StudySpec) -> StudyRuns | None:
+def open_runs(spec: StudySpec) -> StudyRuns | None:
+    """Return what writes a study to MLflow, None where its trainings are not logged."""
     logger = spec.train_config.logger
     if not logger:
         return None

@@ -173,7 +173,7 @@ class RunStore:
         settings = {
             key: value
             for key, value in run.data.params.items()
-            if key not in _NO_MATTER and not key.startswith(_NO_MATTER_GROUPS)
+            if key.rpartition("/")[2] not in _NO_MATTER and not key.startswith(_NO_MATTER_GROUPS)
         }
         evaluations = {}
         for folder in self._client.list_artifacts(run.info.run_id, "evaluation"):
