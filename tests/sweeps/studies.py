@@ -1,10 +1,13 @@
 """Small studies for tests."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -89,13 +92,12 @@ def load(folder: Path, name: str, storage: str | None = None) -> optuna.Study:
 
 def trial_process_of(folder: Path, name: str) -> int:
     """Return the process id of a trial under way."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "memo_lightning.sweeps.trial" in command and os.readlink(path.parent / "cwd") == str(folder):
-            return int(path.parent.name)
+    for _ in range(100):
+        for path in Path("/proc").glob("[0-9]*/fd/1"):
+            with contextlib.suppress(OSError):
+                if re.match(rf"{re.escape(str(folder))}/studies/{name}/trials/\d+/output.log$", os.readlink(path)):
+                    return int(path.parent.parent.name)
+        time.sleep(0.1)
     raise AssertionError("no trial is under way")
 
 

@@ -68,6 +68,13 @@ class StudySpec:
         """Return the frames between two looks of the pruner."""
         return self.settings["prune_every"] or max(1, self.train_config.total_frames // 20)
 
+    @property
+    def one_process_on_cpu(self) -> bool:
+        """Return whether each run of every trial is a single process that uses no accelerator."""
+        trainer = self.train_config.trainer
+        alone = (trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy) == ("cpu", 1, 1, "auto")
+        return alone and not any(parameter.key.partition(".")[0] == "trainer" for parameter in self.space)
+
     def sampler(self, n_existing: int, machine: str) -> optuna.samplers.BaseSampler:
         """Return the sampler for the trial that follows ``n_existing`` others.
 
