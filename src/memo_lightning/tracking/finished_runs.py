@@ -136,8 +136,8 @@ class RunStore:
             UserError: if no trial is complete, or the store cannot be read.
         """
         try:
-            (parent, *_) = self._search({"tags.kind": "study", "tags.study": study}) or [None]
-            settings = self._artifact(parent.info.run_id, "study.yaml") if parent else None
+            parents = self._search({"tags.kind": "study", "tags.study": study})
+            settings = self._artifact(parents[0].info.run_id, "study.yaml") if parents else None
             children = self._search({"tags.kind": "trial", "tags.study": study, "tags.state": "complete"})
         except MlflowException as error:
             raise self._unreadable(error) from None
