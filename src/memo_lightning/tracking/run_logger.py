@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -64,9 +63,6 @@ class RunLogger(MLFlowLogger):
         retry_seconds: float = 30.0,
         **kwargs: Any,
     ) -> None:
-        # MLflow's own patience is minutes per call, in which nothing would be trained.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.retry_seconds = retry_seconds
         self._unsent_path = Path(run_dir) / "unsent_metrics.json"
         self._unsent: list[Metric] = []

@@ -12,6 +12,9 @@ from mlflow.exceptions import MlflowException
 
 _SQLITE = "sqlite:///"
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file of a few kilobytes
+# MLflow's own patience is minutes per call, in which a command would say nothing, and nothing would be trained.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 def resolve_store(uri: str) -> str:

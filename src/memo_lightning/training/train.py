@@ -29,7 +29,7 @@ from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.processes import end_with_parent
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, code_version, environment_name, memory_name, resolve_store
+from memo_lightning.tracking import RunLogger, code_tags, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
@@ -195,7 +195,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
             "environment": environment,
             "seed": str(config.seed),
             "run_dir": config.run_dir,
-            "code": code_version(),
+            **code_tags(),
         },
     )
 
