@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
-from memo_lightning.tracking import RunLogger, code_tags
+from memo_lightning.tracking import code_tags
+from memo_lightning.tracking.run_logger import RunLogger
 
 TINY = [
     "debug=smoke",

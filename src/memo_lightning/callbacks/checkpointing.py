@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 
 from memo_lightning.errors import require
 from memo_lightning.training.learner import PolicyLearner
+
+if TYPE_CHECKING:
+    from memo_lightning.tracking.run_logger import RunLogger
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -57,6 +60,16 @@ class Checkpointing(lightning.Callback):
         assert isinstance(pl_module, PolicyLearner)
         if not pl_module.in_rollout and pl_module.rollouts_done % self.every_n_rollouts == 0:
             self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the metrics that are not in MLflow: Lightning logs those of a rollout after the callbacks' turn."""
+        logger: RunLogger | None = trainer.logger  # type: ignore[assignment]
+        if logger:
+            metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+            step = int(metrics.pop("step", 0))
+            checkpoint["unsent_metrics"] = logger.unsent(metrics, step)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the finished run."""

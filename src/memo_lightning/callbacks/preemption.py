@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -36,6 +38,7 @@ class Preemption(lightning.Callback):
         require(grace_seconds > 0, "callbacks.preemption.grace_seconds", grace_seconds, "greater than 0")
         self.grace_seconds = grace_seconds
         self.asked = False
+        self._last_resort: threading.Timer | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take SIGTERM over from Lightning, which puts the handlers back at the end."""
@@ -50,9 +53,9 @@ class Preemption(lightning.Callback):
             if launcher is not None:
                 launcher.kill(signal.SIGTERM)  # the ranks that this one has started
             signal.setitimer(signal.ITIMER_REAL, self.grace_seconds)
-            last_resort = threading.Timer(2 * self.grace_seconds, os._exit, [PREEMPTED])  # if waiting in a library
-            last_resort.daemon = True
-            last_resort.start()
+            self._last_resort = threading.Timer(2 * self.grace_seconds, os._exit, [PREEMPTED])
+            self._last_resort.daemon = True
+            self._last_resort.start()  # for where no signal is heard, as in a library that waits
 
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGALRM, _end)
@@ -73,6 +76,35 @@ class Preemption(lightning.Callback):
                 if isinstance(callback, Checkpointing):
                     callback.save(trainer)
             _end()
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """End here if SIGTERM has come since the last rollout: the report can be made when the run goes on."""
+        if self.asked:
+            _end()
+
+    def disarm(self) -> None:
+        """Give up ending the process: the run has ended."""
+        if self._last_resort is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._last_resort.cancel()
+
+
+@contextmanager
+def preemptible() -> Iterator[None]:
+    """Let SIGTERM raise :class:`Preempted` in the block, too, before :class:`Preemption` has taken it over."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise Preempted("stopped by SIGTERM before training began")
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end(*_: object) -> None:

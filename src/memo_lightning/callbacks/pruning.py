@@ -34,6 +34,11 @@ class Pruning(lightning.Callback):
         self.pruned = False
         self._reported = 0
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Go on reporting where a run goes on."""
+        assert isinstance(pl_module, PolicyLearner)
+        self._reported = pl_module.frames // self.every_n_frames
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -44,6 +49,8 @@ class Pruning(lightning.Callback):
     ) -> None:
         """Report if it is time."""
         assert isinstance(pl_module, PolicyLearner)
+        if pl_module.in_rollout:
+            return
         multiple = pl_module.frames // self.every_n_frames
         if multiple == self._reported or self.metric not in trainer.callback_metrics:
             return

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 
@@ -15,8 +15,12 @@ from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
 from memo_lightning.evaluation.efficiency.acting_flops import flops_per_step
 from memo_lightning.evaluation.memory_size import peak_memory_bytes
 from memo_lightning.evaluation.plots import plot_in_context_curve
-from memo_lightning.tracking import RunLogger, environment_name, memory_name
+from memo_lightning.files import write_atomically
+from memo_lightning.tracking import environment_name, memory_name
 from memo_lightning.training.learner import PolicyLearner
+
+if TYPE_CHECKING:
+    from memo_lightning.tracking.run_logger import RunLogger
 
 
 class RunReport(lightning.Callback):
@@ -54,7 +58,7 @@ class RunReport(lightning.Callback):
         rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
         config, choices = pl_module.config, pl_module.config["choices"]
         memory, environment = memory_name(choices["baseline"]), environment_name(config)
-        logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
+        logger: RunLogger | None = trainer.logger  # type: ignore[assignment]
         record = rollouts.latest
         trial_length = int(record.lengths.max()) if record else pl_module.rollout_length
         model = pl_module.policy.sequence_model
@@ -77,7 +81,7 @@ class RunReport(lightning.Callback):
         metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
         files = [metrics_path, checkpoint_path(self.run_dir)]
         try:
-            metrics_path.write_text(json.dumps(self.figures, indent=2) + "\n")
+            write_atomically(metrics_path, json.dumps(self.figures, indent=2) + "\n")
             if record and rollouts.first:
                 files.append(curve_path)
                 plot_in_context_curve(

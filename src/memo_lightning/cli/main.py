@@ -64,7 +64,9 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except (TrainingStopped, EnvironmentFailure) as error:
         print(_of_rank(f"memo: {error}"), file=sys.stderr)
         return FAILED
-    except Preempted:
+    except Preempted as end:
+        if str(end):  # nobody has said it yet
+            print(_of_rank(f"memo: {end}"), file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -9,9 +9,6 @@ from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
-from memo_lightning.training.launchers import launcher_overrides
-from memo_lightning.training.resume import resumed_config
-from memo_lightning.training.train import train
 
 HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
 in_context_curve.png, and a run in MLflow. Without overrides: Memo on Dark-Key-To-Door 5x5, on the CPU."""
@@ -21,6 +18,11 @@ def main(arguments: Sequence[str]) -> None:
     """Train, then say what came of it and what to do next."""
     if print_help("train", HELP, arguments):
         return
+    # Here, for neither the help nor a worker process, which imports this module too, needs what takes seconds.
+    from memo_lightning.training.launchers import launcher_overrides
+    from memo_lightning.training.resume import resumed_config
+    from memo_lightning.training.train import train
+
     arguments = [*launcher_overrides(os.environ), *arguments]
     resume = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), None)
     if resume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from torchrl.envs import EnvBase
 
 from memo_lightning.errors import require
 from memo_lightning.policies import MemoryPolicy
-from memo_lightning.processes import end_with_parent
+from memo_lightning.processes import begin_worker, call_watching
 from memo_lightning.rollouts.datamodule import RolloutDataModule
 
 SECONDS_TO_CLOSE = 2.0
@@ -70,13 +69,15 @@ class MultiSyncDataModule(RolloutDataModule):
             total_frames=-1,
             num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
             use_buffers=True,
-            init_fn=_begin_worker,
+            init_fn=begin_worker,
             **settings,
         )
 
     def _send_weights(self, policy: MemoryPolicy) -> None:
-        assert self._collector is not None
-        self._collector.update_policy_weights_(policy)
+        collector = self._collector
+        assert isinstance(collector, MultiCollector)
+        # TorchRL waits for every worker to have them, and for ever for one that is no more.
+        call_watching(collector.procs, partial(collector.update_policy_weights_, policy))
 
     def _close(self, collector: BaseCollector) -> None:
         collector.shutdown(timeout=SECONDS_TO_CLOSE)
@@ -115,9 +116,3 @@ class MultiAsyncDataModule(MultiSyncDataModule):
             reset_at_each_iter=True,
             track_policy_version=True,
         )
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C, which whole process groups get, to the process that learns; but end when it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()

@@ -1,14 +1,11 @@
-"""MLflow: runs, comparison, plots."""
+"""MLflow: runs, comparison, plots.
+
+MLflow takes longer to import than anything else here, so it is imported where it is used:
+:class:`~memo_lightning.tracking.run_logger.RunLogger` is not.
+"""
 
 from memo_lightning.tracking.code_version import code_tags
-from memo_lightning.tracking.run_logger import RunLogger, environment_name, memory_name
+from memo_lightning.tracking.names import environment_name, memory_name
 from memo_lightning.tracking.store import resolve_store, store_file
 
-__all__ = [
-    "RunLogger",
-    "code_tags",
-    "environment_name",
-    "memory_name",
-    "resolve_store",
-    "store_file",
-]
+__all__ = ["code_tags", "environment_name", "memory_name", "resolve_store", "store_file"]

@@ -7,51 +7,49 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from lightning.pytorch.loggers import MLFlowLogger
+from mlflow import MlflowClient
 from mlflow.entities import Metric
-from omegaconf import DictConfig
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from memo_lightning.errors import UserError
+from memo_lightning.files import write_atomically
 from memo_lightning.tracking.store import experiment_id_of
 
-# MLflow reports every table that its database migrations create, Lightning every new experiment.
-for noisy in (mlflow.__name__, "alembic", "lightning.pytorch.loggers.mlflow", "urllib3.connectionpool"):
-    logging.getLogger(noisy).setLevel(logging.ERROR)
+logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  # it reports every new experiment
 
 MAX_METRICS_PER_CALL = 1000  # MLflow's own limit
 
-
-def memory_name(baseline: str) -> str:
-    """Return what a run's memory is called: the baseline's name, or ``memo`` where nothing was swapped."""
-    return "memo" if baseline == "none" else baseline
-
-
-def environment_name(config: DictConfig | dict[str, Any]) -> str:
-    """Return what a run's environment is called: the option of ``conf/env/``, or what a general one stands for."""
-    env = config["env"]
-    return env.get("id") or env.get("target") or config["choices"]["env"]
+# One value of a metric as it is kept: name, value, milliseconds since 1970, step.
+Point = tuple[str, float, int, int]
 
 
 class RunLogger(MLFlowLogger):
-    """Lightning's MLflow logger, for runs that must not end because their store does.
+    """Lightning's MLflow logger, for runs that must not end, nor wait, because their store does.
 
-    While the store cannot be written, metrics are kept in ``<run_dir>/unsent_metrics.json`` and sent when it is back,
-    at the latest when the run goes on. It also keeps files, and tells a run that was interrupted from a failed one.
+    A thread of its own talks to the store. While that cannot be written, everything is kept and sent when it is back,
+    at the latest when the run goes on: metrics also in ``<run_dir>/unsent_metrics.json``. It also keeps files, and
+    tells a run that was interrupted from a failed one.
 
     Args:
         tracking_uri: the store, e.g. ``sqlite:///mlflow.db`` or ``http://...``.
         experiment_name: the MLflow experiment that holds the run.
         run_dir: the run's folder.
+        run_id: the MLflow run to go on with; None makes a new one.
+        unsent: what :meth:`unsent` returned when the run to go on with was saved.
         retry_seconds: time between attempts while the store cannot be written.
         kwargs: further arguments of Lightning's ``MLFlowLogger``.
 
     Raises:
-        UserError: if the store cannot be used when the run begins.
+        UserError: if the store cannot be used when a new run begins, or does not hold the one to go on with.
     """
 
     def __init__(
@@ -60,76 +58,149 @@ class RunLogger(MLFlowLogger):
         tracking_uri: str,
         experiment_name: str,
         run_dir: str | Path,
+        run_id: str | None = None,
+        unsent: Iterable[Point] = (),
         retry_seconds: float = 30.0,
         **kwargs: Any,
     ) -> None:
         self.retry_seconds = retry_seconds
         self._unsent_path = Path(run_dir) / "unsent_metrics.json"
-        self._unsent: list[Metric] = []
+        self._points: list[Point] = [*dict.fromkeys([*self._read_unsent(), *unsent])]
+        self._actions: deque[Callable[[], object]] = deque()  # all else that is to be done
+        self._stamp = (0, 0)
         self._failing, self._next_attempt = False, 0.0
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._run_id, self._tracking_uri, self._begun = run_id, tracking_uri, False
+        self._settings = {"experiment_name": experiment_name, "tracking_uri": tracking_uri, "run_id": run_id, **kwargs}
         try:
-            experiment_id_of(tracking_uri, experiment_name)
-            super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri, **kwargs)
-            self.experiment.update_run(self.run_id, status="RUNNING")  # connects, and creates the run if it is new
+            self._begin()
         except Exception as error:  # whatever the store's own library raises
-            raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({_reason(error)})") from None
-        if self._unsent_path.exists():
-            self._unsent = [Metric(*point) for point in json.loads(self._unsent_path.read_text())]
+            if run_id is None or _is_missing(error):
+                raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({_reason(error)})") from None
+            self._fail(error)
+
+    def _begin(self) -> None:
+        """Connect to the store, and create the run if it is new."""
+        experiment_id_of(self._tracking_uri, self._settings["experiment_name"])
+        super().__init__(**self._settings)
+        super().experiment.update_run(self._run_id, status="RUNNING")
+        self._begun = True
+
+    @property
+    def experiment(self) -> MlflowClient:
+        """MLflow's client. As far as Lightning can see there is none until the store has been reached."""
+        if not self._begun:
+            raise AttributeError("the store has not been reached")
+        return super().experiment
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow, which it takes no store to know."""
+        return self._run_id
+
+    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
+        """Store what the run was started with."""
+        self._do(lambda: MLFlowLogger.log_hyperparams(self, params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send metrics, with those that could not be sent before."""
-        now = int(time.time() * 1000)
-        self._unsent += [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
-        if time.monotonic() >= self._next_attempt:
-            self._attempt(self._send)
+        """Send metrics, with those that could not be sent before, without waiting for the store."""
+        self._points += self._points_of(metrics, step or 0)
+        self._sender.submit(self._send_if_due)
+
+    def unsent(self, metrics: Mapping[str, float], step: int) -> list[Point]:
+        """Return the points that are not in the store, with those of ``metrics`` that are about to be logged.
+
+        Sent twice, they are in the store once.
+        """
+        return [*self._points, *self._points_of(metrics, step)]
 
     def log_files(self, *paths: Path) -> None:
         """Store those of the files that exist as artifacts of the run."""
-
-        def upload() -> None:
-            for path in paths:
-                if path.exists():
-                    self.experiment.log_artifact(self.run_id, str(path))
-
-        self._attempt(upload)
+        self._do(*(partial(self._store_file, path) for path in paths if path.exists()))
 
     def finalize(self, status: str = "success") -> None:
         """Close the run: FINISHED, FAILED, or KILLED where the user or the machine's has interrupted it."""
         status = "KILLED" if isinstance(sys.exception(), KeyboardInterrupt) else status
-        self._attempt(self._send)
-        self._attempt(lambda: super(RunLogger, self).finalize(status))
-        if self._unsent:
+        self._do(lambda: MLFlowLogger.finalize(self, status))
+        if self._points:
             print(f"not in MLflow yet: {self._unsent_path}; sent when the run goes on", file=sys.stderr)
 
-    def _send(self) -> None:
-        while self._unsent:
-            self.experiment.log_batch(self.run_id, metrics=self._unsent[:MAX_METRICS_PER_CALL], synchronous=True)
-            del self._unsent[:MAX_METRICS_PER_CALL]
-        self._unsent_path.unlink(missing_ok=True)
+    def _points_of(self, metrics: Mapping[str, float], step: int) -> list[Point]:
+        """Return the points of metrics: of one step at one time, so that a point logged again is the same."""
+        if step != self._stamp[0]:
+            self._stamp = (step, int(time.time() * 1000))
+        return [(name, float(value), self._stamp[1], step) for name, value in metrics.items()]
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Do something with the store; if that fails, keep what is unsent, and say so once."""
-        try:
-            action()
-        except Exception as error:  # whatever the store's own library raises
-            self._next_attempt = time.monotonic() + self.retry_seconds
-            if not self._failing:
-                print(
-                    f"\nMLflow cannot be written ({_reason(error)}); training goes on, metrics are kept",
-                    file=sys.stderr,
-                )
-            self._failing = True
+    def _do(self, *actions: Callable[[], object]) -> None:
+        """Wait for an attempt to send all there is, and to do ``actions`` then."""
+        self._actions += actions
+        self._sender.submit(self._send).result()
+
+    # What follows runs in the sender's thread; the other one only appends.
+
+    def _store_file(self, path: Path) -> None:
+        self.experiment.log_artifact(self.run_id, str(path))
+
+    def _send_if_due(self) -> None:
+        if time.monotonic() >= self._next_attempt:
+            self._send()
+        else:
             self._keep()
+
+    def _send(self) -> None:
+        """Try to send everything; if that fails, keep it, and say so once."""
+        try:
+            if not self._begun:
+                self._begin()
+            run_id = self._run_id
+            assert run_id is not None
+            while self._points:
+                points = self._points[:MAX_METRICS_PER_CALL]
+                self.experiment.log_batch(run_id, metrics=[Metric(*point) for point in points], synchronous=True)
+                del self._points[: len(points)]
+            while self._actions:
+                action = self._actions.popleft()
+                try:
+                    action()
+                except Exception:
+                    self._actions.append(action)  # behind the others: it may be one that can never be done
+                    raise
+            self._unsent_path.unlink(missing_ok=True)
+        except Exception as error:  # whatever the store's own library raises
+            self._fail(error)
         else:
             if self._failing:
                 print("\nMLflow can be written again", file=sys.stderr)
             self._failing = False
 
+    def _fail(self, error: Exception) -> None:
+        self._next_attempt = time.monotonic() + self.retry_seconds
+        if not self._failing:
+            print(f"\nMLflow cannot be written ({_reason(error)}); training goes on, metrics are kept", file=sys.stderr)
+        self._failing = True
+        self._keep()
+
     def _keep(self) -> None:
-        points = [(metric.key, metric.value, metric.timestamp, metric.step) for metric in self._unsent]
         with contextlib.suppress(OSError):  # on a full disk, memory still has them
-            self._unsent_path.write_text(json.dumps(points))
+            write_atomically(self._unsent_path, json.dumps(self._points))
+
+    def _read_unsent(self) -> list[Point]:
+        try:
+            points = json.loads(self._unsent_path.read_text())
+            return [(str(name), float(value), int(moment), int(step)) for name, value, moment, step in points]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError) as error:
+            print(f"{self._unsent_path}: cannot be read ({error}); its metrics are left out", file=sys.stderr)
+            return []
+
+
+def _is_missing(error: Exception) -> bool:
+    """Say whether the store could be read, and does not hold what was asked for."""
+    return isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """Return the error in a line: the database's own words where it is one of SQLAlchemy's, which are a page."""
+    words = str(getattr(error.__cause__ or error, "orig", error)).strip()
+    return words.splitlines()[0] if words else type(error).__name__

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
 
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 _SQLITE = "sqlite:///"
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file of a few kilobytes
-# MLflow's own patience is minutes per call, in which a command would say nothing, and nothing would be trained.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+# Of MLflow's client in every command of this process and of those it starts, where the user has not set them:
+# by default it tries for minutes to reach a server that is not there, and draws a bar for every small file.
+for name, value in {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}.items():
+    os.environ.setdefault(name, value)
+
+# Every table that a migration makes, every attempt to reach a server; of a failing database a stack trace, though
+# the error is raised as well.
+for name, level in {
+    "mlflow": logging.ERROR,
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "alembic": logging.ERROR,
+    "urllib3.connectionpool": logging.ERROR,
+}.items():
+    logging.getLogger(name).setLevel(level)
 
 
 def resolve_store(uri: str) -> str:
@@ -36,6 +50,8 @@ def prepare_store(uri: str) -> None:
     Args:
         uri: a store; other kinds are left alone.
     """
+    from mlflow import MlflowClient
+
     file = store_file(uri)
     if file is None:
         return
@@ -56,6 +72,9 @@ def experiment_id_of(uri: str, name: str) -> str:
         uri: the store.
         name: of the experiment.
     """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     prepare_store(uri)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from memo_lightning.files import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,18 +29,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write ``path``."""
         path = Path(path)
-        partial = path.with_suffix(".partial")
         content = io.BytesIO()
         torch.save(checkpoint, content)
         try:
-            with partial.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())  # a machine that loses power must not be left with an empty file
-            partial.replace(path)
+            write_atomically(path, content.getbuffer())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             if self.error is None:
                 print(f"\n{path}: cannot be written ({error.strerror}); keeping the last one", file=sys.stderr)
             self.error = error.strerror or str(error)

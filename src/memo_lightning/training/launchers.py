@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+_SHELLS = ("bash", "interactive")  # names of SLURM jobs that are terminals, by Lightning's rule
+
 # Variable of `fabric run` -> the setting it stands for. LT_DEVICES may be "auto"; torchrun, which it starts, counts.
 _FABRIC = {
     "LT_ACCELERATOR": "trainer.accelerator",
@@ -22,7 +31,7 @@ def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
     """
     if "TORCHELASTIC_RUN_ID" in environ:  # torchrun, and with it `fabric run`
         processes, nodes = environ["LOCAL_WORLD_SIZE"], environ["GROUP_WORLD_SIZE"]
-    elif "SLURM_NTASKS_PER_NODE" in environ:
+    elif _started_by_srun(environ) and "SLURM_NTASKS_PER_NODE" in environ:
         processes, nodes = environ["SLURM_NTASKS_PER_NODE"], environ.get("SLURM_NNODES", "1")
     else:
         return []
@@ -30,6 +39,24 @@ def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
     if int(processes) * int(nodes) > 1:
         overrides.append("trainer.strategy=ddp")
     return overrides + [f"{setting}={environ[name]}" for name, setting in _FABRIC.items() if name in environ]
+
+
+def cluster_environment(environ: Mapping[str, str]) -> ClusterEnvironment | None:
+    """Return what tells Lightning about the other processes; None where it finds out by itself.
+
+    Within a SLURM allocation it would take a command without ``srun`` for one of several processes, and wait for the
+    others for ever.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return TorchElasticEnvironment()
+    if _started_by_srun(environ):
+        return SLURMEnvironment(auto_requeue=False)  # the batch script requeues: docs/scaling.md
+    return LightningEnvironment() if "SLURM_JOB_ID" in environ else None
+
+
+def _started_by_srun(environ: Mapping[str, str]) -> bool:
+    """Say whether ``srun`` has started this very command, and not a shell or script that runs it."""
+    return "SLURM_STEP_ID" in environ and environ.get("SLURM_JOB_NAME") not in _SHELLS
 
 
 def started_by_the_run(environ: Mapping[str, str]) -> bool:

@@ -107,6 +107,7 @@ class PolicyLearner(lightning.LightningModule):
                 if values:
                     metrics[f"partial_update/{name}"] = torch.stack(values).mean()
             self._partial_updates.clear()
+        metrics["update/skipped"] = torch.tensor(float(self.guard.skipped))  # of the whole run, so far
         means = {name: value.to(self.device) for name, value in metrics.items()}
         self.log_dict(means, batch_size=batch_size, sync_dist=True)
         self.log("step", float(self.frames), batch_size=batch_size)  # Lightning's name for the x-axis
@@ -145,9 +146,7 @@ class PolicyLearner(lightning.LightningModule):
                 break
         kl_by_epoch = history.pop("kl_of_epoch")
         means = {name: torch.stack(values).nanmean() for name, values in history.items()}
-        counts = {"epochs": len(kl_by_epoch), "skipped": self.guard.skipped}
-        means |= {name: torch.tensor(float(count)) for name, count in counts.items()}
-        return {**means, "kl_first_epoch": kl_by_epoch[0]}
+        return {**means, "epochs": torch.tensor(float(len(kl_by_epoch))), "kl_first_epoch": kl_by_epoch[0]}
 
     def _nothing_of_all_weights(self) -> Tensor:
         """Return zero, with a gradient of zero for every weight.
@@ -169,6 +168,7 @@ class PolicyLearner(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to rebuild the run: plain values only, so that loading needs no pickle."""
         checkpoint["frames"], checkpoint["rollouts_done"] = self.frames, self.rollouts_done
+        checkpoint["update_guard"] = self.guard.state_dict()
         checkpoint["config"] = self.config
         checkpoint["mlflow_run_id"] = getattr(self.logger, "run_id", None)
 
@@ -179,3 +179,4 @@ class PolicyLearner(lightning.LightningModule):
         """
         checkpoint.pop("loops")
         self.frames, self.rollouts_done = checkpoint["frames"], checkpoint["rollouts_done"]
+        self.guard.load_state_dict(checkpoint["update_guard"])

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from omegaconf import DictConfig
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.errors import UserError
+from memo_lightning.files import write_atomically
 from memo_lightning.tracking import environment_name
 
 
@@ -49,21 +51,42 @@ def reported_frames(run_dir: Path) -> int:
 
 
 @contextmanager
-def created_run_dir(run_dir: Path) -> Iterator[None]:
-    """Make the folder; if the block fails, take away again what was made and is empty.
+def claimed_run_dir(run_dir: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from training in it during the block.
+
+    Folders that are empty afterwards, as of a run that could not begin, are taken away again if they were made here.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be made, or another process is training in it.
     """
     checkpoints = run_dir / "checkpoints"
     made = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
+    lock = FileLock(run_dir / "run.lock", timeout=0)  # freed by the system, however its process ends
     try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"run_dir={run_dir}: another process is training in it; wait for it, or stop it") from None
+        except OSError as error:
+            raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
         yield
-    except BaseException as error:
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
         for folder in made:
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError):
-            raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
-        raise
+
+
+def write_config(config: DictConfig, run_dir: Path) -> None:
+    """Write ``config.yaml``, unresolved: values on which others depend can be changed when the run goes on.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None

@@ -8,18 +8,19 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
-from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.callbacks import Preemption, RunReport
 from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.callbacks.checkpointing import checkpoint_path
+from memo_lightning.callbacks.preemption import preemptible
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import Preempted, TrainingStopped, UserError
@@ -29,13 +30,23 @@ from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.processes import end_with_parent
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import RunLogger, code_tags, environment_name, memory_name, resolve_store
+from memo_lightning.tracking import code_tags, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
-from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
+from memo_lightning.training.launchers import cluster_environment, started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
-from memo_lightning.training.run_dir import check_run_dir, created_run_dir, default_run_dir, reported_frames
+from memo_lightning.training.run_dir import (
+    check_run_dir,
+    claimed_run_dir,
+    default_run_dir,
+    reported_frames,
+    write_config,
+)
+
+if TYPE_CHECKING:
+    from memo_lightning.tracking.run_logger import RunLogger
 
 
+@preemptible()
 def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> dict[str, Any]:
     """Run the training that ``conf/train.yaml`` and its overrides describe.
 
@@ -77,8 +88,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if checkpoint:
         check_same_architecture(checkpoint, plain_config, policy, model)
-    elif config.checkpoint:
-        _start_from(plain_config, policy, model)
+    origin = _start_from(plain_config, policy, model) if config.checkpoint and not checkpoint else None
     algorithm = build(config.algorithm)
     algorithm.check_rows(data.n_envs)
     if data.n_chunks > 1:
@@ -89,10 +99,13 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         all_callbacks.insert(0, baseline)
     checkpoint_io = AtomicCheckpointIO()
     trainer = _build_trainer(config, all_callbacks, checkpoint_io)
-    if trainer.is_global_zero:
-        _begin_run(config, trainer, plain_config, checkpoint)
-        _announce(config, model, checkpoint)
-    _fit(trainer, learner, data, resume=checkpoint is not None)
+    if trainer.is_global_zero and not checkpoint:
+        check_run_dir(run_dir)
+    with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            _begin_run(config, trainer, plain_config, checkpoint)
+            _announce(config, model, checkpoint, origin)
+        _fit(trainer, learner, data, resume=checkpoint is not None)
     if trainer.is_global_zero and checkpoint_io.error:
         raise TrainingStopped(
             f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
@@ -104,13 +117,10 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
 def _begin_run(
     config: DictConfig, trainer: lightning.Trainer, plain_config: dict[str, Any], checkpoint: dict[str, Any] | None
 ) -> None:
-    """Make the run's folder and its run in MLflow; the first process does so, before the others start."""
+    """Write the configuration and make the run in MLflow; the first process does so, before the others start."""
     run_dir = Path(config.run_dir)
-    if checkpoint is None:
-        check_run_dir(run_dir)
-    with created_run_dir(run_dir):
-        logger = _build_logger(config, checkpoint) if config.logger else None
-    OmegaConf.save(config, run_dir / "config.yaml")  # unresolved: a resumed run can change values
+    logger = _build_logger(config, checkpoint) if config.logger else None
+    write_config(config, run_dir)
     if logger:
         if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
             logger.log_hyperparams(plain_config)
@@ -130,34 +140,40 @@ def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
     return checkpoint
 
 
-def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceModel) -> None:
+def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceModel) -> str:
+    """Load the weights of another run; return a line that says so."""
     pretrained = load_checkpoint(Path(config["checkpoint"]))
     anew = start_from(pretrained, config, policy, model)
     trained_for = f"trained for {pretrained['frames']:,} frames"
-    print(f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(anew) or 'none'}", file=sys.stderr)
+    return f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(anew) or 'none'}"
 
 
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
     run_dir = Path(trainer.default_root_dir)
     path = checkpoint_path(run_dir)
+    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    preemptions = [callback for callback in callbacks if isinstance(callback, Preemption)]
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
         return
     except SystemExit as end:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
-        reason = end.__context__ if isinstance(end.__context__, KeyboardInterrupt) else KeyboardInterrupt()
+        reason = Preempted() if isinstance(end.__context__, Preempted) else KeyboardInterrupt()
     except BaseException as error:
         launcher = trainer.strategy.launcher
         if launcher is not None:  # the ranks that this process has started would wait for it for ever
             launcher.kill(signal.SIGKILL)
         if isinstance(error, TrainingStopped):
             raise TrainingStopped(f"{error}; checkpoint: {path}") from None
-        callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, Preemption) and callback.asked for callback in callbacks):
+        if not any(preemption.asked for preemption in preemptions):
             raise
         reason = Preempted()  # SIGTERM went to the workers, too, and was quicker there
+    finally:
+        for preemption in preemptions:
+            preemption.disarm()
     if trainer.is_global_zero:
         word = "preempted" if isinstance(reason, Preempted) else "interrupted"
-        print(f"{word}; checkpoint: {path}\nnext: memo train resume={run_dir}", file=sys.stderr)
+        left = f"checkpoint: {path}\nnext: memo train resume={run_dir}" if path.exists() else "nothing was trained yet"
+        print(f"{word}; {left}", file=sys.stderr)
     if started_by_lightning(os.environ):
         raise SystemExit(0)  # of any other status rank 0 would be killed, while it is still writing
     raise reason
@@ -175,8 +191,8 @@ def _build_trainer(
 ) -> lightning.Trainer:
     plugins: list[Any] = [checkpoint_io]
     try:
-        if SLURMEnvironment.detect():
-            plugins.append(SLURMEnvironment(auto_requeue=False))  # the batch script requeues: docs/scaling.md
+        if environment := cluster_environment(os.environ):
+            plugins.append(environment)
         settings = {"logger": False, "default_root_dir": config.run_dir, "plugins": plugins}
         return build(config.trainer, callbacks=callbacks, **settings)
     except (MisconfigurationException, TypeError, RuntimeError) as error:
@@ -188,6 +204,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
+        unsent=checkpoint.get("unsent_metrics", ()) if checkpoint else (),
         run_name=Path(config.run_dir).name,
         tags={
             **config.logger.get("tags", {}),
@@ -200,7 +217,9 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
     )
 
 
-def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None) -> None:
+def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None, origin: str | None) -> None:
+    if origin:
+        print(origin, file=sys.stderr)
     verb = f"going on at {checkpoint['frames']:,} frames with" if checkpoint else "training"
     print(
         f"{verb} {type(model).__name__} on {environment_name(config)}, {config.total_frames:,} frames, "

@@ -28,6 +28,14 @@ class UpdateGuard:
         self.skipped = 0
         self._in_a_row = 0
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts, for a run that goes on."""
+        return {"skipped": self.skipped, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on counting from there."""
+        self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
     def count(self, finite: bool, module: nn.Module, loss: Tensor, minibatch: Experience) -> None:
         """Note whether an update was ``finite``, on which all ranks must agree.
 

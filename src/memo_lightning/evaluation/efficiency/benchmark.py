@@ -25,6 +25,7 @@ from memo_lightning.evaluation.efficiency.plot import plot_costs
 from memo_lightning.evaluation.efficiency.ratios import ratios
 from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
 from memo_lightning.evaluation.efficiency.update import measure_update
+from memo_lightning.files import write_atomically
 from memo_lightning.models import SequenceModel
 from memo_lightning.processes import end_with_parent
 
@@ -128,6 +129,6 @@ def _open_results(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _write(run_dir: Path, results: dict[str, Any]) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "benchmark.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_atomically(run_dir / "benchmark.json", json.dumps(results, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
