@@ -86,7 +86,7 @@ def _run_round(
     """
     reports = ["reward", "done", "episode_end", "episode_return", "success"]
     reports += [name for name in ("spl",) if name in env.observation_spec.keys()]
-    steps, inputs = [], []
+    rows, inputs = None, []
     td = env.reset()
     ended = torch.zeros(env.batch_size, dtype=torch.bool)
     for step in range(trial_length):
@@ -96,9 +96,12 @@ def _run_round(
         # As TorchRL's rollouts do: the round that follows resets all, so nothing is reset after the last step.
         taken, td = (env.step(td), td) if step == trial_length - 1 else env.step_and_maybe_reset(td)
         kept = {"is_init": taken["is_init"], "next": taken["next"].select(*reports)}
-        steps.append(TensorDict(kept, env.batch_size).cpu())
+        if rows is None:  # one block: a TensorDict for every step would take more room than what is in it
+            rows = TensorDict(kept, env.batch_size).cpu().unsqueeze(1).expand(*env.batch_size, trial_length).clone()
+        rows[:, step] = TensorDict(kept, env.batch_size).cpu()
         progress()
-        ended |= steps[-1]["next", "done"].squeeze(-1)
+        ended |= rows["next", "done"][:, step].squeeze(-1)
         if ended.all():
             break
-    return torch.stack(steps, 1), torch.stack(inputs) if inputs else torch.empty(0)
+    assert rows is not None
+    return rows[:, : step + 1], torch.stack(inputs) if inputs else torch.empty(0)
