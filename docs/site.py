@@ -10,15 +10,25 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "memo_lightning"
 # Pages in the order they are read; any other page in docs/ follows under its own title.
-GUIDE = ["index.md", "concepts.md", "studies.md", "tracking.md", "notebooks.md"]
+SECTIONS = {
+    "Guide": ["index.md", "concepts.md", "tasks.md", "recipe.md", "ext_objnav.md", "performance.md"],
+    "How to": [
+        "how-to/own-environment.md",
+        "how-to/own-memory.md",
+        "studies.md",
+        "tracking.md",
+        "scaling.md",
+        "notebooks.md",
+    ],
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lay out the pages that there are."""
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
-    others = sorted(page for page in pages if page not in GUIDE)
+    others = sorted(set(pages).difference(*SECTIONS.values()))
     config.nav = [
-        {"Guide": GUIDE},
+        *({title: section} for title, section in SECTIONS.items()),
         *([{"More": others}] if others else []),
         {"Reference": ["reference/configuration.md", {"API": [f"reference/{name}.md" for name in _packages()]}]},
     ]
@@ -38,11 +48,11 @@ def configuration() -> str:
     parts = ["# Configuration\n", "Every file of `conf/`, as it ships. `memo VERB --help` prints them resolved.\n"]
     for path in sorted((ROOT / "conf").glob("*.yaml")):
         parts.append(f"## memo {path.stem.replace('_', '-')}\n\n{_yaml(path)}")
-    for group in sorted(folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()):
-        options = sorted(group.glob("*.yaml"))
+    for folder in sorted(path for path in (ROOT / "conf").rglob("*") if path.is_dir()):
+        group, options = folder.relative_to(ROOT / "conf").as_posix(), sorted(folder.glob("*.yaml"))
         names = ", ".join(f"`{option.stem}`" for option in options)
-        parts.append(f"## Group `{group.name}`\n\nOne of {names}: `memo train {group.name}={options[0].stem}`.\n")
-        parts += [f"### {group.name}={option.stem}\n\n{_yaml(option)}" for option in options]
+        parts.append(f"## Group `{group}`\n\nOne of {names}: `memo train {group}={options[0].stem}`.\n")
+        parts += [f"### {group}={option.stem}\n\n{_yaml(option)}" for option in options]
     parts.append("## Studies that ship\n")
     parts += [f"### {path.stem}\n\n{_yaml(path)}" for path in sorted((ROOT / "sweeps").glob("*.yaml"))]
     return "\n".join(parts)

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from memo_lightning.cli.main import VERBS, main
 from memo_lightning.config import compose_config, config_dir
+from memo_lightning.models import SequenceModel
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Added behind a command as it is written, so that it is over soon. Everything else about it stays.
+# Added behind a training, so that it is soon over.
 SMALL_TRAINING = [
     "total_frames=1280",
     "env.trial_length=40",
@@ -26,16 +28,15 @@ SMALL_TRAINING = [
 ]
 
 
+def commands_of(path):
+    """Every `memo` command of a text, in its order: in code blocks, and in tables and sentences."""
+    text = path.read_text().replace("\\\n", " ")  # lines that go on
+    found = re.findall(r"^ *(memo .*)$|`(memo [^`]*)`", text, re.MULTILINE)
+    return list(dict.fromkeys(" ".join((line or inline).split()) for line, inline in found))
+
+
 def commands():
-    """Every `memo` command of the texts: in code blocks, and in tables and sentences."""
-    found = []
-    for path in TEXTS:
-        text = path.read_text().replace("\\\n", " ")  # lines that go on
-        blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-        lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("memo ")]
-        inline = re.findall(r"`(memo [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        found += [(path.name, " ".join(command.split())) for command in [*lines, *inline]]
-    return sorted(set(found))
+    return sorted({(path.name, command) for path in TEXTS for command in commands_of(path)})
 
 
 @pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: value.replace("memo ", ""))
@@ -55,52 +56,121 @@ def test_commands_name_verbs_and_settings_that_exist(page, command):
         compose_config(verb if (config_dir() / f"{verb}.yaml").is_file() else "train", overrides)
 
 
+# Every command runs, small, but for these.
+NOT_RUN = {
+    r"^memo evaluate$": "the name of a verb, in a sentence",
+    r"^memo ui|http://": "servers run until they are ended: tests/tracking/test_server.py",
+    r"trainer=gpu|accelerator=gpu": "needs GPUs",
+    r"trainer\.devices=2": "two processes, which import everything: tests/training/test_launchers.py",
+    r"collector=multi_": "eight processes, which import everything: tests/rollouts/test_workers.py",
+    r"simulator=habitat_sim": "needs habitat-sim: tests/envs/habitat/test_habitat_sim.py",
+    r"\$task": "a loop over tasks of POPGym; one of them runs",
+    r"^memo benchmark(?! context_lengths| '\+arms)": "hours, or like the first look, which runs",
+}
 # What is added behind a command so that it is soon over; everything else about it stays as it is written.
 SMALL = {
-    "train": SMALL_TRAINING,
+    "check-env": ["collector.n_envs=4"],
     "evaluate": ["n_trials=4", "n_envs=4"],
     "sweep": [*SMALL_TRAINING, "n_trials=1"],
+    "export-houses": ["dataset.n_houses=1", "dataset.n_placements=1", "dataset.n_episodes=2"],
+    "benchmark": [
+        "context_lengths=[64]",
+        *("model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.d_ff=32"),
+        *("model.segment_length=16", "model.summary_length=2"),
+        *("staggered=[]", "input_sets=1", "acting_rows=2", "measures=[acting]"),
+    ],
 }
-GUIDE = ("README.md", "index.md", "concepts.md", "studies.md", "tracking.md", "notebooks.md")
-# Other environments, several processes and rendering: commands with tests of their own, beside their code.
-_ELSEWHERE = re.compile(r" env=| experiment=\w+( |$)| trainer\.| collector=| render=")
-# The order makes what later commands need. `ui` and servers run until they are ended, and have tests of their own.
-ORDER = ("doctor", "train", "register", "evaluate", "sweep", "compare", "completion")
+SMALL_TASK = [  # of training on other tasks, which have lengths of their own
+    *("total_frames=1", "env.trial_length=100", "collector.n_envs=4", "algorithm.n_minibatches=2"),
+    *("model.d_model=16", "model.d_ff=32", "model.segment_length=25"),
+]
+
+
+def small(verb, words):
+    """Return what is added behind a command."""
+    if verb != "train":
+        return SMALL.get(verb, [])
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if "resume" in given:
+        return ["total_frames=1280"]
+    if given.get("experiment", "").startswith("ext_objnav"):
+        sizes = ["env.dataset.n_placements=2", "env.trial_length=90"]
+        return [*SMALL_TASK, *sizes, *([] if "baseline" in given else ["run_dir=runs/houses_run"])]
+    other_task = {"env", "env._target_"} & set(given) or not given.get("experiment", "x.yaml").endswith(".yaml")
+    return SMALL_TASK if other_task else SMALL_TRAINING
+
+
+def why_not_run(command):
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command)), None)
+
+
+@pytest.fixture
+def folder(in_tmp_dir, monkeypatch):
+    """A folder with what the placeholders of commands stand for: a run, and modules of one's own."""
+    (in_tmp_dir / "my").mkdir()
+    (in_tmp_dir / "my/module.py").write_text(
+        "import gymnasium\n\nfrom memo_lightning.models import GRU\n\n\n"
+        "class MyModel(GRU):\n    def __init__(self, d_model):\n        super().__init__(d_model=d_model, n_layers=1)\n"
+        "\n\ndef make_env():\n    return gymnasium.make('CartPole-v1')\n"
+    )
+    modules = {"expensive": "scaling", "my_task": "how-to/own-environment", "my_memory": "how-to/own-memory"}
+    for module, page in modules.items():
+        code = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+        (in_tmp_dir / f"{module}.py").write_text(code[0])
+    monkeypatch.syspath_prepend(in_tmp_dir)
+    assert main(["train", *SMALL_TRAINING, "total_frames=640", "run_dir=runs/NAME"]) == 0
+    return in_tmp_dir
 
 
 @pytest.mark.slow
-def test_commands_of_the_guide_run_as_written(in_tmp_dir, monkeypatch, capsys):
-    """Every command runs, with what its placeholders stand for: a run, and a memory of one's own."""
-    (in_tmp_dir / "my").mkdir()
-    (in_tmp_dir / "my/module.py").write_text(
-        "from memo_lightning.models import GRU\n\n\nclass MyModel(GRU):\n    def __init__(self, d_model):\n"
-        "        super().__init__(d_model=d_model, n_layers=1)\n"
-    )
-    monkeypatch.syspath_prepend(in_tmp_dir)
-    assert main(["train", *SMALL_TRAINING, "total_frames=640", "run_dir=runs/NAME"]) == 0
-    written = {command for page, command in commands() if page in GUIDE and "http://" not in command}
-    written -= {"memo evaluate"}  # the verb's name, in a sentence
-    written = {command for command in written if not _ELSEWHERE.search(command)}
-    by_verb = {
-        verb: sorted(c for c in written if shlex.split(c)[1] == verb and "experiment=" not in c) for verb in ORDER
-    }
-    todo = [command for verb in ORDER for command in by_verb[verb]]
-    todo += sorted(command for command in written if "experiment=" in command)  # of a study that ran before
-    assert len(todo) > 15
+@pytest.mark.parametrize("page", [path for path in TEXTS if commands_of(path)], ids=lambda path: path.stem)
+def test_commands_run_as_written(page, folder, capsys):
+    """A reader of the page types its commands one after the other; those that an earlier text has, only to go on."""
+    earlier = {command for path in TEXTS[: TEXTS.index(page)] for command in commands_of(path)}
+    todo = [
+        command
+        for command in commands_of(page)
+        if not why_not_run(command) and (command not in earlier or re.search(r"run_dir=|^memo sweep", command))
+    ]
+    if page.stem == "README":  # in its table, what leaves something stands behind what needs it
+        order = ("train", "register", "evaluate", "sweep", "compare")
+        todo.sort(key=lambda command: [*order, shlex.split(command)[1]].index(shlex.split(command)[1]))
+    if any("study=baselines" in command for command in todo):
+        assert main(["sweep", "sweeps/baselines.yaml", *SMALL["sweep"], "n_seeds=1"]) == 0
     for command in todo:
         _, verb, *words = shlex.split(command.split("#")[0])
-        words = [_stand_in(word, in_tmp_dir) for word in words]
-        assert main([verb, *words, *SMALL.get(verb, [])]) == 0, f"{command}: {capsys.readouterr().err[-500:]}"
+        words = [_stand_in(word, words, folder) for word in words]
+        assert main([verb, *words, *small(verb, words)]) == 0, f"{command}: {capsys.readouterr().err[-500:]}"
 
 
-def _stand_in(word, folder):
+def _stand_in(word, words, folder):
     """Return what a placeholder stands for here."""
-    if word.startswith("experiment="):
+    if word.endswith("_trial_7.yaml"):
         (file,) = (folder / "studies/ppo/experiment").glob("*.yaml")
         return f"experiment={file}"
-    if word.startswith("study="):
-        return "study=ppo"
-    return word.replace("checkpoint=...", "checkpoint=runs/NAME/checkpoints/last.ckpt").replace("RUN", "runs/NAME")
+    run = "runs/houses_run" if "split=held_out_placements" in words else "runs/NAME"
+    for placeholder, value in {
+        "study=NAME": "study=ppo",
+        "checkpoint=...": f"checkpoint={run}/checkpoints/last.ckpt",
+        "RUN": "runs/NAME",
+    }.items():
+        word = word.replace(placeholder, value)
+    return word
+
+
+def test_what_is_not_run_is_there():
+    written = [command for path in TEXTS for command in commands_of(path)]
+    for pattern in NOT_RUN:
+        assert any(re.search(pattern, command) for command in written), f"{pattern} is of no command"
+
+
+def test_the_memory_of_the_how_to_steps_as_it_reads_rows():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/own-memory.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    names = {}
+    for block in blocks:  # the class, and what holds its two ways against each other
+        exec(block, names)  # noqa: S102
+    assert issubclass(names["Averages"], SequenceModel)
 
 
 def test_the_yaml_of_a_study_is_a_study(tmp_path):
@@ -119,7 +189,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "site/reference/configuration/index.html").read_text()
-    for group in (path for path in (ROOT / "conf").iterdir() if path.is_dir()):
-        for option in group.glob("*.yaml"):
-            assert f"{group.name}={option.stem}" in page
+    for option in (ROOT / "conf").glob("*/**/*.yaml"):
+        assert f"{option.parent.relative_to(ROOT / 'conf')}={option.stem}" in page
+    assert "env/vision=vit" in page
     assert "state_nbytes" in (tmp_path / "site/reference/models/index.html").read_text()

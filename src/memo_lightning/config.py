@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,9 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
-        defaults = _compose(
-            name, [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group in groups]
-        )
-        known = dict(_leaves(defaults))
+        chosen = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group in groups]
+        ships = "hydra.searchpath" not in groups  # a user's file may change while this process lives
+        known = (_defaults if ships else _defaults.__wrapped__)(name, tuple(chosen))
         for override in parsed:
             if override.key_or_group not in groups and not override.is_add():
                 _check_key(override.key_or_group, known)
@@ -187,6 +187,12 @@ def _parse(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException:
         raise UserError(f"override {text!r}: must have the form key=value") from None
+
+
+@cache
+def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
+    """Return all settings of ``conf/<name>.yaml`` under the chosen ``groups``, with the values they have by default."""
+    return dict(_leaves(_compose(name, list(groups))))
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:

@@ -19,7 +19,13 @@ def test_verbs_groups_options_and_settings_are_completed(monkeypatch, tmp_path):
     assert completions("memo train baseline=rmt baseline.equal") == ["baseline.equal_memory_at="]
     assert completions("memo train baseline.equal") == []
     assert completions("memo train baseline=nonsense algorithm.gam") == ["algorithm.gamma="], "a mistake so far"
+    assert completions("memo train env/v") == ["env/vision="]
+    assert completions("memo train env/vision=v") == ["env/vision=vit"]
+    assert "env=gymnasium" in completions("memo check-env env=g")
+    assert completions("memo check-env env.trial_l") == ["env.trial_length="]
     assert completions("memo evaluate trial_m") == ["trial_multiplier="]
+    assert completions("memo evaluate env.trial_l") == ["env.trial_length="]
+    assert completions("memo evaluate model.segment_l") == ["model.segment_length="]
     assert completions("memo completion z") == ["zsh"]
     assert completions("memo nonsense x") == []
     (tmp_path / "sweeps").mkdir()

@@ -1,5 +1,7 @@
 """memo doctor finds what is there and names what is wrong."""
 
+import importlib.metadata
+import os
 import sqlite3
 
 from memo_lightning.cli.main import main
@@ -14,7 +16,8 @@ def diagnose(capsys, *overrides):
 def test_a_machine_in_order_is_told_what_it_has(in_tmp_dir, capsys):
     status, said, _ = diagnose(capsys)
     assert status == 0
-    for words in ("ok    python", "torch 2.", "cores", "attention, cpu", "habitat-lab", "next: memo train"):
+    wanted = ("ok    python", "torch 2.", "cores", "attention, cpu", "habitat-lab", "[tasks]", "ffmpeg", "chromium")
+    for words in (*wanted, "postgres", "next: memo train"):
         assert words in said
     assert "none  mlflow           sqlite:///mlflow.db: not there yet" in said
     assert list(in_tmp_dir.iterdir()) == [], "looking leaves nothing behind"
@@ -39,3 +42,28 @@ def test_packages_that_do_not_fit_are_named(in_tmp_dir, capsys, monkeypatch):
     assert "must be >=99" in said
     assert "pip install 'no-such-package>=1'" in said
     assert ">=999" not in said, "an extra that nobody asked for"
+
+
+def test_a_missing_package_is_named_instead_of_ending_the_diagnosis(in_tmp_dir, capsys, monkeypatch):
+    version = importlib.metadata.version
+
+    def without_optuna(name):
+        if name == "optuna":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", without_optuna)
+    status, said, error = diagnose(capsys)
+    assert status == 2
+    assert "bad   optuna           is missing; pip install 'optuna" in said
+    assert "mlflow" in said.splitlines()[-2], "it went on to the end"
+    assert error == "memo: doctor: something is wrong with optuna\n"
+
+
+def test_a_habitat_sim_that_cannot_be_imported_is_wrong(in_tmp_dir, capsys, monkeypatch):
+    (in_tmp_dir / "habitat_sim.py").write_text("raise ImportError('libEGL.so.1: cannot open shared object file')\n")
+    monkeypatch.syspath_prepend(in_tmp_dir)
+    monkeypatch.setenv("PYTHONPATH", str(in_tmp_dir), prepend=os.pathsep)
+    status, said, _ = diagnose(capsys)
+    assert status == 2
+    assert "bad   habitat-sim      cannot be imported (ImportError: libEGL.so.1" in said

@@ -1,10 +1,12 @@
 """Environments as a user writes them, for ``env=custom``."""
 
+import time
+
 import gymnasium
 import numpy as np
 import torch
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import EnvBase, GymEnv
+from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
 
 class Guess(gymnasium.Env):
@@ -40,10 +42,10 @@ class Unseeded(Guess):
 
 
 class Escapes(Guess):
-    """Leaves the bounds of its space."""
+    """Leaves the bounds of its space, at its third step only."""
 
     def _observe(self):
-        return super()._observe() * 10
+        return super()._observe() + np.array([0, 7 * (self.t == 3)], np.float32)
 
 
 class Batched(EnvBase):
@@ -73,6 +75,47 @@ class Batched(EnvBase):
 
     def _set_seed(self, seed):
         torch.manual_seed(seed or 0)
+
+
+class ForgetsOthers(Batched):
+    """Resets all rows whenever it is asked to reset some."""
+
+    def _reset(self, tensordict=None, **_):
+        self.position = torch.zeros_like(self.position)
+        return self._results()
+
+
+class Misshapen(Batched):
+    """Goes wrong at its third step, as ``fault`` says."""
+
+    def __init__(self, n_envs, fault):
+        super().__init__(n_envs)
+        self.fault, self.t = fault, 0
+
+    def _step(self, tensordict):
+        self.t += 1
+        td = super()._step(tensordict)
+        if self.t == 3:
+            match self.fault:
+                case "shape":
+                    td["position"] = torch.zeros(*self.batch_size, 3)
+                case "dtype":
+                    td["position"] = td["position"].double()
+                case "key":
+                    del td["position"]
+                case "raise":
+                    raise RuntimeError("the motor is on fire")
+                case "hang":
+                    time.sleep(100)
+        return td
+
+
+def make_transformed(n_envs, fault):
+    return TransformedEnv(Misshapen(n_envs, fault), DoubleToFloat())
+
+
+def make_and_raise():
+    raise ValueError("no such level")
 
 
 def make_single_torchrl():

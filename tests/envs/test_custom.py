@@ -12,7 +12,7 @@ from torchrl.envs import check_env_specs
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
-from memo_lightning.errors import UserError
+from memo_lightning.errors import EnvironmentFailure, UserError
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to" / "own-environment.md"
 
@@ -86,7 +86,12 @@ def test_settings_that_the_environment_does_not_take_are_named():
         ("own_envs:Guess", 0, r"ok +speed +[\d,]+ steps/s"),
         ("own_envs:Batched", 0, r"ok +trials +\d+ trials"),
         ("own_envs:Unseeded", 2, r"WRONG +seeds +the same seed gave another .*self.np_random"),
-        ("own_envs:Escapes", 2, r"WRONG +(specs|values) .*"),
+        (
+            "own_envs:Escapes",
+            2,
+            r"WRONG +values +observation\[1\] is 10 after step 3 in row 0; must be .* from 0 to 5:",
+        ),
+        ("own_envs:ForgetsOthers", 2, r"WRONG +partial reset +resetting some rows changed 'position' of others"),
     ],
 )
 def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
@@ -95,6 +100,47 @@ def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
     output = capsys.readouterr()
     assert re.search(message, output.out), output.out
     assert ("does not keep the contract" in output.err) == (status != 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("shape", UserError, r"a step has 'position' of shape \(3, 3\); its spec says \(3, 2\)"),
+        ("dtype", UserError, r"a step has 'position' of dtype torch.float64; its spec says torch.float32"),
+        ("key", UserError, r"a step lacks 'position'; its spec has it"),
+        ("raise", EnvironmentFailure, r"RuntimeError: the motor is on fire\n(.*\n)*.*own_envs.py.*in _step"),
+        (
+            "hang",
+            EnvironmentFailure,
+            r"hangs: not done within 0.5 s \(env.step_timeout\)\n(.*\n)*.*own_envs.py.*in _step",
+        ),
+    ],
+)
+def test_a_torchrl_environment_that_goes_wrong_is_named(fault, error, message):
+    env = build("own_envs:Misshapen", f"+env.settings.fault={fault}", "env.step_timeout=0.5")
+    with pytest.raises(error, match=f"env.target=own_envs:Misshapen:? {message}"):
+        env.rollout(5, break_when_any_done=False)
+
+
+def test_so_is_one_that_comes_with_transforms():
+    env = build("own_envs:make_transformed", "+env.settings.fault=raise")
+    with pytest.raises(EnvironmentFailure, match=r"own_envs:make_transformed: RuntimeError: the motor"):
+        env.rollout(5, break_when_any_done=False)
+
+
+def test_check_env_finds_a_step_that_breaks_its_spec(capsys):
+    arguments = ["env=custom", "env.target=own_envs:Misshapen", "+env.settings.fault=shape"]
+    assert main(["check-env", *arguments]) == 2
+    assert re.search(r"WRONG +steps .*'position' of shape \(4, 3\)", capsys.readouterr().out)
+
+
+def test_what_the_target_raises_is_shown_with_its_own_trace_and_not_ours():
+    with pytest.raises(EnvironmentFailure, match=r"own_envs:make_and_raise: ValueError: no such level") as error:
+        build("own_envs:make_and_raise")
+    assert "in make_and_raise" in str(error.value)
+    assert "custom.py" not in str(error.value)
+    with pytest.raises(UserError, match=r"env.target=own_envs:Guess: got an unexpected keyword argument 'colour'"):
+        build("own_envs:Guess", "+env.settings.colour=red")
 
 
 def test_check_env_takes_the_environments_of_the_project(capsys):
@@ -111,8 +157,15 @@ def test_the_template_of_the_how_to_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     commands = re.findall(r"^memo (.*my_task.*)$", HOW_TO.read_text(), re.MULTILINE)
     assert len(commands) == 2
-    tiny = ["debug=smoke", "env.trial_length=11", "model.segment_length=5", "total_frames=400", "run_dir=run"]
+    tiny = [
+        "debug=smoke",
+        "logger=none",
+        "env.trial_length=11",
+        "model.segment_length=5",
+        "total_frames=400",
+        "run_dir=run",
+    ]
     for command in commands:
-        assert main([*command.split(), *tiny]) == 0
+        assert main([*command.split(), *tiny, "logger=none", "run_dir=run"]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["env"] == "my_task:make_env"
     del sys.modules["my_task"]

@@ -1,4 +1,4 @@
-"""Videos of trials: one frame a step, readable by another reader, of every kind of environment."""
+"""Videos of trials: a frame for every step, readable by another reader, of every kind of environment."""
 
 import imageio_ffmpeg
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.video import record_trial, trial_frames
 from memo_lightning.models import MemoTransformer
@@ -15,7 +16,7 @@ from memo_lightning.policies import EntryEncoder, MemoryPolicy
 def policy_for(env):
     torch.manual_seed(0)
     model = MemoTransformer(d_model=16, n_layers=1, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
-    return MemoryPolicy(EntryEncoder(env.observation_spec, 16), model, env.action_spec).eval()
+    return MemoryPolicy(EntryEncoder(observed_spec(env), 16), model, env.action_spec).eval()
 
 
 ENVIRONMENTS = {
@@ -29,11 +30,13 @@ ENVIRONMENTS = {
 def test_a_video_has_a_frame_for_every_step(config, tmp_path):
     env = build_env(config, 1, 0)
     path = tmp_path / "trial.mp4"
-    assert record_trial(env, policy_for(env), path) == 13
+    n_frames = record_trial(env, policy_for(env), path)
+    # A frame for the reset, one for each step, and one more where an episode ends and another begins.
+    assert n_frames == 13 + (1 if "Darkroom" in config["_target_"] else 0)
     reader = imageio_ffmpeg.read_frames(str(path))
     width, height = next(reader)["size"]
     frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-    assert len(frames) == 13
+    assert len(frames) == n_frames
     assert any((frame != frames[0]).mean() > 0.001 for frame in frames[1:])
 
 
@@ -43,10 +46,41 @@ def test_frames_show_the_environment_and_mark_where_a_summary_is_written():
     torch.manual_seed(1)
     frames = list(trial_frames(env, policy))
     written = [index for index, frame in enumerate(frames) if tuple(frame[-1, -1]) == (255, 205, 130)]
-    assert written == [5, 10], "segments have 5 steps"
-    picture = env.base_env.picture(0)
-    factor = frames[-1].shape[1] // picture.shape[1]
-    np.testing.assert_array_equal(frames[-1][: picture.shape[0] * factor : factor, ::factor], picture)
+    assert written == [5, 11], "segments have 5 steps, and the sixth ends an episode, which is one frame more"
+    env.reset()
+    shown = unscaled(next(trial_frames(env, policy)), env.base_env.picture(0).shape)
+    np.testing.assert_array_equal(shown, env.base_env.picture(0))
+
+
+def unscaled(frame, shape):
+    factor = frame.shape[1] // shape[1]
+    return frame[: shape[0] * factor : factor, ::factor]
+
+
+@pytest.mark.parametrize("name", ["room", "cart"])
+def test_the_end_of_an_episode_is_shown_before_the_next_begins(name):
+    """Against stepping the same trial without a picture of the next episode in between."""
+    changes = {"episode_length": 6} if name == "cart" else {}
+    env = build_env({**ENVIRONMENTS[name], **changes}, 1, 0)
+    policy = policy_for(env)
+    torch.manual_seed(1)
+    frames = list(trial_frames(env, policy))
+    ends = [k for k, frame in enumerate(frames) if tuple(frame[-1, -1]) in {(170, 225, 175), (240, 185, 180)}]
+    assert ends == [6, 13]
+    shape = env.base_env.picture(0).shape
+    ended, begun = (unscaled(frames[k], shape) for k in (6, 7))
+    assert (ended != begun).any()
+    # The same steps, in a longer episode that goes on.
+    other = build_env({**ENVIRONMENTS[name], "episode_length": 7}, 1, 0)
+    torch.manual_seed(1)
+    going_on = list(trial_frames(other, policy_for(other)))
+    if name == "cart":
+        np.testing.assert_array_equal(ended, unscaled(going_on[6], shape))
+
+
+def test_a_video_can_be_cut_off():
+    env = build_env(ENVIRONMENTS["maze"], 1, 0)
+    assert len(list(trial_frames(env, policy_for(env), max_steps=5))) == 6
 
 
 def test_an_environment_without_pictures_is_refused(tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from memo_lightning.models.row_context import RowContext
 class ReencodingMemo(MemoTransformer):
     """Memo whose whole rows are read by :func:`forward_with_reencoding`, if they are one trial each."""
 
-    def read_trials(self, x, trials, segment_length):
-        if not trials.is_plain:
-            return super().read_trials(x, trials, segment_length)
+    def read_trials(self, x, trials, segment_length, dropped):
+        if not trials.is_plain or dropped:
+            return super().read_trials(x, trials, segment_length, dropped)
         y = forward_with_reencoding(self, x, segment_length)
         return [(chunk, trials.gather(y, chunk)) for chunk in trials.chunks(segment_length)]
 

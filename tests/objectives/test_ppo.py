@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def fixed_length():
-    return 5
+    return {"segment_length": 5}
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_recomputed_log_probs_make_the_first_ratio_one(setup):
     policy, algorithm, rollout = setup
     policy.train()
     policy.sequence_model.segment_jitter = 0.4
-    draw = policy.sequence_model.draw_segment_length
+    draw = policy.sequence_model.draw_pass
     drifted = []
     for recompute in (False, True):
         algorithm.recompute_log_probs = recompute
@@ -141,6 +141,30 @@ def test_recomputed_log_probs_make_the_first_ratio_one(setup):
         kl = [algorithm.loss(policy, experience)[1]["kl"] for experience in experiences]
         drifted.append(torch.stack(kl).abs().max())
     assert drifted[0] > 1e-4
+    assert drifted[1] < 1e-6
+
+
+def test_an_update_skips_the_same_layers_as_its_old_log_probs_and_values_skip_none(make_env, make_policy):
+    env = make_env(6, 0)
+    policy = make_policy(env, n_layers=3, segment_jitter=0.0, layer_drop=0.5)
+    torch.nn.init.normal_(policy.actor[0].module.weight)
+    with torch.no_grad():
+        rollout = env.rollout(20, policy, break_when_any_done=False)
+        values = policy.eval().critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
+    policy.train()
+    drifted = []
+    for recompute in (False, True):
+        algorithm = PPO(**{**SETTINGS, "recompute_log_probs": recompute})
+        algorithm.attach(policy)
+        draw_pass = policy.sequence_model.draw_pass
+        kl = []
+        for _ in range(8):
+            experience = algorithm.prepare(policy, rollout.clone(), draw_pass, stale_values=True)
+            torch.testing.assert_close(experience.learned["state_value"], values)
+            minibatches = list(algorithm.minibatches(experience, draw_pass))
+            kl += [algorithm.loss(policy, minibatch)[1]["kl"] for minibatch in minibatches]
+        drifted.append(torch.stack(kl).abs().max())
+    assert drifted[0] > 1e-3
     assert drifted[1] < 1e-6
 
 

@@ -1,10 +1,15 @@
 """The encoder for any observation: equal to the linear one on vectors, to a naive sum on everything else."""
 
+from functools import partial
+
+import gymnasium
 import pytest
 import torch
 from torch.nn.functional import one_hot
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, Unbounded
 
+from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import UserError
 from memo_lightning.policies import EntryEncoder, VectorEncoder
 
@@ -17,14 +22,12 @@ SPEC = Composite(
     picture=Bounded(0, 255, (4, 20, 14, 3), dtype=torch.uint8),
     tiny=Bounded(0, 255, (4, 3, 3, 1), dtype=torch.uint8),
     previous_step=Unbounded((4, 2)),
-    episode_end=Unbounded((4, 1), dtype=torch.bool),
-    is_init=Unbounded((4, 1), dtype=torch.bool),
     shape=(4,),
 )
 
 
 def test_it_is_the_linear_encoder_on_a_grid_world(make_env):
-    spec = make_env(2, 0).observation_spec
+    spec = observed_spec(make_env(2, 0))
     td = make_env(2, 0).reset()
     torch.manual_seed(3)
     expected = VectorEncoder(spec, 16, ["observation", "previous_step"])
@@ -76,5 +79,13 @@ def test_chosen_entries_only_and_mistakes_are_named():
         EntryEncoder(SPEC, 8, ["sight"])
     with pytest.raises(UserError, match=r"'volume' has shape .* must be a vector, a choice, or a picture"):
         EntryEncoder(Composite(volume=Unbounded((2, 3, 3, 3, 3)), shape=(2,)), 8)
-    with pytest.raises(UserError, match="must name some of episode_end"):
-        EntryEncoder(Composite(episode_end=Unbounded((2, 1)), shape=(2,)), 8)
+    with pytest.raises(UserError, match="must name some of its entries, and it has none"):
+        EntryEncoder(Composite(shape=(2,)), 8)
+
+
+def test_what_an_environment_reports_is_not_observed(make_env):
+    env = GymnasiumEnv(
+        n_envs=1, make=partial(gymnasium.make, "CartPole-v1"), measures=("spl", "effort"), trial_length=9
+    )
+    assert list(observed_spec(env).keys()) == ["observation"]
+    assert sorted(observed_spec(make_env(2, 0)).keys()) == ["observation", "previous_step"]

@@ -1,16 +1,22 @@
 """Small studies for tests."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
 import yaml
 
+from memo_lightning.sweeps.run import open_runs
 from memo_lightning.sweeps.storage import open_storage
+from memo_lightning.sweeps.study import begin_study
+from memo_lightning.sweeps.study_file import read_study
 
 TINY = [
     "debug=smoke",
@@ -39,12 +45,25 @@ def write_study(path: Path, **settings) -> Path:
     return path
 
 
+def begin(folder: Path, path: Path, *overrides: str) -> None:
+    """Begin a study without a trial, and without the rehearsal that ``memo sweep`` begins it with."""
+    spec = read_study(str(path), [*overrides, f"run_dir={folder / 'studies' / path.stem}"])
+    storage = open_storage(spec.settings["storage"] or str(spec.run_dir / "journal.log"))
+    runs = open_runs(spec)
+    begin_study(spec, storage, runs.start_study(spec.settings) if runs else None)
+
+
+class PruneLongUpdates(optuna.pruners.BasePruner):
+    """Prunes trials of three epochs per update at their first report, so that a test knows which will be pruned."""
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.params["algorithm.n_epochs"] == 3
+
+
 def start_sweep(folder: Path, *arguments: str) -> subprocess.Popen:
     """Start ``memo sweep`` as a person does, in ``folder``."""
     command = [sys.executable, "-m", "memo_lightning.cli.main", "sweep", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(process: subprocess.Popen, *words: str) -> str:
@@ -73,13 +92,12 @@ def load(folder: Path, name: str, storage: str | None = None) -> optuna.Study:
 
 def trial_process_of(folder: Path, name: str) -> int:
     """Return the process id of a trial under way."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "memo_lightning.sweeps.trial" in command and os.readlink(path.parent / "cwd") == str(folder):
-            return int(path.parent.name)
+    for _ in range(100):
+        for path in Path("/proc").glob("[0-9]*/fd/1"):
+            with contextlib.suppress(OSError):
+                if re.match(rf"{re.escape(str(folder))}/studies/{name}/trials/\d+/output.log$", os.readlink(path)):
+                    return int(path.parent.parent.name)
+        time.sleep(0.1)
     raise AssertionError("no trial is under way")
 
 

@@ -3,17 +3,16 @@
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from studies import TINY, finish, load, read_json, start_sweep, trial_process_of, wait_for, write_study
+from studies import TINY, begin, load, read_json, start_sweep, trial_process_of, wait_for, write_study
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
-
-PRUNER = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 0.0, "n_warmup_steps": 640}
 
 
 def states(study):
@@ -27,24 +26,39 @@ def runs_of_kind(client, kind):
 
 @pytest.fixture(scope="module")
 def killed_and_finished(tmp_path_factory):
-    """A study of which first one trial's process was killed, then the whole, and that then was run to its end."""
+    """A study of which first one trial's process was killed, then the whole, and that then was run to its end.
+
+    Of its three settings, the pruner ends one.
+    """
     folder = tmp_path_factory.mktemp("study")
     store = f"logger.tracking_uri=sqlite:///{folder}/mlflow.db"
-    arguments = [str(write_study(folder / "small.yaml", n_seeds=2, train=[*TINY, store])), "workers=2"]
-    process = start_sweep(folder, *arguments)
-    try:
-        wait_for(process, "starts")
-        wait_for(process, "starts")
-        os.kill(trial_process_of(folder, "small"), signal.SIGKILL)
-        failed = wait_for(process, "failed", "complete")
-        assert "failed" in failed
-        assert "killed by SIGKILL" in failed
-        wait_for(process, "complete")
-    finally:
-        process.kill()
-        process.communicate()
-    before = {trial.number: trial for trial in load(folder, "small").trials}
-    finish(start_sweep(folder, *arguments))
+    path = write_study(
+        folder / "small.yaml",
+        n_seeds=2,
+        train=[*TINY, store],
+        space={"algorithm.n_epochs": {"type": "categorical", "choices": [1, 2, 3]}},
+        sampler={"_target_": "optuna.samplers.BruteForceSampler"},
+        pruner={"_target_": "studies.PruneLongUpdates"},
+        prune_every=320,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where the pruner is
+        begin(folder, path)
+        process = start_sweep(folder, str(path), "workers=2")
+        try:
+            wait_for(process, "starts")
+            wait_for(process, "starts")
+            os.kill(trial_process_of(folder, "small"), signal.SIGKILL)
+            failed = wait_for(process, "failed", "complete", "pruned")
+            assert "failed" in failed
+            assert "killed by SIGKILL" in failed
+            wait_for(process, "complete", "pruned")
+        finally:
+            process.kill()
+            process.communicate()
+        before = {trial.number: trial for trial in load(folder, "small").trials}
+        assert main(["sweep", str(path), "workers=2"]) == 0
     return folder, before
 
 
@@ -52,11 +66,12 @@ def killed_and_finished(tmp_path_factory):
 def test_a_killed_study_goes_on_without_losing_or_repeating_a_trial(killed_and_finished):
     folder, before = killed_and_finished
     study = load(folder, "small")
-    assert TrialState.COMPLETE in {trial.state for trial in before.values()}
+    assert {TrialState.COMPLETE, TrialState.PRUNED} & {trial.state for trial in before.values()}
     for number, trial in before.items():
         if trial.state.is_finished():
             assert study.trials[number] == trial
-    assert states(study)[TrialState.COMPLETE] == 3
+    assert states(study)[TrialState.COMPLETE] == 2
+    assert states(study)[TrialState.PRUNED] == 1
     assert not states(study)[TrialState.RUNNING]
     assert not states(study)[TrialState.WAITING]
     for trial in study.trials:
@@ -64,8 +79,8 @@ def test_a_killed_study_goes_on_without_losing_or_repeating_a_trial(killed_and_f
             (repeat,) = [other for other in study.trials if other.user_attrs.get("repeats") == trial.number]
             assert trial.params in (repeat.params, {}), "the same again; killed before it was drawn, another"
             assert "killed by SIGKILL" in trial.user_attrs["error"] or "process died" in trial.user_attrs["error"]
-    finished = [trial.params for trial in study.trials if trial.state is TrialState.COMPLETE]
-    assert all(finished.count(params) == 1 for params in finished)
+    finished = [trial.params["algorithm.n_epochs"] for trial in study.trials if trial.state is not TrialState.FAIL]
+    assert sorted(finished) == [1, 2, 3]
 
 
 @pytest.mark.slow
@@ -75,29 +90,39 @@ def test_optuna_and_mlflow_tell_the_same(killed_and_finished):
     (parent,) = runs_of_kind(client, "study")
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best/return_per_trial"] == study.best_value
+    assert (parent.data.metrics["trials/complete"], parent.data.metrics["trials/pruned"]) == (2, 1)
     children = {int(run.data.tags["trial"]): run for run in runs_of_kind(client, "trial")}
     begun = [trial for trial in study.trials if "mlflow_run_id" in trial.user_attrs]
     assert set(children) == {trial.number for trial in begun}
     assert all(trial.state is TrialState.FAIL for trial in study.trials if trial not in begun)
-    status = {TrialState.COMPLETE: {"FINISHED"}, TrialState.FAIL: {"FAILED", "KILLED"}}
+    ends = {
+        TrialState.COMPLETE: {("FINISHED", "complete")},
+        TrialState.PRUNED: {("FINISHED", "pruned")},
+        TrialState.FAIL: {("FAILED", "failed"), ("KILLED", "interrupted")},
+    }
+    seeds = runs_of_kind(client, "seed")
     for trial in begun:
         run = children[trial.number]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.info.status in status[trial.state]
-        assert run.data.metrics.get("return_per_trial") == trial.value
+        assert (run.info.status, run.data.tags["state"]) in ends[trial.state]
         assert {k: float(v) for k, v in run.data.params.items()} == {
             k.replace(".", "/"): float(v) for k, v in trial.params.items()
         }
-    seeds = runs_of_kind(client, "seed")
-    for trial in begun:
         own = [run for run in seeds if run.data.tags["mlflow.parentRunId"] == children[trial.number].info.run_id]
         assert all(run.info.status != "RUNNING" for run in own)
+        over = [run for run in own if run.info.status == "FINISHED"]
+        metrics = [read_json(folder / run.data.tags["run_dir"] / "metrics.json") for run in over]
+        histories = [client.get_metric_history(run.info.run_id, "train/return_per_trial") for run in own]
         if trial.state is TrialState.COMPLETE:
+            assert run.data.metrics["return_per_trial"] == trial.value
             assert {run.data.tags["seed"] for run in own} == {"0", "1"}
-            figures = [read_json(folder / run.data.tags["run_dir"] / "metrics.json")["return_per_trial"] for run in own]
-            assert sum(figures) / 2 == pytest.approx(trial.value)
-            histories = [client.get_metric_history(run.info.run_id, "train/return_per_trial") for run in own]
+            assert sum(run["return_per_trial"] for run in metrics) / 2 == pytest.approx(trial.value)
             assert all([point.step for point in history] == [320, 640, 960] for history in histories)
+        elif trial.state is TrialState.PRUNED:
+            (history,), (figures,) = histories, metrics
+            assert trial.intermediate_values == {point.step: point.value for point in history}
+            assert list(trial.intermediate_values) == [320] == [figures["frames"]], "the second seed was not begun"
+            assert run.data.metrics["train/return_per_trial"] == trial.intermediate_values[320]
 
 
 @pytest.mark.slow
@@ -107,10 +132,30 @@ def test_the_best_settings_are_an_experiment_of_memo_train(killed_and_finished, 
     best = load(folder, "small").best_trial
     file = f"studies/small/experiment/small_trial_{best.number}.yaml"
     config = compose_config("train", [f"experiment={file}", "seed=4"])
-    assert config.algorithm.learning_rate == best.params["algorithm.learning_rate"]
     assert (config.algorithm.n_epochs, config.seed) == (best.params["algorithm.n_epochs"], 4)
     assert config.env == compose_config("train", TINY).env
-    assert {"history.png", "trials.json"} <= {path.name for path in (folder / "studies/small").iterdir()}
+    assert {"history.png", "reports.png", "trials.json"} <= {path.name for path in (folder / "studies/small").iterdir()}
+
+
+@pytest.mark.slow
+def test_compare_keeps_searches_and_trainings_apart(killed_and_finished, monkeypatch, capsys):
+    folder, _ = killed_and_finished
+    monkeypatch.chdir(folder)
+    assert main(["compare"]) == 2
+    assert "those of a study need study=NAME" in capsys.readouterr().err
+    assert main(["train", *TINY, "seed=7", "run_dir=plain"]) == 0
+    assert main(["compare", "run_dir=plain_only"]) == 0
+    (group,) = read_json(folder / "plain_only/comparison.json")
+    assert group["seeds"] == [7]
+
+    capsys.readouterr()
+    assert main(["compare", "study=small", "run_dir=of_study"]) == 0
+    (group,) = read_json(folder / "of_study/comparison.json")
+    assert group["seeds"] == [0, 1]
+    best = load(folder, "small").best_trial
+    assert group["return_per_trial"]["mean"] == pytest.approx(best.value)
+    assert not group["differing_settings"], "the seeds of one trial"
+    assert "**Chosen by the score** (maximize return_per_trial)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -121,7 +166,7 @@ def test_a_study_that_changed_is_refused(killed_and_finished, monkeypatch, capsy
     error = capsys.readouterr().err.splitlines()[-1]
     assert "n_seeds: has changed since study 'small' began (was 2, is 3)" in error
     changed = yaml.safe_load((folder / "small.yaml").read_text())
-    changed["space"]["algorithm.learning_rate"]["high"] = 0.1
+    changed["space"]["algorithm.n_epochs"]["choices"] = [1, 2]
     (folder / "changed.yaml").write_text(yaml.safe_dump(changed))
     assert main(["sweep", "changed.yaml", "name=small", "run_dir=studies/small"]) == 2
     assert "space: has changed since study 'small' began" in capsys.readouterr().err
@@ -141,28 +186,30 @@ def test_mistakes_are_told_before_any_trial(in_tmp_dir, capsys):
 
 @pytest.mark.slow
 def test_bad_trials_are_pruned_by_frames_on_all_ranks_and_failed_ones_keep_their_error(in_tmp_dir):
-    """Every trial exceeds the pruner's bound after its warm-up; settings that cannot work are not tried again.
+    """The trial that runs exceeds the pruner's bound after its warm-up; settings that cannot work are not tried again.
 
-    Each trial is a run on two ranks, which crashes or hangs if only one of them stops.
+    A trial is a run on two ranks, which crashes or hangs if only one of them stops.
     """
-    write_study(
+    varied = [override for override in TINY if not override.startswith("env.episode_length")]
+    path = write_study(
         in_tmp_dir / "pruned.yaml",
-        train=[*TINY, "collector.n_envs=4", "algorithm.n_minibatches=2", "trainer.devices=2", "trainer.strategy=ddp"],
-        space={"model.summary_length": {"type": "categorical", "choices": [2, 40]}},
+        train=[*varied, "collector.n_envs=4", "algorithm.n_minibatches=2", "trainer.devices=2", "trainer.strategy=ddp"],
+        space={"env.episode_length": {"type": "categorical", "choices": [10, 41]}},
         sampler={"_target_": "optuna.samplers.BruteForceSampler"},
-        pruner=PRUNER,
+        pruner={"_target_": "optuna.pruners.ThresholdPruner", "upper": 0.0, "n_warmup_steps": 640},
         prune_every=320,
         n_trials=5,
     )
+    begin(in_tmp_dir, path, "logger=none")
     assert main(["sweep", "pruned.yaml", "workers=2", "logger=none"]) == 0
     study = load(in_tmp_dir, "pruned")
     assert len(study.trials) == 2, "there are no more settings to be tried"
     assert main(["sweep", "pruned.yaml", "workers=2", "logger=none"]) == 0
     assert len(load(in_tmp_dir, "pruned").trials) == 2, "nor when the command is repeated"
-    by_length = {trial.params["model.summary_length"]: trial for trial in study.trials}
-    assert by_length[40].state is TrialState.FAIL
-    assert "summary_length=40" in by_length[40].user_attrs["error"]
-    pruned = by_length[2]
+    by_length = {trial.params["env.episode_length"]: trial for trial in study.trials}
+    assert by_length[41].state is TrialState.FAIL
+    assert "env.episode_length=41" in by_length[41].user_attrs["error"]
+    pruned = by_length[10]
     assert pruned.state is TrialState.PRUNED
     assert sorted(pruned.intermediate_values) == [320, 640]
     metrics = read_json(in_tmp_dir / "studies" / "pruned" / "trials" / f"{pruned.number:04}" / "seed0/metrics.json")

@@ -51,6 +51,17 @@ def test_drawn_values_arrive_in_the_configuration():
         ({"algorithm.gama": {"type": "float", "low": 0, "high": 1}}, "did you mean algorithm.gamma"),
         ({"baseline": {"type": "categorical", "choices": ["none", "lsmt"]}}, "did you mean lstm"),
         ({"algorithm.n_epochs": {"type": "float", "low": 1.5, "high": 2.5}}, "must be an integer"),
+        ({"algorithm.n_epochs": {"type": "int", "low": 1.5, "high": 3}}, "n_epochs.low=1.5: must be an integer"),
+        (
+            {"algorithm.clip_epsilon": {"type": "float", "low": -1, "high": 0.1}},
+            "space.algorithm.clip_epsilon=-1.0: algorithm.clip_epsilon=-1.0: must be greater than 0",
+        ),
+        ({"model.summary_length": {"type": "int", "low": 1, "high": 99}}, "space.model.summary_length=99: "),
+        ({"model.segment_length": {"type": "int", "low": 8, "high": 999}}, "at most the 200"),
+        (
+            {"collector.n_envs": {"type": "int", "low": 1, "high": 8}},
+            "algorithm.n_minibatches=8: must be at most the 1",
+        ),
         ({"total_frames": {"type": "int", "low": 1, "high": 9}}, "space.total_frames: is fixed"),
         (
             {"baseline.equal_memory_at": {"type": "int", "low": 1, "high": 9, "when": {"baseline": "rmt"}}},
@@ -69,3 +80,12 @@ def test_a_wrong_space_is_one_line_that_names_the_setting(space, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         check_space(parse_space(space), ["total_frames=5"])
     assert "\n" not in str(error.value)
+
+
+def test_a_value_that_fits_some_others_is_right():
+    """Segments of two steps take no summary of four tokens, which is the default, but they take one of one."""
+    space = {
+        "model.segment_length": {"type": "categorical", "choices": [2, 40]},
+        "model.summary_length": {"type": "int", "low": 1, "high": 4},
+    }
+    check_space(parse_space(space), [])

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
 
 import optuna
 import pytest
@@ -43,16 +42,14 @@ def test_only_trials_of_dead_owners_are_orphans(study):
     dead_name = f"{host}:{dead.pid}:{started}"
     time.sleep(0.5)  # it is over now, and a zombie as long as nobody asks for its status
     reused = f"{host}:{pid}:{int(started) - 1000}"  # a process of this id that began at another time
-    study.set_user_attr("beat elsewhere:1:1", time.time())
-    study.set_user_attr("beat silent:1:1", time.time() - 1000)
-    for name in (dead_name, reused):
+    for name in (dead_name, reused, "elsewhere:1:1"):
         study.set_user_attr(f"beat {name}", time.time())
 
     running = TrialState.RUNNING
     own = add(study, running, owner=owner.name)
     lost = add(study, running, owner=owner.name)  # made by this process, which failed before it could run it
     add(study, running, owner="elsewhere:1:1")
-    orphans = {lost, *(add(study, running, owner=name) for name in (dead_name, reused, "silent:1:1"))}
+    orphans = {lost, *(add(study, running, owner=name) for name in (dead_name, reused))}
     add(study, running)  # it has just been made
     add(study, TrialState.COMPLETE, owner=dead_name)
     assert {trial._trial_id for trial in owner.orphans({own})} == orphans
@@ -60,12 +57,37 @@ def test_only_trials_of_dead_owners_are_orphans(study):
     assert {trial._trial_id for trial in owner.orphans({own})} == orphans
 
 
-def test_a_trial_that_never_got_an_owner_is_an_orphan_after_a_while(study, monkeypatch):
+@pytest.fixture
+def wait(monkeypatch):
+    """Let time pass without waiting: ``wait(seconds)``."""
+    passed = [time.monotonic()]
+    monkeypatch.setattr("memo_lightning.sweeps.study.time.monotonic", lambda: passed[0])
+
+    def wait(seconds):
+        passed[0] += seconds
+
+    return wait
+
+
+def test_a_machine_that_is_silent_is_taken_for_dead_whatever_its_clock_says(study, wait):
+    """Clocks of two machines may be hours apart; only whether the other's beat changes counts."""
+    owner, running = Owner(study), TrialState.RUNNING
+    wrong_clock = time.time() - 10_000
+    lives, silent = (add(study, running, owner=f"{name}:1:1") for name in ("lives", "silent"))
+    study.set_user_attr("beat silent:1:1", time.time() + 10_000)
+    for minute in range(4):
+        study.set_user_attr("beat lives:1:1", wrong_clock + 60 * minute)
+        orphans = [trial._trial_id for trial in owner.orphans(())]
+        assert orphans == ([silent] if minute > 2 else []), "after more than two minutes"
+        wait(60)
+    assert lives not in orphans
+
+
+def test_a_trial_that_never_got_an_owner_is_an_orphan_after_a_while(study, wait):
     trial = add(study, TrialState.RUNNING)
     owner = Owner(study)
     assert list(owner.orphans(())) == []
-    later = (datetime.now() + timedelta(seconds=60)).timestamp()
-    monkeypatch.setattr("memo_lightning.sweeps.study.time.time", lambda: later)
+    wait(60)
     assert [orphan._trial_id for orphan in owner.orphans(())] == [trial]
 
 

@@ -1,7 +1,9 @@
 """Study files: those that ship, what the command line changes, and what is refused."""
 
+import contextlib
 import re
 
+import optuna
 import pytest
 from studies import write_study
 
@@ -34,6 +36,30 @@ def test_every_trial_has_a_random_stream_of_its_own(tmp_path):
     assert len({first_draw(3, "a"), first_draw(4, "a"), first_draw(3, "b")}) == 3
 
 
+def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
+    """A grid is gone through once, and a quasi-random sequence fills the space evenly, with a sampler per trial."""
+    choices = {"algorithm.n_epochs": [1, 2, 3, 4]}
+    grid = {"_target_": "optuna.samplers.GridSampler", "search_space": choices}
+    spec = read_study(str(write_study(tmp_path / "grid.yaml", sampler=grid)), [])
+    study = optuna.create_study()
+    for n in range(4):
+        study.sampler = spec.sampler(n, "a")
+        trial = study.ask()
+        with contextlib.suppress(RuntimeError):  # that all has been tried
+            study.tell(trial, trial.suggest_int("algorithm.n_epochs", 1, 4))
+    assert sorted(trial.value for trial in study.trials) == [1, 2, 3, 4]
+
+    sequence = {"_target_": "optuna.samplers.QMCSampler"}
+    spec = read_study(str(write_study(tmp_path / "sequence.yaml", sampler=sequence)), [])
+    study = optuna.create_study()
+    for n in range(17):
+        study.sampler = spec.sampler(n, "a")
+        trial = study.ask()
+        study.tell(trial, trial.suggest_float("algorithm.gamma", 0, 1))
+    drawn = [trial.value for trial in study.trials[1:]]  # the first tells the sampler what there is to draw
+    assert sorted(int(16 * value) for value in drawn) == list(range(16)), "one in every sixteenth"
+
+
 @pytest.mark.parametrize(
     ("settings", "overrides", "message"),
     [
@@ -48,6 +74,10 @@ def test_every_trial_has_a_random_stream_of_its_own(tmp_path):
         ({"objectives": [{"metric": "x"}]}, [], "must have metric and direction"),
         ({"objectives": [{"metric": "x", "direction": "up"}]}, [], "direction='up': must be maximize or minimize"),
         ({"objectives": []}, [], "objectives=[]: must be at least one"),
+        ({"train": ["seed=5"]}, [], "train: seed must not be set, as every trial sets its own; use n_seeds="),
+        ({}, ["resume=runs/a"], "train: resume must not be set"),
+        ({"space": {"run_dir": {"type": "categorical", "choices": ["a"]}}}, [], "space: run_dir must not be set"),
+        ({"sampler": "optuna.samplers.TPESampler"}, [], "must be {_target_: a class of optuna.samplers}"),
         ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, [], "must be a class of optuna.samplers"),
         ({"pruner": {"_target_": "optuna.samplers.RandomSampler"}}, [], "must be a class of optuna.pruners"),
         ({"pruner": {"_target_": "optuna.pruners.MedianPruner", "n_warm": 3}}, [], "n_warm"),

@@ -115,14 +115,24 @@ def test_learning_rate_follows_the_frames(make_env, make_policy):
     assert rates == pytest.approx([0.005, *cosine], abs=1e-6)
 
 
+@pytest.mark.parametrize("n_chunks", [1, 8])
+def test_every_weight_has_a_gradient_in_every_update(make_env, make_policy, n_chunks):
+    """Also in passes that end before their first segment, or skip layers: ranks wait for each other's gradients."""
+    learner, _ = train(make_env, lambda env: make_policy(env, n_layers=3, layer_drop=0.6), n_chunks=n_chunks)
+    optimizer = learner.optimizers()
+    steps = {int(state["step"]) for state in optimizer.state.values()}
+    assert len(optimizer.state) == len(list(learner.parameters()))
+    assert len(steps) == 1
+
+
 def test_all_ranks_draw_the_same_segment_lengths(make_env, make_policy, monkeypatch):
     """Whatever else differs between them, as the streams of their rollouts do."""
     drawn = []
     original = MemoTransformer.read_trials
 
-    def record(self, x, trials, segment_length):
-        drawn.append(segment_length)
-        return original(self, x, trials, segment_length)
+    def record(self, x, trials, segment_length, dropped):
+        drawn.append((segment_length, dropped))
+        return original(self, x, trials, segment_length, dropped)
 
     monkeypatch.setattr(MemoTransformer, "read_trials", record)
     for data_seed in (0, 1):

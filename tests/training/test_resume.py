@@ -27,6 +27,7 @@ TINY = [
     "model.d_model=16",
     "model.d_ff=32",
     "model.segment_length=10",
+    "model.layer_drop=0.5",
     "logger=none",
 ]
 # More kills than a test run has time for: MEMO_TEST_KILLS=20 pytest tests/training/test_resume.py

@@ -12,6 +12,7 @@ import lightning
 
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
+from memo_lightning.evaluation.efficiency.acting_flops import flops_per_step
 from memo_lightning.evaluation.memory_size import peak_memory_bytes
 from memo_lightning.evaluation.plots import plot_in_context_curve
 from memo_lightning.files import write_atomically
@@ -60,6 +61,7 @@ class RunReport(lightning.Callback):
         logger: RunLogger | None = trainer.logger  # type: ignore[assignment]
         record = rollouts.latest
         trial_length = int(record.lengths.max()) if record else pl_module.rollout_length
+        model = pl_module.policy.sequence_model
         self.figures = {
             "frames": pl_module.frames,
             "frames_per_second": pl_module.frames / rollouts.train_seconds,
@@ -68,7 +70,8 @@ class RunReport(lightning.Callback):
             "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist() if record else [None] * N_QUARTERS,
             "n_trials_averaged": len(record.returns) if record else 0,
             "trial_length": trial_length,
-            "memory_bytes": peak_memory_bytes(pl_module.policy.sequence_model, trial_length),
+            "memory_bytes": peak_memory_bytes(model, trial_length),
+            "flops_per_step": flops_per_step(model, trial_length),
             "seed": config["seed"],
             "baseline": choices["baseline"],
             "env": environment,
@@ -90,5 +93,6 @@ class RunReport(lightning.Callback):
             reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its figures:"
             print(f"{reason}\n{json.dumps(self.figures)}", file=sys.stderr)
         if logger:
-            logger.log_metrics({"memory_bytes": self.figures["memory_bytes"]}, pl_module.frames)
+            costs = {name: self.figures[name] for name in ("memory_bytes", "flops_per_step")}
+            logger.log_metrics(costs, pl_module.frames)
             logger.log_files(*files)

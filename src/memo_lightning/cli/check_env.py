@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from memo_lightning.cli.help import print_help
@@ -22,6 +23,12 @@ def main(arguments: Sequence[str]) -> None:
     if print_help("train", HELP, arguments, verb="check-env"):
         return
     config = compose_config("train", arguments)
+    print(
+        f"checking {config.choices.env}: four rows of at most 400 steps, then the speed of {config.collector.n_envs}; "
+        f"nothing is written",
+        file=sys.stderr,
+        flush=True,
+    )
     problems = []
     for finding in check_env(config):
         if finding.problem:

@@ -17,6 +17,8 @@ def main(arguments: Sequence[str]) -> None:
     if print_help("compare", HELP, arguments):
         return
     config = compose_config("compare", arguments)
+    what = f"study {config.study}" if config.study else f"experiment {config.experiment_name}"
+    print(f"comparing the finished runs of {what} in {config.tracking_uri}, writing to {config.run_dir}\n")
     print(as_markdown(compare(config)))
     print(f"results: {config.run_dir}/comparison.md, comparison.png, comparison.json")
     print("next: memo ui")

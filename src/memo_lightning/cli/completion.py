@@ -16,6 +16,7 @@ Prints what makes the shell complete verbs, settings and options:
 
   bash   eval "$(memo completion bash)"      # in ~/.bashrc
   zsh    eval "$(memo completion zsh)"       # in ~/.zshrc, after compinit"""
+_SETTINGS_OF = {"check-env": "train"}  # verbs that take the settings of another
 # `=` and `:` are no word breaks here, so that group=option is one word.
 _BASH = """_memo_complete() {
     local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"
@@ -61,6 +62,7 @@ def _words(verb: str, overrides: Sequence[str], word: str) -> Iterator[str]:
     if verb == "completion":
         yield from ("bash", "zsh")
         return
+    verb = _SETTINGS_OF.get(verb, verb)
     if not (config_dir() / f"{verb}.yaml").is_file():
         return
     key = word.partition("=")[0]
@@ -75,8 +77,11 @@ def _words(verb: str, overrides: Sequence[str], word: str) -> Iterator[str]:
     known = known or setting_names(compose_config(verb))
     if verb == "sweep":  # what is no setting of the study is one of memo train
         known += setting_names(compose_config("train"))
+    if verb == "evaluate":  # changes what the policy was trained with
+        known += [name for name in setting_names(compose_config("train")) if name.startswith(("env.", "model."))]
     if verb in ("train", "sweep"):
-        known = [*known, *(group.name for group in config_dir().iterdir() if group.is_dir())]
+        folders = [path for path in config_dir().rglob("*") if path.is_dir()]
+        known = [*known, *(folder.relative_to(config_dir()).as_posix() for folder in folders)]
     yield from (f"{name}=" for name in known)
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,17 @@ from memo_lightning.tracking import store_file
 
 HELP = "Looks at this machine and says what memo can use of it and what is wrong. Exit status 2 if something is."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
+# Extras of pyproject.toml, and what to look for to know that they are there.
+_EXTRAS = {
+    "vit": ("timm", "safetensors"),
+    "tasks": ("popgym", "minigrid"),
+    "notebooks": ("jupyterlab", "nbclient"),
+    "postgres": ("psycopg",),
+}
+_TEST_PROGRAMS = {
+    "chromium": "only tests of the pages in the browser need it",
+    "postgres": "only tests of studies on a server of this machine need it",
+}
 _MIN_FREE_GIB = 1.0
 
 
@@ -48,10 +60,13 @@ def main(arguments: Sequence[str]) -> None:
     if print_help("doctor", HELP, arguments):
         return
     config = compose_config("doctor", arguments)
-    findings = [finding for check in _checks(config.tracking_uri, config.storage) for finding in check()]
-    for finding in findings:
-        print(f"{finding.state:<5} {finding.what:<16} {finding.text}")
-    bad = [finding.what for finding in findings if finding.state == "bad"]
+    print(f"looking at this machine, at {config.tracking_uri} and at where studies are kept; nothing is changed\n")
+    bad = []
+    for check in _checks(config.tracking_uri, config.storage):
+        for finding in check():
+            print(f"{finding.state:<5} {finding.what:<16} {finding.text}", flush=True)  # the next may take a while
+            if finding.state == "bad":
+                bad.append(finding.what)
     if bad:
         raise UserError(f"doctor: something is wrong with {', '.join(bad)}")
     print("\nnext: memo train")
@@ -65,6 +80,8 @@ def _checks(tracking_uri: str, storage: str | None) -> list[Callable[[], Iterato
         _gpus,
         _arithmetic,
         _habitat,
+        _extras,
+        _programs,
         _folder,
         lambda: _mlflow(tracking_uri),
         lambda: _studies(storage),
@@ -79,8 +96,8 @@ def _python() -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    found = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
-    yield Finding("packages", "ok", ", ".join(found))
+    found = {name: _version(name) for name in _PACKAGES}
+    yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
     # What the package was declared to need, against what is there.
     from packaging.requirements import Requirement
 
@@ -88,12 +105,10 @@ def _versions() -> Iterator[Finding]:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(requirement.name)
+        if version is None:
             yield Finding(requirement.name, "bad", f"is missing; pip install '{requirement}'")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):
             yield Finding(requirement.name, "bad", f"{version}: must be {requirement.specifier}")
 
 
@@ -129,14 +144,46 @@ def _arithmetic() -> Iterator[Finding]:
 
 
 def _habitat() -> Iterator[Finding]:
-    if importlib.util.find_spec("habitat") is None:
+    version = _version("habitat-lab")
+    if version is None:
         yield Finding("habitat-lab", "none", "not installed; pip install 'memo-lightning[habitat]'")
         return
-    yield Finding("habitat-lab", "ok", importlib.metadata.version("habitat-lab"))
+    yield Finding("habitat-lab", "ok", version)
     if importlib.util.find_spec("habitat_sim") is None:
         yield Finding("habitat-sim", "none", "not installed; the simulator that comes with memo-lightning is used")
-    else:
-        yield Finding("habitat-sim", "ok", "installed")
+        return
+    # In a process of its own: its libraries may end the process that loads them where there is no display driver.
+    script = "import habitat_sim; print(habitat_sim.__version__, habitat_sim.cuda_enabled)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+        yield Finding("habitat-sim", "bad", f"cannot be imported ({reason}); it needs EGL, e.g. libegl1")
+        return
+    sim_version, cuda = result.stdout.split()
+    pictures = "pictures on the GPU" if cuda == "True" and torch.cuda.is_available() else "pictures in software"
+    yield Finding("habitat-sim", "ok", f"{sim_version}, {pictures}")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, packages in _EXTRAS.items():
+        versions = {name: _version(name) for name in packages}
+        missing = [name for name, version in versions.items() if version is None]
+        text = f"no {', '.join(missing)}; pip install 'memo-lightning[{extra}]'"
+        found = ", ".join(f"{name} {version}" for name, version in versions.items())
+        yield Finding(f"[{extra}]", "none" if missing else "ok", text if missing else found)
+
+
+def _programs() -> Iterator[Finding]:
+    import imageio_ffmpeg
+
+    try:
+        yield Finding("ffmpeg", "ok", f"{imageio_ffmpeg.get_ffmpeg_version()}, for videos of trials")
+    except (OSError, RuntimeError) as error:
+        yield Finding("ffmpeg", "bad", f"cannot be run, so render=true will fail ({str(error).splitlines()[0]})")
+    for program, what in _TEST_PROGRAMS.items():
+        paths = [shutil.which(program), *sorted(map(str, Path("/usr/lib").glob(f"postgresql/*/bin/{program}")))]
+        found = next((path for path in paths if path), None)
+        yield Finding(program, "ok" if found else "none", found or f"not installed; {what}")
 
 
 def _folder() -> Iterator[Finding]:
@@ -174,3 +221,11 @@ def _studies(storage: str | None) -> Iterator[Finding]:
         yield Finding("studies", "ok", f"{without_password(storage)}: answers")
     except UserError as error:
         yield Finding("studies", "bad", str(error))
+
+
+def _version(package: str) -> str | None:
+    """Return the installed version of a package, None where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

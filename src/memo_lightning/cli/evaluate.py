@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
@@ -14,24 +16,38 @@ summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, an
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Evaluate and print the figures."""
+    """Evaluate, print the figures, and say what to do next."""
     if print_help("evaluate", HELP, arguments):
         return
     config = compose_config("evaluate", arguments)
-    figures = evaluate(config)
-    low, high = figures["return_per_trial_interval"]
-    by_episode = figures["by_episode"]
-    print(f"{figures['n_trials']} trials of {figures['trial_length']} steps, {figures['split']} tasks")
-    print(f"return per trial  {figures['return_per_trial']:.1f} (95 % interval {low:.1f} to {high:.1f})")
+    figures = evaluate(config, announce=partial(print, file=sys.stderr, flush=True))
+    mean_length = figures["mean_trial_length"]
+    print(f"{figures['n_trials']} trials of {mean_length:,.0f} steps, {figures['split']} tasks")
+    print(f"return per trial  {_with_interval(figures)}")
     if "full_memory" in figures:
-        low, high = figures["full_memory"]["return_per_trial_interval"]
-        full = figures["full_memory"]["return_per_trial"]
-        print(f"with full memory  {full:.1f} (95 % interval {low:.1f} to {high:.1f})")
+        print(f"with full memory  {_with_interval(figures['full_memory'])}")
     print(f"by quarter        {' / '.join(f'{value:.1f}' for value in figures['return_by_quarter'])}")
-    print("episode           " + "  ".join(f"{k:>5}" for k in range(1, 9)))
-    print("  return          " + "  ".join(f"{value:5.2f}" for value in by_episode["return"][:8]))
-    print("  success         " + "  ".join(f"{value:5.2f}" for value in by_episode["success"][:8]))
-    if "spl" in by_episode:
-        print("  SPL             " + "  ".join(f"{value:5.2f}" for value in by_episode["spl"][:8]))
-    files = sorted(path.name for path in Path(config.run_dir).iterdir())
-    print(f"results           {config.run_dir}/: {', '.join(files)}")
+    _print_table("episode", range(1, 9), figures["by_episode"])
+    _print_table("up to step", map(int, figures["by_steps"]["steps"]), figures["by_steps"])
+    print(f"results           {config.run_dir}/: {', '.join(figures['files'])}")
+    again = " ".join(["memo evaluate", *arguments])
+    after = [] if config.render else [f"{again} render=true"]
+    after += [f"{again} trial_multiplier=8"] if config.trial_multiplier == 1 else []
+    after += ["memo compare"] if figures["mlflow_run_id"] else []
+    if after:
+        print("\nnext: " + "\n      ".join(after))
+
+
+def _with_interval(figures: dict[str, Any]) -> str:
+    low, high = figures["return_per_trial_interval"]
+    return f"{figures['return_per_trial']:.1f} (95 % interval {low:.1f} to {high:.1f})"
+
+
+def _print_table(name: str, columns: Any, table: dict[str, list[Any]], n_columns: int = 10) -> None:
+    """Print the first columns of a table of figures by episode or by steps."""
+    heads = [f"{head:>6}" for head in columns][:n_columns]
+    print(f"{name:<17} " + " ".join(heads))
+    for key, label in (("return", "return"), ("success", "success"), ("spl", "SPL")):
+        if key in table:
+            values = ["     -" if value is None else f"{value:6.2f}" for value in table[key]]
+            print(f"  {label:<15} " + " ".join(values[: len(heads)]))

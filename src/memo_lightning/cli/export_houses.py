@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def main(arguments: Sequence[str]) -> None:
 
     dataset = ExtObjNavDataset(make_config(split=config.split, dataset=dict(config.dataset)).habitat.dataset)
     folder = Path(config.run_dir)
+    print(
+        f"exporting {len(dataset.scene_ids)} houses of split {config.split} with {dataset.n_placements} placements of "
+        f"objects; writing to {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         with tqdm(unit=" files", desc="writing") as bar:
             n_rejected = export_houses(dataset, config.split, folder, lambda _: bar.update())
@@ -36,5 +43,10 @@ houses      {len(dataset.scene_ids)} with {dataset.n_placements} placements of o
 rejected    {n_rejected} places of objects that could not be reached or seen
 results     {folder}/
 
-next: memo train env=ext_objnav env.simulator=habitat_sim \\
-          env.scene_dataset={folder}/{SCENE_DATASET} env.data_path={folder}/{config.split}.jsonl.gz""")
+next: memo train env=ext_objnav env.split={config.split} collector.n_envs=4 env.workers=4 \\
+          env.simulator=habitat_sim env.scene_dataset={folder}/{SCENE_DATASET} env.data_path={folder}""")
+    if config.split == "train":
+        others = " ".join(
+            ["memo export-houses", *(a for a in arguments if not a.startswith("split=")), "split=held_out"]
+        )
+        print(f"      {others}   # beside it, for memo evaluate")

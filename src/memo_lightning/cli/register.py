@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     run_id = json.loads((run_dir / "metrics.json").read_text())["mlflow_run_id"]
     require(run_id is not None, "run_dir", config.run_dir, "a run that was logged to MLflow")
     store = OmegaConf.load(run_dir / "config.yaml").logger.tracking_uri
+    print(f"registering the checkpoint of {run_dir} in {store}")
     version = register_checkpoint(store, run_id, config.name)
     uri = f"{PREFIX}{config.name}/{version}"
-    print(f"registered {run_dir}/checkpoints/last.ckpt as {uri}\n\nnext: memo evaluate checkpoint={uri}")
+    print(f"registered as {uri}\n\nnext: memo evaluate checkpoint={uri}")

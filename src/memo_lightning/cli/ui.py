@@ -27,6 +27,8 @@ def main(arguments: Sequence[str]) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", config.port)) == 0:
             raise UserError(f"port={config.port}: in use; must be a free port")
-    print(f"http://127.0.0.1:{config.port}", flush=True)
-    command = ["mlflow", "ui", "--backend-store-uri", config.tracking_uri]
+    print(f"serving {config.tracking_uri} at http://127.0.0.1:{config.port} until Ctrl-C", flush=True)
+    # One process serves one person well. Without this, MLflow starts nine, most of them to judge language models.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = ["mlflow", "ui", "--workers", "1", "--backend-store-uri", config.tracking_uri]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(config.port)])

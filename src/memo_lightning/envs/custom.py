@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gymnasium
 import torch
 from tensordict import TensorDictBase
-from torchrl.data import Binary, TensorSpec
+from torchrl.data import Binary, Composite, TensorSpec
 from torchrl.envs import Compose, EnvBase, RewardSum, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.transforms import Transform
 
 from memo_lightning.config import construct
+from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.gymnasium.make import resolve
-from memo_lightning.envs.trial_env import REPORTS
+from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError, require
 
 
@@ -26,6 +28,7 @@ def make_custom_env(
     target: str | None,
     settings: dict[str, Any],
     trial_length: int,
+    step_timeout: float = 20.0,
     seed: int = 0,
     device: torch.device | str = "cpu",
     **gymnasium_settings: Any,
@@ -42,23 +45,32 @@ def make_custom_env(
         target: dotted path of a function or class, ``my.module:make_env``.
         settings: its arguments.
         trial_length: steps after which a trial ends.
+        step_timeout: seconds that a step or reset may take.
         seed: seed of all random streams.
         device: where tensors go.
         gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments only; ``split`` is
             left to the target of others.
 
     Raises:
-        UserError: if the target cannot be imported or makes something else.
+        UserError: if the target cannot be imported or makes something else; or if the environment, then or later,
+            returns something else than its specs say.
+        EnvironmentFailure: if the target or the environment raises anything else, or hangs; then or later.
     """
     if not target:
         raise UserError("env.target=null: must be the path of a function that makes an environment, my.module:make_env")
     function = resolve("env.target", target)
     require(callable(function), "env.target", target, "a function or class that makes an environment")
+    require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
     # A class is asked for its __init__, as TorchRL's metaclass hides the signature of calling it.
-    if "n_envs" in inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters:
-        made = construct(function, n_envs=n_envs, **settings)
-    else:
-        made = construct(function, **settings)
+    signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
+    if "n_envs" in signature.parameters:
+        settings = {"n_envs": n_envs, **settings}
+    try:
+        signature.bind(*([None] if inspect.isclass(function) else []), **settings)
+    except TypeError as error:
+        raise UserError(f"env.target={target}: {error} (env.settings={settings})") from None
+    with named(f"env.target={target}", also_mistakes=False):
+        made = function(**settings)
     if isinstance(made, gymnasium.Env):
         made.close()
         return construct(
@@ -66,6 +78,7 @@ def make_custom_env(
             n_envs=n_envs,
             make=partial(function, **settings),
             trial_length=trial_length,
+            step_timeout=step_timeout,
             seed=seed,
             device=device,
             **gymnasium_settings,
@@ -79,7 +92,12 @@ def make_custom_env(
         )
     if not made.batch_size:
         made.close()
-        made = SerialEnv(n_envs, partial(function, **settings))
+        rows = [partial(_make_row, partial(function, **settings), target, row, step_timeout) for row in range(n_envs)]
+        made = SerialEnv(n_envs, rows)
+    else:
+        # TorchRL takes transforms off an environment to which it adds others.
+        base = made.base_env if isinstance(made, TransformedEnv) else made
+        _guard(base, f"env.target={target}", step_timeout)
     if made.batch_size != (n_envs,):
         raise UserError(
             f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, taking "
@@ -94,6 +112,53 @@ def make_custom_env(
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
     env.set_seed(seed)
     return env
+
+
+def _make_row(make: Callable[[], EnvBase], target: str, row: int, step_timeout: float) -> EnvBase:
+    name = f"env.target={target}, row {row}"
+    with named(name):
+        env = make()
+    _guard(env, name, step_timeout)
+    return env
+
+
+def _guard(env: EnvBase, name: str, step_timeout: float) -> None:
+    """Let an environment say whose error it raises, whether it hangs, and what does not match its specs."""
+    step, reset = env._step, env._reset
+
+    def guarded_step(tensordict: TensorDictBase) -> TensorDictBase:
+        with within(step_timeout, name), named(name):
+            after = step(tensordict)
+            _check(after, "a step", env.full_observation_spec, env.full_done_spec, env.full_reward_spec)
+        return after
+
+    def guarded_reset(tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        with within(step_timeout, name), named(name):
+            after = reset(tensordict, **kwargs)
+            _check(after, "a reset", env.full_observation_spec)
+        return after
+
+    env._step, env._reset = guarded_step, guarded_reset
+
+
+def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
+    """Refuse what is not there or has another shape or dtype than its spec says."""
+    for spec in specs:
+        for key, entry in spec.items(True, True):
+            name = key if isinstance(key, str) else ".".join(key)
+            value = returned.get(key, None)
+            if value is None:
+                if name in ("truncated", "terminated"):
+                    continue  # TorchRL adds them
+                raise UserError(f"{kind} lacks {name!r}; its spec has it")
+            # TorchRL takes rewards without the last dimension, which is 1.
+            same_shape = value.shape == entry.shape or (name == "reward" and value.numel() == entry.shape.numel())
+            if not same_shape:
+                raise UserError(
+                    f"{kind} has {name!r} of shape {tuple(value.shape)}; its spec says {tuple(entry.shape)}"
+                )
+            if value.dtype != entry.dtype:
+                raise UserError(f"{kind} has {name!r} of dtype {value.dtype}; its spec says {entry.dtype}")
 
 
 class EpisodeIsTrial(Transform):

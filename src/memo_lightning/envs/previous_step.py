@@ -15,19 +15,25 @@ from torchrl.envs.transforms import Transform
 class PreviousStep(Transform):
     """Add ``previous_step [N, A + 2]``: the last action, reward and end of episode, to every observation.
 
+    Without the reward it is ``[N, A + 1]``.
+
     A discrete action is one-hot, A its number of values, several are one-hot one after another; any other is
     taken as it is, flattened, A its size.
     At the start of a trial all are zero. The environment must report ``episode_end``.
+
+    Args:
+        with_reward: whether the reward is among them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_reward: bool = True) -> None:
+        self._with_reward = with_reward
         super().__init__(in_keys=["action", "reward", "episode_end"], out_keys=["previous_step"])
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         batch_size = next_tensordict.batch_size
         parts = [
             self._encode(tensordict.get("action")).reshape(*batch_size, -1),
-            next_tensordict.get("reward"),
+            *([next_tensordict.get("reward")] if self._with_reward else []),
             next_tensordict.get("episode_end").float(),
         ]
         return next_tensordict.set("previous_step", torch.cat(parts, -1))
@@ -49,7 +55,7 @@ class PreviousStep(Transform):
     def _spec(self) -> TensorSpec:
         batch_size = self.parent.batch_size
         action = self._encode(self.parent.full_action_spec["action"].zero()).reshape(*batch_size, -1)
-        return Unbounded((*batch_size, action.shape[-1] + 2), device=self.parent.device)
+        return Unbounded((*batch_size, action.shape[-1] + 1 + self._with_reward), device=self.parent.device)
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
         """Add the entry's spec."""

@@ -18,9 +18,6 @@ from memo_lightning.errors import require
 
 SPLITS = ("train", "held_out", "all")
 
-# What every environment says of the episode that a step belongs to, beside its observation.
-REPORTS = ("episode_end", "episode_return", "episode_length", "success")
-
 
 class TrialEnv(EnvBase):
     """N environments stepped together with tensors; a trial is a sequence of episodes of the same task.
@@ -95,6 +92,7 @@ class TrialEnv(EnvBase):
         self._trial_step = torch.zeros_like(self._trial_index)
         self._episode_step = torch.zeros_like(self._trial_index)
         self._episode_return = torch.zeros(n_envs, device=self.device)
+        self._last_pictures: dict[int, NDArray[np.uint8]] | None = None
         self.set_seed(seed)
 
     @abstractmethod
@@ -116,6 +114,15 @@ class TrialEnv(EnvBase):
     @abstractmethod
     def picture(self, row: int = 0) -> NDArray[np.uint8]:
         """Return what a row looks like, uint8 ``[H, W, 3]``."""
+
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        self._last_pictures = {}
+
+    def last_picture(self, row: int = 0) -> NDArray[np.uint8]:
+        """Return what a row looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if it is watched."""
+        assert self._last_pictures is not None
+        return self._last_pictures[row]
 
     def _set_seed(self, seed: int | None) -> None:
         self._streams = stream_keys(seed or 0, self.batch_size[0], self.device)
@@ -156,6 +163,8 @@ class TrialEnv(EnvBase):
             episode_end = episode_end | success
         trial_end = (self._trial_step >= self.trial_length).unsqueeze(-1)
         episode_return, episode_length = self._episode_return.clone(), self._episode_step.clone()
+        if self._last_pictures is not None:
+            self._last_pictures |= {row: self.picture(row) for row in episode_end.nonzero().flatten().tolist()}
         self._start_episodes(episode_end)
         return TensorDict(
             {

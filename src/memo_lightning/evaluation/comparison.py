@@ -20,9 +20,17 @@ from memo_lightning.errors import UserError
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
 from memo_lightning.tracking import resolve_store
-from memo_lightning.tracking.finished_runs import FinishedRun, best_trials, latest_of_each_seed, read_finished_runs
+from memo_lightning.tracking.finished_runs import (
+    EvaluationKind,
+    FinishedRun,
+    RunStore,
+    differing_settings,
+    latest_of_each_seed,
+    shared_evaluation,
+)
 
 _CURVE_POINTS = 60
+_SHOWN_SETTINGS = 5
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,16 @@ class Group:
         environment: that it was trained on.
         seeds: of the runs.
         frames: that each run was trained for.
-        score: return per trial; of held-out tasks where all runs were evaluated, else at the end of training.
-        held_out: whether the score is of held-out tasks.
+        score: return per trial.
+        score_of: what was measured: a kind of evaluation, or the end of training; the same for all groups of an
+            environment.
+        partly_evaluated: whether some of the runs have evaluations that the score is not of, as others have none
+            of the kind.
+        differing: settings that are not the same in all runs, with the values they have.
         frames_per_second: in training, mean over the runs.
         memory_bytes: the most that one environment's memory held, mean over the runs.
+        flops_per_step: of the memory in an acting step at the end of a trial, mean over the runs; NaN where a run
+            does not say.
         learning: return per trial over frames.
         in_context: reward per part of a trial, over the steps of the trial (parts of it where they are unknown).
     """
@@ -55,73 +69,124 @@ class Group:
     seeds: list[int]
     frames: list[int]
     score: Estimate
-    held_out: bool
+    score_of: str
+    partly_evaluated: bool
+    differing: dict[str, list[str]]
     frames_per_second: float
     memory_bytes: float
+    flops_per_step: float
     learning: Curve
     in_context: Curve
 
 
-def compare(config: DictConfig) -> list[Group]:
+@dataclass(frozen=True)
+class Comparison:
+    """Groups side by side.
+
+    Attributes:
+        groups: best first within each environment.
+        chosen_by: what the trials of a study were chosen by; None where the runs are of no study.
+    """
+
+    groups: list[Group]
+    chosen_by: str | None = None
+
+
+def compare(config: DictConfig) -> Comparison:
     """Compare what ``conf/compare.yaml`` and its overrides choose; leaves a table, a picture and the figures.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
 
     Returns:
-        The groups, best first within each environment.
+        What was compared.
 
     Raises:
         UserError: if no run fits, or nothing can be written.
     """
     tags = {**config.tags, **({"study": config.study} if config.study else {})}
-    runs = read_finished_runs(resolve_store(config.tracking_uri), config.experiment_name, tags)
-    members: dict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
-    for run in best_trials(runs, config.group_by) if config.study else runs:
+    store, chosen_by = RunStore(resolve_store(config.tracking_uri), config.experiment_name), None
+    runs = store.finished(tags, of_studies=bool({"study", "trial"} & {*tags, config.group_by}))
+    if config.study:
+        runs, chosen_by = store.best_trials(config.study, runs, config.group_by)
+    by_environment: dict[str, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
         if config.group_by not in run.tags:
             known = ", ".join(sorted(tag for tag in run.tags if not tag.startswith("mlflow.")))
             raise UserError(f"group_by={config.group_by}: run {run.run_id} has no such tag; it has {known}")
-        members[run.tags["environment"], run.tags[config.group_by]].append(run)
-    groups = [_summarise(name, env, latest_of_each_seed(runs)) for (env, name), runs in members.items()]
+        by_environment[run.tags["environment"]][run.tags[config.group_by]].append(run)
+    groups = []
+    for environment, all_members in by_environment.items():
+        members = {name: latest_of_each_seed(runs) for name, runs in all_members.items()}
+        kind = shared_evaluation([run for runs in members.values() for run in runs])
+        groups += [_summarise(name, environment, runs, kind) for name, runs in members.items()]
     groups.sort(key=lambda group: (group.environment, -float(group.score.mean)))
-    run_dir = Path(config.run_dir)
+    comparison, run_dir = Comparison(groups, chosen_by), Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "comparison.md").write_text(as_markdown(groups))
+        (run_dir / "comparison.md").write_text(as_markdown(comparison))
         (run_dir / "comparison.json").write_text(json.dumps([_as_plain(group) for group in groups], indent=2) + "\n")
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     plot_comparison(groups, run_dir / "comparison.png")
-    return groups
+    return comparison
 
 
-def as_markdown(groups: Sequence[Group]) -> str:
+def as_markdown(comparison: Comparison) -> str:
     """Return the table, with what must be known to read it."""
+    groups = comparison.groups
     lines = [
-        "| environment | memory | return per trial | 95 % interval | seeds | frames | frames/s | memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | memory | return per trial | 95 % interval | seeds | frames | frames/s | memory | FLOPs/step |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups:
         low, high = float(group.score.low), float(group.score.high)
         interval = "one seed: none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
         lines.append(
             f"| {group.environment} | {group.name} | {float(group.score.mean):.1f} | {interval} | {len(group.seeds)} "
-            f"| {_spread(group.frames)} | {group.frames_per_second:,.0f} | {_kilobytes(group.memory_bytes)} |"
+            f"| {_spread(group.frames)} | {group.frames_per_second:,.0f} | {_kilobytes(group.memory_bytes)} "
+            f"| {_megaflops(group.flops_per_step)} |"
         )
+    return "\n".join(lines) + "\n\n" + "\n\n".join(_notes(comparison)) + "\n"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Return what the table does not say by itself, and what makes it less than it seems."""
+    groups = comparison.groups
+    score_of = {group.environment: group.score_of for group in groups}
+    same = len(set(score_of.values())) == 1
+    measured = next(iter(score_of.values())) if same else "; ".join(f"{e}: {kind}" for e, kind in score_of.items())
     notes = [
-        "Return per trial is the interquartile mean over seeds with its percentile bootstrap interval, "
-        + ("on held-out tasks." if all(group.held_out for group in groups) else "at the end of training.")
-        + " Memory is the most that one environment's memory holds during a trial."
+        "Return per trial is the interquartile mean over seeds with its percentile bootstrap interval, measured at: "
+        f"{measured}. Memory is the most that one environment's memory holds during a trial; FLOPs are the memory's "
+        "in an acting step at the end of a trial, the making of summaries included."
     ]
+    if comparison.chosen_by:
+        notes.append(
+            f"**Chosen by the score** ({comparison.chosen_by}): every memory is shown at the best of its trials. What "
+            "won a search looks better than it is; train it again with other seeds for a figure to rely on."
+        )
+    partly = [group.name for group in groups if group.partly_evaluated]
+    if partly:
+        notes.append(
+            f"**Evaluations left out** ({_names(partly)}): not every run was evaluated in the same way. memo evaluate "
+            "with the same settings for each run makes them comparable."
+        )
+    for group in groups:
+        if group.differing:
+            settings = [f"{name} {', '.join(values)}" for name, values in group.differing.items()]
+            more = len(settings) - _SHOWN_SETTINGS
+            shown = "; ".join(settings[:_SHOWN_SETTINGS]) + (f"; and {more} more" if more > 0 else "")
+            notes.append(f"**Not seeds of one thing** ({group.name}): the runs differ in {shown}.")
     few = [group.name for group in groups if len(group.seeds) < FEW_SEEDS]
     if few:
         notes.append(
-            f"**Few seeds** ({', '.join(dict.fromkeys(few))}: fewer than {FEW_SEEDS}): the intervals are rough, and "
+            f"**Few seeds** ({_names(few)}: fewer than {FEW_SEEDS}): the intervals are rough, and "
             "what they do not tell apart may still differ."
         )
     if len({frames for group in groups for frames in group.frames}) > 1:
         notes.append("**Unequal training**: the runs were trained for different numbers of frames.")
-    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+    return notes
 
 
 def plot_comparison(groups: Sequence[Group], path: Path) -> None:
@@ -148,28 +213,33 @@ def plot_comparison(groups: Sequence[Group], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _summarise(name: str, environment: str, runs: Sequence[FinishedRun]) -> Group:
-    evaluations = [run.evaluation for run in runs if run.evaluation]
-    held_out = len(evaluations) == len(runs)
-    scores = [e["return_per_trial"] for e in evaluations] if held_out else [run.score for run in runs]
-    if held_out:
-        curves = np.array([e["in_context_curve"]["reward"] for e in evaluations])
-        length = float(evaluations[0]["trial_length"])
+def _summarise(name: str, environment: str, runs: Sequence[FinishedRun], kind: EvaluationKind | None) -> Group:
+    """Put the runs of a group together; ``kind`` is the evaluation that the score is of, None for the training."""
+    if kind:
+        evaluations = [run.evaluations[kind] for run in runs]
+        scores = [evaluation["return_per_trial"] for evaluation in evaluations]
+        curves = np.array([evaluation["in_context_curve"]["reward"] for evaluation in evaluations])
+        lengths = [evaluation.get("mean_trial_length", kind.trial_length) for evaluation in evaluations]
     else:
+        scores = [run.score for run in runs]
         curves = np.array([run.metrics["return_by_quarter"] for run in runs])
-        length = float(runs[0].metrics["trial_length"])
+        lengths = [run.metrics["trial_length"] for run in runs]
     n_parts = curves.shape[1]
+    per_step = curves * n_parts / np.array(lengths, dtype=np.float64)[:, None]
     return Group(
         name=name,
         environment=environment,
         seeds=[int(run.tags["seed"]) for run in runs],
         frames=[run.metrics["frames"] for run in runs],
         score=estimate_over_seeds(np.array(scores)),
-        held_out=held_out,
+        score_of=str(kind) if kind else "the end of training",
+        partly_evaluated=kind is None and any(run.evaluations for run in runs),
+        differing=differing_settings(runs),
         frames_per_second=float(np.mean([run.metrics["frames_per_second"] for run in runs])),
         memory_bytes=float(np.mean([run.metrics["memory_bytes"] for run in runs])),
+        flops_per_step=float(np.mean([run.metrics.get("flops_per_step", math.nan) for run in runs])),
         learning=_learning_curve([run.metrics["history"] for run in runs]),
-        in_context=Curve((np.arange(n_parts) + 0.5) / n_parts, estimate_over_seeds(curves * n_parts / length)),
+        in_context=Curve((np.arange(n_parts) + 0.5) / n_parts, estimate_over_seeds(per_step)),
     )
 
 
@@ -208,10 +278,12 @@ def _as_plain(group: Group) -> dict[str, Any]:
         "environment": group.environment,
         "seeds": group.seeds,
         "frames": group.frames,
-        "held_out": group.held_out,
+        "score_of": group.score_of,
+        "differing_settings": group.differing,
         "return_per_trial": numbers(group.score),
         "frames_per_second": group.frames_per_second,
         "memory_bytes": group.memory_bytes,
+        "flops_per_step": _without_nan(group.flops_per_step),
         "learning_curve": {"frames": group.learning.x.tolist(), **numbers(group.learning.y)},
         "in_context_curve": {"part": group.in_context.x.tolist(), **numbers(group.in_context.y)},
     }
@@ -228,5 +300,13 @@ def _spread(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
 def _kilobytes(n_bytes: float) -> str:
     return f"{n_bytes / 1024:,.1f} KiB"
+
+
+def _megaflops(flops: float) -> str:
+    return "not measured" if math.isnan(flops) else f"{flops / 1e6:,.3g} M"

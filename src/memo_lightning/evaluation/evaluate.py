@@ -6,39 +6,39 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
-import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
-from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from tqdm import tqdm
 
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError, require
 from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
-from memo_lightning.evaluation.plots import plot_in_context_curve
-from memo_lightning.evaluation.summary_attention import plot_summary_attention
+from memo_lightning.evaluation.memory_views import view_memory
+from memo_lightning.evaluation.plots import plot_in_context_curve, plot_summary_attention
+from memo_lightning.evaluation.trials import N_BINS, FirstTrial, acting, run_trials
 from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.registry import PREFIX, fetch_checkpoint
 
-N_BINS = 20
+_BIN_STEPS = 500  # or a tenth of a trial that is shorter than ten such bins
 
 
-def evaluate(config: DictConfig) -> dict[str, Any]:
+def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
     """Run the evaluation that ``conf/evaluate.yaml`` and its overrides describe.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
+        announce: is told what will be done and where it will be written, when all is known to be there.
 
     Returns:
         The figures of ``evaluation.json``.
@@ -50,8 +50,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise UserError(
             "checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt"
         )
-    for name in ("n_trials", "n_envs", "trial_multiplier", "bin_steps"):
+    for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
+    require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
     registered = config.checkpoint.startswith(PREFIX)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(config.checkpoint)
@@ -61,11 +62,33 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(config.run_dir or (_folder_of_model(config) if registered else path.parents[1] / "evaluation"))
     config.run_dir = str(run_dir)
 
-    env_config = _env_config(config, checkpoint["config"]["env"])
-    env = build_env(env_config, min(config.n_envs, config.n_trials), config.seed)
-    policy = restore_policy(checkpoint, dict(config.model), env)
+    n_envs = min(config.n_envs, config.n_trials)
+    env_config = _env_config(config, checkpoint["config"]["env"], n_envs)
+    length = env_config["trial_length"]
+    config.bin_steps = config.bin_steps or min(_BIN_STEPS, -(-length // 10))
+    env = build_env(env_config, n_envs, config.seed)
+    try:
+        policy = restore_policy(checkpoint, dict(config.model), env)
+        _set_budget(policy, config.memory_budget)
+        announce(
+            f"evaluating {config.checkpoint}: {-(-config.n_trials // n_envs) * n_envs} trials of {config.split} tasks, "
+            f"at most {length:,} steps each, {n_envs} at a time; writing to {run_dir}"
+        )
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+        records = {}
+        if config.memory_budget is not None:  # the same trials with all of the memory, to hold the budget against it
+            _set_budget(policy, None)
+            records["full memory"] = _run(config, env, policy, length, "full memory")[0]
+            _set_budget(policy, config.memory_budget)
+        label = f"{config.split} tasks" if config.memory_budget is None else f"newest {config.memory_budget} entries"
+        record, first = _run(config, env, policy, length, "evaluating")
+        records = {label: record, **records}
+    finally:
+        env.close()
 
-    record, first_trial = _run_trials(config, env, policy, env_config["trial_length"], config.memory_budget)
     figures = {
         "checkpoint": config.checkpoint,
         "split": config.split,
@@ -74,31 +97,21 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "frames_trained": checkpoint["frames"],
         "mlflow_run_id": checkpoint["mlflow_run_id"],
         "memory_budget": config.memory_budget,
+        "trial_length": length,
         **_figures(record, config.bin_steps),
     }
-    curves = {f"{config.split} tasks": record}
-    if config.memory_budget is not None:  # the same trials with all of the memory, to hold it against
-        full, _ = _run_trials(config, env, policy, env_config["trial_length"], None)
-        figures["full_memory"] = _figures(full, config.bin_steps)
-        curves = {f"newest {config.memory_budget} entries": record, "full memory": full}
-
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
-    results, curve = run_dir / "evaluation.json", run_dir / "in_context_curve.png"
-    results.write_text(json.dumps(figures, indent=2) + "\n")
-    plot_in_context_curve(curves, curve, f"{config.checkpoint}: {len(record.returns)} trials of {config.split} tasks")
-    files = [results, curve]
-    model = policy.sequence_model
-    if type(model) is MemoTransformer and env_config["trial_length"] > model.segment_length:
-        files.append(run_dir / "summary_attention.png")
-        plot_summary_attention(
-            policy, first_trial, files[-1], f"{config.checkpoint}: summaries in a trial of {config.split} tasks"
-        )
+    if "full memory" in records:
+        figures["full_memory"] = _figures(records["full memory"], config.bin_steps)
+    curve = run_dir / "in_context_curve.png"
+    title = f"{config.checkpoint}: {len(record.returns)} trials of {config.split} tasks"
+    plot_in_context_curve(records, curve, title, config.bin_steps)
+    files = [curve, *_plot_attention(config, policy, first, run_dir / "summary_attention.png")]
     if config.render:
         files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
-    _log_to_mlflow(checkpoint, figures, files)
+    results = run_dir / "evaluation.json"
+    figures["files"] = [results.name, *(file.name for file in files)]
+    results.write_text(json.dumps(figures, indent=2) + "\n")
+    _log_to_mlflow(checkpoint, figures, [results, *files])
     return figures
 
 
@@ -107,7 +120,7 @@ def _folder_of_model(config: DictConfig) -> Path:
     return Path("runs") / re.sub(r"\W+", "-", config.checkpoint) / "evaluation"
 
 
-def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
+def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dict[str, Any]:
     """Return the environment's settings: those it was trained with, and the changes that are asked for."""
     for key in config.env:
         if key not in trained:
@@ -116,43 +129,50 @@ def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
     for key in ("trial_length", "episodes_per_trial"):
         if settings.get(key) is not None:
             settings[key] *= config.trial_multiplier
+    if settings.get("workers") and "workers" not in config.env:
+        settings["workers"] = min(settings["workers"], n_envs)  # training may have had more environments
     return settings
 
 
-@torch.no_grad()
-def _run_trials(
-    config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, memory_budget: int | None
-) -> tuple[TrialRecord, TensorDictBase]:
-    """Run the evaluation's trials, the same ones whenever it is called, within a memory budget.
-
-    Returns:
-        What happened in all trials, and the steps ``[T]`` of the first.
-    """
+def _set_budget(policy: MemoryPolicy, memory_budget: int | None) -> None:
     try:
         policy.sequence_model.memory_budget = memory_budget
     except ValueError as error:
         raise UserError(str(error)) from None
-    policy.forget()
-    lightning.seed_everything(config.seed, verbose=False)
-    env.set_seed(config.seed)
-    rounds = -(-config.n_trials // env.batch_size[0])
-    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
-    with set_exploration_type(exploration):
-        first = env.rollout(length, policy, break_when_any_done=False)
-        records = [TrialRecord.of(first, N_BINS, length)]
-        for _ in range(rounds - 1):
-            records.append(TrialRecord.of(env.rollout(length, policy, break_when_any_done=False), N_BINS, length))
-    return TrialRecord.concatenate(records), first[0].clone()
+
+
+def _run(
+    config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, label: str
+) -> tuple[TrialRecord, FirstTrial]:
+    """Run the trials behind a progress bar, which those that take seconds do without."""
+    n_steps = length * -(-config.n_trials // env.batch_size[0])
+    every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+    with (
+        tqdm(total=n_steps, desc=label, unit=" steps", delay=5, mininterval=every, leave=False) as bar,
+        acting(deterministic=config.deterministic),
+    ):
+        return run_trials(env, policy, config.n_trials, length, config.seed, bar.update)
+
+
+def _plot_attention(config: DictConfig, policy: MemoryPolicy, first: FirstTrial, path: Path) -> list[Path]:
+    """Draw the attention in the first trial; nothing for a memory without summaries, or before the first is read."""
+    model = policy.sequence_model
+    if type(model) is not MemoTransformer or len(first.inputs) <= model.segment_length:
+        return []
+    view = view_memory(model, first.inputs.unsqueeze(0))
+    title = f"{config.checkpoint}: summaries in a trial of {config.split} tasks"
+    if config.memory_budget is not None:
+        title += f", newest {config.memory_budget} entries kept"
+    plot_summary_attention(view, first.ends, first.successes, path, title)
+    return [path]
 
 
 def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy, path: Path) -> Path:
     """Write the video of a trial, in an environment of its own."""
-    policy.sequence_model.memory_budget = config.memory_budget
     env = build_env({**env_config, **({"workers": 0} if "workers" in env_config else {})}, 1, config.seed)
-    exploration = ExplorationType.DETERMINISTIC if config.deterministic else ExplorationType.RANDOM
     try:
-        with set_exploration_type(exploration):
-            record_trial(env, policy, path)
+        with acting(deterministic=config.deterministic):
+            record_trial(env, policy, path, max_steps=config.render_steps)
     finally:
         env.close()
     return path
@@ -163,26 +183,18 @@ def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     curve = estimate_mean(record.rewards)
     return {
         "n_trials": len(record.returns),
-        "trial_length": int(record.lengths[0]),
+        "mean_trial_length": float(record.lengths.mean()),
         "return_per_trial": float(returns.mean[0]),
         "return_per_trial_interval": [float(returns.low[0]), float(returns.high[0])],
         "return_by_quarter": record.by_part(4).mean(0).tolist(),
+        **record.mean_over_episodes(),
         "in_context_curve": {
             "steps": ((np.arange(N_BINS) + 1) * record.lengths.mean() / N_BINS).tolist(),
             "reward": curve.mean.tolist(),
             "low": curve.low.tolist(),
             "high": curve.high.tolist(),
         },
-        "by_episode": {
-            "n_trials": np.isfinite(record.episode_returns).sum(0).tolist(),
-            "return": np.nanmean(record.episode_returns, axis=0).tolist(),
-            "success": np.nanmean(record.episode_successes, axis=0).tolist(),
-            **(
-                {"spl": np.nanmean(record.episode_spl, axis=0).tolist()}
-                if np.isfinite(record.episode_spl).any()
-                else {}
-            ),
-        },
+        "by_episode": record.by_episode(),
         "by_steps": record.by_steps(bin_steps),
     }
 
@@ -192,17 +204,19 @@ def _log_to_mlflow(checkpoint: dict[str, Any], figures: dict[str, Any], files: l
     run_id, logger = checkpoint["mlflow_run_id"], checkpoint["config"]["logger"]
     if run_id is None or not logger:
         return
+    # A longer trial or a smaller memory is another measurement, so it has another name.
+    split, length, budget = (figures[name] for name in ("split", "trial_length", "memory_budget"))
+    metrics = f"eval/{split}/{length}_steps" + (f"/budget_{budget}" if budget is not None else "")
+    folder = f"evaluation/{split}_{length}_steps" + (f"_budget_{budget}" if budget is not None else "")
+    values: dict[str, float] = {
+        name: figures[name] for name in ("return_per_trial", "success", "spl") if name in figures
+    }
+    values |= {f"return_quarter_{k}": value for k, value in enumerate(figures["return_by_quarter"], start=1)}
     try:
         client = MlflowClient(logger["tracking_uri"])
-        # A longer trial or a smaller memory is another measurement, so it has another name.
-        name = f"eval/{figures['split']}/{figures['trial_length']}_steps"
-        if figures["memory_budget"] is not None:
-            name += f"/budget_{figures['memory_budget']}"
-        step = figures["frames_trained"]
-        client.log_metric(run_id, f"{name}/return_per_trial", figures["return_per_trial"], step=step)
-        for quarter, value in enumerate(figures["return_by_quarter"], start=1):
-            client.log_metric(run_id, f"{name}/return_quarter_{quarter}", value, step=step)
+        for name, value in values.items():
+            client.log_metric(run_id, f"{metrics}/{name}", value, step=figures["frames_trained"])
         for file in files:
-            client.log_artifact(run_id, str(file), "evaluation")
+            client.log_artifact(run_id, str(file), folder)
     except MlflowException as error:
         print(f"not logged to MLflow: {str(error).splitlines()[0]}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,24 +45,51 @@ class TrialRecord:
         """Reward in each of ``n_parts`` equal parts of a trial, ``[n_trials, n_parts]``; divides ``n_bins``."""
         return self.rewards.reshape(len(self.rewards), n_parts, -1).sum(2)
 
-    def by_steps(self, bin_steps: int) -> dict[str, list[float | None]]:
+    def by_steps(self, bin_steps: int) -> dict[str, list[Any]]:
         """Return success and SPL of the episodes that ended in each ``bin_steps`` steps of a trial.
 
         Returns:
-            ``steps`` (the end of each bin), ``n_episodes``, ``success`` and, where it is reported, ``spl``; None for
-            a bin in which no episode ended.
+            ``steps`` (the end of each bin), ``n_episodes``, and of ``success`` and, where it is reported, ``spl`` the
+            mean over episodes and, as ``success_interval`` and ``spl_interval``, its 95 % interval; None for what does
+            not exist, as in a bin in which no episode ended.
         """
-        bins = (np.ceil(self.episode_ends / bin_steps) - 1).ravel()
         n_bins = -(-int(self.lengths.max()) // bin_steps)
-        measures = {"success": self.episode_successes.ravel(), "spl": self.episode_spl.ravel()}
-        table: dict[str, list[float | None]] = {
+        bins = np.ceil(self.episode_ends / bin_steps) - 1
+        member = bins[:, :, None] == np.arange(n_bins)  # [n_trials, n_episodes, n_bins]
+        table: dict[str, list[Any]] = {
             "steps": [float(bin_steps * (k + 1)) for k in range(n_bins)],
-            "n_episodes": [int((bins == k).sum()) for k in range(n_bins)],
+            "n_episodes": member.sum((0, 1)).tolist(),
         }
-        for name, values in measures.items():
-            if np.isfinite(values).any():
-                table[name] = [float(values[bins == k].mean()) if (bins == k).any() else None for k in range(n_bins)]
+        for name, values in self._measures().items():
+            totals = np.where(member, np.nan_to_num(values)[:, :, None], 0).sum(1)
+            estimate = estimate_ratio(totals, member.sum(1))
+            table[name] = _plain(estimate.mean)
+            table[f"{name}_interval"] = _plain(np.stack([estimate.low, estimate.high], 1))
         return table
+
+    def by_episode(self) -> dict[str, list[Any]]:
+        """Return figures of the k-th episode of a trial, over the trials that had so many.
+
+        Returns:
+            ``n_trials``, and of ``return``, ``success`` and, where it is reported, ``spl`` the mean and, as
+            ``return_interval`` and so on, its 95 % interval; None for an interval that does not exist.
+        """
+        table: dict[str, list[Any]] = {"n_trials": np.isfinite(self.episode_returns).sum(0).tolist()}
+        for name, values in {"return": self.episode_returns, **self._measures()}.items():
+            estimate = estimate_mean(values)
+            table[name] = _plain(estimate.mean)
+            table[f"{name}_interval"] = _plain(np.stack([estimate.low, estimate.high], 1))
+        return table
+
+    def mean_over_episodes(self) -> dict[str, float]:
+        """Return ``success`` and, where it is reported, ``spl``, the mean over all episodes; nothing without any."""
+        measures = self._measures()
+        return {name: float(np.nanmean(values)) for name, values in measures.items() if np.isfinite(values).any()}
+
+    def _measures(self) -> dict[str, NDArray[np.float64]]:
+        """Return what episodes are measured by, ``[n_trials, n_episodes]`` by name."""
+        spl = {"spl": self.episode_spl} if np.isfinite(self.episode_spl).any() else {}
+        return {"success": self.episode_successes, **spl}
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return the arrays as tensors, which a checkpoint can hold without pickle."""
@@ -150,20 +178,38 @@ class Estimate:
 
 
 def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
-    """Return the mean over the first axis, with a percentile bootstrap interval over it (scipy).
+    """Return the mean over the first axis, with a percentile bootstrap interval over it.
 
     NaN entries are left out; where they are so many that a resample may hold nothing else, the interval is
     NaN. With a single value the interval is that value.
     """
-    mean = np.nanmean(values, axis=0)
-    if len(values) < 2:
-        return Estimate(mean, mean, mean)
-    with warnings.catch_warnings():
+    present = np.isfinite(values)
+    return estimate_ratio(np.where(present, values, 0.0), present, confidence)
+
+
+def estimate_ratio(totals: NDArray[np.float64], counts: NDArray, confidence: float = 0.95) -> Estimate:
+    """Return the sum of totals over the sum of counts, with a percentile bootstrap interval over the first axis.
+
+    Args:
+        totals: e.g. successes of each trial in each stretch of it, ``[n_trials, ...]``.
+        counts: e.g. episodes of each trial in each stretch, of the same shape; where there are none there is no mean
+            (NaN), and where a resample may hold none there is no interval.
+        confidence: of the interval.
+    """
+
+    def ratio(totals: NDArray, counts: NDArray, axis: int = 0) -> NDArray[np.float64]:
+        return np.sum(totals, axis=axis) / np.sum(counts, axis=axis)
+
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing, as said above
+        mean = np.asarray(ratio(totals, counts))
+        if len(totals) < 2 or not mean.size:
+            return Estimate(mean, mean, mean)
         interval = bootstrap(
-            (values,),
-            np.nanmean,
+            (totals, counts.astype(np.float64)),
+            ratio,
             axis=0,
+            paired=True,
             n_resamples=1000,
             batch=100,
             method="percentile",
@@ -171,3 +217,10 @@ def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Esti
             random_state=np.random.default_rng(0),
         ).confidence_interval
     return Estimate(mean, np.asarray(interval.low), np.asarray(interval.high))
+
+
+def _plain(values: NDArray[np.float64]) -> list[Any]:
+    """Return nested lists with None for what is not a number, which JSON does not know."""
+    plain = values.astype(object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()

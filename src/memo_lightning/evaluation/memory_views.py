@@ -1,85 +1,121 @@
-"""Looking inside Memo's memory: what a step attends to, and what summaries hold."""
+"""Looking inside Memo's memory: what steps attend to, what summaries are made of, and what they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from memo_lightning.models import MemoTransformer
-from memo_lightning.models.attention import Attention
-from memo_lightning.models.rotary import rotate
-from memo_lightning.models.transformer import Block
+from memo_lightning.models.summary_memory import LayerKeysValues, SummaryView
 
 
 @dataclass(frozen=True)
 class MemoryView:
-    """What Memo did with some rows.
+    """What Memo did with some rows; n complete segments of L steps, each with a summary of S tokens.
 
     Attributes:
         attention: share of each step's attention that goes to each earlier segment's summary, and, last, to the
-            steps of its own segment, ``[layers, B, T, n + 1]``, mean over heads; entries of a row sum to 1.
+            steps of its own segment, ``[layers, B, T, n + 1]``, mean over heads. Entries of a row sum to 1, or to
+            what the sink leaves.
+        written: share of the attention of a summary's queries that goes to each step of its segment,
+            ``[layers, B, n, L]``, mean over heads and queries.
         summaries: the summary tokens, in the order they were written, ``[B, n, S, D]``.
     """
 
     attention: Tensor
+    written: Tensor
     summaries: Tensor
 
 
 @torch.no_grad()
 def view_memory(model: MemoTransformer, x: Tensor) -> MemoryView:
-    """Step Memo through ``x [B, T, D]``, rows of one trial each, and record its attention and its summaries.
-
-    Raises:
-        ValueError: if the model has a sink or a budget, which the shares would have to account for.
-    """
-    if model.transformer.sink_kv or model.memory_budget is not None:
-        raise ValueError("sink_kv and memory_budget: must be off for a view of the memory")
-    batch, n_steps, _ = x.shape
-    n_summaries, per_summary = n_steps // model.segment_length, model.summary_length
+    """Run Memo, in ``eval()`` mode, over rows of one trial each, ``x [B, T, D]``, and record what it does."""
+    batch, n_steps, width = x.shape
+    n, length, per_summary = n_steps // model.segment_length, model.segment_length, model.summary_length
     n_layers = model.transformer.n_layers
-    attention = x.new_zeros(n_layers, batch, n_steps, n_summaries + 1)
-    queries: list[Tensor] = []
-    passes: list[Tensor] = []
-    handles = [model.transformer.register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0]))]
-    for block in model.transformer.blocks:
-        assert isinstance(block, Block)
-        handles.append(block.attention.register_forward_pre_hook(_keep_queries(queries)))
-    state, summaries = model.init_state(batch), []
+    attention = x.new_zeros(n_layers, batch, n_steps + 1, n + 1)
+    written = x.new_zeros(n_layers, batch, n, length)
+    summaries = x.new_zeros(batch, n, per_summary, width)
+
+    def record_attention(segment: int, layer: int, weights: Tensor) -> None:
+        # Columns: older summaries, then the tokens of the pass, which are: newest summary, steps, queries.
+        newest = per_summary if segment else 0
+        seen = weights.shape[2] - weights.shape[1] + newest
+        start = segment * length
+        stop = min(start + length, n_steps + 1)
+        of_steps = weights[:, newest : newest + stop - start]
+        by_summary = of_steps[:, :, :seen].unflatten(2, (-1, per_summary)).sum(3)
+        attention[layer, :, start:stop, segment - by_summary.shape[2] : segment] = by_summary
+        attention[layer, :, start:stop, -1] = of_steps[:, :, seen:].sum(2)
+        if segment < n:
+            written[layer, :, segment] = weights[:, newest + length :, seen : seen + length].mean(1)
+
+    def record_outputs(segment: int, outputs: Tensor) -> None:
+        if segment < n:
+            summaries[:, segment] = outputs[:, -per_summary:]
+
+    with _watched(model, record_attention, record_outputs):
+        # One step more, which nothing looks at: the segment before it is then never the last, and is summarised.
+        model(F.pad(x, (0, 0, 0, 1)), segment_length=length)
+    return MemoryView(attention[:, :, :n_steps], written, summaries)
+
+
+@contextmanager
+def _watched(
+    model: MemoTransformer,
+    record_attention: Callable[[int, int, Tensor], None],
+    record_outputs: Callable[[int, Tensor], None],
+) -> Iterator[None]:
+    """Report the passes of the model: the attention of every layer, and the outputs."""
+    run_block, segment = model.run_block, 0
+
+    def run_and_record(
+        block: Tensor, position: int, summaries: SummaryView, kept: slice, dropped: Sequence[int] = ()
+    ) -> tuple[Tensor, LayerKeysValues]:
+        nonlocal segment
+
+        def record(layer: int, weights: Tensor) -> None:
+            record_attention(segment, layer, weights)
+
+        watched = _WatchedSummaries(summaries, record, has_sink=model.transformer.sink_kv)
+        y, final = run_block(block, position, watched, kept, dropped)  # type: ignore[arg-type]
+        record_outputs(segment, y)
+        segment += 1
+        return y, final
+
+    model.run_block = run_and_record  # type: ignore[method-assign]
     try:
-        for step in range(n_steps):
-            passes.clear()
-            queries.clear()
-            held = int(state["length"][0])
-            kept = [state["keys"][str(layer)][:, :, :held].clone() for layer in range(n_layers)]
-            _, state = model.step(x[:, step], state)
-            done = step // model.segment_length
-            for layer in range(n_layers):
-                own = queries[layer][1]
-                keys = torch.cat([kept[layer], own], dim=2)
-                scores = queries[layer][0] @ keys.mT / keys.shape[-1] ** 0.5
-                weights = scores.softmax(-1).mean(1).squeeze(1)  # (B, held + 1)
-                of_summaries = weights[:, : done * per_summary].unflatten(1, (done, per_summary)).sum(-1)
-                attention[layer, :, step, :done] = of_summaries
-                attention[layer, :, step, -1] = weights[:, done * per_summary :].sum(-1)
-            if len(passes) > 1:  # the step, the queries that write the summary, and the summary itself
-                summaries.append(passes[2])
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-    return MemoryView(attention, torch.stack(summaries, dim=1))
+        del model.run_block
 
 
-def _keep_queries(queries: list[Tensor]) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
-    """Return a hook of an attention layer that keeps its rotated queries and keys."""
+class _WatchedSummaries:
+    """Summaries that tell how they and the tokens of the pass are attended to.
 
-    def keep(attention: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        assert isinstance(attention, Attention)
-        x, _, _, cos, sin = inputs
-        qkv = attention.qkv(x).view(*x.shape[:2], 3, attention.n_heads, -1).permute(2, 0, 3, 1, 4)
-        queries.append(rotate(qkv[:2], cos, sin))
+    Args:
+        view: the summaries.
+        record: is told the layer and the mean over heads of its attention ``[B, t, context + t]``, without the sink.
+        has_sink: whether a sink comes before the tokens of the pass, with a query that is none.
+    """
 
-    return keep
+    def __init__(self, view: SummaryView, record: Callable[[int, Tensor], None], *, has_sink: bool) -> None:
+        self._view, self._record, self._has_sink = view, record, has_sink
+        self.summaries = view.summaries
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See :meth:`SummaryView.attend`."""
+        everything = torch.cat([*(summary[layer][0] for summary in self.summaries), keys], dim=2)
+        scores = (queries * queries.shape[-1] ** -0.5) @ everything.mT
+        n_context = everything.shape[2] - queries.shape[2]
+        hidden = torch.ones_like(scores, dtype=torch.bool).triu_(n_context + 1)
+        weights = scores.masked_fill_(hidden, -torch.inf).softmax(-1).mean(1)
+        if self._has_sink:
+            weights = torch.cat([weights[:, 1:, :n_context], weights[:, 1:, n_context + 1 :]], dim=2)
+        self._record(layer, weights)
+        return self._view.attend(layer, queries, keys, values)

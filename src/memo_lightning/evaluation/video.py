@@ -20,19 +20,22 @@ from memo_lightning.policies import MemoryPolicy
 _SIDE = 360  # pixels that a picture is at least wide, enlarged by whole factors
 _CAPTION = 44  # pixels high
 _INK, _PAPER, _WRITTEN = (30, 30, 34), (250, 250, 248), (255, 205, 130)
+_SUCCESS, _FAILURE = (170, 225, 175), (240, 185, 180)
 
 
-def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10) -> int:
+def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, max_steps: int | None = None) -> int:
     """Write a video of one trial, ``path``, an mp4 (H.264).
 
     The caption tells the step, the episode, the reward so far and how many summaries the memory has written; it is
-    coloured at the steps that write one.
+    coloured at the steps that write one, and green or red where an episode ends with or without success.
 
     Args:
-        env: one row; its innermost environment has ``picture(row) -> uint8 [H, W, 3]``.
+        env: one row; its innermost environment has ``picture(row) -> uint8 [H, W, 3]`` and may have ``watch()`` and
+            ``last_picture(row)``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
         policy: acts, with sampling or without as TorchRL's exploration type says.
         path: the file to write.
         fps: steps per second.
+        max_steps: steps after which the video ends, if the trial has not; None for the whole trial.
 
     Returns:
         The number of frames.
@@ -45,7 +48,7 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10) 
             f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method picture(row) that returns "
             f"uint8 [H, W, 3]"
         )
-    frames = trial_frames(env, policy)
+    frames = trial_frames(env, policy, max_steps)
     first = next(frames)
     size = first.shape[1], first.shape[0]
     # Blocks of 2: the codec halves the colours' resolution.
@@ -60,40 +63,56 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10) 
 
 
 @torch.no_grad()
-def trial_frames(env: EnvBase, policy: MemoryPolicy) -> Iterator[NDArray[np.uint8]]:
-    """Yield captioned pictures of one trial, that of the reset first."""
+def trial_frames(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Yield captioned pictures of one trial: of the reset, of every step, and of how every episode begins.
+
+    The picture of the step that ends an episode shows how it ended, where the environment can tell.
+    """
     segment_length: int = getattr(policy.sequence_model, "segment_length", 0)  # 0: it writes no summaries
+    watched = hasattr(env.base_env, "watch")
+    if watched:
+        env.base_env.watch()
     policy.forget()
     td = env.reset()
     step, episode, reward = 0, 1, 0.0
-    yield _captioned(_picture(env), ["step 0 | episode 1", "reward 0"], highlighted=False)
+    yield _captioned(_picture(env), ["step 0 | episode 1", "reward 0"], _PAPER)
     done = False
-    while not done:
-        after = env.step(policy(td))
-        step, reward = step + 1, reward + float(after["next", "reward"])
-        episode += bool(after["next", "episode_end"])
+    while not done and (max_steps is None or step < max_steps):
+        after = env.step(policy(td))["next"]
+        step, reward = step + 1, reward + float(after["reward"])
+        done, ended, success = (bool(after[name]) for name in ("done", "episode_end", "success"))
         memory = f" | summaries {step // segment_length}" if segment_length else ""
-        yield _captioned(
-            _picture(env),
-            [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"],
-            highlighted=segment_length > 0 and step % segment_length == 0,
-        )
-        done = bool(after["next", "done"])
-        td = step_mdp(after)
+        colour = _WRITTEN if segment_length and step % segment_length == 0 else _PAPER
+        lines = [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"]
+        ending = env.base_env.last_picture(0) if ended and watched else None
+        if ending is not None:
+            outcome = "success" if success else "no success"
+            yield _captioned(
+                _checked(ending), [f"{lines[0]} ends: {outcome}", lines[1]], _SUCCESS if success else _FAILURE
+            )
+        if ended and not done:
+            episode += 1
+            lines[0] = f"step {step} | episode {episode}"
+        if ending is None or not done:
+            yield _captioned(_picture(env), lines, colour)
+        td = step_mdp(td.set("next", after))
 
 
 def _picture(env: EnvBase) -> NDArray[np.uint8]:
-    picture = env.base_env.picture(0)
+    return _checked(env.base_env.picture(0))
+
+
+def _checked(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise UserError(f"render=true: the picture has shape {picture.shape}, {picture.dtype}; must be uint8 [H, W, 3]")
     return picture
 
 
-def _captioned(picture: NDArray[np.uint8], lines: list[str], *, highlighted: bool) -> NDArray[np.uint8]:
+def _captioned(picture: NDArray[np.uint8], lines: list[str], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
     factor = max(1, -(-_SIDE // picture.shape[1]))
     picture = picture.repeat(factor, 0).repeat(factor, 1)
     height, width = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
-    image = Image.new("RGB", (width, height + _CAPTION), _WRITTEN if highlighted else _PAPER)
+    image = Image.new("RGB", (width, height + _CAPTION), colour)
     image.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):

@@ -1,6 +1,6 @@
 """Sequence models: pure torch, ``[B, T, D] -> [B, T, D]``, and one step at a time with a state."""
 
-from memo_lightning.models.base import MemoryScope, SequenceModel
+from memo_lightning.models.base import MemoryScope, PassSettings, SequenceModel
 from memo_lightning.models.direct_kv import DirectKVTransformer
 from memo_lightning.models.full_context import FullContextTransformer
 from memo_lightning.models.memo import MemoTransformer
@@ -18,6 +18,7 @@ __all__ = [
     "MemoTransformer",
     "MemoryScope",
     "Memoryless",
+    "PassSettings",
     "RecurrentMemoryTransformer",
     "RetrievalMemory",
     "SequenceModel",

@@ -11,13 +11,16 @@ Notation used for tensor shapes, here and in all of ``models/``:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 MemoryScope = Literal["trial", "episode"]
+
+PassSettings = dict[str, Any]
+"""Keyword arguments of :meth:`SequenceModel.forward` that decide how a pass over whole rows is made."""
 
 
 class SequenceModel(nn.Module, ABC):
@@ -143,6 +146,14 @@ class SequenceModel(nn.Module, ABC):
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int | None:
         """Return the segment length of a training pass: drawn anew where the model jitters it."""
         return self.segment_length
+
+    def draw_pass(self, generator: torch.Generator | None = None) -> PassSettings:
+        """Draw all that is random in a training pass, so that passes can be made alike."""
+        return {"segment_length": self.draw_segment_length(generator)}
+
+    def acting_pass(self) -> PassSettings:
+        """Return the settings under which a pass equals acting, also in ``train()`` mode."""
+        return {"segment_length": self.segment_length}
 
     def auxiliary_loss(self) -> Tensor | None:
         """Return, once, the loss that the last ``train()``-mode ``forward`` adds to the objective.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -31,8 +33,10 @@ class DirectKVTransformer(MemoTransformer):
         """Raise ``ValueError``: there are no summary tokens that could be detached."""
         raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
 
-    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
-        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+    def read_trials(
+        self, x: Tensor, trials: Trials, segment_length: int, dropped: Sequence[int]
+    ) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment; see :meth:`SegmentedModel.read_trials`."""
         memory = SummaryMemory(trials.n_chunks(segment_length) * self.summary_length)
         outputs = []
         for n_segments, segment in enumerate(trials.chunks(segment_length)):
@@ -46,6 +50,7 @@ class DirectKVTransformer(MemoTransformer):
                 self.first_position(n_segments),
                 memory.view(),
                 slice(segment.length, None),
+                dropped,
             )
             outputs.append((segment, y[:, : segment.length]))
             memory.append([(self._move_keys(keys, segment.length), values) for keys, values in queries])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from memo_lightning.models.base import MemoryScope, SequenceModel, check_state_budget
+from memo_lightning.models.base import MemoryScope, check_state_budget
 from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.layer_drop import LayerDropModel
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.transformer import Transformer
@@ -15,7 +18,7 @@ from memo_lightning.models.transformer import Transformer
 _CACHE_GROWTH = 256  # slots; growing copies the cache, so not by every step
 
 
-class FullContextTransformer(SequenceModel):
+class FullContextTransformer(LayerDropModel):
     """A causal transformer over the whole trial, with a KV cache while acting.
 
     With ``memory_scope="episode"`` it is the ``no_iea`` baseline (no inter-episode attention): the policy
@@ -34,6 +37,7 @@ class FullContextTransformer(SequenceModel):
         memory_scope: what the memory spans; see :class:`SequenceModel`.
         rope_base: base of the rotary frequencies.
         norm_eps: epsilon of all RMSNorms.
+        layer_drop: probability that a training pass skips a block; see :class:`LayerDropModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -53,10 +57,11 @@ class FullContextTransformer(SequenceModel):
         memory_scope: MemoryScope = "trial",
         rope_base: float = 10000.0,
         norm_eps: float = 1e-6,
+        layer_drop: float = 0.0,
     ) -> None:
         super().__init__(d_model, memory_scope)
         self.position_offset = position_offset
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
+        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps, layer_drop)
         self.memory_budget = memory_budget
 
     def check_memory_budget(self, budget: int) -> None:
@@ -69,11 +74,22 @@ class FullContextTransformer(SequenceModel):
         KVCache.check(state, self.transformer)
         check_state_budget(state, self.memory_budget)
 
-    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
-        """Process whole rows in one pass; see :meth:`SequenceModel.forward`."""
+    def forward(
+        self,
+        x: Tensor,
+        is_init: Tensor | None = None,
+        segment_length: int | None = None,
+        dropped_layers: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Process whole rows in one pass; see :meth:`SequenceModel.forward`.
+
+        ``dropped_layers`` overrides the draw of ``train()`` mode.
+        """
         self.check_rows(x, is_init)
         trial_steps = _trial_steps(x, is_init)
-        return self.transformer(x, trial_steps + self.position_offset, self._row_context(trial_steps))
+        dropped = self.dropped_in_pass(dropped_layers)
+        context = self._row_context(trial_steps, dropped)
+        return self.transformer(x, trial_steps + self.position_offset, context, dropped)
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
@@ -92,14 +108,14 @@ class FullContextTransformer(SequenceModel):
         context = cache.recorder(self._row_context(trial_steps), rows, times, slots)
         return self.transformer(x, trial_steps + self.position_offset, context), state
 
-    def _row_context(self, trial_steps: Tensor) -> RowContext:
+    def _row_context(self, trial_steps: Tensor, dropped: Sequence[int] = ()) -> RowContext:
         """Return the context of a pass over rows whose steps are ``trial_steps [B, 1, T]``, or ``[T]`` in all rows."""
         steps = torch.arange(trial_steps.shape[-1], device=trial_steps.device)
         first_seen = None if trial_steps.ndim == 1 else steps - trial_steps.squeeze(1)  # (B, T)
         if self.memory_budget is not None and self.memory_budget < len(steps):
             window = (steps - self.memory_budget + 1).clamp(min=0).unsqueeze(0)
             first_seen = window if first_seen is None else torch.maximum(first_seen, window)
-        return RowContext(self.transformer.sinks(), first_seen)
+        return RowContext(self.transformer.sinks(dropped), first_seen)
 
     def init_state(self, batch_size: int) -> TensorDict:
         """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -57,6 +58,7 @@ class MemoTransformer(SegmentedModel):
         sink_kv: give every layer a learned key and value that all tokens see.
         rope_base: base of the rotary frequencies.
         norm_eps: epsilon of all RMSNorms.
+        layer_drop: probability that a training pass skips a block; see :class:`LayerDropModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -80,12 +82,13 @@ class MemoTransformer(SegmentedModel):
         sink_kv: bool = False,
         rope_base: float = 10000.0,
         norm_eps: float = 1e-6,
+        layer_drop: float = 0.0,
     ) -> None:
         super().__init__(d_model, segment_length, summary_length, segment_jitter)
         if gradient_segments is not None:
             self.check_gradient_segments(gradient_segments)
         self.gradient_segments, self.checkpoint_segments = gradient_segments, checkpoint_segments
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
+        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps, layer_drop)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
         self.memory_budget = memory_budget
 
@@ -119,8 +122,10 @@ class MemoTransformer(SegmentedModel):
         """Return the position of the first step after ``n_segments`` segments; summaries end there."""
         return n_segments * self.summary_length
 
-    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
-        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+    def read_trials(
+        self, x: Tensor, trials: Trials, segment_length: int, dropped: Sequence[int]
+    ) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment; see :meth:`SegmentedModel.read_trials`."""
         memory = SummaryMemory(trials.n_chunks(segment_length) * self.summary_length)
         recent: list[Tensor] = []  # the newest summaries, whose keys and values are not final yet
         n_recent = self._n_recent()
@@ -145,6 +150,7 @@ class MemoTransformer(SegmentedModel):
                 self.first_position(n_segments) - n_before,
                 memory.view(),
                 slice(n_final * self.summary_length),
+                dropped,
             )
             outputs.append((segment, y[:, n_before : n_before + segment.length]))
             if n_final:
@@ -153,18 +159,19 @@ class MemoTransformer(SegmentedModel):
         return outputs
 
     def run_block(
-        self, block: Tensor, position: int, summaries: SummaryView, kept: slice
+        self, block: Tensor, position: int, summaries: SummaryView, kept: slice, dropped: Sequence[int] = ()
     ) -> tuple[Tensor, LayerKeysValues]:
         """Run a ``block [b, t, D]`` of tokens that see the ``summaries`` and, causally, each other.
 
         Returns:
-            The outputs ``[b, t, D]``, and the keys and values of the ``kept`` tokens.
+            The outputs ``[b, t, D]``, and the keys and values of the ``kept`` tokens in the layers that are not
+            ``dropped``.
         """
 
         def run(block: Tensor, summaries: SummaryView) -> tuple[Tensor, LayerKeysValues]:
-            context = SummaryContext(summaries, self.transformer.sinks(), kept)
+            context = SummaryContext(summaries, self.transformer.sinks(dropped), kept)
             positions = torch.arange(position, position + block.shape[1], device=block.device)
-            return self.transformer(block, positions, context), context.kept
+            return self.transformer(block, positions, context, dropped), context.kept
 
         if self.checkpoint_segments and torch.is_grad_enabled():
             return checkpoint(run, block, summaries, use_reentrant=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
@@ -44,6 +46,7 @@ class RetrievalMemory(SegmentedModel):
         sink_kv: give every layer a learned key and value that all tokens see.
         rope_base: base of the rotary frequencies.
         norm_eps: epsilon of all RMSNorms.
+        layer_drop: probability that a training pass skips a block; see :class:`LayerDropModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -75,13 +78,14 @@ class RetrievalMemory(SegmentedModel):
         sink_kv: bool = False,
         rope_base: float = 10000.0,
         norm_eps: float = 1e-6,
+        layer_drop: float = 0.0,
     ) -> None:
         super().__init__(d_model, segment_length, summary_length, segment_jitter)
         check_sizes(top_k=top_k)
         if memory_loss_coef < 0:
             raise ValueError(f"memory_loss_coef={memory_loss_coef}: must be at least 0")
         self.top_k, self.memory_loss_coef = top_k, memory_loss_coef
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps)
+        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps, layer_drop)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
         self.summary_layer = Transformer(d_model, 1, n_heads, d_ff, False, rope_base, norm_eps)
         self.store_value = projection(d_model, d_model)
@@ -125,8 +129,10 @@ class RetrievalMemory(SegmentedModel):
         loss, self._memory_loss = self._memory_loss, None
         return loss
 
-    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
-        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+    def read_trials(
+        self, x: Tensor, trials: Trials, segment_length: int, dropped: Sequence[int]
+    ) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment; see :meth:`SegmentedModel.read_trials`."""
         outputs: list[tuple[Chunk, Tensor]] = []
         store: list[tuple[Tensor, Tensor]] = []
         encoded: Tensor | None = None
@@ -144,8 +150,8 @@ class RetrievalMemory(SegmentedModel):
                     errors.append(F.mse_loss(prediction, encoded.detach().to(prediction.dtype)))
             observations = trials.gather(x, segment)
             positions = torch.arange(segment.length, device=x.device)
-            context = RowContext(self.transformer.sinks())
-            encoded = self.transformer(observations, positions, context)
+            context = RowContext(self.transformer.sinks(dropped))
+            encoded = self.transformer(observations, positions, context, dropped)
             read = None
             if store:
                 keys, values = (torch.cat(parts, dim=1) for parts in zip(*store, strict=True))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from memo_lightning.models.base import SequenceModel
+from memo_lightning.models.layer_drop import LayerDropModel
 from memo_lightning.models.trials import Chunk, Trials
 
 
-class SegmentedModel(SequenceModel):
+class SegmentedModel(LayerDropModel):
     """A model that reads trials in segments of L steps and keeps S tokens of each complete one.
 
     Args:
@@ -68,10 +69,17 @@ class SegmentedModel(SequenceModel):
             return None
         return (self.memory_budget - self.segment_length) // self.summary_length
 
-    def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        is_init: Tensor | None = None,
+        segment_length: int | None = None,
+        dropped_layers: Sequence[int] | None = None,
+    ) -> Tensor:
         """Process whole rows, segment by segment; see :meth:`SequenceModel.forward`.
 
-        ``segment_length`` overrides the jitter of ``train()`` mode and the fixed length of ``eval()`` mode.
+        ``segment_length`` overrides the jitter of ``train()`` mode and the fixed length of ``eval()`` mode, and
+        ``dropped_layers`` the draw of ``train()`` mode.
         """
         self.check_rows(x, is_init)
         if segment_length is None:
@@ -79,7 +87,7 @@ class SegmentedModel(SequenceModel):
         if segment_length < 1:
             raise ValueError(f"segment_length={segment_length}: must be at least 1")
         trials = Trials((x.shape[0], x.shape[1]), is_init)
-        return trials.scatter(self.read_trials(x, trials, segment_length))
+        return trials.scatter(self.read_trials(x, trials, segment_length, self.dropped_in_pass(dropped_layers)))
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
@@ -123,8 +131,10 @@ class SegmentedModel(SequenceModel):
         return y.squeeze(1), state
 
     @abstractmethod
-    def read_trials(self, x: Tensor, trials: Trials, segment_length: int) -> list[tuple[Chunk, Tensor]]:
-        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``."""
+    def read_trials(
+        self, x: Tensor, trials: Trials, segment_length: int, dropped: Sequence[int]
+    ) -> list[tuple[Chunk, Tensor]]:
+        """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``, without the ``dropped`` layers."""
 
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int:
         """Draw a jittered segment length, uniform over the integers in ``[(1 - j) L, (1 + j) L]``."""

@@ -7,6 +7,8 @@ Memo's Habitat policy). What is attended to is decided by a
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -43,9 +45,11 @@ class Transformer(nn.Module):
         sink_kv: give every layer a sink key and value.
         rope_base: base of the rotary frequencies.
         norm_eps: epsilon of all RMSNorms.
+        layer_drop: probability with which :meth:`draw_dropped_layers` draws a block.
 
     Raises:
-        ValueError: if a size is not positive, or ``d_model`` is no multiple of ``n_heads``.
+        ValueError: if a size is not positive, ``d_model`` is no multiple of ``n_heads``, or ``layer_drop`` is no
+            probability below one.
     """
 
     def __init__(
@@ -57,36 +61,55 @@ class Transformer(nn.Module):
         sink_kv: bool = False,
         rope_base: float = 10000.0,
         norm_eps: float = 1e-6,
+        layer_drop: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(d_model=d_model, n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
         if d_model % n_heads:
             raise ValueError(f"d_model={d_model}: must be divisible by n_heads={n_heads}")
+        if not 0 <= layer_drop < 1:
+            raise ValueError(f"layer_drop={layer_drop}: must be at least 0 and below 1")
+        self.layer_drop = layer_drop
         self.n_layers, self.n_heads, self.head_dim = n_layers, n_heads, d_model // n_heads
         self.sink_kv = sink_kv
         self.rotary = RotaryEmbedding(self.head_dim, rope_base)
         self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff, norm_eps, sink_kv) for _ in range(n_layers))
         self.norm = RMSNorm(d_model, eps=norm_eps)
 
-    def forward(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
-        """Run tokens through all layers.
+    def forward(self, x: Tensor, positions: Tensor, context: Context, dropped: Sequence[int] = ()) -> Tensor:
+        """Run tokens through all layers that are not dropped.
 
         Args:
             x: tokens ``[B, t, D]``.
             positions: their positions, ``[t]`` or, where rows differ, ``[B, 1, t]``.
-            context: decides what the tokens attend to.
+            context: decides what the tokens attend to; it knows the layers by their numbers among those that remain.
+            dropped: layers that are skipped.
 
         Returns:
             Normed outputs ``[B, t, D]``.
         """
         cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self._remaining(dropped)):
             x = block(x, layer, context, cos, sin)
         return self.norm(x)
 
-    def sinks(self) -> list[KeysValues | None]:
-        """Return every layer's sink key and value ``[1, H, 1, d]``, or None where there is none."""
-        return [block.attention.sink for block in self.blocks if isinstance(block, Block)]
+    def sinks(self, dropped: Sequence[int] = ()) -> list[KeysValues | None]:
+        """Return the sink key and value ``[1, H, 1, d]``, if any, of every layer that is not dropped."""
+        return [block.attention.sink for block in self._remaining(dropped)]
+
+    def draw_dropped_layers(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
+        """Draw each layer with probability ``layer_drop``, until they are not all of them."""
+        dropped = tuple(range(self.n_layers)) if self.layer_drop else ()
+        while len(dropped) == self.n_layers:
+            draws = torch.rand(self.n_layers, generator=generator)
+            dropped = tuple((draws < self.layer_drop).nonzero().flatten().tolist())
+        return dropped
+
+    def _remaining(self, dropped: Sequence[int]) -> Iterator[Block]:
+        for layer, block in enumerate(self.blocks):
+            if layer not in dropped:
+                assert isinstance(block, Block)
+                yield block
 
 
 def check_sizes(**sizes: int) -> None:

@@ -1,5 +1,5 @@
 """Advantages and losses."""
 
-from memo_lightning.objectives.ppo import PPO, DrawLength, Experience
+from memo_lightning.objectives.ppo import PPO, DrawPass, Experience
 
-__all__ = ["PPO", "DrawLength", "Experience"]
+__all__ = ["PPO", "DrawPass", "Experience"]

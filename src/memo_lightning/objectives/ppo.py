@@ -12,12 +12,13 @@ from torch import Tensor
 from torchrl.objectives import ClipPPOLoss
 
 from memo_lightning.errors import require
+from memo_lightning.models import PassSettings
 from memo_lightning.objectives.advantages import add_advantages
 from memo_lightning.objectives.schedule import Schedule, learning_rate_factor
 from memo_lightning.policies import MemoryPolicy
 
-DrawLength = Callable[[], int | None]
-"""Draws the segment length of a training pass; None for memories without segments."""
+DrawPass = Callable[[], PassSettings]
+"""Draws what is random in a training pass: its segment length and the layers that it skips."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Experience:
     Attributes:
         rows: policy inputs ``[B, T]`` from the start of the rollout on.
         learned: ``[B, t]`` of the last t steps: action, its log-probability, value, advantage and value target.
-        segment_length: steps per segment of the pass; None where each minibatch draws its own, or there are none.
+        pass_settings: what was drawn for the pass; nothing where each minibatch draws its own.
     """
 
     rows: TensorDict
     learned: TensorDict
-    segment_length: int | None
+    pass_settings: PassSettings
 
 
 class PPO:
@@ -41,9 +42,10 @@ class PPO:
     The loss sits on the two heads and reads the trunk's output as an entry that carries gradient, so encoder
     and sequence model run once per minibatch.
 
-    Acting uses the model's segment length and every training pass draws a jittered one, so the probability ratio
-    is not one before the first step. ``recompute_log_probs`` makes it one: an update draws one length for all of its
-    passes, and takes for old what the policy says under it before the first step.
+    Acting uses the model's segment length and all of its layers, and every training pass draws a jittered length and
+    may skip layers, so the probability ratio is not one before the first step. ``recompute_log_probs`` makes it one:
+    an update draws once for all of its passes, and takes for old what the policy says under that draw before the
+    first step.
 
     Args:
         gamma: discount per step.
@@ -57,7 +59,7 @@ class PPO:
         normalize_advantage: standardise advantages within a minibatch.
         target_kl: an update ends after the epoch whose mean KL divergence from the old policy is above this,
             agreed by all processes; None for never.
-        recompute_log_probs: recompute old log-probabilities under the segmentation of the update.
+        recompute_log_probs: recompute old log-probabilities under the segmentation and layers of the update.
         shuffle_episodes: where a rollout comes in chunks, put the complete episodes of every trial in random
             order after each partial update, in the memory and in the rows.
         learning_rate: of the optimizer.
@@ -156,7 +158,7 @@ class PPO:
         self,
         policy: MemoryPolicy,
         rollout: TensorDictBase,
-        draw_length: DrawLength,
+        draw_pass: DrawPass,
         first: int = 0,
         *,
         stale_values: bool = False,
@@ -168,7 +170,7 @@ class PPO:
         Args:
             policy: the policy, with the weights that the update begins with.
             rollout: the rollout so far; its rows begin at the start of a trial.
-            draw_length: draws the segment length of a training pass.
+            draw_pass: draws what is random in a training pass.
             first: first step to learn from.
             stale_values: the weights have changed since these steps were acted, so their values are computed again.
         """
@@ -179,10 +181,10 @@ class PPO:
             last_value = values[:, -1].masked_fill(end_with_trial, 0.0)
             if stale_values:
                 rollout.set("state_value", values[:, :-1])
-        segment_length = None
+        pass_settings: PassSettings = {}
         if self.recompute_log_probs:
-            segment_length = draw_length()
-            rollout.set("action_log_prob", _log_probs(policy, rollout, segment_length))
+            pass_settings = draw_pass()
+            rollout.set("action_log_prob", _log_probs(policy, rollout, pass_settings))
         learned = rollout[:, first:]
         add_advantages(
             learned,
@@ -195,21 +197,21 @@ class PPO:
         return Experience(
             rollout.select(*policy.in_keys),
             learned.select("action", "action_log_prob", "state_value", "advantage", "value_target"),
-            segment_length,
+            pass_settings,
         )
 
-    def minibatches(self, experience: Experience, draw_length: DrawLength) -> Iterator[Experience]:
+    def minibatches(self, experience: Experience, draw_pass: DrawPass) -> Iterator[Experience]:
         """Yield minibatches of whole rows in random order, each row once."""
         device = experience.learned.get("action").device
         for index in torch.randperm(len(experience.rows)).tensor_split(self.n_minibatches):
             rows = index.to(device)
-            segment_length = experience.segment_length if self.recompute_log_probs else draw_length()
-            yield Experience(experience.rows[rows], experience.learned[rows], segment_length)
+            pass_settings = experience.pass_settings if self.recompute_log_probs else draw_pass()
+            yield Experience(experience.rows[rows], experience.learned[rows], pass_settings)
 
     def loss(self, policy: MemoryPolicy, minibatch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss of a minibatch, and its parts for logging (detached)."""
         assert self._loss is not None, "attach() comes first"
-        hidden = policy.hidden(minibatch.rows, minibatch.segment_length)
+        hidden = policy.hidden(minibatch.rows, **minibatch.pass_settings)
         terms = self._loss(minibatch.learned.set("hidden", hidden[:, -minibatch.learned.shape[1] :]))
         total = terms["loss_objective"] + terms["loss_critic"] + terms["loss_entropy"]
         metrics = {
@@ -230,11 +232,11 @@ def _values(policy: MemoryPolicy, rollout: TensorDictBase) -> Tensor:
     """Return values ``[B, T + 1, 1]`` of all steps and of the observation after the last, as acting would."""
     last = rollout[:, -1:].get("next").select(*policy.in_keys)
     rows = torch.cat([rollout.select(*policy.in_keys), last], dim=1)
-    hidden = policy.hidden(rows, policy.sequence_model.segment_length)
+    hidden = policy.hidden(rows, **policy.sequence_model.acting_pass())
     return policy.critic(TensorDict({"hidden": hidden}, hidden.shape[:2])).get("state_value")
 
 
-def _log_probs(policy: MemoryPolicy, rollout: TensorDictBase, segment_length: int | None) -> Tensor:
-    """Return the log-probabilities ``[B, T]`` of the actions taken, under a segment length."""
-    hidden = policy.hidden(rollout.select(*policy.in_keys), segment_length)
+def _log_probs(policy: MemoryPolicy, rollout: TensorDictBase, pass_settings: PassSettings) -> Tensor:
+    """Return the log-probabilities ``[B, T]`` of the actions taken, in a pass of these settings."""
+    hidden = policy.hidden(rollout.select(*policy.in_keys), **pass_settings)
     return policy.actor.log_prob(TensorDict({"hidden": hidden, "action": rollout.get("action")}, rollout.batch_size))

@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 
 from memo_lightning.config import build
+from memo_lightning.envs.reports import observed_spec
 from memo_lightning.policies.memory_policy import MemoryPolicy
 
 
@@ -16,5 +17,5 @@ def build_policy(config: DictConfig, env: EnvBase) -> MemoryPolicy:
         UserError: if the settings do not fit together or do not fit the environment.
     """
     sequence_model = build(config.model)
-    encoder = build(config.encoder, env.observation_spec, sequence_model.d_model)
+    encoder = build(config.encoder, observed_spec(env), sequence_model.d_model)
     return MemoryPolicy(encoder, sequence_model, env.action_spec)

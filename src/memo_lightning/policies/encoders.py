@@ -12,9 +12,6 @@ from torchrl.data import Composite
 
 from memo_lightning.errors import UserError
 
-# Entries of an observation that say how the trial goes, and are no part of what is seen.
-NOT_OBSERVED = {"episode_end", "episode_return", "episode_length", "success", "spl", "is_init", "step_count"}
-
 
 class Encoder(nn.Module, ABC):
     """Maps the entries ``in_keys`` of a TensorDict to one vector per time step.
@@ -36,7 +33,7 @@ class VectorEncoder(Encoder):
     """Concatenate vector entries and project them linearly.
 
     Args:
-        observation_spec: the environment's observation spec, with the batch dimension of the environment.
+        observation_spec: what a policy may read, as :func:`~memo_lightning.envs.reports.observed_spec` returns it.
         d_model: width of the output.
         in_keys: entries to read, each ``[N, size]``.
 
@@ -61,15 +58,15 @@ class VectorEncoder(Encoder):
 
 
 def observed_keys(observation_spec: Composite, in_keys: Sequence[str] | None) -> list[str]:
-    """Return the entries to read: ``in_keys``, or all that are not about the trial itself.
+    """Return the entries to read: ``in_keys``, or all there are.
 
     Raises:
         UserError: if the environment has no such entry, or none at all.
     """
     known = sorted(observation_spec.keys(), key=lambda key: (key == "previous_step", key))
-    keys = [key for key in known if key not in NOT_OBSERVED] if in_keys is None else list(in_keys)
+    keys = known if in_keys is None else list(in_keys)
     if not keys:
-        raise UserError(f"encoder.in_keys=[]: must name some of {', '.join(known)}")
+        raise UserError(f"encoder.in_keys=[]: must name some of {', '.join(known) or 'its entries, and it has none'}")
     for key in keys:
         if key not in known:
             raise UserError(

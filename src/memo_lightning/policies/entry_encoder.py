@@ -22,7 +22,7 @@ class EntryEncoder(Encoder):
     only unbounded vectors it is the same as :class:`~memo_lightning.policies.encoders.VectorEncoder`.
 
     Args:
-        observation_spec: the environment's observation spec, with the batch dimension of the environment.
+        observation_spec: what a policy may read, as :func:`~memo_lightning.envs.reports.observed_spec` returns it.
         d_model: width of the output.
         in_keys: entries to read; by default all that the environment observes.
 

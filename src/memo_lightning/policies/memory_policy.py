@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -85,12 +87,12 @@ class MemoryPolicy(TensorDictModuleBase):
         heads = self.critic(self.actor(TensorDict({"hidden": hidden}, tensordict.batch_size)))
         return tensordict.update(heads.select(*self.out_keys))
 
-    def hidden(self, rows: TensorDictBase, segment_length: int | None = None) -> Tensor:
+    def hidden(self, rows: TensorDictBase, segment_length: int | None = None, **settings: Any) -> Tensor:
         """Return what the heads read, ``[B, T, D]`` with gradient, for whole rows ``[B, T]``.
 
-        ``segment_length`` is as in :meth:`SequenceModel.forward`.
+        ``segment_length`` and the other settings of the pass are as in :meth:`SequenceModel.forward`.
         """
-        return self.sequence_model(self.encoder(rows), self._memory_starts(rows), segment_length)
+        return self.sequence_model(self.encoder(rows), self._memory_starts(rows), segment_length, **settings)
 
     def _check_observations(self, tensordict: TensorDictBase) -> None:
         for key in self.encoder.in_keys:

@@ -45,23 +45,26 @@ class MultiSyncDataModule(RolloutDataModule):
     def _describing_env(self) -> EnvBase:
         return self._make_env(1, self.seed)  # the workers have the environments
 
-    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> MultiCollector:
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
         return self._start_workers(
             policy,
-            first_rollout,
+            self._env_makers(self.n_envs // self.n_workers, first_rollout),
             sync=True,
-            n_envs=self.n_envs // self.n_workers,
             frames_per_batch=self.frames_per_rollout // self.n_chunks,
             cat_results=0,
         )
 
-    def _start_workers(
-        self, policy: MemoryPolicy, first_rollout: int, *, n_envs: int, **settings: Any
-    ) -> MultiCollector:
+    def _env_makers(self, n_envs: int, first_rollout: int) -> list[Callable[[], EnvBase]]:
+        """Return what makes each worker's ``n_envs`` environments."""
         rank = self.trainer.global_rank if self.trainer else 0
         seeds = np.random.SeedSequence((self.seed, rank, first_rollout)).generate_state(self.n_workers).tolist()
+        return [partial(self._make_env, n_envs, seed) for seed in seeds]
+
+    def _start_workers(
+        self, policy: MemoryPolicy, env_makers: list[Callable[[], EnvBase]], **settings: Any
+    ) -> MultiCollector:
         return MultiCollector(
-            [partial(self._make_env, n_envs, seed) for seed in seeds],
+            env_makers,
             policy,
             total_frames=-1,
             num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
@@ -104,12 +107,11 @@ class MultiAsyncDataModule(MultiSyncDataModule):
         require(n_workers >= 1, "collector.n_workers", n_workers, "at least 1")
         self.n_workers = n_workers
 
-    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> MultiCollector:
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
         return self._start_workers(
             policy,
-            first_rollout,
+            self._env_makers(self.n_envs, first_rollout),
             sync=False,
-            n_envs=self.n_envs,
             frames_per_batch=self.frames_per_rollout,
             reset_at_each_iter=True,
             track_policy_version=True,

@@ -10,7 +10,7 @@ from memo_lightning.config import nearest, override_key
 from memo_lightning.errors import UserError
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.sweeps.trial import TrialTask, read_result, write_task
-from memo_lightning.sweeps.trial_process import start_trial_process, why_no_result
+from memo_lightning.sweeps.trial_process import TrialProcess
 
 
 def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
@@ -26,11 +26,11 @@ def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
     kept = [override for override in spec.train if override_key(override).partition(".")[0] != "logger"]
     overrides = [*kept, "total_frames=1", "logger=none"]
     write_task(TrialTask(overrides, [0], metrics), folder)
-    process = start_trial_process(folder, environment)
+    process = TrialProcess(folder, environment, forked=spec.one_process_on_cpu)
     process.wait()
     result = read_result(folder)
     if result is None:
-        raise UserError(f"the study's train settings do not run: {why_no_result(process, folder)}")
+        raise UserError(f"the study's train settings do not run: {process.why_no_result()}")
     if result.state != "complete" and not result.logged:
         raise UserError(f"the study's train settings do not run: {result.error}; see {folder / 'output.log'}")
     for name, metric in [*((f"objectives[{k}].metric", m) for k, m in enumerate(metrics)), *_pruner_metric(spec)]:

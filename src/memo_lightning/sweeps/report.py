@@ -58,10 +58,20 @@ def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -
         states[state] = states.get(state, 0) + 1
     parent = mlflow_run_of(study)
     if runs and parent:
-        values = {f"best/{o.metric}": v for o, v in zip(spec.objectives, best[0].values, strict=True)} if best else {}
         counts = {f"trials/{state}": float(n) for state, n in states.items()}
-        runs.end_study(parent, "FINISHED", {**values, **counts}, files)
+        runs.end_study(parent, "FINISHED", {**_best_values(spec, best), **counts}, files)
     return StudyReport(states, best, experiments, files)
+
+
+def _best_values(spec: StudySpec, best: list[FrozenTrial]) -> dict[str, float]:
+    """Return what was reached in each objective; of several, no single trial need have reached all."""
+    if not best:
+        return {}
+    better = {"maximize": max, "minimize": min}
+    return {
+        f"best/{objective.metric}": better[objective.direction](trial.values[index] for trial in best)
+        for index, objective in enumerate(spec.objectives)
+    }
 
 
 def _state(trial: FrozenTrial) -> str:

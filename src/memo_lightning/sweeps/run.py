@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -43,7 +40,7 @@ from memo_lightning.sweeps.study import (
 )
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.sweeps.trial import STORAGE_VARIABLE, TrialResult, TrialTask, read_result, write_task
-from memo_lightning.sweeps.trial_process import start_trial_process, why_no_result
+from memo_lightning.sweeps.trial_process import TrialProcess
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.study_runs import StudyRuns
 
@@ -60,7 +57,7 @@ class _Worker:
     slot: int
     trial_id: int
     number: int
-    process: subprocess.Popen
+    process: TrialProcess
 
 
 def run_study(spec: StudySpec) -> StudyReport:
@@ -81,7 +78,7 @@ def run_study(spec: StudySpec) -> StudyReport:
     storage = open_storage(location)
     with _only_one_in(spec.run_dir):
         study = open_study(spec, storage)
-        runs = _open_runs(spec)
+        runs = open_runs(spec)
         if study is None:
             rehearse(spec, environments[0])
             study = begin_study(spec, storage, runs.start_study(spec.settings) if runs else None)
@@ -91,6 +88,8 @@ def run_study(spec: StudySpec) -> StudyReport:
         except KeyboardInterrupt:
             runner.interrupt()
             raise
+        finally:
+            runner.kill()  # this process would wait for them before it ends
         return write_report(spec, study, runs)
 
 
@@ -146,14 +145,16 @@ class StudyRunner:
 
     def interrupt(self) -> None:
         """End the trials under way, and leave them to be repeated."""
-        for worker in self._workers:
-            if worker.process.poll() is None:
-                os.killpg(worker.process.pid, signal.SIGKILL)
-                worker.process.wait()
+        self.kill()
         for worker in self._workers:
             self._settle(self._storage.get_trial(worker.trial_id), "the study was interrupted")
         if self._runs and (parent := mlflow_run_of(self._study)):
             self._runs.end_study(parent, "KILLED", {}, [])
+
+    def kill(self) -> None:
+        """End the trials under way."""
+        for worker in self._workers:
+            worker.process.kill()
 
     def _others(self) -> int:
         """Return how many trials other machines have under way; the study is not over before they are."""
@@ -165,6 +166,8 @@ class StudyRunner:
 
     def _start(self) -> None:
         """Let the sampler choose settings, and start a process that tries them."""
+        if self._runs:
+            self._runs.check_answers()  # before there is a trial, which could not go on
         self._study.sampler = self._spec.sampler(len(self._study.get_trials(deepcopy=False)), socket.gethostname())
         trial = self._study.ask()
         trial.set_user_attr(OWNER, self._owner.name)
@@ -188,15 +191,16 @@ class StudyRunner:
         folder = self._folder(trial.number)
         shutil.rmtree(folder, ignore_errors=True)  # of another study that was in this place
         write_task(task, folder)
-        process = start_trial_process(folder, {**self._environments[slot], STORAGE_VARIABLE: self._location})
+        variables = {**self._environments[slot], STORAGE_VARIABLE: self._location}
+        process = TrialProcess(folder, variables, forked=self._spec.one_process_on_cpu)
         self._workers.append(_Worker(slot, trial._trial_id, trial.number, process))
         print(f"trial {trial.number:>3} starts     {' '.join(as_overrides(values))}", file=sys.stderr, flush=True)
 
     def _collect(self) -> None:
         """Record the trials of this machine that have ended."""
-        for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
+        for worker in [worker for worker in self._workers if worker.process.status is not None]:
             folder = self._folder(worker.number)
-            result = read_result(folder) or TrialResult("failed", error=why_no_result(worker.process, folder))
+            result = read_result(folder) or TrialResult("failed", error=worker.process.why_no_result())
             self._record(self._storage.get_trial(worker.trial_id), result)
             self._workers.remove(worker)  # only now: a storage that was away is told next time
 
@@ -277,7 +281,8 @@ class StudyRunner:
         return self._spec.run_dir / "trials" / f"{number:04}"
 
 
-def _open_runs(spec: StudySpec) -> StudyRuns | None:
+def open_runs(spec: StudySpec) -> StudyRuns | None:
+    """Return what writes a study to MLflow, None where its trainings are not logged."""
     logger = spec.train_config.logger
     if not logger:
         return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from memo_lightning.config import compose_config, construct, nearest
+from memo_lightning.config import build, compose_config, construct, nearest
 from memo_lightning.errors import UserError, require
 
 _DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
@@ -80,6 +81,9 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
     """Check that ``memo train`` knows every key, and takes every bound and every choice, beside what is fixed.
 
+    What is cheap to build is built. A value is right if it works together with the defaults of the other parameters,
+    or with all of their lowest or first values, or their highest or last.
+
     Args:
         space: the parameters that vary.
         train: overrides that all trials share.
@@ -92,11 +96,15 @@ def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
         if parameter.key in fixed:
             raise UserError(f"space.{parameter.key}: is fixed by the study's train overrides as well")
         for value in parameter.extremes():
-            values = _context(parameter, space)
-            try:
-                compose_config("train", [*train, *as_overrides({**values, parameter.key: value})])
-            except UserError as error:
-                raise UserError(f"space.{parameter.key}: {error}") from None
+            errors = []
+            for others in _beside(parameter, space):
+                try:
+                    _build_parts(compose_config("train", [*train, *as_overrides({**others, parameter.key: value})]))
+                    break
+                except UserError as error:
+                    errors.append(error)
+            else:
+                raise UserError(f"space.{parameter.key}={_as_text(value)}: {errors[0]}")
 
 
 def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence[str]) -> Parameter:
@@ -106,6 +114,10 @@ def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence
         raise UserError(f"{name}.type={given!r}: must be one of {', '.join(_DISTRIBUTIONS)}")
     settings = dict(description)
     distribution, when = _DISTRIBUTIONS[settings.pop("type")], settings.pop("when", {})
+    if distribution is IntDistribution:
+        for bound in ("low", "high", "step"):
+            value = settings.get(bound, 1)
+            require(isinstance(value, int) and not isinstance(value, bool), f"{name}.{bound}", value, "an integer")
     for other in when:
         if other not in earlier:
             hint = nearest(other, earlier) if earlier else "there is none"
@@ -115,6 +127,34 @@ def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence
     except (UserError, TypeError) as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
     return Parameter(key, chosen, {k: v if isinstance(v, list) else [v] for k, v in when.items()})
+
+
+def _beside(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
+    """Yield values that the other parameters may have beside ``parameter``: none but those it needs, and extremes."""
+    needed = _context(parameter, space)
+    yield needed
+    for end in (0, -1):
+        values: dict[str, Any] = {}
+        for other in space:
+            if other.key == parameter.key:
+                continue
+            if other.key in needed:
+                values[other.key] = needed[other.key]
+            elif other.applies(values):
+                values[other.key] = other.extremes()[end]
+        if values != needed:
+            yield values
+
+
+def _build_parts(config: DictConfig) -> None:
+    """Build the memory and the algorithm as a training would, so that they refuse what they cannot take."""
+    algorithm = build(config.algorithm)
+    algorithm.check_rows(config.collector.n_envs)
+    model = build(config.model)
+    if config.baseline:
+        model = build(config.baseline).model
+    length, longest = model.segment_length, config.collector.rollout_length
+    require(length is None or length <= longest, "model.segment_length", length, f"at most the {longest} of a rollout")
 
 
 def _context(parameter: Parameter, space: Sequence[Parameter]) -> dict[str, Any]:

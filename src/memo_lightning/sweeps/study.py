@@ -55,7 +55,8 @@ def mlflow_run_of(study: optuna.Study) -> str | None:
 class Owner:
     """The process that works on a study, known to others by its heartbeat.
 
-    One mechanism serves all storages: a time in the study's attributes, renewed while the process lives.
+    One mechanism serves all storages: a time in the study's attributes, renewed while the process lives. Others only
+    look whether it changes, by their own clocks, as the clocks of two machines need not agree.
 
     Args:
         study: the study worked on.
@@ -65,6 +66,7 @@ class Owner:
         self._study = study
         self.name = f"{socket.gethostname()}:{os.getpid()}:{_start_time(os.getpid())}"
         self._last_beat = 0.0
+        self._seen: dict[object, tuple[float | None, float]] = {}
 
     def beat(self) -> None:
         """Say, now and then, that this process lives."""
@@ -84,12 +86,20 @@ class Owner:
             if owner == self.name:
                 silent = trial._trial_id not in own
             elif owner is None:
-                assert trial.datetime_start is not None
-                silent = time.time() - trial.datetime_start.timestamp() > _OWNERLESS_SECONDS
+                silent = self._seconds_unchanged(trial._trial_id, None) > _OWNERLESS_SECONDS
             else:
-                silent = time.time() - beats.get(_BEAT + owner, 0.0) > _SILENCE_SECONDS or _is_dead(owner)
+                silent = self._seconds_unchanged(owner, beats.get(_BEAT + owner)) > _SILENCE_SECONDS or _is_dead(owner)
             if silent:
                 yield trial
+
+    def _seconds_unchanged(self, of: object, value: float | None) -> float:
+        """Return for how long ``value`` has been what it is, as far as this process has seen."""
+        now = time.monotonic()
+        seen, since = self._seen.get(of, (value, now))
+        if seen != value:
+            since = now
+        self._seen[of] = value, since
+        return now - since
 
 
 def n_running(study: optuna.Study) -> int:

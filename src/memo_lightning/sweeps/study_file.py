@@ -19,6 +19,8 @@ from memo_lightning.sweeps.space import Parameter, check_space, parse_space
 
 # What may change between two commands on one study: how much is done, and by whom.
 CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
+# What a trial sets for each of its runs.
+_OF_TRIALS = {"seed": "; use n_seeds= for the runs of a trial", "run_dir": "", "resume": ""}
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,28 @@ class StudySpec:
         """Return the frames between two looks of the pruner."""
         return self.settings["prune_every"] or max(1, self.train_config.total_frames // 20)
 
+    @property
+    def one_process_on_cpu(self) -> bool:
+        """Return whether each run of every trial is a single process that uses no accelerator."""
+        trainer = self.train_config.trainer
+        alone = (trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy) == ("cpu", 1, 1, "auto")
+        return alone and not any(parameter.key.partition(".")[0] == "trainer" for parameter in self.space)
+
     def sampler(self, n_existing: int, machine: str) -> optuna.samplers.BaseSampler:
         """Return the sampler for the trial that follows ``n_existing`` others.
 
         Its random stream is new for every trial, so that a study which goes on does not draw again what it has
-        drawn before, and machines do not draw the same.
+        drawn before, and machines do not draw the same. Samplers that go through one sequence, their place in which
+        the storage keeps, have the same seed throughout.
         """
         text = json.dumps([self.settings["seed"], n_existing, machine])
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        kind = pkgutil.resolve_name(self.settings["sampler"]["_target_"])
+        if issubclass(kind, optuna.samplers.GridSampler):
+            return build(self.settings["sampler"], seed=self.settings["seed"])
+        if issubclass(kind, optuna.samplers.QMCSampler):
+            rest = optuna.samplers.RandomSampler(seed)  # draws what the sequence cannot hold
+            return build(self.settings["sampler"], seed=self.settings["seed"], independent_sampler=rest)
         return build(self.settings["sampler"], seed=seed)
 
     def pruner(self) -> optuna.pruners.BasePruner:
@@ -108,6 +124,10 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     _check_optuna_class(settings, "sampler", optuna.samplers.BaseSampler)
     if settings["pruner"]:
         _check_optuna_class(settings, "pruner", optuna.pruners.BasePruner)
+    for where, keys in (("train", map(override_key, settings["train"])), ("space", settings["space"])):
+        for key in keys:
+            if key in _OF_TRIALS:
+                raise UserError(f"{where}: {key} must not be set, as every trial sets its own{_OF_TRIALS[key]}")
     space = parse_space(settings["space"])
     objectives = _parse_objectives(settings["objectives"])
     train_config = compose_config("train", settings["train"])
@@ -160,7 +180,8 @@ def _parse_objectives(objectives: Any) -> tuple[Objective, ...]:
 def _check_optuna_class(settings: dict[str, Any], name: str, kind: type) -> None:
     """Refuse a sampler or pruner that is none, before anything of it is called."""
     part = settings[name]
-    target = part.get("_target_") if isinstance(part, dict) else part
+    require(isinstance(part, dict) and "_target_" in part, name, part, f"{{_target_: a class of optuna.{name}s}}")
+    target = part["_target_"]
     try:
         fits = issubclass(pkgutil.resolve_name(str(target)), kind)
     except (ImportError, AttributeError, ValueError, TypeError):

@@ -1,9 +1,9 @@
 """One trial of a study in a process of its own: a training for each of its seeds.
 
-``python -m memo_lightning.sweeps.trial FOLDER`` reads ``FOLDER/trial.json`` (a :class:`TrialTask`) and leaves
-``FOLDER/result.json`` (a :class:`TrialResult`) beside the runs. The study's storage hears of the trial's end only
-from the study's own process, so that a result outlives a storage that is away. On several ranks, Lightning starts
-the same command again, with the same folder.
+It reads ``FOLDER/trial.json`` (a :class:`TrialTask`) and leaves ``FOLDER/result.json`` (a :class:`TrialResult`) beside
+the runs. The study's storage hears of the trial's end only from the study's own process, so that a result outlives a
+storage that is away. The process is forked, or the command ``python -m memo_lightning.sweeps.trial FOLDER``, which on
+several ranks Lightning starts again, with the same folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+import torch
 from omegaconf import open_dict
 
 from memo_lightning.callbacks.pruning import Pruning
@@ -149,6 +150,18 @@ def main(folder: Path) -> None:
         partial = folder / "result.partial"
         partial.write_text(json.dumps(asdict(result), indent=2) + "\n")
         partial.replace(folder / "result.json")
+
+
+def run_forked(folder: Path, variables: dict[str, str]) -> None:
+    """Run the trial that ``folder`` describes in a process that was forked, with the given environment variables."""
+    os.setsid()
+    with (folder / "output.log").open("w") as output:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+    os.environ.clear()
+    os.environ.update(variables)
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # torch has read the server's when it was imported
+    main(folder)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ MLflow takes longer to import than anything else here, so it is imported where i
 :class:`~memo_lightning.tracking.run_logger.RunLogger` is not.
 """
 
-from memo_lightning.tracking.code_version import code_version
+from memo_lightning.tracking.code_version import code_tags
 from memo_lightning.tracking.names import environment_name, memory_name
 from memo_lightning.tracking.store import resolve_store, store_file
 
-__all__ = ["code_version", "environment_name", "memory_name", "resolve_store", "store_file"]
+__all__ = ["code_tags", "environment_name", "memory_name", "resolve_store", "store_file"]

@@ -5,19 +5,26 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
 import memo_lightning
 
 
-def code_version() -> str:
-    """Return the git commit of the checkout, with ``+changes`` if files differ from it; else the package version."""
+def code_tags() -> dict[str, str]:
+    """Return the MLflow tags that say which code is running.
+
+    ``code`` is the git commit of the checkout, with ``+changes`` if files differ from it, else the package's version.
+    Where there is a commit, it also stands where MLflow's pages look for it.
+    """
     root = Path(memo_lightning.__file__).resolve().parents[2]
+    version = {"code": f"memo-lightning {memo_lightning.__version__}"}
     if not (root / ".git").exists():
-        return f"memo-lightning {memo_lightning.__version__}"
+        return version
     try:
         commit, changes = (_git(root, *command) for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]))
     except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of somebody else's
-        return f"memo-lightning {memo_lightning.__version__}"
-    return f"{commit}+changes" if changes else commit
+        return version
+    return {"code": f"{commit}+changes" if changes else commit, MLFLOW_GIT_COMMIT: commit}
 
 
 def _git(root: Path, *command: str) -> str:

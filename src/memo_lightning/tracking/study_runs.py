@@ -12,7 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
 
 from memo_lightning.errors import UserError
-from memo_lightning.tracking.code_version import code_version
+from memo_lightning.tracking.code_version import code_tags
 from memo_lightning.tracking.store import experiment_id_of
 
 
@@ -36,6 +36,10 @@ class StudyRuns:
         except Exception as error:  # whatever the store's own library raises
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None
+
+    def check_answers(self) -> None:
+        """Raise MLflow's exception if the store does not answer."""
+        self._client.get_experiment(self._experiment_id)
 
     def start_study(self, settings: Mapping[str, Any]) -> str:
         """Make the parent run and return its id."""
@@ -97,5 +101,5 @@ class StudyRuns:
         self._client.update_run(run_id, status="RUNNING")
 
     def _start(self, name: str, tags: dict[str, str]) -> str:
-        tags = {**tags, "study": self._study, "code": code_version()}
+        tags = {**tags, "study": self._study, **code_tags()}
         return self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id

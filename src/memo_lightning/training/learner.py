@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from memo_lightning.models.feed_forward import compile_feed_forwards
-from memo_lightning.objectives import PPO, DrawLength, Experience
+from memo_lightning.objectives import PPO, DrawPass, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
 from memo_lightning.training.update_guard import UpdateGuard
@@ -76,13 +76,13 @@ class PolicyLearner(lightning.LightningModule):
         is_complete = rollout.shape[1] == self.rollout_length
         first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
         stale_values = is_complete and self._rollout is not None
-        # Of the run and not of the rank: ranks that drew different lengths would wait for the slower one's passes.
+        # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
         generator = torch.Generator().manual_seed(self.config["seed"] + self.frames)
-        draw_length = partial(self.policy.sequence_model.draw_segment_length, generator)
-        experience = self.algorithm.prepare(self.policy, rollout, draw_length, first, stale_values=stale_values)
+        draw_pass = partial(self.policy.sequence_model.draw_pass, generator)
+        experience = self.algorithm.prepare(self.policy, rollout, draw_pass, first, stale_values=stale_values)
         new_frames = chunk.numel() * self.trainer.world_size
         learning_rate = self._set_learning_rate(self.frames + new_frames / 2)
-        metrics = self._optimise(experience, draw_length)
+        metrics = self._optimise(experience, draw_pass)
         metrics["learning_rate"] = torch.tensor(learning_rate)
         self.frames += new_frames
         if is_complete:
@@ -121,14 +121,14 @@ class PolicyLearner(lightning.LightningModule):
             group["lr"] = rate
         return rate
 
-    def _optimise(self, experience: Experience, draw_length: DrawLength) -> dict[str, Tensor]:
+    def _optimise(self, experience: Experience, draw_pass: DrawPass) -> dict[str, Tensor]:
         """Make the epochs of one update; return means over its minibatches."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         target_kl = self.algorithm.target_kl
         history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.algorithm.n_epochs):
-            for minibatch in self.algorithm.minibatches(experience, draw_length):
+            for minibatch in self.algorithm.minibatches(experience, draw_pass):
                 loss, metrics = self.algorithm.loss(self.policy, minibatch)
                 optimizer.zero_grad()
                 self.manual_backward(loss + self._nothing_of_all_weights())
@@ -151,8 +151,8 @@ class PolicyLearner(lightning.LightningModule):
     def _nothing_of_all_weights(self) -> Tensor:
         """Return zero, with a gradient of zero for every weight.
 
-        A pass that ends before its first segment does not use the weights that write summaries. DDP would wait for
-        their gradient, and Adam would take a missing one for no step at all.
+        A pass that ends before its first segment does not use the weights that write summaries, and one that drops
+        layers not theirs. DDP would wait for their gradient, and Adam would count every weight's steps differently.
         """
         return 0.0 * torch.stack([weight.sum() for weight in self.parameters()]).sum()
 

@@ -30,7 +30,7 @@ from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.processes import end_with_parent
 from memo_lightning.rollouts import RolloutDataModule
-from memo_lightning.tracking import code_version, environment_name, memory_name, resolve_store
+from memo_lightning.tracking import code_tags, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import cluster_environment, started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
@@ -212,7 +212,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
             "environment": environment,
             "seed": str(config.seed),
             "run_dir": config.run_dir,
-            "code": code_version(),
+            **code_tags(),
         },
     )
 

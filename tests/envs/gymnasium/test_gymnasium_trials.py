@@ -1,5 +1,7 @@
 """Trials of Gymnasium environments: against stepping the environment by hand."""
 
+import time
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ from toys import Everything, Keeps, OwnTrials, Walk, faulty
 
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectEntries
+from memo_lightning.envs.gymnasium.spaces import Action
+from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import EnvironmentFailure, UserError
+from memo_lightning.policies import EntryEncoder
 
 
 def rollout(env, steps=40, seed=0):
@@ -153,7 +158,10 @@ def test_components_can_be_hidden():
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("shape", r"environment <Faulty instance>: observation 'observation' has shape \(3,\); its space says \(2,\)"),
+        (
+            "shape",
+            r"environment <Faulty instance>, row 0: observation 'observation' has shape \(3,\); its space says \(2,\)",
+        ),
         ("dtype", r"observation 'observation' has dtype <U1; its space says float32"),
         ("reward", r"the reward is None; must be a number"),
     ],
@@ -169,6 +177,47 @@ def test_a_step_that_breaks_the_spec_is_one_line(fault, message, workers):
 def test_what_an_environment_raises_is_shown_with_its_own_trace():
     with pytest.raises(EnvironmentFailure, match=r"row 0: RuntimeError: the motor is on fire\n(.*\n)*.*in step"):
         GymnasiumEnv(n_envs=2, make=faulty("raise"), trial_length=10).rollout(5)
+
+
+def test_an_environment_that_hangs_in_this_process_ends_the_run():
+    env = GymnasiumEnv(n_envs=2, make=faulty("hang"), trial_length=10, step_timeout=0.5)
+    start = time.monotonic()
+    with pytest.raises(
+        EnvironmentFailure, match=r"hangs: not done within 0.5 s \(env.step_timeout\)\n(.*\n)*.*toys.py"
+    ):
+        env.rollout(5)
+    assert time.monotonic() - start < 5
+
+
+def test_several_choices_may_have_any_shape():
+    """A table of choices, observed and acted, is flat to the policy and has its shape in the environment."""
+    env = build_env({"_target_": "memo_lightning.envs.gymnasium.GymnasiumEnv", "make": Table, "trial_length": 6}, 3, 0)
+    check_env_specs(env)
+    encoder = EntryEncoder(observed_spec(env), 8)
+    rows = env.rollout(6)
+    assert rows["observation"].shape == (3, 6, 4)
+    assert encoder(rows).shape == (3, 6, 8)
+    assert torch.equal(rows["observation"][:, 1:], rows["action"][:, :-1])
+
+
+class Table(gymnasium.Env):
+    """Observes its last action, a table of 2 x 2 choices."""
+
+    observation_space = action_space = gymnasium.spaces.MultiDiscrete([[3, 4], [2, 5]])
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((2, 2), np.int64), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return action, 0.0, False, False, {}
+
+
+def test_actions_that_are_whole_numbers_are_the_nearest_ones():
+    action = Action(gymnasium.spaces.Box(-2, 2, (3,), np.int8))
+    taken = action.to_env(np.array([-1.6, 0.4, 1.9], np.float32))
+    assert taken.tolist() == [-2, 0, 2]
+    assert action.space.contains(taken)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
@@ -107,12 +108,17 @@ def damaged(text, number, change):
         (lambda plain: plain["objects"][0].update(instance=2), "same instance"),
         (lambda plain: plain["objects"][0].update(instance=0), "at least 1"),
         (lambda plain: plain["objects"][0].update(instance=float("inf")), "infinity"),
-        (lambda plain: plain["objects"].__setitem__(0, "ball"), "indices"),
-        (lambda plain: plain["episodes"][1].__setitem__(3, "unicorn"), "asks for 'unicorn'"),
+        (lambda plain: plain["objects"].__setitem__(0, "ball"), "object 'ball': must be a JSON object"),
+        (lambda plain: plain["episodes"][1].__setitem__(4, "unicorn"), "asks for 'unicorn'"),
         (lambda plain: plain["episodes"].clear(), "at least one"),
-        (lambda plain: plain["episodes"][0].pop(), "unpack"),
+        (lambda plain: plain["episodes"].__setitem__(0, [1, 2]), r"episode \[1, 2\]: must be \[x, y, z, h"),
+        (lambda plain: plain["episodes"][0].__setitem__(3, 17), "heading of episode 0 is 17: must be a multiple of 30"),
+        (lambda plain: plain["episodes"][1].__setitem__(0, -50), "start of episode 1 at x=-50, .*: something is"),
+        (lambda plain: plain["objects"][2]["goal"].__setitem__(2, 99), "goal of object 3 at .*, z=99: something is"),
         (lambda plain: plain.update(scene_id=5), "scene_id=5"),
-        (lambda plain: plain.update(objects=3), "not iterable"),
+        (lambda plain: plain.update(scene_id="castle"), "scene 'castle' is missing"),
+        (lambda plain: plain.update(objects=3), "objects=3: must be a list"),
+        (lambda plain: plain.update(objects="x"), "objects='x': must be a list"),
     ],
 )
 def test_a_corrupt_line_is_named(text, change, complaint):
@@ -132,6 +138,61 @@ def test_lines_that_are_not_json_are_named(text):
         dataset_of(**SMALL).from_json(lines[0])
     with pytest.raises(UserError, match="line 2: '3'"):
         dataset_of(**SMALL).from_json(lines[0] + "\n3\n")
+
+
+def test_the_name_of_the_file_is_in_the_message(text, tmp_path):
+    (tmp_path / "cut.jsonl").write_text(text[:-100])
+    with pytest.raises(UserError, match=r"episode file .*cut.jsonl, line 5, column"):
+        dataset_of(data_path=str(tmp_path / "cut.jsonl"))
+
+
+def test_a_folder_holds_a_file_per_split_and_the_wrong_split_is_refused(tmp_path):
+    for split in ("train", "held_out"):
+        dataset_of(split, **SMALL).save(tmp_path / f"{split}.jsonl.gz")
+    train, held_out = (dataset_of(split, str(tmp_path)) for split in ("train", "held_out"))
+    assert train.scene_ids == dataset_of("train", **SMALL).scene_ids
+    assert held_out.scene_ids == dataset_of("held_out", **SMALL).scene_ids
+    with pytest.raises(UserError, match=r"holds the split 'train', and env.split=held_out is asked for"):
+        dataset_of("held_out", str(tmp_path / "train.jsonl.gz"))
+    with pytest.raises(UserError, match=r"held_out_placements.jsonl.gz cannot be read"):
+        dataset_of("held_out_placements", str(tmp_path))
+
+
+def test_a_file_without_heights_and_split_is_read_as_it_was_written(text):
+    new, lines = dataset_of(**SMALL), text.splitlines()
+    plain = [json.loads(line) for line in lines]
+    del plain[0]["split"]
+    for placement in plain[1:]:
+        for placed in placement["objects"]:
+            del placed["goal"][1], placed["view"][1]
+        for episode in placement["episodes"]:
+            del episode[1]
+    new.from_json("\n".join(map(json.dumps, plain)))
+    original = dataset_of(**SMALL)
+    assert list(new.episodes) == list(original.episodes)
+
+
+def test_heights_of_floors_are_kept():
+    """In scenes that are no generated houses, which only habitat-sim knows."""
+    config = make_config(dataset=SMALL).copy()
+    OmegaConf.set_readonly(config, False)
+    config.habitat.dataset.scene_dataset = "hm3d.scene_dataset_config.json"
+    plain = [json.loads(line) for line in ExtObjNavDataset(config.habitat.dataset).to_json().splitlines()]
+    for placement in plain[1:]:
+        placement["scene_id"] = "00800-TEEsavR23oF"
+        placement["objects"][0]["goal"][1] = placement["objects"][0]["view"][1] = 2.5
+        placement["episodes"][0][:2] = [-50.0, -3.25]
+        placement["episodes"][0][4] = placement["objects"][0]["type"]
+    dataset = ExtObjNavDataset(config.habitat.dataset)
+    dataset.from_json("\n".join(map(json.dumps, plain)))
+    first, second = dataset.episode(0, 0), dataset.episode(0, 1)
+    assert first.start_position[:2] == [-50.0, -3.25]
+    assert second.origin_position == first.start_position
+    goal = next(goal for goal in first.goals if goal.object_name_id == 1)
+    assert goal.position[1] == goal.view_points[0].agent_state.position[1] == 2.5
+    again = ExtObjNavDataset(config.habitat.dataset)
+    again.from_json(dataset.to_json())
+    assert again.episode(0, 0) == first
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

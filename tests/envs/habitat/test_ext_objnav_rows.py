@@ -11,6 +11,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.habitat.ext_objnav import make_row
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import EnvironmentFailure, UserError
 
 DATASET = {"n_houses": 2, "n_placements": 3, "min_rooms": 2, "max_rooms": 2, "n_types": 4, "n_objects": 5}
@@ -79,6 +80,15 @@ def test_what_the_policy_knows_of_its_past_is_its_last_action_and_the_time(env):
     assert torch.equal(previous[1:], expected)
     length = torch.where(end, 0, row["next", "episode_length"].squeeze(-1))
     torch.testing.assert_close(row["next", "episode_time"].squeeze(-1), length / 8)
+
+
+def test_the_reward_is_no_part_of_what_is_observed(env):
+    """It would tell whether the last step led nearer to the goal."""
+    row = env.rollout(24, break_when_any_done=False)[0]
+    action = torch.eye(6)[row["action"][:-1]]
+    end = row["next", "episode_end"][:-1].float()
+    assert torch.equal(row["previous_step"][1:], torch.cat([action, end], -1))
+    assert "spl" not in observed_spec(env).keys()
 
 
 def test_the_goal_is_seen_in_the_columns_of_its_type():

@@ -1,11 +1,14 @@
 """The same house in habitat-sim and in the embedded simulator; runs where habitat-sim is installed."""
 
+import copy
+
 import numpy as np
 import pytest
 
 from memo_lightning.cli.main import main
 from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial_picture import CAMERA
 from memo_lightning.errors import UserError
 
 STOP, FORWARD, LEFT = 0, 1, 2
@@ -104,6 +107,26 @@ class TestHabitatSim:
             *_, info = env.step(STOP)
             assert info["success"] == 1.0
             assert info["episode_end"]
+
+    def test_a_film_shows_pictures_also_where_the_agent_observes_none(self, both):
+        real, ours = both
+        for env in both:
+            env.reset(options={"placement": 0})
+            env.habitat_env.sim.tilt_camera(-30)
+            env.habitat_env.sim.step(None)
+        rgb, depth = real.habitat_env.sim.look(CAMERA)
+        assert rgb.shape == (CAMERA.height, CAMERA.width, 3)
+        assert np.quantile(np.abs(depth - ours.habitat_env.sim.look(CAMERA)[1]), 0.9) <= 0.05
+
+    def test_an_episode_that_begins_off_the_floor_is_refused(self, both):
+        real, _ = both
+        real.reset(options={"placement": 0})
+        sim = real.habitat_env.sim
+        episode = copy.copy(real.habitat_env.current_episode)
+        episode.start_position = [episode.start_position[0], 5.0, episode.start_position[2]]
+        sim.reconfigure(sim.habitat_config, episode)
+        with pytest.raises(UserError, match=r"start=.*: must be within 0.5 m of navigable floor"):
+            sim.reset()
 
     def test_objects_stay_over_the_episodes_of_a_trial_and_change_with_the_placement(self, both):
         real, _ = both

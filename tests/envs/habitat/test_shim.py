@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from memo_lightning.envs.habitat import import_habitat
+from memo_lightning.envs.habitat import import_habitat, shim
 from memo_lightning.errors import UserError
 
 habitat_sim_installed = "habitat_sim" in sys.modules
@@ -32,8 +32,9 @@ def test_the_real_simulator_says_what_to_install():
 
 def test_an_installed_habitat_sim_is_used_and_not_replaced(tmp_path):
     (tmp_path / "habitat_sim.py").write_text("raise ImportError('this is the installed habitat-sim')")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import memo_lightning.envs.habitat"
-    result = run(code, str(tmp_path))
+    # The shim alone, as the package around it takes seconds to import.
+    code = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2])['import_habitat']()"
+    result = run(code, str(tmp_path), shim.__file__)
     assert result.returncode != 0
     # habitat-lab meets magnum or habitat_sim first; either way no placeholder took its place
     assert "this is the installed habitat-sim" in result.stderr or "No module named 'magnum'" in result.stderr

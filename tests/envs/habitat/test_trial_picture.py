@@ -28,6 +28,18 @@ def test_a_picture_shows_what_is_seen_and_where_the_agent_has_been():
     assert before == 0 < walked
 
 
+def test_how_an_episode_ended_is_kept_for_a_video():
+    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env.reset(seed=0)
+    env.watch()
+    env.step(1)
+    assert env.last_picture is None
+    before = env.render()
+    env.step(0)
+    np.testing.assert_array_equal(env.last_picture[HEADER:], before[HEADER:])
+    assert (env.render() != env.last_picture).mean() > 0.1, "the next episode begins elsewhere"
+
+
 def test_the_goal_is_ringed_on_the_map_where_it_stands():
     env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=1)

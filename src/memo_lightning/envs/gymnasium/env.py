@@ -14,12 +14,13 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from memo_lightning.envs.failures import named
 from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id
 from memo_lightning.envs.gymnasium.rows import Plan, Rows
 from memo_lightning.envs.gymnasium.spaces import Action, observation_entries
 from memo_lightning.envs.gymnasium.trial_row import SameTask, TrialRules
 from memo_lightning.envs.gymnasium.workers import WorkerRows
-from memo_lightning.envs.trial_env import REPORTS
+from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import require
 
 
@@ -42,9 +43,12 @@ class GymnasiumEnv(EnvBase):
         trial_length, episodes_per_trial, same_task, success_return, split: see
             :class:`~memo_lightning.envs.gymnasium.trial_row.TrialRules`.
         workers: processes to spread the rows over; 0 for none beside this one.
-        step_timeout: seconds after which a step or reset of a worker counts as hanging.
+        step_timeout: seconds that a step or reset of all rows, or of those of a worker, may take.
         seed: seed of all random streams.
         device: where tensors go.
+
+    Attributes:
+        reports: entries that tell how the trial goes and are not to be observed.
 
     Raises:
         UserError: if a setting is wrong, or the environment has observations or actions that are not supported.
@@ -77,7 +81,8 @@ class GymnasiumEnv(EnvBase):
         require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
         require(episode_length is None or episode_length >= 1, "env.episode_length", episode_length, "at least 1")
         make = make or partial(make_from_id, id, settings or {}, list(wrappers), episode_length)
-        first = make()
+        with named(f"environment {id or getattr(make, 'func', make)}", also_mistakes=False):
+            first = make()
         if success_return is None and first.spec:
             success_return = first.spec.reward_threshold
         rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split)
@@ -87,7 +92,7 @@ class GymnasiumEnv(EnvBase):
         super().__init__(device=device, batch_size=torch.Size([n_envs]))
         flag = Binary(n=1, shape=(n_envs, 1), dtype=torch.bool, device=self.device)
         self._entries = [entry.name for entry in entries]
-        self._reports = (*REPORTS, *measures)
+        self.reports = (*REPORTS, *measures)
         self.observation_spec = Composite(
             {entry.name: entry.spec(n_envs, self.device) for entry in entries},
             episode_end=flag.clone(),
@@ -111,12 +116,20 @@ class GymnasiumEnv(EnvBase):
             self._arrays = {
                 name: np.zeros((n_envs, *shape), dtype) for name, (shape, dtype) in plan.array_layout().items()
             }
-            self._rows = Rows(plan, range(n_envs), self._arrays, first)
+            self._rows = Rows(plan, range(n_envs), self._arrays, first, step_timeout)
         self.set_seed(seed)
 
     def picture(self, row: int = 0) -> NDArray[np.uint8]:
         """Return what a row looks like, uint8 ``[H, W, 3]``."""
         return self._rows.picture(row)
+
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        self._rows.watch()
+
+    def last_picture(self, row: int = 0) -> NDArray[np.uint8] | None:
+        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
+        return self._rows.last_picture(row)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the environments and end the workers."""
@@ -130,12 +143,12 @@ class GymnasiumEnv(EnvBase):
         flags = None if tensordict is None else tensordict.get("_reset", None)
         self._arrays["reset"][:] = True if flags is None else flags.view(self.batch_size).cpu().numpy()
         self._rows.reset()
-        return self._results(*self._entries, *self._reports, "done")
+        return self._results(*self._entries, *self.reports, "done")
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         self._arrays["action"][:] = tensordict.get("action").cpu().numpy()
         self._rows.step()
-        return self._results(*self._entries, *self._reports, "reward", "done")
+        return self._results(*self._entries, *self.reports, "reward", "done")
 
     def _results(self, *names: str) -> TensorDict:
         """Return copies of arrays; what is one number per row as ``[N, 1]``."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.gymnasium.spaces import Action, Entry
 from memo_lightning.envs.gymnasium.trial_row import TrialRow, TrialRules
-from memo_lightning.errors import EnvironmentFailure, UserError
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,22 @@ class Rows:
         indices: their numbers.
         arrays: by name ``[N, ...]``, as :meth:`Plan.array_layout` says; read and written in place.
         made: the environment of the first row, if there is one already.
+        step_timeout: seconds that a step or reset of all rows may take; None where another process looks after that.
 
     Raises:
-        EnvironmentFailure: if an environment raises something; the same in all methods.
+        EnvironmentFailure: if an environment raises something or hangs; the same in all methods.
         UserError: if it returns something else than its spaces say; the same in all methods.
     """
 
     def __init__(
-        self, plan: Plan, indices: Sequence[int], arrays: dict[str, NDArray], made: gymnasium.Env | None = None
+        self,
+        plan: Plan,
+        indices: Sequence[int],
+        arrays: dict[str, NDArray],
+        made: gymnasium.Env | None = None,
+        step_timeout: float | None = None,
     ) -> None:
-        self._name, self._arrays = plan.name, arrays
+        self._name, self._arrays, self._step_timeout = plan.name, arrays, step_timeout
         self._rows: list[TrialRow] = []
         for index in indices:
             with self._named(index):
@@ -84,21 +89,32 @@ class Rows:
 
     def reset(self) -> None:
         """Begin a new trial in the rows where ``arrays["reset"]`` is true."""
-        for index, row in zip(self._indices, self._rows, strict=True):
-            if self._arrays["reset"][index]:
-                with self._named(index):
-                    row.reset()
+        with self._in_time():
+            for index, row in zip(self._indices, self._rows, strict=True):
+                if self._arrays["reset"][index]:
+                    with self._named(index):
+                        row.reset()
 
     def step(self) -> None:
         """Apply ``arrays["action"]``."""
-        for index, row in zip(self._indices, self._rows, strict=True):
-            with self._named(index):
-                row.step()
+        with self._in_time():
+            for index, row in zip(self._indices, self._rows, strict=True):
+                with self._named(index):
+                    row.step()
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Return what a row looks like, uint8 ``[H, W, 3]``."""
         with self._named(index):
-            return np.asarray(self._rows[self._indices.index(index)].env.render())
+            return self._rows[self._indices.index(index)].picture()
+
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        for row in self._rows:
+            row.watch()
+
+    def last_picture(self, index: int) -> NDArray[np.uint8] | None:
+        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
+        return self._rows[self._indices.index(index)].last_picture
 
     def close(self) -> None:
         """Close the environments; there are no rows afterwards."""
@@ -107,14 +123,8 @@ class Rows:
                 row.env.close()
         self._rows, self._indices = [], []
 
-    @contextmanager
-    def _named(self, index: int) -> Iterator[None]:
-        """Say in every error whose it is."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"environment {self._name}: {error}") from None
-        except Exception as error:  # the environment may raise anything
-            raise EnvironmentFailure(
-                f"environment {self._name}, row {index}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
-            ) from error
+    def _named(self, index: int) -> AbstractContextManager[None]:
+        return named(f"environment {self._name}, row {index}")
+
+    def _in_time(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")

@@ -12,7 +12,7 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from torchrl.data import Bounded, Categorical, MultiCategorical, TensorSpec, Unbounded
 
-from memo_lightning.envs.trial_env import REPORTS
+from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError, require
 
 # Bounds beyond this stand for "no bound", as in CartPole's velocities.
@@ -53,7 +53,7 @@ class Entry:
         if self.is_image:
             height, width, channels = (*self.space.shape, 1)[:3]
             return (width, channels, height) if self._channels_first else (height, width, channels)
-        return self.space.shape if self.is_discrete else (int(np.prod(self.space.shape)),)
+        return () if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
 
     @property
     def dtype(self) -> type[np.generic]:
@@ -71,7 +71,7 @@ class Entry:
         if isinstance(self.space, spaces.Discrete):
             return Categorical(int(self.space.n), shape=shape, device=device)
         if isinstance(self.space, spaces.MultiDiscrete):
-            return MultiCategorical(self.space.nvec.tolist(), shape=shape, device=device)
+            return MultiCategorical(self.space.nvec.reshape(-1).tolist(), shape=shape, device=device)
         if isinstance(self.space, spaces.Box):
             low, high = (
                 torch.from_numpy(np.reshape(b, -1).astype(np.float32)) for b in (self.space.low, self.space.high)
@@ -197,9 +197,12 @@ class Action:
         return MultiCategorical(values.tolist(), shape=shape, device=device)
 
     def to_env(self, stored: NDArray) -> Any:
-        """Return a stored action as the environment takes it."""
+        """Return a stored action as the environment takes it, the nearest whole numbers in a Box of integers."""
         if isinstance(self.space, spaces.Discrete):
             return int(stored) + int(self.space.start)
         assert self.space.shape is not None
+        assert self.space.dtype is not None
+        if self.space.dtype.kind in "iu":
+            stored = np.rint(stored)
         value = stored.reshape(self.space.shape).astype(self.space.dtype)
         return value + self.space.start if isinstance(self.space, spaces.MultiDiscrete) else value

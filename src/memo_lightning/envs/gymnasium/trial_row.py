@@ -57,7 +57,7 @@ class TrialRow:
 
     An environment that makes trials itself says so with ``episode_end`` in the ``info`` of its reset and of every
     step; then ``terminated`` and ``truncated`` end the trial. ``info`` may also hold ``success`` (or
-    ``is_success``), ``episode_return`` and ``episode_length``.
+    ``is_success``). Where it has a method ``watch()``, it keeps ``last_picture`` of every episode after that is called.
 
     Args:
         env: the environment.
@@ -68,6 +68,10 @@ class TrialRow:
         measures: numbers in ``info`` that are reported.
         arrays: by name ``[N, ...]``, the entries, the measures and ``reward, episode_end, episode_return,
             episode_length, success, done``.
+
+    Attributes:
+        last_picture: what the row looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if it is
+            watched; None where that cannot be told.
     """
 
     def __init__(
@@ -84,6 +88,18 @@ class TrialRow:
         self._entries, self._action, self._rules, self._measures = entries, action, rules, measures
         self._index, self._arrays = index, arrays
         self._seed, self._trial = 0, -1
+        self._watched = False
+        self.last_picture: NDArray[np.uint8] | None = None
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Return what the row looks like, uint8 ``[H, W, 3]``."""
+        return np.asarray(self.env.render())
+
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        self._watched = True
+        if hasattr(self.env.unwrapped, "watch"):
+            self.env.unwrapped.watch()
 
     def seed(self, seed: int) -> None:
         """Begin the row's random stream anew; the next :meth:`reset` is its first trial."""
@@ -121,6 +137,9 @@ class TrialRow:
         done = done or self._trial_step >= self._rules.trial_length
         success = episode_end and self._is_success(info)
         self._report(reward=reward, episode_end=episode_end, success=success, done=done, **self._measured(info))
+        if episode_end and self._watched:
+            of_trials = getattr(self.env.unwrapped, "last_picture", None)  # there the next episode has begun already
+            self.last_picture = of_trials if self._makes_trials else self.picture()
         if episode_end and not done:
             if self._makes_trials:
                 self._count_episode()

@@ -96,8 +96,15 @@ class WorkerRows:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """Return what a row looks like, uint8 ``[H, W, 3]``."""
-        worker = next(worker for worker in self._workers if index in worker.rows)
-        return self._ask("picture", index, workers=[worker])[0]
+        return self._ask("picture", index, workers=[self._worker_of(index)])[0]
+
+    def watch(self) -> None:
+        """Keep a picture of how every episode ends from now on."""
+        self._ask("watch")
+
+    def last_picture(self, index: int) -> NDArray[np.uint8] | None:
+        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
+        return self._ask("last_picture", index, workers=[self._worker_of(index)])[0]
 
     def close(self) -> None:
         """Let the workers close their environments; kill those that do not."""
@@ -110,6 +117,9 @@ class WorkerRows:
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
         self._finalizer()
+
+    def _worker_of(self, index: int) -> _Worker:
+        return next(worker for worker in self._workers if index in worker.rows)
 
     def _ask(self, method: str, *args: Any, workers: Sequence[_Worker] | None = None) -> list[Any]:
         workers = self._workers if workers is None else workers

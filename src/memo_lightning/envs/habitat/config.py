@@ -118,6 +118,7 @@ def make_config(
     seed: int = 0,
     simulator: SimulatorName = "house_sim",
     scene_dataset: str = "",
+    object_folder: str = "",
     position_frame: PositionFrame = "trial",
 ) -> DictConfig:
     """Return the configuration of ``habitat.Env``.
@@ -135,6 +136,8 @@ def make_config(
         simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
         scene_dataset: for ``habitat_sim``: path of a ``*.scene_dataset_config.json``; ``data_path`` then gives
             the episodes in its scenes. ``memo export-houses`` writes both.
+        object_folder: for ``habitat_sim``: folder with the models of the object types, for scene datasets that have
+            none; the ``objects`` of ``memo export-houses`` are such a folder.
         position_frame: what the agent's position refers to; see
             :class:`~memo_lightning.envs.habitat.task.TrialPositionSensor`.
 
@@ -149,13 +152,14 @@ def make_config(
     require(position_frame in frames, "position_frame", position_frame, " or ".join(frames))
     columns = n_columns if "columns" in sensors else 0
     require("columns" not in sensors or n_columns >= 1, "n_columns", n_columns, "at least 1")
-    _check_simulator(simulator, scene_dataset, data_path)
+    _check_simulator(simulator, scene_dataset, object_folder, data_path)
     sim_config = ExtObjNavSimulatorConfig(
         type="ExtObjNavSim-v0" if simulator == "habitat_sim" else "HouseSim-v0",
         turn_angle=30,
         forward_step_size=0.25,
         scene=HouseSpec(0).scene_id,
         n_columns=columns,
+        additional_object_paths=[object_folder] if object_folder else [],
         agents={"main_agent": _agent(simulator, sensors, image_size)},
         agents_order=["main_agent"],
         # The default device ends the process where there is no CUDA.
@@ -180,11 +184,12 @@ def make_config(
     return tree
 
 
-def _check_simulator(simulator: str, scene_dataset: str, data_path: str) -> None:
+def _check_simulator(simulator: str, scene_dataset: str, object_folder: str, data_path: str) -> None:
     """Refuse a simulator that is not there, and settings that do not fit it; import habitat-sim's if it is meant."""
     require(simulator in get_args(SimulatorName), "env.simulator", simulator, " or ".join(get_args(SimulatorName)))
     if simulator == "house_sim":
-        require(not scene_dataset, "env.scene_dataset", scene_dataset, "empty unless env.simulator=habitat_sim")
+        for name, value in (("scene_dataset", scene_dataset), ("object_folder", object_folder)):
+            require(not value, f"env.{name}", value, "empty unless env.simulator=habitat_sim")
         return
     if not habitat_sim_is_installed():
         raise UserError(f"env.simulator=habitat_sim: habitat-sim is not installed: {INSTALL_HABITAT_SIM}")

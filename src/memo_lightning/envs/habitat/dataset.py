@@ -18,7 +18,14 @@ from memo_lightning.envs.habitat import episode_file
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode, make_episode
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.placement import Placement
-from memo_lightning.envs.habitat.sources import GeneratedSource, Source, StoredSource, generated_source
+from memo_lightning.envs.habitat.sources import (
+    GeneratedSource,
+    Source,
+    StoredSource,
+    check_walkable,
+    generated_source,
+)
+from memo_lightning.errors import UserError
 
 
 @registry.register_dataset(name="ExtObjNav-v1")
@@ -28,20 +35,22 @@ class ExtObjNavDataset(Dataset):
     ``episodes`` lists the episodes placement by placement and makes each when it is asked for.
 
     Args:
-        config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, or, if that is empty, the
-            ``split`` and, under ``metadata``, the other arguments of
+        config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, a file or the folder that has
+            ``<split>.jsonl.gz``, or, if that is empty, the ``split`` and, under ``metadata``, the other arguments of
             :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`. Without a configuration, all
             training placements.
 
     Raises:
-        UserError: if a value is out of range, or the file is missing or corrupt.
+        UserError: if a value is out of range, or the file is missing or corrupt, or that of another split, or, where
+            scenes are generated houses, the agent cannot stand at a start or walk from there to a goal.
     """
 
     def __init__(self, config: DictConfig | None = None) -> None:
         self._source: Source
         self._scene_dataset = "default" if config is None else config.get("scene_dataset", "default")
+        self._split = "train" if config is None else config.split
         if config is not None and config.data_path:
-            self.from_json(episode_file.read_text(Path(config.data_path.format(split=config.split))))
+            self._read(Path(config.data_path.format(split=config.split)))
         elif config is not None:
             self._use(generated_source(config.split, config.metadata or {}))
         else:
@@ -78,7 +87,7 @@ class ExtObjNavDataset(Dataset):
 
     def to_json(self) -> str:
         """Return the dataset as text, one line of JSON per placement; makes all of it."""
-        return episode_file.dump(self._make_all())
+        return episode_file.dump(episode_file.EpisodeFile(self._split, self._make_all()))
 
     def from_json(self, json_str: str, scenes_dir: str | None = None) -> None:
         """Replace the dataset by what :meth:`to_json` returned.
@@ -86,7 +95,7 @@ class ExtObjNavDataset(Dataset):
         Raises:
             UserError: if the text is corrupt, naming the line.
         """
-        self._use(StoredSource(episode_file.load(json_str)))
+        self._load(json_str, "episode file")
 
     def save(self, path: Path | str) -> int:
         """Write the dataset to a file, compressed if its name ends with ``.gz``.
@@ -95,7 +104,7 @@ class ExtObjNavDataset(Dataset):
             The number of goals that were rejected as out of reach while the placements were made.
         """
         stored = self._make_all()
-        episode_file.write_text(Path(path), episode_file.dump(stored))
+        episode_file.write_text(Path(path), episode_file.dump(episode_file.EpisodeFile(self._split, stored)))
         return sum(item.placement.n_rejected for item in stored)
 
     def _make_all(self) -> list[episode_file.StoredPlacement]:
@@ -105,6 +114,24 @@ class ExtObjNavDataset(Dataset):
             episode_file.StoredPlacement(source.placement(k), tuple(source.start(k, n) for n in numbers))
             for k in range(source.n_placements)
         ]
+
+    def _read(self, path: Path) -> None:
+        if path.is_dir():
+            path = path / f"{self._split}.jsonl.gz"
+        held = self._load(episode_file.read_text(path), f"episode file {path}")
+        if held not in (None, self._split):
+            raise UserError(
+                f"env.data_path={path}: holds the split {held!r}, and env.split={self._split} is asked for; "
+                f"export that split beside it and name the folder, env.data_path={path.parent}"
+            )
+
+    def _load(self, text: str, name: str) -> str | None:
+        """Use the placements of a file, and return its split, if it says so."""
+        # Scenes of a scene dataset are known to habitat-sim only.
+        check = check_walkable if self._scene_dataset == "default" else (lambda _: None)
+        file = episode_file.load(text, name, check)
+        self._use(StoredSource(file.placements))
+        return file.split
 
     def _use(self, source: Source) -> None:
         self._source = source

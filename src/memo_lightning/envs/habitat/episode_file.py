@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,34 +31,52 @@ class StoredPlacement:
     starts: tuple[Start, ...]
 
 
-def dump(stored: Iterable[StoredPlacement]) -> str:
+@dataclass(frozen=True)
+class EpisodeFile:
+    """What a file holds; ``split`` names the part of the data it is, None in files that do not say."""
+
+    split: str | None
+    placements: list[StoredPlacement]
+
+
+def dump(file: EpisodeFile) -> str:
     """Return placements as text."""
-    header = json.dumps({"format": FORMAT, "object_types": [object_type.name for object_type in OBJECT_TYPES]})
-    return "\n".join([header, *(json.dumps(_to_plain(item)) for item in stored)]) + "\n"
+    types = [object_type.name for object_type in OBJECT_TYPES]
+    header = json.dumps({"format": FORMAT, "split": file.split, "object_types": types})
+    return "\n".join([header, *(json.dumps(_to_plain(item)) for item in file.placements)]) + "\n"
 
 
-def load(text: str) -> list[StoredPlacement]:
-    """Return the placements that :func:`dump` wrote.
+def load(
+    text: str, name: str = "episode file", check: Callable[[StoredPlacement], object] = lambda _: None
+) -> EpisodeFile:
+    """Return what :func:`dump` wrote.
+
+    Args:
+        text: the contents.
+        name: of the file, for messages.
+        check: raises ``ValueError`` if a placement cannot be used.
 
     Raises:
-        UserError: if a line is corrupt, naming it.
+        UserError: if a line is corrupt or cannot be used, naming it.
     """
     lines = text.splitlines()
-    header = _parse(lines[0] if lines else "", 1)
+    header = _parse(lines[0] if lines else "", f"{name}, line 1")
     if header.get("format") != FORMAT:
-        raise UserError(f"episode file, line 1: format={header.get('format')!r}: must be {FORMAT!r}")
+        raise UserError(f"{name}, line 1: format={header.get('format')!r}: must be {FORMAT!r}")
     stored = []
     for number, line in enumerate(lines[1:], start=2):
-        plain = _parse(line, number)
+        where = f"{name}, line {number}"
+        plain = _parse(line, where)
         try:
             stored.append(_from_plain(plain))
+            check(stored[-1])
         except KeyError as error:
-            raise UserError(f"episode file, line {number}: {error} is missing") from error
+            raise UserError(f"{where}: {error} is missing") from error
         except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"episode file, line {number}: {error}") from error
+            raise UserError(f"{where}: {error}") from error
     if not stored:
-        raise UserError("episode file has no placements: must have at least one after the header line")
-    return stored
+        raise UserError(f"{name} has no placements: must have at least one after the header line")
+    return EpisodeFile(header.get("split"), stored)
 
 
 def read_text(path: Path) -> str:
@@ -82,13 +100,13 @@ def write_text(path: Path, text: str) -> None:
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
-def _parse(line: str, number: int) -> dict[str, Any]:
+def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         plain = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"episode file, line {number}, column {error.colno}: {error.msg}") from error
+        raise UserError(f"{where}, column {error.colno}: {error.msg}") from error
     if not isinstance(plain, dict):
-        raise UserError(f"episode file, line {number}: {line[:40]!r}: must be a JSON object")
+        raise UserError(f"{where}: {line[:40]!r}: must be a JSON object")
     return plain
 
 
@@ -105,46 +123,60 @@ def _to_plain(stored: StoredPlacement) -> dict[str, Any]:
                 "position": placed.position,
                 "yaw": placed.yaw,
                 "room": placed.room,
-                "goal": placed.goal,
-                "view": [placed.view.x, placed.view.z, placed.view.heading, placed.view.pitch],
+                "goal": [placed.goal[0], placed.floor, placed.goal[1]],
+                "view": [placed.view.x, placed.view.y, placed.view.z, placed.view.heading, placed.view.pitch],
             }
             for placed in placement.objects
         ],
-        "episodes": [[start.x, start.z, start.heading, start.goal] for start in stored.starts],
+        "episodes": [[start.x, start.y, start.z, start.heading, start.goal] for start in stored.starts],
     }
 
 
 def _from_plain(plain: dict[str, Any]) -> StoredPlacement:
-    objects = tuple(_object(item) for item in plain["objects"])
+    objects = tuple(_object(item) for item in _list(plain, "objects"))
     if len({placed.instance for placed in objects}) < len(objects):
         raise ValueError("two objects have the same instance")
     placement = Placement(_text(plain["scene_id"]), int(plain["placement"]), objects, int(plain["n_rejected"]))
     starts = []
-    for x, z, heading, goal in plain["episodes"]:
+    for item in _list(plain, "episodes"):
+        if not isinstance(item, list) or len(item) not in (4, 5):
+            raise ValueError(f"episode {item!r}: must be [x, y, z, heading, goal]")
+        *point, heading, goal = item
         if goal not in placement.types:
             raise ValueError(f"an episode asks for {goal!r}: must be one of {', '.join(placement.types)}")
-        x, z = _numbers([x, z], 2)
-        starts.append(Start(x, z, int(heading), goal))
+        x, y, z = _point(point)
+        starts.append(Start(x, z, int(_numbers([heading], 1)[0]), goal, y))
     if not starts:
         raise ValueError("episodes=[]: must have at least one")
     return StoredPlacement(placement, tuple(starts))
 
 
-def _object(item: dict[str, Any]) -> PlacedObject:
+def _object(item: Any) -> PlacedObject:
+    if not isinstance(item, dict):
+        raise ValueError(f"object {item!r}: must be a JSON object")
     if item["type"] not in _TYPE_NAMES:
         raise ValueError(f"type={item['type']!r}: must be one of {', '.join(sorted(_TYPE_NAMES))}")
     if int(item["instance"]) < 1:
         raise ValueError(f"instance={item['instance']}: must be at least 1")
-    x, z, heading, pitch = _numbers(item["view"], 4)
+    *point, heading, pitch = item["view"]
+    heading, pitch = _numbers([heading, pitch], 2)
+    goal_x, floor, goal_z = _point(item["goal"])
     return PlacedObject(
         int(item["instance"]),
         item["type"],
         _numbers(item["position"], 3),  # type: ignore[arg-type]
         int(item["yaw"]),
         int(item["room"]),
-        _numbers(item["goal"], 2),  # type: ignore[arg-type]
-        Pose(x, 0.0, z, int(heading), int(pitch)),
+        (goal_x, goal_z),
+        Pose(*_point(point), int(heading), int(pitch)),
+        floor,
     )
+
+
+def _point(values: list[Any]) -> tuple[float, float, float]:
+    """Return x, y, z; older files have x and z, on a floor at 0."""
+    x, *y, z = _numbers(values, 2 if len(values) == 2 else 3)
+    return x, y[0] if y else 0.0, z
 
 
 def _numbers(values: Any, n: int) -> tuple[float, ...]:
@@ -152,6 +184,12 @@ def _numbers(values: Any, n: int) -> tuple[float, ...]:
     if len(numbers) != n or not all(math.isfinite(value) for value in numbers):
         raise ValueError(f"{values}: must be {n} finite numbers")
     return numbers
+
+
+def _list(plain: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(plain[key], list):
+        raise TypeError(f"{key}={plain[key]!r}: must be a list")
+    return plain[key]
 
 
 def _text(value: Any) -> str:

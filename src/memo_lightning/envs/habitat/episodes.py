@@ -37,17 +37,21 @@ class ExtObjNavEpisode(ObjectGoalNavEpisode):
 
 @dataclass(frozen=True)
 class Start:
-    """How an episode of a placement begins: x, z in metres, the heading in degrees, and the type to find."""
+    """How an episode of a placement begins: x, z in metres, the heading in degrees, and the type to find.
+
+    ``y`` is the height of the floor, 0 in generated houses.
+    """
 
     x: float
     z: float
     heading: int
     goal: str
+    y: float = 0.0
 
     @property
     def pose(self) -> Pose:
         """Where the agent is."""
-        return Pose(self.x, 0.0, self.z, self.heading)
+        return Pose(self.x, self.y, self.z, self.heading)
 
 
 def make_episode(
@@ -62,12 +66,12 @@ def make_episode(
         episode_id=f"{placement.scene_id}/{placement.index}/{number}",
         scene_id=placement.scene_id,
         scene_dataset_config=scene_dataset,
-        start_position=[start.x, 0.0, start.z],
+        start_position=[start.x, start.y, start.z],
         start_rotation=start.pose.rotation,
         goals=[_goal(placed) for placed in placement.instances(start.goal)],
         object_category=start.goal,
         placement=placement,
-        origin_position=[origin.x, 0.0, origin.z],
+        origin_position=[origin.x, origin.y, origin.z],
         origin_rotation=origin.pose.rotation,
     )
 
@@ -100,9 +104,9 @@ def draw_start(spec: PlacementSpec, number: int) -> Start:
 
 
 def _goal(placed: PlacedObject) -> ObjectGoal:
-    view = AgentState([placed.view.x, 0.0, placed.view.z], placed.view.rotation)
+    view = AgentState([placed.view.x, placed.view.y, placed.view.z], placed.view.rotation)
     return ObjectGoal(
-        position=[placed.goal[0], 0.0, placed.goal[1]],
+        position=[placed.goal[0], placed.floor, placed.goal[1]],
         object_id=str(placed.instance),
         object_name=f"{placed.type} {placed.instance}",
         object_name_id=placed.instance,

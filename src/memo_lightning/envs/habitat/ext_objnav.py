@@ -49,6 +49,7 @@ class ExtObjNav(GymnasiumEnv):
         simulator: SimulatorName,
         scene_dataset: str,
         data_path: str,
+        object_folder: str = "",
         workers: int = 0,
         step_timeout: float = 60.0,
         seed: int = 0,
@@ -58,6 +59,7 @@ class ExtObjNav(GymnasiumEnv):
             make_row, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),
             image_size=image_size, n_columns=n_columns, can_tilt=can_tilt, position_frame=position_frame,
             split=split, dataset=dataset, simulator=simulator, scene_dataset=scene_dataset, data_path=data_path,
+            object_folder=object_folder,
         )  # fmt: skip
         super().__init__(
             n_envs=n_envs,

@@ -31,7 +31,8 @@ from memo_lightning.envs.habitat.scene_files.export import template_name
 from memo_lightning.envs.habitat.simulator import MAX_PITCH
 from memo_lightning.errors import UserError, require
 
-_REFERENCE, _COLUMNS = "reference", "columns"  # names of the cameras that do not observe
+_REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that do not observe
+_SNAP_DISTANCE = 0.5  # metres along any axis from where an episode says that it begins to the floor
 
 
 @registry.register_simulator(name="ExtObjNavSim-v0")
@@ -52,6 +53,9 @@ class ExtObjNavSim(HabitatSim):
         self._placement = Placement(config.scene, 0, ())
         self._object_ids: list[int] = []
         self._columns_camera = columns_camera(config.n_columns) if config.n_columns else None
+        if config.additional_object_paths:
+            folder = config.additional_object_paths[0]
+            require(Path(folder).is_dir(), "env.object_folder", folder, "a folder with <type>.object_config.json files")
         super().__init__(config)
         self._lay_out_navmesh()
 
@@ -104,19 +108,28 @@ class ExtObjNavSim(HabitatSim):
         """Turn all cameras up, or down if ``degrees`` is negative, as far as :data:`MAX_PITCH`."""
         pitch = min(max(self._pitch + degrees, -MAX_PITCH), MAX_PITCH)
         turn = magnum.Quaternion.rotation(magnum.Deg(pitch - self._pitch), magnum.Vector3.x_axis())
-        for sensor in self.agents[0].sensors.values():
+        for sensor in self.agents[0].scene_node.subtree_sensors.values():
             sensor.node.rotation = sensor.node.rotation * turn
         self._pitch = pitch
 
     def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the agent's own sensors see, enlarged or reduced to a camera's size; black for none.
+        """Return what a camera on the agent sees, whatever the agent's sensors are.
+
+        The camera is put up when it is first asked for, and then takes pictures at every step.
 
         Returns:
             Colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]`` in metres.
         """
-        black = np.zeros((1, 1, 4), np.uint8)
-        rgb, depth = self._prev_sim_obs.get("rgb", black)[..., :3], self._prev_sim_obs.get("depth", black[..., 0])
-        return _scaled(rgb, camera), _scaled(depth, camera).astype(np.float32)
+        kinds = {"rgb": habitat_sim.SensorType.COLOR, "depth": habitat_sim.SensorType.DEPTH}
+        names = {kind: f"{_FILM}_{kind}_{camera.width}x{camera.height}" for kind in kinds}
+        if names["rgb"] not in self._prev_sim_obs:
+            turn = magnum.Quaternion.rotation(magnum.Deg(self._pitch), magnum.Vector3.x_axis())
+            for kind, name in names.items():
+                self.add_sensor(_camera_spec(name, camera, kinds[kind]), 0)
+                node = self.agents[0].scene_node.subtree_sensors[name].node
+                node.rotation = node.rotation * turn
+            self._prev_sim_obs.update(self.get_sensor_observations())
+        return self._prev_sim_obs[names["rgb"]][..., :3], self._prev_sim_obs[names["depth"]]
 
     def pixels_in_view(self, instance: int) -> int:
         """Return how many pixels of the reference camera show an object, whatever the agent's sensors are."""
@@ -140,10 +153,19 @@ class ExtObjNavSim(HabitatSim):
         return columns_of(camera, self.pose, depth, types)
 
     def _update_agents_state(self) -> bool:
-        """Put the agent where the episode begins."""
+        """Put the agent where the episode begins, on the floor that is nearest.
+
+        Raises:
+            UserError: if the agent cannot stand there.
+        """
         if self._episode is None:
             return super()._update_agents_state()
-        return self.set_agent_state(self._episode.start_position, self._episode.start_rotation)
+        start = np.array(self._episode.start_position)
+        floor = np.array(self.pathfinder.snap_point(start))
+        # Not so if there is no floor either, where the distance is not a number.
+        stands = bool(np.abs(floor - start).max() <= _SNAP_DISTANCE)
+        require(stands, f"episode {self._episode.episode_id}: start", start.tolist(), "within 0.5 m of navigable floor")
+        return self.set_agent_state(floor, self._episode.start_rotation)
 
     def _set_placement(self, placement: Placement) -> None:
         manager = self.get_rigid_object_manager()
@@ -157,7 +179,10 @@ class ExtObjNavSim(HabitatSim):
         file = f"{template_name(placed.type)}.object_config.json"
         handles = [handle for handle in templates.get_template_handles(file) if Path(handle).name == file]
         if not handles:
-            raise UserError(f"scene dataset {self.habitat_config.scene_dataset} has no {file}")
+            raise UserError(
+                f"scene dataset {self.habitat_config.scene_dataset} has no {file}; env.object_folder can name a folder "
+                f"that has it, such as objects/ of memo export-houses"
+            )
         thing = self.get_rigid_object_manager().add_object_by_template_handle(handles[0])
         thing.motion_type = habitat_sim.physics.MotionType.KINEMATIC
         thing.translation = magnum.Vector3(*placed.position)
@@ -183,12 +208,6 @@ def _camera_spec(name: str, camera: Camera, kind: habitat_sim.SensorType) -> hab
     spec.resolution = [camera.height, camera.width]
     spec.position = magnum.Vector3(0.0, camera.eye_height, 0.0)
     return spec
-
-
-def _scaled(picture: np.ndarray, camera: Camera) -> np.ndarray:
-    """Return the picture with a camera's rows and columns, each the nearest there is."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip((camera.height, camera.width), picture.shape, strict=False))
-    return picture[np.ix_(rows, columns)]
 
 
 def _check_scene(scene_dataset: str, scene: str) -> None:

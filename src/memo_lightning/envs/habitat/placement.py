@@ -29,6 +29,7 @@ class PlacedObject:
         room: index of the room it is in.
         goal: x, z of the roomy point of its room that is nearest to it; distances go there.
         view: a pose within :data:`REACH` of the goal, on foot, from which it is seen.
+        floor: height of the floor at the goal, metres; 0 in generated houses.
     """
 
     instance: int
@@ -38,6 +39,7 @@ class PlacedObject:
     room: int
     goal: tuple[float, float]
     view: Pose
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)

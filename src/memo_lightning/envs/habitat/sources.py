@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from inspect import signature
 from typing import Any, Literal, Protocol, get_args
 
 from memo_lightning.envs.habitat.episode_file import StoredPlacement
 from memo_lightning.envs.habitat.episodes import Start, cached_placement, draw_start
 from memo_lightning.envs.habitat.house import HouseSpec
+from memo_lightning.envs.habitat.navigation import DistanceField, build_navigator
 from memo_lightning.envs.habitat.placement import Placement, PlacementSpec
+from memo_lightning.envs.habitat.pose import HEADINGS
 from memo_lightning.errors import require
 
 Split = Literal["train", "held_out_placements", "held_out"]
@@ -112,6 +116,35 @@ class StoredSource:
         """Return how episode ``number`` of placement ``index`` begins; after the last, the first again."""
         starts = self._stored[index].starts
         return starts[number % len(starts)]
+
+
+def check_walkable(stored: StoredPlacement) -> None:
+    """Raise ``ValueError`` unless episodes in a generated house begin and end where the agent can stand and walk.
+
+    Raises:
+        UserError: if the scene is no generated house.
+    """
+    navigator = build_navigator(HouseSpec.from_scene_id(stored.placement.scene_id))
+    reference = stored.placement.objects[0].goal
+    field = _field(stored.placement.scene_id, reference)
+
+    def check(name: str, x: float, z: float) -> None:
+        if not navigator.is_free(x, z):
+            raise ValueError(f"{name} at x={x:g}, z={z:g}: something is in the way there")
+        if not math.isfinite(field.distance(x, z)):
+            raise ValueError(f"{name} at x={x:g}, z={z:g}: there is no way from there to {reference}")
+
+    for placed in stored.placement.objects:
+        check(f"the goal of object {placed.instance}", *placed.goal)
+    for number, start in enumerate(stored.starts):
+        check(f"the start of episode {number}", start.x, start.z)
+        if start.heading not in HEADINGS:
+            raise ValueError(f"the heading of episode {number} is {start.heading}: must be a multiple of 30 below 360")
+
+
+@lru_cache(maxsize=256)
+def _field(scene_id: str, goal: tuple[float, float]) -> DistanceField:
+    return build_navigator(HouseSpec.from_scene_id(scene_id)).field([goal])
 
 
 def generated_source(split: str, options: Mapping[str, Any]) -> GeneratedSource:

@@ -39,12 +39,13 @@ class TrialEnv(gymnasium.Env):
         n_columns: columns of the light observation.
         can_tilt: whether the agent has the two actions that tilt its camera.
         split: ``train``, ``held_out_placements`` (in the training houses) or ``held_out`` (other houses).
-        data_path: file of episodes to use instead of generating them.
+        data_path: file of episodes to use instead of generating them, or the folder that has ``<split>.jsonl.gz``.
         dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`, e.g.
             ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
         seed: of the placements drawn.
         simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.
         scene_dataset: for ``habitat_sim``: the scene dataset that has the scenes of ``data_path``.
+        object_folder: for ``habitat_sim``: a folder with the models of objects, where the scene dataset has none.
         position_frame: what ``position`` refers to: ``trial`` or ``house``.
 
     Raises:
@@ -68,12 +69,13 @@ class TrialEnv(gymnasium.Env):
         seed: int = 0,
         simulator: SimulatorName = "house_sim",
         scene_dataset: str = "",
+        object_folder: str = "",
         position_frame: PositionFrame = "trial",
     ) -> None:
         require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
         config = make_config(
             sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed,
-            simulator, scene_dataset, position_frame,
+            simulator, scene_dataset, object_folder, position_frame,
         )  # fmt: skip
         self.trial_steps, self.episode_steps = trial_steps, episode_steps
         self._dataset = ExtObjNavDataset(config.habitat.dataset)
@@ -87,6 +89,8 @@ class TrialEnv(gymnasium.Env):
         self._draws = np.random.default_rng(seed)
         self._placement_index = 0
         self._step = 0
+        self._watched = False
+        self.last_picture: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -129,6 +133,8 @@ class TrialEnv(gymnasium.Env):
         episode_end = self.habitat_env.episode_over
         info = self._info(episode_end)
         truncated = self._step >= self.trial_steps
+        if episode_end and self._watched:
+            self.last_picture = self.render()
         if episode_end and not truncated:
             observation = self._begin_episode()
         return observation, reward, False, truncated, info
@@ -140,6 +146,10 @@ class TrialEnv(gymnasium.Env):
         goal = self.habitat_env.current_episode.object_category
         text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"
         return draw_trial(self.habitat_env.sim, goal, self._path, text)
+
+    def watch(self) -> None:
+        """Keep, as ``last_picture``, a picture of how every episode ends from now on."""
+        self._watched = True
 
     def close(self) -> None:
         """Close the habitat environment."""

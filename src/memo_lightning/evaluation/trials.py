@@ -1,0 +1,107 @@
+"""Running trials with a policy, in memory that does not grow with what is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import lightning
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from memo_lightning.evaluation.in_context import TrialRecord
+from memo_lightning.policies import MemoryPolicy
+
+N_BINS = 20
+
+
+@dataclass(frozen=True)
+class FirstTrial:
+    """What the plots need of the first trial.
+
+    Attributes:
+        inputs: what the memory read, ``[T, D]``.
+        ends: bool ``[T]``, the steps in which an episode ended.
+        successes: bool ``[T]``, those in which it ended with success.
+    """
+
+    inputs: Tensor
+    ends: Tensor
+    successes: Tensor
+
+
+@contextmanager
+def acting(*, deterministic: bool) -> Iterator[None]:
+    """Take the most likely actions, or sample them; without gradients."""
+    kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    with torch.no_grad(), set_exploration_type(kind):
+        yield
+
+
+def run_trials(
+    env: EnvBase,
+    policy: MemoryPolicy,
+    n_trials: int,
+    trial_length: int,
+    seed: int,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[TrialRecord, FirstTrial]:
+    """Run at least ``n_trials`` trials, one in every environment and again until there are enough.
+
+    Of a step only the reward and what is reported are kept, and of the first trial what the memory read.
+
+    Args:
+        env: the environments; seeded here, so that trials of one length are the same ones whenever this is called.
+        policy: acts, with sampling or without as :func:`acting` says.
+        n_trials: rounded up to whole rounds of all environments.
+        trial_length: steps of the longest trial there can be.
+        seed: of the environments and of the actions that are sampled.
+        progress: called after every step of all environments.
+    """
+    lightning.seed_everything(seed, verbose=False)
+    env.set_seed(seed)
+    records, first = [], None
+    for _ in range(-(-n_trials // env.batch_size[0])):
+        policy.forget()
+        rows, inputs = _run_round(env, policy, trial_length, progress, keeps_inputs=first is None)
+        records.append(TrialRecord.of(rows, N_BINS, trial_length))
+        if first is None:
+            flags = (rows[0]["next", key].flatten()[: len(inputs)] for key in ("episode_end", "success"))
+            first = FirstTrial(inputs, *flags)
+    assert first is not None
+    return TrialRecord.concatenate(records), first
+
+
+def _run_round(
+    env: EnvBase, policy: MemoryPolicy, trial_length: int, progress: Callable[[], object], *, keeps_inputs: bool
+) -> tuple[TensorDict, Tensor]:
+    """Step all environments until each has ended a trial.
+
+    Returns:
+        What was reported, ``[N, t]``, and, if it is kept, what the memory read in the first trial, ``[T, D]``.
+    """
+    reports = ["reward", "done", "episode_end", "episode_return", "success"]
+    reports += [name for name in ("spl",) if name in env.observation_spec.keys()]
+    rows, inputs = None, []
+    td = env.reset()
+    ended = torch.zeros(env.batch_size, dtype=torch.bool)
+    for step in range(trial_length):
+        if keeps_inputs and not ended[0]:
+            inputs.append(policy.encoder(td[:1])[0].cpu())
+        td = policy(td)
+        # As TorchRL's rollouts do: the round that follows resets all, so nothing is reset after the last step.
+        taken, td = (env.step(td), td) if step == trial_length - 1 else env.step_and_maybe_reset(td)
+        kept = {"is_init": taken["is_init"], "next": taken["next"].select(*reports)}
+        if rows is None:  # one block: a TensorDict for every step would take more room than what is in it
+            rows = TensorDict(kept, env.batch_size).cpu().unsqueeze(1).expand(*env.batch_size, trial_length).clone()
+        rows[:, step] = TensorDict(kept, env.batch_size).cpu()
+        progress()
+        ended |= rows["next", "done"][:, step].squeeze(-1)
+        if ended.all():
+            break
+    assert rows is not None
+    return rows[:, : step + 1], torch.stack(inputs) if inputs else torch.empty(0)

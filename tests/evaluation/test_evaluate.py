@@ -1,0 +1,104 @@
+"""Evaluations: the trials of TorchRL's own rollouts, in little memory, under names that say what was measured."""
+
+import json
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
+from memo_lightning.evaluation.evaluate import _env_config
+from memo_lightning.evaluation.in_context import TrialRecord
+from memo_lightning.evaluation.trials import _run_round, acting, run_trials
+
+SMALL = [
+    "collector.n_envs=4", "algorithm.n_minibatches=1", "model.d_model=16", "model.d_ff=16", "model.n_heads=2",
+    "model.n_layers=1", "model.segment_length=5", "model.summary_length=2",
+]  # fmt: skip
+
+
+def test_trials_are_those_of_a_rollout(make_env, make_policy):
+    env = make_env(5, 0)
+    policy = make_policy(env).eval()
+    with acting(deterministic=False):
+        record, first = run_trials(env, policy, 10, 12, seed=3)
+        policy.forget()
+        torch.manual_seed(3)
+        env.set_seed(3)
+        rows = [env.rollout(12, policy, break_when_any_done=False) for _ in range(2)]
+    expected = TrialRecord.concatenate([TrialRecord.of(row) for row in rows])
+    for name, value in expected.as_tensors().items():
+        torch.testing.assert_close(record.as_tensors()[name], value, equal_nan=True)
+    torch.testing.assert_close(first.inputs, policy.encoder(rows[0][0]))
+    assert torch.equal(first.ends, rows[0][0]["next", "episode_end"].flatten())
+    assert torch.equal(first.successes, rows[0][0]["next", "success"].flatten())
+
+
+def test_what_is_kept_of_a_step_does_not_grow_with_what_is_observed(make_env, make_policy):
+    env = make_env(5, 0)
+    policy = make_policy(env).eval()
+    with acting(deterministic=False):
+        rows, inputs = _run_round(env, policy, 12, lambda: None, keeps_inputs=False)
+    assert sum(value.element_size() for value in rows.values(True, True)) <= 16  # bytes
+    assert not {"observation", "previous_step"} & set(rows.keys(True))
+    assert inputs.numel() == 0
+
+
+@pytest.fixture(scope="module")
+def cart_pole(tmp_path_factory):
+    """Return a run on trials of different lengths, of one episode each, and its store."""
+    folder = tmp_path_factory.mktemp("cart_pole")
+    store = f"sqlite:///{folder}/mlflow.db"
+    train = ["env=gymnasium", "env.id=CartPole-v1", "env.trial_length=60", "total_frames=240"]
+    assert main(["train", *train, *SMALL, f"run_dir={folder}/run", f"logger.tracking_uri={store}"]) == 0
+    return folder / "run", MlflowClient(store)
+
+
+def evaluate(run, *overrides):
+    checkpoint = f"checkpoint={run}/checkpoints/last.ckpt"
+    assert main(["evaluate", checkpoint, "n_trials=3", "n_envs=1", *overrides]) == 0
+    return json.loads((run / "evaluation" / "evaluation.json").read_text())
+
+
+def test_an_evaluation_is_named_by_the_length_that_was_asked_for(cart_pole, capsys):
+    run, client = cart_pole
+    figures = evaluate(run)
+    assert figures["trial_length"] == 60 != figures["mean_trial_length"]
+    assert figures["n_trials"] == 3
+    evaluate(run, "trial_multiplier=2", "memory_budget=15", "split=train")
+    stored = client.get_run(figures["mlflow_run_id"])
+    names = {name for name in stored.data.metrics if name.startswith("eval/")}
+    held_out, budgeted = "eval/held_out/60_steps", "eval/train/120_steps/budget_15"
+    values = ["return_per_trial", "success", *(f"return_quarter_{k}" for k in (1, 2, 3, 4))]
+    assert names == {f"{name}/{value}" for name in (held_out, budgeted) for value in values}
+    folders = {artifact.path for artifact in client.list_artifacts(figures["mlflow_run_id"], "evaluation")}
+    assert folders == {"evaluation/held_out_60_steps", "evaluation/train_120_steps_budget_15"}
+    files = {a.path.rpartition("/")[2] for a in client.list_artifacts(figures["mlflow_run_id"], folders.pop())}
+    assert {"evaluation.json", "in_context_curve.png"} <= files
+    output = capsys.readouterr()
+    assert "evaluating" in output.err
+    assert "3 trials of held_out tasks, at most 60 steps each, 1 at a time; writing to" in output.err
+    assert "next: memo evaluate" in output.out
+
+
+def test_the_attention_is_drawn_over_one_trial_and_not_where_that_is_too_short(cart_pole):
+    run, _ = cart_pole
+    drawn = {segment: evaluate(run, f"+model.segment_length={segment}")["files"] for segment in (5, 59)}
+    assert "summary_attention.png" in drawn[5]
+    assert "summary_attention.png" not in drawn[59]
+
+
+def test_there_are_no_more_workers_than_environments():
+    trained = {"trial_length": 60, "workers": 10}
+    assert _env_config(compose_config("evaluate"), trained, 4)["workers"] == 4
+    assert _env_config(compose_config("evaluate", ["+env.workers=6"]), trained, 4)["workers"] == 6, (
+        "as it was asked for"
+    )
+
+
+def test_the_settings_are_checked(cart_pole, capsys):
+    run, _ = cart_pole
+    for override in ("bin_steps=0", "render_steps=0"):
+        assert main(["evaluate", f"checkpoint={run}/checkpoints/last.ckpt", override]) == 2
+        assert f"{override}: must be at least 1" in capsys.readouterr().err

@@ -1,0 +1,31 @@
+"""What a study leaves when it is over."""
+
+import pytest
+from mlflow import MlflowClient
+from studies import write_study
+
+from memo_lightning.sweeps.report import write_report
+from memo_lightning.sweeps.run import open_runs
+from memo_lightning.sweeps.space import draw
+from memo_lightning.sweeps.storage import open_storage
+from memo_lightning.sweeps.study import begin_study, mlflow_run_of
+from memo_lightning.sweeps.study_file import read_study
+
+
+def test_of_several_objectives_the_best_of_each_is_logged_whoever_reached_it(in_tmp_dir):
+    objectives = [
+        {"metric": "return_per_trial", "direction": "maximize"},
+        {"metric": "memory_bytes", "direction": "minimize"},
+    ]
+    spec = read_study(str(write_study(in_tmp_dir / "front.yaml", objectives=objectives)), [])
+    runs = open_runs(spec)
+    study = begin_study(spec, open_storage(str(spec.run_dir / "journal.log")), runs.start_study(spec.settings))
+    for values in ((1.0, 10.0), (3.0, 30.0), (2.0, 20.0), (2.0, 40.0)):
+        trial = study.ask()
+        draw(spec.space, trial)
+        study.tell(trial, values)
+    report = write_report(spec, study, runs)
+    assert [trial.number for trial in report.best] == [0, 1, 2], "the fourth is worse in both than the third"
+    metrics = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db").get_run(mlflow_run_of(study)).data.metrics
+    assert metrics == pytest.approx({"best/return_per_trial": 3.0, "best/memory_bytes": 10.0, "trials/complete": 4.0})
+    assert {"pareto_front", "history_return_per_trial"} <= {file.stem for file in report.files}

@@ -1,0 +1,177 @@
+"""An MLflow server, which `memo ui` is: runs logged over HTTP, and what a person sees of them in the browser.
+
+Screenshots are kept in the test's directory, or in the one that MEMO_SCREENSHOTS names.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from memo_lightning.cli.main import main
+from memo_lightning.errors import UserError
+from memo_lightning.tracking.registry import fetch_checkpoint
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = pytest.mark.slow
+TINY = [
+    "debug=smoke",
+    "total_frames=640",
+    "env.trial_length=40",
+    "env.episode_length=10",
+    "collector.n_envs=8",
+    "model.d_model=16",
+    "model.d_ff=32",
+    "model.segment_length=10",
+]
+STUDY = f"""
+train: [{", ".join(TINY)}]
+space:
+  algorithm.learning_rate: {{type: categorical, choices: [0.001]}}
+n_trials: 1
+"""
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Serve a store with a Memo run in it by ``memo ui``; return the address and the folder."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *TINY, "run_dir=none"]) == 0
+    command = [sys.executable, "-m", "memo_lightning.cli.main", "ui", f"port={port}"]
+    with (folder / "ui.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            raise AssertionError((folder / "ui.log").read_text())
+        yield address, folder
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def logged_over_http(server):
+    """An LSTM run and a study of one trial, logged to the server."""
+    address, folder = server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tracked = f"logger.tracking_uri={address}"
+        assert main(["train", *TINY, "baseline=lstm", "run_dir=lstm", tracked]) == 0
+        (folder / "one.yaml").write_text(STUDY)
+        assert main(["sweep", "one.yaml", tracked]) == 0
+    return server
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with its driver (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(120)
+    yield driver
+    driver.quit()
+
+
+def see(browser, name, folder, *words, seconds=90):
+    """Wait until the page shows all ``words``, keep a screenshot of it in any case, and return its text."""
+    shots = Path(os.environ.get("MEMO_SCREENSHOTS", folder / "screenshots"))
+    shots.mkdir(exist_ok=True, parents=True)
+    deadline = time.monotonic() + seconds
+    missing, text = list(words), ""
+    while missing and time.monotonic() < deadline:
+        time.sleep(1)
+        text = browser.find_element("tag name", "body").text
+        missing = [word for word in words if not re.search(word, text)]
+    browser.save_screenshot(str(shots / f"{name}.png"))
+    assert not missing, f"{missing} not shown; see {shots / name}.png:\n{text}"
+    return text
+
+
+def test_a_run_is_tracked_registered_and_loaded_over_http(logged_over_http, monkeypatch, capsys):
+    server, folder = logged_over_http
+    monkeypatch.chdir(folder)
+    metrics = json.loads((folder / "lstm" / "metrics.json").read_text())
+    history = MlflowClient(server).get_metric_history(metrics["mlflow_run_id"], "train/return_per_trial")
+    assert [point.value for point in history] == [point["return_per_trial"] for point in metrics["history"]]
+
+    assert main(["register", "run_dir=lstm", "name=tiny"]) == 0
+    assert "memo evaluate checkpoint=models:/tiny/1" in capsys.readouterr().out
+    downloaded = fetch_checkpoint(server, "models:/tiny/1", folder / "download")
+    assert downloaded.read_bytes() == (folder / "lstm" / "checkpoints" / "last.ckpt").read_bytes()
+    evaluation = ["n_trials=6", "n_envs=4", f"tracking_uri={server}"]
+    assert main(["evaluate", "checkpoint=models:/tiny/1", "run_dir=a", *evaluation]) == 0
+    assert main(["evaluate", "checkpoint=lstm/checkpoints/last.ckpt", "run_dir=b", *evaluation]) == 0
+    registered, local = (json.loads((folder / name / "evaluation.json").read_text()) for name in "ab")
+    assert registered.pop("checkpoint") != local.pop("checkpoint")
+    assert registered == local
+    with pytest.raises(UserError, match="models:/tiny/9: cannot be fetched"):
+        fetch_checkpoint(server, "models:/tiny/9", folder)
+
+
+def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, browser):
+    address, folder = logged_over_http
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name("memo-lightning").experiment_id
+    runs = {run.data.tags["mlflow.runName"]: run for run in client.search_runs([experiment])}
+
+    browser.get(f"{address}/#/experiments/{experiment}/runs")
+    see(browser, "experiment", folder, "memo-lightning", "none", "lstm", "study one")
+
+    ids = ",".join(f'"{runs[name].info.run_id}"' for name in ("none", "lstm"))
+    browser.get(f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{experiment}"]')
+    # The parameter that differs, with both values beside each other.
+    see(browser, "compare", folder, "Comparing 2 Runs", r"choices/baseline\s+(none\s+lstm|lstm\s+none)\b")
+
+    keys = '["train/return_per_trial"]'
+    settings = f'metric="train/return_per_trial"&plot_metric_keys={keys}&plot_layout={{"autosize":true}}&x_axis=step'
+    browser.get(f'{address}/#/metric?runs=[{ids}]&experiments=["{experiment}"]&{settings}')
+    # Both learning curves in one chart, over frames.
+    see(browser, "curves", folder, "train/return_per_trial", "none", "lstm", "640")
+
+    trial = runs["one trial 0"]
+    value = trial.data.metrics["return_per_trial"]
+    browser.get(f"{address}/#/experiments/{experiment}/runs/{trial.info.run_id}")
+    see(browser, "trial", folder, "one trial 0", "algorithm/learning_rate", re.escape(f"{value:.3f}"[:4]))
+    below = f"tags.`mlflow.parentRunId` = '{trial.info.run_id}'"
+    (seed,) = client.search_runs([experiment], below)
+    browser.get(f"{address}/#/experiments/{experiment}/runs/{seed.info.run_id}/artifacts")
+    see(browser, "artifacts", folder, "config.yaml", "metrics.json", "in_context_curve.png", "last.ckpt")
