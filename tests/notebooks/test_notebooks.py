@@ -42,7 +42,7 @@ def test_notebook_runs(path, kernel):
     assert {line.split(" = ")[0] for line in SMALL[path.stem].splitlines()} == {
         line.split(" = ")[0] for line in parameters.source.splitlines()
     }
-    parameters.source = f'%reset_selective -f "^[^_]"\n{SMALL[path.stem]}'
+    parameters.source = f'%reset_selective -f "^[^_]"\n%matplotlib inline\n{SMALL[path.stem]}'
     nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute(cwd=str(ROOT), cleanup_kc=False)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     n_pictures = sum("image/png" in output.get("data", {}) for output in outputs)
