@@ -31,7 +31,7 @@ class Rollouts:
 
     Args:
         collector: yields chunks of rollouts; all environments are reset where a rollout begins.
-        send_weights: gives the collector the weights as they are.
+        collect: returns the next chunk that ``collector`` yields, made with the weights as they are.
         n_chunks: chunks of a rollout.
         n_rollouts: rollouts to come.
         first: number of the first of them; not 0 where a run goes on.
@@ -43,7 +43,7 @@ class Rollouts:
     def __init__(
         self,
         collector: BaseCollector,
-        send_weights: Callable[[], None],
+        collect: Callable[[Iterator[TensorDictBase]], TensorDictBase],
         n_chunks: int,
         n_rollouts: int,
         *,
@@ -52,7 +52,7 @@ class Rollouts:
         rank: int,
         seeds_each_rollout: bool,
     ) -> None:
-        self._collector, self._send_weights = collector, send_weights
+        self._collector, self._collect = collector, collect
         self._n_chunks, self._n_rollouts = n_chunks, n_rollouts
         self._first, self._seed, self._rank, self._seeds_each_rollout = first, seed, rank, seeds_each_rollout
 
@@ -68,8 +68,7 @@ class Rollouts:
                 self._collector.set_seed(env_seed)
                 self._collector.reset()
             for _ in range(self._n_chunks):
-                self._send_weights()
-                yield next(chunks)
+                yield self._collect(chunks)
 
 
 class RolloutDataModule(lightning.LightningDataModule):
@@ -140,7 +139,7 @@ class RolloutDataModule(lightning.LightningDataModule):
             self._collector = self._build_collector(learner.policy, learner.rollouts_done)
         return Rollouts(
             self._collector,
-            partial(self._send_weights, learner.policy),
+            partial(self._collect, learner.policy),
             self.n_chunks,
             self.n_rollouts_after(learner.frames),
             first=learner.rollouts_done,
@@ -167,8 +166,9 @@ class RolloutDataModule(lightning.LightningDataModule):
             track_traj_ids=False,
         )
 
-    def _send_weights(self, policy: MemoryPolicy) -> None:
-        """Let the collector act with the weights as they are; this one acts with the very policy that is trained."""
+    def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
+        """Return the next chunk; here the very policy acts that is trained, so it has the newest weights."""
+        return next(chunks)
 
     def _close(self, collector: BaseCollector) -> None:
         collector.shutdown()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 from torchrl.collectors import BaseCollector, MultiCollector
 from torchrl.envs import EnvBase
 
@@ -73,11 +74,19 @@ class MultiSyncDataModule(RolloutDataModule):
             **settings,
         )
 
-    def _send_weights(self, policy: MemoryPolicy) -> None:
+    def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
+        """Give the workers the weights, and return the next chunk."""
         collector = self._collector
-        assert isinstance(collector, MultiCollector)
-        # TorchRL waits for every worker to have them, and for ever for one that is no more.
-        call_watching(collector.procs, partial(collector.update_policy_weights_, policy))
+        assert collector is not None
+        workers = getattr(collector, "procs", [])  # Ray watches its own
+        # TorchRL waits for every worker to have the weights, and for ever for one that is no more.
+        call_watching(workers, partial(collector.update_policy_weights_, policy))
+        try:
+            return next(chunks)
+        except ValueError as error:  # TorchRL ends the others, and stumbles over those that take their time
+            if "Cannot close a process" not in str(error):
+                raise
+            raise RuntimeError("a worker has ended") from None
 
     def _close(self, collector: BaseCollector) -> None:
         collector.shutdown(timeout=SECONDS_TO_CLOSE)
