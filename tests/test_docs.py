@@ -39,6 +39,7 @@ NOT_RUN = {
     r"trainer=gpu|accelerator=gpu": "needs GPUs",
     r"trainer\.devices=2": "two processes, which import everything: tests/training/test_launchers.py",
     r"collector=multi_": "eight processes, which import everything: tests/rollouts/test_workers.py",
+    r"collector=ray": "a cluster: tests/rollouts/test_ray.py",
     r"simulator=habitat_sim": "needs habitat-sim: tests/envs/habitat/test_habitat_sim.py",
     r"\$task": "a loop over tasks of POPGym; one of them runs",
     r"^memo benchmark(?! context_lengths| '\+arms)": "hours, or like the first look, which runs",

@@ -15,7 +15,7 @@ class Recorder(lightning.LightningModule):
         super().__init__()
         self.policy = policy
         self.automatic_optimization = False
-        self.lags, self.rollouts, self.rollouts_done = [], [], 0
+        self.lags, self.rollouts, self.rollouts_done, self.frames = [], [], 0, 0
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.0)
