@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -91,13 +92,18 @@ def start(arguments, directory, **variables):
     )
 
 
-def read_until(process, text):
+def read_until(process, text, timeout=120):
     """Read what a process prints, up to a line that holds ``text``."""
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return
+    too_long = threading.Timer(timeout, os.killpg, [process.pid, signal.SIGKILL])
+    too_long.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if text in line:
+                return
+    finally:
+        too_long.cancel()
     finish(process)
     pytest.fail(f"never printed {text!r}:\n{''.join(lines)}")
 
