@@ -13,18 +13,15 @@ import yaml
 from memo_lightning.cli.main import VERBS, main
 from memo_lightning.config import compose_config, config_dir
 from memo_lightning.models import SequenceModel
+from tiny import TINY_TRAINING
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Added behind a training, so that it is soon over.
 SMALL_TRAINING = [
+    *TINY_TRAINING,
     "total_frames=1280",
-    "env.trial_length=40",
-    "env.episode_length=10",
     "collector.n_envs=16",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
 ]
 
 

@@ -11,17 +11,12 @@ from memo_lightning.cli.main import main
 from memo_lightning.config import config_dir
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
+from tiny import TINY_TRAINING
 
 BASELINES = sorted(path.stem for path in (config_dir() / "baseline").glob("*.yaml"))
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=640",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "logger=none",
     "run_dir=run",
 ]

@@ -5,16 +5,11 @@ import pytest
 from memo_lightning.callbacks import Pruning
 from memo_lightning.config import compose_config
 from memo_lightning.training.train import train
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=1600",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "logger=none",
 ]
 

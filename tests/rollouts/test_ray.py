@@ -1,9 +1,7 @@
 """Ray's workers collect what processes of one machine would, and go when the run ends."""
 
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 
@@ -15,18 +13,14 @@ from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED, UserError
 from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.rollouts import RayDataModule
+from started import end, finish, read_until, session, start
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=1280",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
     "collector.n_chunks=2",
     "algorithm.shuffle_episodes=true",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "logger=none",
     "run_dir=run",
 ]
@@ -48,63 +42,8 @@ class Faulty(DarkKeyToDoor):
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
 
 
-def start(command, directory, **variables):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(directory)]), **variables}
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # to find what it leaves behind
-    )
-
-
 def train(directory, *overrides, **variables):
     return start(["memo_lightning.cli.main", "train", *TINY, "collector=ray", *overrides], directory, **variables)
-
-
-def read_until(process, text):
-    """Return the lines that a process prints, up to one that holds ``text``."""
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return "".join(lines)
-    end(process)
-    pytest.fail(f"never printed {text!r}:\n{''.join(lines)}")
-
-
-def session(process):
-    """Return the living processes of a session."""
-    found = []
-    for other in psutil.process_iter():
-        try:
-            if os.getsid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
-                found.append(other)
-        except (OSError, psutil.Error):
-            continue
-    return found
-
-
-def end(process):
-    for other in session(process):
-        other.kill()
-    process.wait()
-
-
-def finish(process, timeout=120):
-    """Return the output of a process that must leave no process behind."""
-    try:
-        output, _ = process.communicate(timeout=timeout)
-        for _ in range(50):
-            if not session(process):
-                return output
-            time.sleep(0.1)
-        raise AssertionError(f"processes left behind: {session(process)}\n{output}")
-    finally:
-        end(process)
 
 
 def weights(directory):

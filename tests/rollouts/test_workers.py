@@ -11,16 +11,11 @@ from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.rollouts import MultiAsyncDataModule, MultiSyncDataModule
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=1280",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "logger=none",
     "env._target_=breakable.Breakable",
 ]

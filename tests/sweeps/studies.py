@@ -17,16 +17,11 @@ from memo_lightning.sweeps.run import open_runs
 from memo_lightning.sweeps.storage import open_storage
 from memo_lightning.sweeps.study import begin_study
 from memo_lightning.sweeps.study_file import read_study
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=960",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
 ]
 
 

@@ -20,19 +20,14 @@ from mlflow import MlflowClient
 from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.registry import fetch_checkpoint
+from tiny import TINY_TRAINING
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytestmark = pytest.mark.slow
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=640",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
 ]
 STUDY = f"""
 train: [{", ".join(TINY)}]

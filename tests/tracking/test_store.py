@@ -10,16 +10,11 @@ from mlflow import MlflowClient
 from memo_lightning.cli.main import main
 from memo_lightning.tracking import code_tags
 from memo_lightning.tracking.run_logger import RunLogger
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=640",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
 ]
 
 

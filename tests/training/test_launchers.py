@@ -1,12 +1,7 @@
 """Two processes train as one, whoever starts them, and end together, however they end."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,18 +12,15 @@ import memo_lightning
 from memo_lightning.errors import PREEMPTED
 from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.training.launchers import cluster_environment, launcher_overrides
+from started import finish, read_until, start
+from tiny import TINY_TRAINING
 
 TRAIN = str(Path(memo_lightning.__file__).parent / "cli" / "train.py")
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=1920",
-    "env.trial_length=40",
-    "env.episode_length=10",
     "collector.n_envs=4",
     "algorithm.n_minibatches=2",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "model.layer_drop=0.5",  # a process that waits for the gradient of a skipped layer waits for ever
     "run_dir=run",
     "logger=none",
@@ -77,62 +69,6 @@ class Weights(lightning.Callback):
 @pytest.fixture
 def fabric_options(free_port):
     return ["--accelerator=cpu", "--devices=2", "--strategy=ddp", f"--main-port={free_port}", TRAIN]
-
-
-def start(arguments, directory, **variables):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(directory)]), **variables}
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # to find what it leaves behind
-    )
-
-
-def read_until(process, text, timeout=120):
-    """Read what a process prints, up to a line that holds ``text``."""
-    lines = []
-    too_long = threading.Timer(timeout, os.killpg, [process.pid, signal.SIGKILL])
-    too_long.start()
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if text in line:
-                return
-    finally:
-        too_long.cancel()
-    finish(process)
-    pytest.fail(f"never printed {text!r}:\n{''.join(lines)}")
-
-
-def finish(process, timeout=120):
-    """Return the output of a process that must leave no process behind."""
-    try:
-        output, _ = process.communicate(timeout=timeout)
-        for _ in range(50):
-            if not session(process.pid):
-                return output
-            time.sleep(0.1)
-        raise AssertionError(f"processes left behind: {session(process.pid)}\n{output}")
-    finally:
-        for pid in session(process.pid):
-            os.kill(pid, signal.SIGKILL)
-
-
-def session(leader):
-    """Return the processes of a session that are not dead."""
-    pids = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of = entry.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(of) == leader and state != "Z":
-            pids.append(int(entry.parent.name))
-    return pids
 
 
 def outcome(run_dir):

@@ -6,16 +6,11 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from memo_lightning.cli.main import main
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=640",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "algorithm.n_minibatches=2",
     "logger=none",
 ]

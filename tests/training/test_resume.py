@@ -14,19 +14,14 @@ from mlflow import MlflowClient
 from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED
 from memo_lightning.evaluation.checkpoints import load_checkpoint
+from tiny import TINY_TRAINING
 
 TINY = [
-    "debug=smoke",
+    *TINY_TRAINING,
     "total_frames=1920",
-    "env.trial_length=40",
-    "env.episode_length=10",
-    "collector.n_envs=8",
     "collector.n_chunks=2",
     "algorithm.shuffle_episodes=true",
     "algorithm.warmup_frames=1000",
-    "model.d_model=16",
-    "model.d_ff=32",
-    "model.segment_length=10",
     "model.layer_drop=0.5",
     "logger=none",
 ]

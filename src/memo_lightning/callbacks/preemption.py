@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 
 from memo_lightning.callbacks.checkpointing import Checkpointing
 from memo_lightning.errors import PREEMPTED, Preempted, require
 from memo_lightning.training.learner import PolicyLearner
+
+_TIME_IS_UP = signal.SIGUSR2  # SIGALRM interrupts environments that hang
 
 
 class Preemption(lightning.Callback):
@@ -38,7 +40,7 @@ class Preemption(lightning.Callback):
         require(grace_seconds > 0, "callbacks.preemption.grace_seconds", grace_seconds, "greater than 0")
         self.grace_seconds = grace_seconds
         self.asked = False
-        self._last_resort: threading.Timer | None = None
+        self._timers: list[threading.Timer] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take SIGTERM over from Lightning, which puts the handlers back at the end."""
@@ -52,13 +54,18 @@ class Preemption(lightning.Callback):
             launcher = trainer.strategy.launcher
             if launcher is not None:
                 launcher.kill(signal.SIGTERM)  # the ranks that this one has started
-            signal.setitimer(signal.ITIMER_REAL, self.grace_seconds)
-            self._last_resort = threading.Timer(2 * self.grace_seconds, os._exit, [PREEMPTED])
-            self._last_resort.daemon = True
-            self._last_resort.start()  # for where no signal is heard, as in a library that waits
+            self._call_after(self.grace_seconds, signal.pthread_kill, threading.get_ident(), _TIME_IS_UP)
+            # For where no signal is heard, as in a library that waits.
+            self._call_after(2 * self.grace_seconds, os._exit, PREEMPTED)
 
         signal.signal(signal.SIGTERM, ask)
-        signal.signal(signal.SIGALRM, _end)
+        signal.signal(_TIME_IS_UP, self._end)
+
+    def _call_after(self, seconds: float, function: Callable[..., object], *arguments: Any) -> None:
+        timer = threading.Timer(seconds, function, arguments)
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
 
     def on_train_batch_end(
         self,
@@ -75,18 +82,22 @@ class Preemption(lightning.Callback):
             for callback in callbacks:
                 if isinstance(callback, Checkpointing):
                     callback.save(trainer)
-            _end()
+            self._end()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """End here if SIGTERM has come since the last rollout: the report can be made when the run goes on."""
         if self.asked:
-            _end()
+            self._end()
+
+    def _end(self, *_: object) -> NoReturn:
+        for timer in self._timers[:1]:
+            timer.cancel()
+        raise Preempted
 
     def disarm(self) -> None:
         """Give up ending the process: the run has ended."""
-        if self._last_resort is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self._last_resort.cancel()
+        for timer in self._timers:
+            timer.cancel()
 
 
 @contextmanager
@@ -105,8 +116,3 @@ def preemptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end(*_: object) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    raise Preempted
