@@ -1,8 +1,10 @@
 """Commands that tests start as processes of their own, and what those leave behind."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -22,13 +24,18 @@ def start(arguments, directory, **variables):
     )
 
 
-def read_until(process, text):
+def read_until(process, text, timeout=300):
     """Return what a process prints, up to the first line that holds ``text``."""
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return "".join(lines)
+    too_long = threading.Timer(timeout, os.killpg, [process.pid, signal.SIGKILL])
+    too_long.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if text in line:
+                return "".join(lines)
+    finally:
+        too_long.cancel()
     end(process)
     pytest.fail(f"never printed {text!r}:\n{''.join(lines)}")
 
