@@ -16,6 +16,7 @@ from tiny import TINY_TRAINING
 BASELINES = sorted(path.stem for path in (config_dir() / "baseline").glob("*.yaml"))
 TINY = [
     *TINY_TRAINING,
+    "collector.n_chunks=5",  # the first ends before a segment does
     "total_frames=640",
     "logger=none",
     "run_dir=run",

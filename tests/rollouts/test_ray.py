@@ -57,6 +57,7 @@ def assert_same(one, other):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The weights after the same run with processes of one machine."""
+    pytest.importorskip("ray")
     directory = tmp_path_factory.mktemp("multi_sync")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)

@@ -20,6 +20,7 @@ TINY = [
     *TINY_TRAINING,
     "total_frames=1920",
     "collector.n_envs=4",
+    "collector.n_chunks=5",  # ends before the first segment does: passes without a gradient for some weights
     "algorithm.n_minibatches=2",
     "model.layer_drop=0.5",  # a process that waits for the gradient of a skipped layer waits for ever
     "run_dir=run",
@@ -162,7 +163,9 @@ def broken(tmp_path_factory):
     (directory / "breaking.py").write_text(BREAKING)
     environment = ["env._target_=breaking.Breaking", "+callbacks.diverging._target_=breaking.Diverging"]
     early_stop = ["algorithm.n_epochs=3", "algorithm.target_kl=0.4"]
-    process = start(["memo_lightning.cli.main", "train", *TINY, *TWO, *environment, *early_stop], directory)
+    process = start(
+        ["memo_lightning.cli.main", "train", *TINY, "collector.n_chunks=1", *TWO, *environment, *early_stop], directory
+    )
     read_until(process, "RuntimeError: the simulator has lost its marbles")
     return process, finish(process, timeout=30), directory
 
