@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,17 +37,17 @@ class Entry:
     path: tuple[str | int, ...]
     space: Space
 
-    @property
+    @cached_property
     def is_image(self) -> bool:
         """Whether it is a picture: uint8 with two or three dimensions."""
         return isinstance(self.space, spaces.Box) and self.space.dtype == np.uint8 and len(self.space.shape) in (2, 3)
 
-    @property
+    @cached_property
     def is_discrete(self) -> bool:
         """Whether it is one or several numbers of a choice."""
         return isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape as stored."""
         assert self.space.shape is not None
@@ -55,12 +56,12 @@ class Entry:
             return (width, channels, height) if self._channels_first else (height, width, channels)
         return () if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
 
-    @property
+    @cached_property
     def dtype(self) -> type[np.generic]:
         """Dtype as stored."""
         return np.uint8 if self.is_image else np.int64 if self.is_discrete else np.float32
 
-    @property
+    @cached_property
     def _channels_first(self) -> bool:
         shape = self.space.shape
         return self.is_image and shape is not None and len(shape) == 3 and shape[0] <= 4 < shape[2]

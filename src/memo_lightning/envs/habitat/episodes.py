@@ -82,6 +82,7 @@ def cached_placement(spec: PlacementSpec) -> Placement:
     return draw_placement(spec)
 
 
+@lru_cache(maxsize=65536)  # trials of a placement have the same episodes, each of which asks for its trial's first
 def draw_start(spec: PlacementSpec, number: int) -> Start:
     """Draw how episode ``number`` of a placement begins.
 

@@ -34,6 +34,7 @@ class Navigator:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._roomy = np.nonzero(house.roomy)
         grown = [area.grown(AGENT_RADIUS) for area in house.obstacles]
         self._blocks = np.array([(a.x0, a.z0, a.x1, a.z1) for a in grown]) / 100
         bounds = house.plan.bounds
@@ -91,7 +92,7 @@ class Navigator:
 
     def sample(self, rng: np.random.Generator) -> tuple[float, float]:
         """Return a free point, uniform over the lattice squares that are roomy."""
-        rows, columns = np.nonzero(self._house.roomy)
+        rows, columns = self._roomy
         index = int(rng.integers(len(rows)))
         return (
             self.lower[0] + (LATTICE * int(columns[index]) + LATTICE / 2) / 100,
