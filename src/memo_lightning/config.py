@@ -53,7 +53,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         # First with the chosen groups only: that says which keys there are, and of what type.
         chosen = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group in groups]
         ships = "hydra.searchpath" not in groups  # a user's file may change while this process lives
-        known = (_defaults if ships else _defaults.__wrapped__)(name, tuple(chosen))
+        known = (_cached_defaults if ships else _defaults)(name, tuple(chosen))
         for override in parsed:
             if override.key_or_group not in groups and not override.is_add():
                 _check_key(override.key_or_group, known)
@@ -189,10 +189,12 @@ def _parse(text: str) -> Override:
         raise UserError(f"override {text!r}: must have the form key=value") from None
 
 
-@cache
 def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
     """Return all settings of ``conf/<name>.yaml`` under the chosen ``groups``, with the values they have by default."""
     return dict(_leaves(_compose(name, list(groups))))
+
+
+_cached_defaults = cache(_defaults)
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
