@@ -1,7 +1,5 @@
 """Darkroom: against a plain Python room; its tasks, its pictures, its speed."""
 
-import time
-
 import pytest
 import torch
 from torchrl.envs import check_env_specs
@@ -78,23 +76,6 @@ def test_pictures_show_the_agent_and_what_it_looks_for(make):
     assert drawn == marks
     env.step(td.set("action", torch.tensor([0, 1, 0])))
     assert tuple(env.picture(1)[1 * 40 + 30, 2 * 40 + 20]) == (31, 90, 170), "one cell up"
-
-
-@pytest.mark.slow
-def test_a_core_makes_a_million_steps_a_second():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        env = Darkroom(n_envs=4096)
-        td = env.rand_action(env.reset())
-        seconds = []
-        for _ in range(100):
-            start = time.perf_counter()
-            env.step_and_maybe_reset(td)
-            seconds.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    assert 4096 / sorted(seconds)[50] >= 1_000_000
 
 
 def test_bad_settings_are_refused():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 
+from memo_lightning.callbacks.after_rollout import AfterRollout
 from memo_lightning.errors import require
 from memo_lightning.training.learner import PolicyLearner
 
@@ -19,7 +20,7 @@ def checkpoint_path(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
-class Checkpointing(lightning.Callback):
+class Checkpointing(AfterRollout):
     """Saves the run after every few rollouts, and at its start, so that there always is something to go on from.
 
     Checkpoints are made between rollouts only: there, weights, optimizer and counters are all there is to a run,
@@ -48,17 +49,9 @@ class Checkpointing(lightning.Callback):
         if not trainer.strategy.broadcast(self.path.exists()):
             self.save(trainer)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
         """Save if it is time."""
-        assert isinstance(pl_module, PolicyLearner)
-        if not pl_module.in_rollout and pl_module.rollouts_done % self.every_n_rollouts == 0:
+        if learner.rollouts_done % self.every_n_rollouts == 0:
             self.save(trainer)
 
     def on_save_checkpoint(

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import lightning
 
+from memo_lightning.callbacks.after_rollout import AfterRollout
 from memo_lightning.callbacks.checkpointing import Checkpointing
 from memo_lightning.errors import PREEMPTED, Preempted, require
 from memo_lightning.training.learner import PolicyLearner
@@ -19,7 +20,7 @@ from memo_lightning.training.learner import PolicyLearner
 _TIME_IS_UP = signal.SIGUSR2  # SIGALRM interrupts environments that hang
 
 
-class Preemption(lightning.Callback):
+class Preemption(AfterRollout):
     """Ends the run with a checkpoint when SIGTERM arrives, by raising :class:`Preempted`.
 
     The rollout under way is finished, learned from and saved if that takes no longer than ``grace_seconds``;
@@ -67,17 +68,9 @@ class Preemption(lightning.Callback):
         timer.start()
         self._timers.append(timer)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
         """End here if any rank was asked to."""
-        assert isinstance(pl_module, PolicyLearner)
-        if not pl_module.in_rollout and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks:
                 if isinstance(callback, Checkpointing):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import lightning
 
+from memo_lightning.callbacks.after_rollout import AfterRollout
 from memo_lightning.training.learner import PolicyLearner
 
 Report = Callable[[int, float], bool]
 
 
-class Pruning(lightning.Callback):
+class Pruning(AfterRollout):
     """Reports a metric at multiples of a number of frames, and ends the run when told to.
 
     Frames make reports of runs comparable whatever the size of their rollouts. The run ends as if its frames had
@@ -39,19 +39,9 @@ class Pruning(lightning.Callback):
         assert isinstance(pl_module, PolicyLearner)
         self._reported = pl_module.frames // self.every_n_frames
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
         """Report if it is time."""
-        assert isinstance(pl_module, PolicyLearner)
-        if pl_module.in_rollout:
-            return
-        multiple = pl_module.frames // self.every_n_frames
+        multiple = learner.frames // self.every_n_frames
         if multiple == self._reported or self.metric not in trainer.callback_metrics:
             return
         self._reported = multiple
