@@ -105,6 +105,28 @@ def test_the_goal_is_seen_in_the_columns_of_its_type():
     assert 10 < seen < 390
 
 
+def test_objects_out_of_range_are_obstacles_like_others():
+    near, far = (
+        make_row(object_range, trial_steps=200, sensors=("columns",), n_columns=16, dataset=DATASET)
+        for object_range in (1.5, 8.0)
+    )
+    pairs = [(near.reset(seed=0)[0], far.reset(seed=0)[0])]
+    pairs += [(near.step(int(a))[0], far.step(int(a))[0]) for a in np.random.default_rng(0).choice([1, 1, 2, 3], 199)]
+    hidden = 0
+    for observation, all_seen in pairs:
+        within = all_seen["column_range"][1::2] <= 1.5 / 8
+        np.testing.assert_array_equal(observation["column_range"][::2], all_seen["column_range"][::2])
+        np.testing.assert_array_equal(
+            observation["column_range"][1::2], np.where(within, all_seen["column_range"][1::2], 1)
+        )
+        for name in ("column_type", "column_goal"):
+            np.testing.assert_array_equal(observation[name], np.where(within, all_seen[name], 0))
+        hidden += bool((~within & (all_seen["column_type"] > 0)).any())
+    assert hidden > 20
+    with pytest.raises(UserError, match=r"env.object_range=9: must be above 0 and at most 8.0"):
+        make_row(9, sensors=("columns",), dataset=DATASET)
+
+
 def test_a_place_is_written_with_waves_of_four_lengths():
     observation, _ = make_row(trial_steps=9, sensors=(), position_frame="house", dataset=DATASET).reset(seed=0)
     x, ahead = observation["position"][:2]

@@ -8,8 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from memo_lightning.envs.habitat.columns import MAX_RANGE
 from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.errors import require
 
 _WAVELENGTHS = np.array([2.0, 4.0, 8.0, 16.0], np.float32)  # metres
 
@@ -30,10 +32,16 @@ class CompactObservations(gymnasium.Wrapper):
 
     Args:
         env: the trial.
+        object_range: metres within which the columns tell objects; farther ones are obstacles like others.
+
+    Raises:
+        UserError: if ``object_range`` is not within what the columns measure.
     """
 
-    def __init__(self, env: TrialEnv) -> None:
+    def __init__(self, env: TrialEnv, object_range: float = MAX_RANGE) -> None:
         super().__init__(env)
+        require(0 < object_range <= MAX_RANGE, "env.object_range", object_range, f"above 0 and at most {MAX_RANGE}")
+        self._object_range = object_range / MAX_RANGE
         self._episode_steps = env.episode_steps
         entries = dict(env.observation_spaces)
         entries.pop("semantic", None)  # numbers of instances mean nothing to a policy
@@ -68,8 +76,10 @@ class CompactObservations(gymnasium.Wrapper):
         if "depth" in observation:
             rewritten["depth"] = np.round(255 * observation["depth"]).astype(np.uint8)
         if "column_type" in observation:
-            ranges, types = observation["column_range"], observation["column_type"]
-            rewritten["column_range"] = ranges.ravel()
+            ranges, types = observation["column_range"].copy(), observation["column_type"].copy()
+            too_far = ranges[:, 1] > self._object_range
+            ranges[too_far, 1], types[too_far] = 1.0, 0
+            rewritten["column_range"], rewritten["column_type"] = ranges.ravel(), types
             goal = int(observation["goal"].argmax()) + 1
             rewritten["column_goal"] = np.where(types == goal, 1.0 - ranges[:, 1], 0.0).astype(np.float32)
         rewritten["previous_action"] = previous_action

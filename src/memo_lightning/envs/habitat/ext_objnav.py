@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
+from memo_lightning.envs.habitat.columns import MAX_RANGE
 from memo_lightning.envs.habitat.compact import CompactObservations
 from memo_lightning.envs.habitat.config import SensorName, SimulatorName
 from memo_lightning.envs.habitat.task import PositionFrame
@@ -23,6 +24,7 @@ class ExtObjNav(GymnasiumEnv):
         trial_length: steps of a trial.
         episode_length: steps after which an episode ends without success.
         workers: processes to spread the rows over; 0 for none beside this one.
+        object_range: metres within which columns tell the types of objects.
         step_timeout: seconds after which a step or reset of a worker counts as hanging.
         seed: of all random streams.
         device: where tensors go.
@@ -50,6 +52,7 @@ class ExtObjNav(GymnasiumEnv):
         scene_dataset: str,
         data_path: str,
         object_folder: str = "",
+        object_range: float = MAX_RANGE,
         workers: int = 0,
         step_timeout: float = 60.0,
         seed: int = 0,
@@ -57,9 +60,9 @@ class ExtObjNav(GymnasiumEnv):
     ) -> None:
         make = partial(
             make_row, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),
-            image_size=image_size, n_columns=n_columns, can_tilt=can_tilt, position_frame=position_frame,
-            split=split, dataset=dataset, simulator=simulator, scene_dataset=scene_dataset, data_path=data_path,
-            object_folder=object_folder,
+            image_size=image_size, n_columns=n_columns, object_range=object_range, can_tilt=can_tilt,
+            position_frame=position_frame, split=split, dataset=dataset, simulator=simulator,
+            scene_dataset=scene_dataset, data_path=data_path, object_folder=object_folder,
         )  # fmt: skip
         super().__init__(
             n_envs=n_envs,
@@ -74,6 +77,6 @@ class ExtObjNav(GymnasiumEnv):
         )
 
 
-def make_row(**settings: Any) -> CompactObservations:
+def make_row(object_range: float = MAX_RANGE, **settings: Any) -> CompactObservations:
     """Return one row's trials, as a policy reads them."""
-    return CompactObservations(TrialEnv(**settings))
+    return CompactObservations(TrialEnv(**settings), object_range)
