@@ -1,4 +1,4 @@
-"""Dark-Key-To-Door: the rules, the trials, the random streams, the split, the speed."""
+"""Dark-Key-To-Door: the rules, the trials, the random streams, the split."""
 
 import pytest
 import torch

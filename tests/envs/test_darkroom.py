@@ -1,4 +1,4 @@
-"""Darkroom: against a plain Python room; its tasks, its pictures, its speed."""
+"""Darkroom: against a plain Python room; its tasks, its pictures."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The passive T-Maze: against a plain Python maze; what memory is worth in it; its speed."""
+"""The passive T-Maze: against a plain Python maze; what memory is worth in it."""
 
 import pytest
 import torch

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> None:
     if "full_memory" in figures:
         print(f"with full memory  {_with_interval(figures['full_memory'])}")
     print(f"by quarter        {' / '.join(f'{value:.1f}' for value in figures['return_by_quarter'])}")
-    _print_table("episode", range(1, 1 + min(8, len(figures["by_episode"]["return"]))), figures["by_episode"])
+    n_episodes = len(figures["by_episode"]["return"])
+    _print_table("episode", range(1, 1 + n_episodes), figures["by_episode"], n_columns=8)
     _print_table("up to step", map(int, figures["by_steps"]["steps"]), figures["by_steps"])
     print(f"results           {config.run_dir}/: {', '.join(figures['files'])}")
     again = " ".join(["memo evaluate", *arguments])
