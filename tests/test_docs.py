@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,9 +104,21 @@ def small(verb, words):
     return SMALL_TASK if other_task else SMALL_TRAINING
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which one training has run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        assert main(["train", *SMALL_TRAINING, "total_frames=640", "run_dir=runs/NAME"]) == 0
+        return Path.cwd()
+
+
 @pytest.fixture
-def folder(in_tmp_dir, monkeypatch):
+def folder(trained, in_tmp_dir, monkeypatch):
     """A folder with what the placeholders of commands stand for: a run, and modules of one's own."""
+    shutil.copytree(trained, in_tmp_dir, dirs_exist_ok=True)
+    config = in_tmp_dir / "runs/NAME/config.yaml"  # it says where the store is
+    config.write_text(config.read_text().replace(str(trained), str(in_tmp_dir)))
     (in_tmp_dir / "my").mkdir()
     (in_tmp_dir / "my/module.py").write_text(
         "import gymnasium\n\nfrom memo_lightning.models import GRU\n\n\n"
@@ -117,7 +130,6 @@ def folder(in_tmp_dir, monkeypatch):
         code = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
         (in_tmp_dir / f"{module}.py").write_text(code[0])
     monkeypatch.syspath_prepend(in_tmp_dir)
-    assert main(["train", *SMALL_TRAINING, "total_frames=640", "run_dir=runs/NAME"]) == 0
     return in_tmp_dir
 
 
