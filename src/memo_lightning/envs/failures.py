@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import traceback
@@ -13,6 +14,7 @@ from types import FrameType
 from memo_lightning.errors import EnvironmentFailure, UserError
 
 _OWN_FILES = str(Path(__file__).parents[1])
+_N_TICKS = 10  # of a timeout
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
     """End what takes longer: an environment that waits or computes in Python is interrupted where it is.
 
     It works in the main thread; elsewhere, and for code of another language that never comes back to Python, only a
-    worker process can be ended from outside.
+    worker process can be ended from outside. While the process is suspended (Ctrl-Z) no time passes.
 
     Raises:
         EnvironmentFailure: with the stack trace of where it was.
@@ -57,12 +59,16 @@ def within(seconds: float, what: str) -> Iterator[None]:
         yield
         return
 
+    ticks = itertools.count(1)
+
     def interrupt(_: int, frame: FrameType | None) -> None:
+        if next(ticks) < _N_TICKS:  # a process that is suspended finds one tick when it goes on, however late
+            return
         trace = "".join(traceback.format_stack(frame, limit=8))
         raise EnvironmentFailure(f"{what} hangs: not done within {seconds:g} s (env.step_timeout)\n{trace}")
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds / _N_TICKS, seconds / _N_TICKS)
     try:
         yield
     finally:

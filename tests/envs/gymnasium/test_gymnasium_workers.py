@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from test_gymnasium_trials import rollout
-from toys import Everything, Slow, Walk, faulty
+from toys import Busy, Everything, Slow, Walk, faulty
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.gymnasium.benchmark import steps_per_second
@@ -81,6 +82,20 @@ def test_a_worker_that_goes_wrong_ends_the_run_and_all_workers(fault, message):
         rollout(env)
     assert time.monotonic() - start < 10
     assert have_ended(pids, 2)
+    env.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_time_for_which_the_run_is_suspended_is_not_its_environments(workers):
+    """Ctrl-Z stops all processes of a run, in the middle of a step."""
+    env = GymnasiumEnv(n_envs=2, make=Busy, trial_length=9, workers=workers, step_timeout=3.0)
+    td = env.rand_action(env.reset())
+    pids = [os.getpid(), *worker_pids(env)] if workers else [os.getpid()]
+    others = " ".join(map(str, pids))
+    subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -STOP {others}; sleep 3.5; kill -CONT {others}"])
+    start = time.monotonic()
+    assert torch.isfinite(env.step(td)["next", "reward"]).all()
+    assert time.monotonic() - start > 3.5
     env.close()
 
 

@@ -138,5 +138,15 @@ class Slow(Walk):
         return super().step(action)
 
 
+class Busy(Walk):
+    """A step computes for two fifths of a second."""
+
+    def step(self, action):
+        end = time.process_time() + 0.4
+        while time.process_time() < end:
+            pass
+        return super().step(action)
+
+
 def faulty(fault):
     return partial(Faulty, fault)

@@ -133,11 +133,31 @@ class WorkerRows:
     def _collect(self, timeout: float, workers: Sequence[_Worker] | None = None) -> list[Any]:
         """Return the answers of ``workers`` in their order; whatever goes wrong ends all."""
         try:
-            deadline = time.monotonic() + timeout
-            return [worker.answer(deadline, timeout) for worker in workers or self._workers]
+            patience = _Patience(timeout)
+            return [worker.answer(patience) for worker in workers or self._workers]
         except BaseException:
             self._finalizer()
             raise
+
+
+class _Patience:
+    """The time that workers have to answer, all together; what this process is suspended for does not count.
+
+    Args:
+        seconds: how long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self._left = seconds
+
+    def wait(self, *objects: Any) -> None:
+        """Return when one of the objects is ready, or patience is over."""
+        while True:
+            longest, began = min(self._left, 1.0), time.monotonic()
+            ready = wait(objects, longest)
+            self._left -= min(time.monotonic() - began, longest)  # more has passed only where it was suspended
+            if ready or self._left <= 0:
+                return
 
 
 @dataclass
@@ -150,9 +170,9 @@ class _Worker:
     connection: Connection
     trace: Path
 
-    def answer(self, deadline: float, timeout: float) -> Any:
+    def answer(self, patience: _Patience) -> Any:
         """Wait for the answer to what was asked."""
-        wait([self.connection, self.process.sentinel], max(0.0, deadline - time.monotonic()))
+        patience.wait(self.connection, self.process.sentinel)
         try:
             kind, value = self.connection.recv() if self.connection.poll() else ("silence", None)
         except (EOFError, OSError):
@@ -163,16 +183,16 @@ class _Worker:
             raise UserError(value)
         if kind == "failure":
             raise EnvironmentFailure(f"env worker {self.number}: {value}")
-        raise EnvironmentFailure(self._why_silent(timeout))
+        raise EnvironmentFailure(self._why_silent(patience.seconds))
 
-    def _why_silent(self, timeout: float) -> str:
+    def _why_silent(self, seconds: float) -> str:
         rows = f"env worker {self.number} (rows {self.rows[0]} to {self.rows[-1]})"
         self.process.join(0.5)  # a process that has closed its pipe is about to end
         if self.process.exitcode is None:
             assert self.process.pid is not None
             os.kill(self.process.pid, signal.SIGUSR1)  # faulthandler writes where it is
             time.sleep(0.5)
-            return f"{rows} hangs: no answer within {timeout:g} s (env.step_timeout)\n{self.trace.read_text()}"
+            return f"{rows} hangs: no answer within {seconds:g} s (env.step_timeout)\n{self.trace.read_text()}"
         code = self.process.exitcode
         reason = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return f"{rows} died: {reason}\n{self.trace.read_text()}"
