@@ -105,7 +105,8 @@ def run_trial(task: TrialTask, folder: Path) -> TrialResult:
             report = TrialReporter(location, task.study, task.trial_id, build(task.pruner), first_step)
             callbacks.append(Pruning(task.prune_on, task.prune_every, report))
         metrics = train(config, callbacks)
-        if any(isinstance(callback, Pruning) and callback.pruned for callback in callbacks):
+        pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in callbacks)
+        if pruned and (index + 1 < len(task.seeds) or metrics["frames"] < config.total_frames):  # else all is done
             return TrialResult("pruned")
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         figures.append({**last.values, **numbers})
