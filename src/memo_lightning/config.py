@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,13 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
-def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
+def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Collection[str] = ()) -> None:
     """Change single values of a configuration that was composed before, in place.
+
+    Args:
+        config: the configuration.
+        overrides: each ``key=value``.
+        optional: groups that ``key=null`` switches off as a whole.
 
     Raises:
         UserError: if an override cannot be parsed, names an unknown key or a whole group, or gives a value of
@@ -80,6 +85,9 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
         key = override.key_or_group
         if group_options(key):
             raise UserError(f"{text}: {key} cannot be swapped in a run that goes on")
+        if key in optional and override.value() is None:
+            config[key] = None
+            continue
         if key not in known:
             raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
         OmegaConf.update(config, key, override.value())

@@ -26,6 +26,12 @@ def test_overrides_reach_the_study_or_all_its_trials(tmp_path):
     assert str(spec.run_dir) == "studies/other"
 
 
+def test_the_command_line_can_switch_pruning_off(tmp_path):
+    path = str(write_study(tmp_path / "small.yaml", pruner={"_target_": "optuna.pruners.MedianPruner"}))
+    assert read_study(path, []).settings["pruner"]
+    assert read_study(path, ["pruner=null"]).settings["pruner"] is None
+
+
 def test_every_trial_has_a_random_stream_of_its_own(tmp_path):
     spec = read_study(str(write_study(tmp_path / "small.yaml")), [])
 

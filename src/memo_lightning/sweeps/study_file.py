@@ -113,7 +113,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     merge_file(config, file)
     own = [override for override in overrides if override_key(override).partition(".")[0] in config]
     train = [override for override in overrides if override not in own]
-    apply_overrides(config, own)
+    apply_overrides(config, own, optional=["pruner"])
     config.train = [*config.train, *train]
     config.name = config.name or file.stem
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
