@@ -78,7 +78,11 @@ def test_same_seed_same_figures_and_weights(trained, in_tmp_dir):
 
     def figures(run_dir):
         metrics = json.loads((run_dir / "metrics.json").read_text())
-        return {k: v for k, v in metrics.items() if k not in ("frames_per_second", "wall_seconds", "mlflow_run_id")}
+        return {
+            k: v
+            for k, v in metrics.items()
+            if k not in ("frames_per_second", "collecting", "wall_seconds", "mlflow_run_id")
+        }
 
     def weights(run_dir):
         return load_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]

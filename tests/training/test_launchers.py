@@ -75,9 +75,9 @@ def fabric_options(free_port):
 def outcome(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    return {k: v for k, v in metrics.items() if k not in ("frames_per_second", "wall_seconds")}, checkpoint[
-        "state_dict"
-    ]
+    return {
+        k: v for k, v in metrics.items() if k not in ("frames_per_second", "collecting", "wall_seconds")
+    }, checkpoint["state_dict"]
 
 
 def assert_same(run_dir, other):

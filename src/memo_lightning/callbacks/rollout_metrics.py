@@ -23,15 +23,20 @@ class RolloutMetrics(lightning.Callback):
 
     Args:
         window: rollouts whose trials are kept and averaged for the run's final figures.
+
+    Attributes:
+        train_seconds: that the run has taken for its rollouts and updates.
+        collect_seconds: of these, what it has waited for rollouts.
+        history: frames and return per trial of every rollout.
     """
 
     def __init__(self, window: int = 5) -> None:
         self.first: TrialRecord | None = None
         self._chunks: list[TensorDictBase] = []  # of the rollout that is not complete
         self.history: list[dict[str, float]] = []
-        self.train_seconds = 0.0
+        self.train_seconds = self.collect_seconds = 0.0
         self._latest: deque[TrialRecord] = deque(maxlen=window)
-        self._clock = 0.0
+        self._clock = self._ready = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the report of a run that goes on needs, in plain values and tensors."""
@@ -40,13 +45,15 @@ class RolloutMetrics(lightning.Callback):
             "latest": [record.as_tensors() for record in self._latest],
             "history": self.history,
             "train_seconds": self.train_seconds,
+            "collect_seconds": self.collect_seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self.first = TrialRecord.from_tensors(state_dict["first"]) if state_dict["first"] else None
         self._latest.extend(TrialRecord.from_tensors(tensors) for tensors in state_dict["latest"])
-        self.history, self.train_seconds = state_dict["history"], state_dict["train_seconds"]
+        self.history = state_dict["history"]
+        self.train_seconds, self.collect_seconds = state_dict["train_seconds"], state_dict["collect_seconds"]
 
     @property
     def latest(self) -> TrialRecord | None:
@@ -55,7 +62,14 @@ class RolloutMetrics(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock."""
-        self._clock = time.perf_counter()
+        self._clock = self._ready = time.perf_counter()
+        self._waited = 0.0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: TensorDictBase, batch_idx: int
+    ) -> None:
+        """Count the time since the last update, in which the batch was made."""
+        self._waited += time.perf_counter() - self._ready
 
     def on_train_batch_end(
         self,
@@ -68,14 +82,19 @@ class RolloutMetrics(lightning.Callback):
         """Log the rollout that was just learned from, if it is complete."""
         assert isinstance(pl_module, PolicyLearner)
         self._chunks.append(batch.select(*_READ))
+        self._ready = time.perf_counter()
         if pl_module.in_rollout:
             return
         rollout = torch.cat(self._chunks, dim=1)
         self._chunks.clear()
-        now = time.perf_counter()
-        metrics = {"speed/frames_per_second": rollout.numel() * trainer.world_size / (now - self._clock)}
-        self.train_seconds += now - self._clock
-        self._clock = now
+        seconds, waited = self._ready - self._clock, self._waited
+        self._clock, self._waited = self._ready, 0.0
+        self.train_seconds += seconds
+        self.collect_seconds += waited
+        metrics = {
+            "speed/frames_per_second": rollout.numel() * trainer.world_size / seconds,
+            "speed/collecting": waited / seconds,
+        }
         if "policy_version" in batch.keys():  # of workers that do not wait for new weights
             metrics["train/staleness"] = batch_idx + 1 - float(batch.get("policy_version").float().mean())
         metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module))

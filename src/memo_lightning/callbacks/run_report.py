@@ -65,6 +65,7 @@ class RunReport(lightning.Callback):
         self.figures = {
             "frames": pl_module.frames,
             "frames_per_second": pl_module.frames / rollouts.train_seconds,
+            "collecting": rollouts.collect_seconds / rollouts.train_seconds,
             "wall_seconds": time.perf_counter() - self._start,
             "return_per_trial": float(record.returns.mean()) if record else None,
             "return_by_quarter": record.by_part(N_QUARTERS).mean(0).tolist() if record else [None] * N_QUARTERS,

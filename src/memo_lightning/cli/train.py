@@ -32,8 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     metrics = train(config)
     if not metrics:
         return
-    speed = f"{metrics['wall_seconds']:.0f} s ({metrics['frames_per_second']:,.0f} frames/s)"
-    lines = {"frames": f"{metrics['frames']:,} in {speed}"}
+    speed = f"{metrics['frames_per_second']:,.0f} frames/s, {metrics['collecting']:.0%} of the time collecting"
+    lines = {"frames": f"{metrics['frames']:,} in {metrics['wall_seconds']:.0f} s ({speed})"}
     if metrics["n_trials_averaged"]:
         n_trials = metrics["n_trials_averaged"]
         lines["return per trial"] = f"{metrics['return_per_trial']:.1f} (mean of the last {n_trials} trials)"
