@@ -92,9 +92,10 @@ def test_the_time_for_which_the_run_is_suspended_is_not_its_environments(workers
     td = env.rand_action(env.reset())
     pids = [os.getpid(), *worker_pids(env)] if workers else [os.getpid()]
     others = " ".join(map(str, pids))
-    subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -STOP {others}; sleep 3.5; kill -CONT {others}"])
+    suspension = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -STOP {others}; sleep 3.5; kill -CONT {others}"])
     start = time.monotonic()
     assert torch.isfinite(env.step(td)["next", "reward"]).all()
+    assert suspension.wait() == 0
     assert time.monotonic() - start > 3.5
     env.close()
 
