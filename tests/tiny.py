@@ -1,4 +1,7 @@
-"""A training that is over in a second, for tests that need one. Later overrides take precedence over its own."""
+"""A training that is over in a second, for tests that need one, and what of its figures is a matter of time.
+
+Later overrides take precedence over its own.
+"""
 
 TINY_TRAINING = [
     "debug=smoke",
@@ -9,3 +12,5 @@ TINY_TRAINING = [
     "model.d_ff=32",
     "model.segment_length=10",
 ]
+
+TIMES = ("frames_per_second", "collecting", "wall_seconds")  # in metrics.json; no two runs have the same

@@ -13,7 +13,7 @@ from memo_lightning.errors import PREEMPTED
 from memo_lightning.evaluation.checkpoints import load_checkpoint
 from memo_lightning.training.launchers import cluster_environment, launcher_overrides
 from started import finish, read_until, start
-from tiny import TINY_TRAINING
+from tiny import TIMES, TINY_TRAINING
 
 TRAIN = str(Path(memo_lightning.__file__).parent / "cli" / "train.py")
 TINY = [
@@ -75,9 +75,7 @@ def fabric_options(free_port):
 def outcome(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    return {
-        k: v for k, v in metrics.items() if k not in ("frames_per_second", "collecting", "wall_seconds")
-    }, checkpoint["state_dict"]
+    return {k: v for k, v in metrics.items() if k not in TIMES}, checkpoint["state_dict"]
 
 
 def assert_same(run_dir, other):
