@@ -35,11 +35,11 @@ def metrics_of(store):
 
 
 def compare(capsys, *overrides):
-    """Compare, and return the groups by memory and what was said."""
+    """Compare, and return the groups by name and what was said."""
     capsys.readouterr()
     assert main(["compare", *overrides]) == 0
     folder = next((o.partition("=")[2] for o in overrides if o.startswith("run_dir=")), "comparison")
-    groups = {group["memory"]: group for group in json.loads(Path(folder, "comparison.json").read_text())}
+    groups = {group["name"]: group for group in json.loads(Path(folder, "comparison.json").read_text())}
     return groups, capsys.readouterr().out
 
 
@@ -111,7 +111,7 @@ def test_only_evaluations_of_one_kind_are_held_against_each_other(store, monkeyp
     assert "measured at: held_out tasks, 40 steps" in said
 
 
-def test_settings_that_differ_within_a_group_are_named(store, monkeypatch, capsys):
+def test_settings_that_differ_are_named_or_compared(store, monkeypatch, capsys):
     monkeypatch.chdir(store)
     other = ["baseline=gru", "logger.experiment_name=other"]
     for seed, rate in ((0, 0.001), (1, 0.002)):
@@ -122,15 +122,22 @@ def test_settings_that_differ_within_a_group_are_named(store, monkeypatch, capsy
     assert groups["gru"]["differing_settings"] == {"algorithm/learning_rate": ["0.001", "0.002"]}
     assert "**Not seeds of one thing** (gru): the runs differ in algorithm/learning_rate 0.001, 0.002." in said
 
+    groups, said = compare(capsys, "experiment_name=other", "run_dir=rates", "group_by=algorithm.learning_rate")
+    slow, fast = groups["algorithm.learning_rate=0.001"], groups["algorithm.learning_rate=0.002"]
+    assert (slow["seeds"], fast["seeds"]) == ([0], [1])
+    assert slow["differing_settings"] == {}
+    assert "| environment | algorithm.learning_rate |" in said
+    assert "Not seeds of one thing" not in said
+
 
 def test_what_cannot_be_compared_is_one_line(store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(store)
     for override, message in {
         "experiment_name=memo-lightening": "did you mean memo-lightning",
         "study=none": "no finished run study=none",
-        "group_by=trial": "has no such tag; it has ",
+        "group_by=trial": "has no such tag and no such setting; it has the tags ",
         "+tags.memory=gru": "no finished run memory=gru",
-        "group_by=colour": "has no such tag; it has ",
+        "group_by=model.colour": "has no such tag and no such setting; it has the tags ",
         "tracking_uri=sqlite:///other.db": "no such store yet",
     }.items():
         assert main(["compare", override]) == 2

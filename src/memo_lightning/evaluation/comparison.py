@@ -85,10 +85,12 @@ class Comparison:
 
     Attributes:
         groups: best first within each environment.
+        group_by: the tag or setting whose values they are.
         chosen_by: what the trials of a study were chosen by; None where the runs are of no study.
     """
 
     groups: list[Group]
+    group_by: str
     chosen_by: str | None = None
 
 
@@ -111,17 +113,21 @@ def compare(config: DictConfig) -> Comparison:
         runs, chosen_by = store.best_trials(config.study, runs, config.group_by)
     by_environment: dict[str, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if config.group_by not in run.tags:
+        name = run.group(config.group_by)
+        if name is None:
             known = ", ".join(sorted(tag for tag in run.tags if not tag.startswith("mlflow.")))
-            raise UserError(f"group_by={config.group_by}: run {run.run_id} has no such tag; it has {known}")
-        by_environment[run.tags["environment"]][run.tags[config.group_by]].append(run)
+            raise UserError(
+                f"group_by={config.group_by}: run {run.run_id} has no such tag and no such setting; it has the tags "
+                f"{known}, and the settings in its config.yaml"
+            )
+        by_environment[run.tags["environment"]][name].append(run)
     groups = []
     for environment, all_members in by_environment.items():
         members = {name: latest_of_each_seed(runs) for name, runs in all_members.items()}
         kind = shared_evaluation([run for runs in members.values() for run in runs])
         groups += [_summarise(name, environment, runs, kind) for name, runs in members.items()]
     groups.sort(key=lambda group: (group.environment, -float(group.score.mean)))
-    comparison, run_dir = Comparison(groups, chosen_by), Path(config.run_dir)
+    comparison, run_dir = Comparison(groups, config.group_by, chosen_by), Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "comparison.md").write_text(as_markdown(comparison))
@@ -136,7 +142,7 @@ def as_markdown(comparison: Comparison) -> str:
     """Return the table, with what must be known to read it."""
     groups = comparison.groups
     lines = [
-        "| environment | memory | return per trial | 95 % interval | seeds | frames | frames/s | memory | FLOPs/step |",
+        f"| environment | {comparison.group_by} | return per trial | 95 % interval | seeds | frames | frames/s | memory | FLOPs/step |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups:
@@ -274,7 +280,7 @@ def _as_plain(group: Group) -> dict[str, Any]:
         return {name: _without_nan(np.asarray(value).tolist()) for name, value in values.items()}
 
     return {
-        "memory": group.name,
+        "name": group.name,
         "environment": group.environment,
         "seeds": group.seeds,
         "frames": group.frames,

@@ -71,6 +71,13 @@ class FinishedRun:
         """Return per trial at the end of training."""
         return self.metrics["return_per_trial"]
 
+    def group(self, group_by: str) -> str | None:
+        """Return the value of a tag, or ``NAME=VALUE`` of a setting such as ``algorithm.n_epochs``; None without."""
+        if group_by in self.tags:
+            return self.tags[group_by]
+        setting = self.settings.get(group_by.replace(".", "/"))
+        return None if setting is None else f"{group_by}={setting}"
+
 
 class RunStore:
     """The runs of one MLflow experiment.
@@ -127,7 +134,7 @@ class RunStore:
         Args:
             study: its name.
             runs: runs of the study.
-            group_by: the tag whose values are compared.
+            group_by: the tag or setting whose values are compared.
 
         Returns:
             The runs, and what they are the best by: the study's objective, of several its first.
@@ -146,11 +153,11 @@ class RunStore:
         objective = settings["objectives"][0]
         metric, sign = objective["metric"], 1 if objective["direction"] == "maximize" else -1
         values = {run.info.run_id: sign * run.data.metrics[metric] for run in children}
-        trials: dict[tuple[str, str], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+        trials: dict[tuple[str, str | None], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
         for run in runs:
             trial = run.tags.get(MLFLOW_PARENT_RUN_ID, "")
             if trial in values:
-                trials[run.tags["environment"], run.tags.get(group_by, "")][trial].append(run)
+                trials[run.tags["environment"], run.group(group_by)][trial].append(run)
         best = [members[max(members, key=values.__getitem__)] for members in trials.values()]
         return [run for members in best for run in members], f"{objective['direction']} {metric}"
 
