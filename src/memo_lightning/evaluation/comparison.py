@@ -142,8 +142,8 @@ def as_markdown(comparison: Comparison) -> str:
     """Return the table, with what must be known to read it."""
     groups = comparison.groups
     lines = [
-        f"| environment | {comparison.group_by} | return per trial | 95 % interval | seeds | frames | frames/s | memory "
-        "| FLOPs/step |",
+        f"| environment | {comparison.group_by} | return per trial | 95 % interval | seeds | frames | frames/s "
+        "| memory | FLOPs/step |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups:
