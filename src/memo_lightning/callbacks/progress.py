@@ -10,6 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from memo_lightning.evaluation.wording import returns_in_words
 from memo_lightning.rollouts import RolloutDataModule
 from memo_lightning.training.learner import PolicyLearner
 
@@ -85,5 +86,6 @@ class FramesProgressBar(ProgressBar):
 def _describe(metrics: dict[str, float]) -> str:
     if "train/return_per_trial" not in metrics:
         return "no complete trial yet"
-    quarters = " ".join(f"{metrics[f'train/return_quarter_{quarter}']:.1f}" for quarter in range(1, 5))
-    return f"return/trial {metrics['train/return_per_trial']:.1f} | by quarter {quarters}"
+    (mean,) = returns_in_words(metrics["train/return_per_trial"])
+    quarters = returns_in_words(*(metrics[f"train/return_quarter_{quarter}"] for quarter in range(1, 5)))
+    return f"return/trial {mean} | by quarter {' '.join(quarters)}"

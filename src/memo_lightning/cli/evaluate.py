@@ -10,6 +10,7 @@ from typing import Any
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.evaluate import evaluate
+from memo_lightning.evaluation.wording import returns_in_words
 
 HELP = """Runs trials of tasks that training never drew and leaves evaluation.json, in_context_curve.png and, for Memo,
 summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in its MLflow run."""
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"return per trial  {_with_interval(figures)}")
     if "full_memory" in figures:
         print(f"with full memory  {_with_interval(figures['full_memory'])}")
-    print(f"by quarter        {' / '.join(f'{value:.1f}' for value in figures['return_by_quarter'])}")
+    print(f"by quarter        {' / '.join(returns_in_words(*figures['return_by_quarter']))}")
     n_episodes = len(figures["by_episode"]["return"])
     _print_table("episode", range(1, 1 + n_episodes), figures["by_episode"], n_columns=8)
     _print_table("up to step", map(int, figures["by_steps"]["steps"]), figures["by_steps"])
@@ -40,8 +41,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _with_interval(figures: dict[str, Any]) -> str:
-    low, high = figures["return_per_trial_interval"]
-    return f"{figures['return_per_trial']:.1f} (95 % interval {low:.1f} to {high:.1f})"
+    mean, low, high = returns_in_words(figures["return_per_trial"], *figures["return_per_trial_interval"])
+    return f"{mean} (95 % interval {low} to {high})"
 
 
 def _print_table(name: str, columns: Any, table: dict[str, list[Any]], n_columns: int = 10) -> None:

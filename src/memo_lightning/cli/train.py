@@ -9,6 +9,7 @@ from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
+from memo_lightning.evaluation.wording import returns_in_words
 
 HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
 in_context_curve.png, and a run in MLflow. Without overrides: Memo on Dark-Key-To-Door 5x5, on the CPU."""
@@ -36,8 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     lines = {"frames": f"{metrics['frames']:,} in {metrics['wall_seconds']:.0f} s ({speed})"}
     if metrics["n_trials_averaged"]:
         n_trials = metrics["n_trials_averaged"]
-        lines["return per trial"] = f"{metrics['return_per_trial']:.1f} (mean of the last {n_trials} trials)"
-        lines["by quarter"] = " / ".join(f"{value:.1f}" for value in metrics["return_by_quarter"])
+        (mean,) = returns_in_words(metrics["return_per_trial"])
+        lines["return per trial"] = f"{mean} (mean of the last {n_trials} trials)"
+        lines["by quarter"] = " / ".join(returns_in_words(*metrics["return_by_quarter"]))
         lines["picture"] = f"{config.run_dir}/in_context_curve.png"
     else:
         lines["return per trial"] = "no trial was complete"

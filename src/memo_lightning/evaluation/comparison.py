@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
+from memo_lightning.evaluation.wording import returns_in_words
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.finished_runs import (
     EvaluationKind,
@@ -147,10 +148,11 @@ def as_markdown(comparison: Comparison) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for group in groups:
-        low, high = float(group.score.low), float(group.score.high)
-        interval = "one seed: none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
+        estimate = (float(value) for value in (group.score.mean, group.score.low, group.score.high))
+        score, *ends = returns_in_words(*(value for value in estimate if not math.isnan(value)))
+        interval = " to ".join(ends) or "one seed: none"
         lines.append(
-            f"| {group.environment} | {group.name} | {float(group.score.mean):.1f} | {interval} | {len(group.seeds)} "
+            f"| {group.environment} | {group.name} | {score} | {interval} | {len(group.seeds)} "
             f"| {_spread(group.frames)} | {group.frames_per_second:,.0f} | {_kilobytes(group.memory_bytes)} "
             f"| {_megaflops(group.flops_per_step)} |"
         )

@@ -1,0 +1,9 @@
+"""How figures are written for people."""
+
+from __future__ import annotations
+
+
+def returns_in_words(*values: float) -> list[str]:
+    """Write returns that are read side by side: with one decimal, or with two if all of them are below 10."""
+    decimals = 2 if all(abs(value) < 10 for value in values) else 1
+    return [f"{value:,.{decimals}f}" for value in values]
