@@ -51,6 +51,18 @@ def test_memories_are_measured_and_none_disagrees_with_itself():
         assert measured[memory]["state_bytes"] == n_tokens * 2 * 16 * 4 + counters[memory]
 
 
+@pytest.mark.slow
+def test_memory_of_updates_is_that_of_training():
+    """Counting FLOPs keeps tensors alive; what is reported must not hold them."""
+    sizes = ["model.d_model=64", "model.n_layers=4", "model.n_heads=8", "model.d_ff=256", "model.segment_length=256"]
+    lengths = ["model.summary_length=32", "context_lengths=[8192]", "staggered_length=512", "input_sets=1"]
+    plain, checkpointed = (
+        in_fresh_process(measure, case)["update_peak_bytes"]
+        for case in cases(*sizes, *lengths, "memories=[memo,memo_checkpointed]", "measures=[update]", "staggered=[]")
+    )
+    assert checkpointed < 0.4 * plain
+
+
 def test_boundaries_one_by_one_and_streaming_are_measured():
     *_, staggered, streaming = cases("memories=[memo]", "streaming_steps=40", "streaming_budget=14")
     assert measure(staggered)["staggered_seconds"] > 0
