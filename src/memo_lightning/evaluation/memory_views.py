@@ -106,11 +106,11 @@ class _WatchedSummaries:
 
     def __init__(self, view: SummaryView, record: Callable[[int, Tensor], None], *, has_sink: bool) -> None:
         self._view, self._record, self._has_sink = view, record, has_sink
-        self.summaries = view.summaries
+        self.layers = view.layers
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See :meth:`SummaryView.attend`."""
-        everything = torch.cat([*(summary[layer][0] for summary in self.summaries), keys], dim=2)
+        everything = torch.cat([self.layers[layer][0], keys], dim=2) if self.layers else keys
         scores = (queries * queries.shape[-1] ** -0.5) @ everything.mT
         n_context = everything.shape[2] - queries.shape[2]
         hidden = torch.ones_like(scores, dtype=torch.bool).triu_(n_context + 1)

@@ -19,27 +19,22 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def attend_to_context(
-    queries: Tensor, keys: Tensor, values: Tensor, context: KeysValues, parts: list[KeysValues]
-) -> Tensor:
+def attend_to_context(queries: Tensor, keys: Tensor, values: Tensor, context: KeysValues) -> Tensor:
     """Return what ``queries`` read from the context and, causally, from ``keys, values`` of the pass.
 
     Args:
         queries: ``[B, H, t, d]``.
         keys: ``[B, H, t, d]``.
         values: ``[B, H, t, d]``.
-        context: keys and values ``[B, H, k, d]`` that all queries see, without gradient. They must not change
-            before the backward pass has run.
-        parts: the differentiable tensors whose values these are: joined along the third dimension, they make
-            up ``context``. They receive the gradient.
+        context: keys and values ``[B, H, k, d]`` that all queries see. They must not change before the backward
+            pass has run; what lies beside them in the same storage may.
     """
     if context[0].shape[2] == 0:
         return causal_attention(queries, keys, values)
     if queries.device.type == "cpu":
-        flat = [tensor for part in parts for tensor in part]
-        return _TwoPartAttention.apply(queries, keys, values, *context, *flat)
-    context_keys, context_values = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
-    return causal_attention(queries, torch.cat([context_keys, keys], dim=2), torch.cat([context_values, values], dim=2))
+        return _TwoPartAttention.apply(queries, keys, values, *context)
+    keys, values = (torch.cat(parts, dim=2) for parts in zip(context, (keys, values), strict=True))
+    return causal_attention(queries, keys, values)
 
 
 class _TwoPartAttention(torch.autograd.Function):
@@ -51,31 +46,20 @@ class _TwoPartAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        context_keys: Tensor,
-        context_values: Tensor,
-        *parts: Tensor,
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, context_keys: Tensor, context_values: Tensor
     ) -> Tensor:
         far, far_sum = _flash(queries, context_keys, context_values)
         near, near_sum = _flash(queries, keys, values, is_causal=True)
         log_sum = torch.logaddexp(far_sum, near_sum)
         weight = (near_sum - log_sum).exp_().unsqueeze(-1)
         output = torch.lerp(far, near, weight.to(far.dtype).expand_as(far))
-        ctx.save_for_backward(queries, keys, values, output, log_sum)
-        # Not through save_for_backward, which would refuse the buffer once later passes have appended to it.
-        ctx.context, ctx.lengths = (context_keys, context_values), [part.shape[2] for part in parts[::2]]
+        ctx.save_for_backward(queries, keys, values, context_keys, context_values, output, log_sum)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, output, log_sum = ctx.saved_tensors
-        whole = (output, log_sum, 0.0)
-        far = _flash_backward(gradients[0], queries, *ctx.context, *whole, False)
-        near = _flash_backward(gradients[0], queries, keys, values, *whole, True)
-        parts = zip(far[1].split(ctx.lengths, dim=2), far[2].split(ctx.lengths, dim=2), strict=True)
-        flat = [tensor for part in parts for tensor in part]
-        return (far[0].add_(near[0]), near[1], near[2], None, None, *flat)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        queries, keys, values, context_keys, context_values, *whole = ctx.saved_tensors
+        far = _flash_backward(gradients[0], queries, context_keys, context_values, *whole, 0.0, False)
+        near = _flash_backward(gradients[0], queries, keys, values, *whole, 0.0, True)
+        return far[0].add_(near[0]), near[1], near[2], far[1], far[2]

@@ -41,7 +41,8 @@ class DirectKVTransformer(MemoTransformer):
         outputs = []
         for n_segments, segment in enumerate(trials.chunks(segment_length)):
             memory.keep_rows(segment.n_trials)
-            memory.keep_newest(self.max_summaries)
+            if self.max_summaries is not None:
+                memory.keep_newest(self.max_summaries * self.summary_length)
             tokens = [trials.gather(x, segment)]
             if not segment.is_last:
                 tokens.append(self.summary_queries.to(x.dtype).expand(segment.n_trials, -1, -1))

@@ -134,7 +134,7 @@ class MemoTransformer(SegmentedModel):
             memory.keep_rows(segment.n_trials)
             recent = [summary[: segment.n_trials] for summary in recent]
             if self.max_summaries is not None:
-                memory.keep_newest(self.max_summaries - len(recent))
+                memory.keep_newest((self.max_summaries - len(recent)) * self.summary_length)
             n_final = max(0, len(recent) - n_recent)
             if n_final and self.gradient_segments is not None:
                 recent[0] = recent[0].detach()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
 from memo_lightning.models.context_attention import attend_to_context
 
 LayerKeysValues = list[KeysValues]
-"""The keys and values of one summary, layer by layer."""
+"""The keys and values of some tokens, layer by layer."""
 
 
 class SummaryMemory:
     """The summaries that later segments attend to, oldest first.
 
-    Every summary is there twice: as tensors of its own, which carry its gradient, and as a stretch of a
-    buffer per layer, which passes read in place. Stretches are written once, so all passes can share the
-    buffer, also as what they keep for the backward pass; dropping rows or old summaries copies nothing.
+    Per layer they lie one behind another in a buffer, which all passes read in place and share as what they keep
+    for the backward pass: every stretch is written once, and dropping rows or old summaries copies nothing. In the
+    backward pass the gradients of all later passes are summed in one tensor per layer, from which every summary
+    takes its stretch.
 
     Args:
         capacity: tokens that will be appended at most.
@@ -25,61 +30,78 @@ class SummaryMemory:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._summaries: list[LayerKeysValues] = []
         self._buffers: LayerKeysValues = []
-        self._first, self._end = 0, 0  # the stretch of the buffers that is held
+        self._held: LayerKeysValues = []  # stretches of the buffers, with gradient
+        self._end = 0
 
     def append(self, summary: LayerKeysValues) -> None:
         """Add the newest summary."""
         if not self._buffers:
-            rows, heads, _, head_dim = summary[0][0].shape
-            shape = (rows, heads, self._capacity, head_dim)
-            self._buffers = [(keys.new_empty(shape), values.new_empty(shape)) for keys, values in summary]
-        length = summary[0][0].shape[2]
-        for buffers, tensors in zip(self._buffers, summary, strict=True):
-            for buffer, tensor in zip(buffers, tensors, strict=True):
-                buffer[:, :, self._end : self._end + length] = tensor.detach()
-        self._summaries.append(summary)
-        self._end += length
+            self._buffers = [(self._buffer(keys), self._buffer(values)) for keys, values in summary]
+            self._held = [(keys[:, :, :0], values[:, :, :0]) for keys, values in self._buffers]
+        layers = zip(self._buffers, self._held, summary, strict=True)
+        self._held = [
+            (
+                _Append.apply(buffers[0], self._end, held[0], keys),
+                _Append.apply(buffers[1], self._end, held[1], values),
+            )
+            for buffers, held, (keys, values) in layers
+        ]
+        self._end += summary[0][0].shape[2]
 
-    def keep_newest(self, n_summaries: int | None) -> None:
-        """Drop the oldest summaries, down to ``n_summaries``; None keeps all."""
-        if n_summaries is not None:
-            n_dropped = max(0, len(self._summaries) - n_summaries)
-            self._first += sum(summary[0][0].shape[2] for summary in self._summaries[:n_dropped])
-            self._summaries = self._summaries[n_dropped:]
+    def _buffer(self, like: Tensor) -> Tensor:
+        rows, heads, _, head_dim = like.shape
+        return like.new_empty(rows, heads, self._capacity, head_dim)
+
+    def keep_newest(self, n_tokens: int) -> None:
+        """Drop the oldest tokens, down to ``n_tokens``."""
+        if self._held and n_tokens < self._held[0][0].shape[2]:
+            n_dropped = self._held[0][0].shape[2] - n_tokens
+            self._held = [(keys[:, :, n_dropped:], values[:, :, n_dropped:]) for keys, values in self._held]
 
     def keep_rows(self, n_rows: int) -> None:
         """Keep the first ``n_rows`` rows."""
-        if self._buffers and n_rows < self._buffers[0][0].shape[0]:
-            self._buffers = _first_rows(self._buffers, n_rows)
-            self._summaries = [_first_rows(summary, n_rows) for summary in self._summaries]
+        if self._held and n_rows < self._held[0][0].shape[0]:
+            self._held = [(keys[:n_rows], values[:n_rows]) for keys, values in self._held]
 
     def view(self) -> SummaryView:
         """Return the summaries held now; the view stays as it is when the memory changes."""
-        stretch = slice(self._first, self._end)
-        buffers = [(keys[:, :, stretch], values[:, :, stretch]) for keys, values in self._buffers]
-        return SummaryView(buffers, tuple(self._summaries))
+        return SummaryView(self._held)
+
+
+class _Append(torch.autograd.Function):
+    """Write a tensor behind the one that lies ``end`` tokens into a buffer; return both as one, without copies."""
+
+    @staticmethod
+    def forward(ctx: Any, buffer: Tensor, end: int, held: Tensor, new: Tensor) -> Tensor:
+        ctx.lengths = [held.shape[2], new.shape[2]]
+        buffer = buffer[: len(new)]
+        buffer[:, :, end : end + new.shape[2]] = new
+        # Not a view, of which autograd would say that it has changed when the next stretch is written.
+        return buffer[:, :, end - held.shape[2] : end + new.shape[2]].data
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, Tensor]:
+        held, new = gradients[0].split(ctx.lengths, dim=2)
+        return None, None, held, new
 
 
 class SummaryView:
     """The summaries that one pass sees.
 
     Args:
-        buffers: per layer, keys and values ``[B, H, n * S, d]`` without gradient; no entries where there is
-            none.
-        summaries: the same with gradient, summary by summary.
+        layers: per layer, keys and values ``[B, H, n * S, d]``; no entries where there is no summary.
     """
 
-    def __init__(self, buffers: LayerKeysValues, summaries: tuple[LayerKeysValues, ...]) -> None:
-        self._buffers, self.summaries = buffers, summaries
+    def __init__(self, layers: LayerKeysValues) -> None:
+        self.layers = layers
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Return what the queries read from all summaries and, causally, from the pass's own tokens."""
-        if not self.summaries:
+        if not self.layers:
             return causal_attention(queries, keys, values)
-        parts = [summary[layer] for summary in self.summaries]
-        return attend_to_context(queries, keys, values, self._buffers[layer], parts)
+        return attend_to_context(queries, keys, values, self.layers[layer])
 
 
 class SummaryContext:
@@ -105,7 +127,3 @@ class SummaryContext:
         # A query for the sink, whose result is dropped, keeps the mask of the pass's own tokens square.
         keys, values = prepend_sink(sink, keys, values)
         return self._summaries.attend(layer, F.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
-
-
-def _first_rows(tensors: LayerKeysValues, n_rows: int) -> LayerKeysValues:
-    return [(keys[:n_rows], values[:n_rows]) for keys, values in tensors]

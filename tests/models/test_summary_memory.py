@@ -1,0 +1,48 @@
+"""Summaries in a shared buffer: equal to tensors that are joined anew for every pass, gradients included."""
+
+import pytest
+import torch
+
+from memo_lightning.models.summary_memory import SummaryMemory
+
+
+def summary(n_rows, length=2):
+    """Return the keys and values of one summary in two layers."""
+    return [tuple(torch.randn(n_rows, 3, length, 4, requires_grad=True) for _ in range(2)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kept", [10, 4, 0])
+def test_views_equal_joined_tensors(kept):
+    torch.manual_seed(0)
+    rows = [3, 3, 2, 2, 1]
+    appended = [summary(n_rows) for n_rows in rows]
+    memory, views, expected = SummaryMemory(2 * len(rows)), [], []
+    for n, n_rows in enumerate(rows):
+        memory.keep_rows(n_rows)
+        memory.append(appended[n])
+        memory.keep_newest(kept)
+        views += [tensor for layer in memory.view().layers for tensor in layer]
+        for layer in range(2):
+            for part in range(2):
+                joined = torch.cat([old[layer][part][:n_rows] for old in appended[: n + 1]], dim=2)
+                expected.append(joined[:, :, max(0, joined.shape[2] - kept) :])
+    torch.testing.assert_close(views, expected)
+
+    inputs = [tensor for new in appended for layer in new for tensor in layer]
+    weights = [torch.randn_like(tensor) for tensor in expected]
+    gradients, expected_gradients = (
+        torch.autograd.grad([(a * b).sum() for a, b in zip(tensors, weights, strict=True)], inputs)
+        for tensors in (views, expected)
+    )
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+def test_reads_share_one_buffer():
+    memory = SummaryMemory(6)
+    for _ in range(3):
+        memory.append(summary(1))
+        memory.view()
+    storages = {memory.view().layers[0][0].untyped_storage().data_ptr()}
+    memory.keep_newest(2)
+    storages.add(memory.view().layers[0][0].untyped_storage().data_ptr())
+    assert len(storages) == 1
