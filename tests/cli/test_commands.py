@@ -123,7 +123,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         "checkpoint=null": "must be the path of a checkpoint",
         "checkpoint=missing.ckpt": "checkpoint=missing.ckpt: no such file",
         f"checkpoint={truncated}": "truncated",
-        f"checkpoint={foreign}": "it lacks config, frames, state_dict",
+        f"checkpoint={foreign}": "it lacks config, frames, mlflow_run_id, state_dict",
         f"checkpoint={checkpoint} +model.d_model=32": "model.d_model=32 (checkpoint: 16)",
         f"checkpoint={checkpoint} +model.width=32": "model.width: the checkpoint's memory has no such setting",
         f"checkpoint={checkpoint} +env.size=4": "env.size: the checkpoint's environment has no such setting",

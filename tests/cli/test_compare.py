@@ -129,6 +129,9 @@ def test_settings_that_differ_are_named_or_compared(store, monkeypatch, capsys):
     assert "| environment | algorithm.learning_rate |" in said
     assert "Not seeds of one thing" not in said
 
+    groups, _ = compare(capsys, "experiment_name=other", "run_dir=frames", "group_by=total_frames")
+    assert len(groups) == 1, "a setting whose difference is no reason to tell runs apart"
+
 
 def test_what_cannot_be_compared_is_one_line(store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(store)

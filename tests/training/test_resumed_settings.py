@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from memo_lightning.cli.main import main
 from memo_lightning.evaluation.checkpoints import load_checkpoint
@@ -80,3 +81,14 @@ def test_what_cannot_be_changed_is_refused_and_the_run_left_as_it_was(override, 
     assert message in error
     assert error.count("\n") == 1, error
     assert (run / "config.yaml").read_text() == before
+
+
+def test_a_checkpoint_of_another_version_is_refused(run, capsys):
+    path = run / "checkpoints/last.ckpt"
+    checkpoint = load_checkpoint(path)
+    del checkpoint["update_guard"]
+    torch.save(checkpoint, path)
+    assert resume("total_frames=960") == 2
+    error = capsys.readouterr().err
+    assert "resume=run: its checkpoint, of another version, lacks update_guard; checkpoint=run/checkpoints" in error
+    assert error.count("\n") == 1, error

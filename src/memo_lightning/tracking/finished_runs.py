@@ -55,7 +55,7 @@ class FinishedRun:
     Attributes:
         run_id: in MLflow.
         tags: its MLflow tags.
-        settings: its MLflow params that say what was trained, and how.
+        settings: its MLflow params.
         metrics: its ``metrics.json``.
         evaluations: what ``memo evaluate`` found, the ``evaluation.json`` of each kind.
     """
@@ -177,17 +177,12 @@ class RunStore:
         metrics = self._artifact(run.info.run_id, "metrics.json")
         if metrics is None or "memory_bytes" not in metrics:  # ended early, or made before this was measured
             return None
-        settings = {
-            key: value
-            for key, value in run.data.params.items()
-            if key.rpartition("/")[2] not in _NO_MATTER and not key.startswith(_NO_MATTER_GROUPS)
-        }
         evaluations = {}
         for folder in self._client.list_artifacts(run.info.run_id, "evaluation"):
             if folder.is_dir and (found := self._artifact(run.info.run_id, f"{folder.path}/evaluation.json")):
                 names = ("split", "trial_length", "memory_budget", "deterministic")
                 evaluations[EvaluationKind(*(found[name] for name in names))] = found
-        return FinishedRun(run.info.run_id, run.data.tags, settings, metrics, evaluations)
+        return FinishedRun(run.info.run_id, run.data.tags, run.data.params, metrics, evaluations)
 
     def _artifact(self, run_id: str, path: str) -> Any:
         folder = path.rpartition("/")[0]
@@ -225,7 +220,11 @@ def shared_evaluation(runs: Sequence[FinishedRun]) -> EvaluationKind | None:
 
 
 def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
-    """Return the settings that are not the same in all ``runs``, with the values they have, ``?`` for none."""
-    names = sorted({name for run in runs for name in run.settings})
+    """Return the settings that matter and are not the same in all ``runs``, with their values, ``?`` for none."""
+    names = sorted({name for run in runs for name in run.settings if _matters(name)})
     values = {name: list(dict.fromkeys(run.settings.get(name, "?") for run in runs)) for name in names}
     return {name: different for name, different in values.items() if len(different) > 1}
+
+
+def _matters(setting: str) -> bool:
+    return setting.rpartition("/")[2] not in _NO_MATTER and not setting.startswith(_NO_MATTER_GROUPS)

@@ -130,7 +130,13 @@ def _begin_run(
 
 def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(config.resume)
-    checkpoint = load_checkpoint(checkpoint_path(run_dir))
+    path = checkpoint_path(run_dir)
+    checkpoint = load_checkpoint(path)
+    if missing := sorted({"rollouts_done", "update_guard"} - checkpoint.keys()):
+        raise UserError(
+            f"resume={run_dir}: its checkpoint, of another version, lacks {', '.join(missing)}; checkpoint={path} "
+            "begins a new run with its weights"
+        )
     # A run that was stopped between its last checkpoint and its report has only the report to make.
     if reported_frames(run_dir) >= checkpoint["frames"] >= config.total_frames:
         raise UserError(
