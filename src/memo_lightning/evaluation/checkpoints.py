@@ -34,8 +34,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises whatever its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint={path}: not a readable checkpoint, or truncated ({reason})") from None
-    missing = {"config", "state_dict", "frames", "mlflow_run_id"} - set(checkpoint if isinstance(checkpoint, dict) else ())
-    if missing:
+    held = checkpoint if isinstance(checkpoint, dict) else ()
+    if missing := {"config", "state_dict", "frames", "mlflow_run_id"}.difference(held):
         raise UserError(f"checkpoint={path}: not a checkpoint of memo train; it lacks {', '.join(sorted(missing))}")
     return checkpoint
 
