@@ -98,7 +98,7 @@ def small(verb, words):
     if "resume" in given:
         return ["total_frames=1280"]
     if given.get("experiment", "").startswith("ext_objnav"):
-        sizes = ["env.dataset.n_placements=2", "env.trial_length=90"]
+        sizes = ["env.dataset.n_placements=2", "env.trial_length=92"]
         return [*SMALL_TASK, *sizes, *(["run_dir=runs/houses_run"] if len(given) == 1 else [])]
     other_task = {"env", "env._target_"} & set(given) or not given.get("experiment", "x.yaml").endswith(".yaml")
     return SMALL_TASK if other_task else SMALL_TRAINING
