@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from memo_lightning.models.summary_memory import SummaryMemory
 
@@ -37,12 +38,29 @@ def test_views_equal_joined_tensors(kept):
     torch.testing.assert_close(gradients, expected_gradients)
 
 
+def test_later_summaries_do_not_disturb_what_was_read_before():
+    """A pass keeps the buffer for its backward pass, which runs when more has been written behind."""
+    torch.manual_seed(0)
+    first, second = summary(2), summary(2)
+    queries, keys, values = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
+    memory = SummaryMemory(4)
+    memory.append(first)
+    y = memory.view().attend(1, queries, keys, values)
+    memory.append(second)
+    inputs = [queries, keys, values, *first[1]]
+    joined = (torch.cat([old, new], dim=2) for old, new in zip(first[1], (keys, values), strict=True))
+    seen = torch.ones(5, 7, dtype=torch.bool).tril(2)
+    expected = F.scaled_dot_product_attention(queries, *joined, attn_mask=seen)
+    weight = torch.randn_like(y)
+    gradients, expected_gradients = (torch.autograd.grad((out * weight).sum(), inputs) for out in (y, expected))
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
 def test_reads_share_one_buffer():
-    memory = SummaryMemory(6)
+    memory, storages = SummaryMemory(6), set()
     for _ in range(3):
         memory.append(summary(1))
-        memory.view()
-    storages = {memory.view().layers[0][0].untyped_storage().data_ptr()}
+        storages.add(memory.view().layers[0][0].untyped_storage().data_ptr())
     memory.keep_newest(2)
     storages.add(memory.view().layers[0][0].untyped_storage().data_ptr())
     assert len(storages) == 1

@@ -27,7 +27,7 @@ def attend_to_context(queries: Tensor, keys: Tensor, values: Tensor, context: Ke
         keys: ``[B, H, t, d]``.
         values: ``[B, H, t, d]``.
         context: keys and values ``[B, H, k, d]`` that all queries see. They must not change before the backward
-            pass has run; what lies beside them in the same storage may.
+            pass has run.
     """
     if context[0].shape[2] == 0:
         return causal_attention(queries, keys, values)
