@@ -16,10 +16,7 @@ from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.envs.habitat.pose import Pose
 
 MAX_RANGE = 8.0
-LOWEST_OBSTACLE, HIGHEST_OBSTACLE = (
-    0.05,
-    1.8,
-)  # metres above the floor; what is lower or higher blocks nobody
+LOWEST_OBSTACLE, HIGHEST_OBSTACLE = 0.05, 1.8  # metres above the floor; what is lower or higher blocks nobody
 
 
 class Columns(NamedTuple):
