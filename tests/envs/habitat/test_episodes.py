@@ -38,6 +38,8 @@ def test_held_out_placements_are_others_in_the_same_houses():
     train, others = dataset_of("train", **SMALL), dataset_of("held_out_placements", **SMALL)
     assert train.scene_ids == others.scene_ids
     assert train.placement(0).objects != others.placement(0).objects
+    largest = dataset_of("train", n_houses=1, n_placements=100_000)
+    assert largest.placement(99_999).index < others.placement(0).index
 
 
 def test_the_same_episode_is_made_every_time_and_all_keep_the_placement():
@@ -208,7 +210,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     [
         ("test", {}, "split='test': must be one of train"),
         ("held_out", {"n_houses": 13}, "n_houses=13: must be between 1 and 12"),
-        ("train", {"n_placements": 301}, "n_placements=301"),
+        ("train", {"n_placements": 100_001}, "n_placements=100001"),
         ("train", {"n_types": 21}, "n_types=21"),
         ("train", {"n_types": 5, "n_objects": 4}, "n_objects=4"),
         ("train", {"min_rooms": 4, "max_rooms": 3}, "max_rooms=3"),

@@ -18,7 +18,7 @@ from memo_lightning.errors import require
 
 Split = Literal["train", "held_out_placements", "held_out"]
 TRAIN_HOUSES, HELD_OUT_HOUSES, PLACEMENTS_PER_HOUSE = 37, 12, 300
-_FIRST_HELD_OUT_SEED = 100_000
+_FIRST_HELD_OUT_SEED = _FIRST_HELD_OUT_PLACEMENT = 100_000
 
 
 class Source(Protocol):
@@ -44,7 +44,7 @@ class GeneratedSource:
         split: ``train``; ``held_out_placements``, other placements in the training houses; or ``held_out``,
             other houses.
         n_houses: houses, at most 37 for training and 12 for ``held_out``.
-        n_placements: per house.
+        n_placements: per house, at most 100,000.
         n_episodes: listed per placement; trials may use more.
         min_rooms: fewest rooms of a house.
         max_rooms: most rooms of a house.
@@ -70,30 +70,32 @@ class GeneratedSource:
         available = HELD_OUT_HOUSES if split == "held_out" else TRAIN_HOUSES
         n_houses = available if n_houses is None else n_houses
         require(1 <= n_houses <= available, "n_houses", n_houses, f"between 1 and {available} for split={split!r}")
-        allowed = f"between 1 and {PLACEMENTS_PER_HOUSE}"
-        require(1 <= n_placements <= PLACEMENTS_PER_HOUSE, "n_placements", n_placements, allowed)
+        allowed = f"between 1 and {_FIRST_HELD_OUT_PLACEMENT}"
+        require(1 <= n_placements <= _FIRST_HELD_OUT_PLACEMENT, "n_placements", n_placements, allowed)
         require(n_episodes >= 1, "n_episodes", n_episodes, "at least 1")
         first_seed = _FIRST_HELD_OUT_SEED if split == "held_out" else 0
-        first_placement = PLACEMENTS_PER_HOUSE if split == "held_out_placements" else 0
-        houses = [HouseSpec(first_seed + k, min_rooms, max_rooms) for k in range(n_houses)]
-        self._specs = [
-            PlacementSpec(house, first_placement + k, n_types, n_objects)
-            for house in houses
-            for k in range(n_placements)
-        ]
-        self.n_placements, self.episodes_per_placement = len(self._specs), n_episodes
+        first_placement = _FIRST_HELD_OUT_PLACEMENT if split == "held_out_placements" else 0
+        self._houses = [HouseSpec(first_seed + k, min_rooms, max_rooms) for k in range(n_houses)]
+        self._first_placement, self._per_house = first_placement, n_placements
+        self._n_types, self._n_objects = n_types, n_objects
+        self._spec(0)  # refuses what is out of range
+        self.n_placements, self.episodes_per_placement = n_houses * n_placements, n_episodes
 
     def scene_id(self, index: int) -> str:
         """Return the scene of placement ``index`` without making the placement."""
-        return self._specs[index].house.scene_id
+        return self._spec(index).house.scene_id
 
     def placement(self, index: int) -> Placement:
         """Return placement ``index``; those asked for most recently are kept."""
-        return cached_placement(self._specs[index])
+        return cached_placement(self._spec(index))
 
     def start(self, index: int, number: int) -> Start:
         """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
-        return draw_start(self._specs[index], number)
+        return draw_start(self._spec(index), number)
+
+    def _spec(self, index: int) -> PlacementSpec:
+        house, number = divmod(index, self._per_house)
+        return PlacementSpec(self._houses[house], self._first_placement + number, self._n_types, self._n_objects)
 
 
 class StoredSource:
