@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 from collections import Counter
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -13,6 +15,7 @@ from studies import TINY, begin, load, read_json, start_sweep, trial_process_of,
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
+from memo_lightning.sweeps.study import OWNER
 
 
 def states(study):
@@ -78,10 +81,40 @@ def test_a_killed_study_goes_on_without_losing_or_repeating_a_trial(killed_and_f
     for trial in study.trials:
         if trial.state is TrialState.FAIL:
             (repeat,) = [other for other in study.trials if other.user_attrs.get("repeats") == trial.number]
-            assert trial.params in (repeat.params, {}), "the same again; killed before it was drawn, another"
+            assert trial.params == repeat.params
             assert "killed by SIGKILL" in trial.user_attrs["error"] or "process died" in trial.user_attrs["error"]
     finished = [trial.params["algorithm.n_epochs"] for trial in study.trials if trial.state is not TrialState.FAIL]
     assert sorted(finished) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_study_killed_while_it_drew_a_trial_goes_on(in_tmp_dir):
+    """The sampler fails at a finished trial without all of its settings."""
+    space = {
+        "algorithm.gamma": {"type": "categorical", "choices": [0.9, 0.99]},
+        "algorithm.n_epochs": {"type": "categorical", "choices": [1, 2]},
+    }
+    path = write_study(
+        in_tmp_dir / "half.yaml",
+        train=[*TINY, "total_frames=320"],
+        space=space,
+        sampler={"_target_": "optuna.samplers.BruteForceSampler"},
+        n_trials=4,
+    )
+    begin(in_tmp_dir, path, "logger=none")
+    study = load(in_tmp_dir, "half")
+    study.sampler = optuna.samplers.BruteForceSampler(seed=0)
+    for n_drawn in (0, 1):
+        trial = study.ask()
+        trial.set_user_attr(OWNER, f"{socket.gethostname()}:1:0")  # not the process that has this id now
+        for key in list(space)[:n_drawn]:
+            trial.suggest_categorical(key, space[key]["choices"])
+    assert main(["sweep", "half.yaml", "logger=none"]) == 0
+    trials = load(in_tmp_dir, "half").trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2 + [TrialState.COMPLETE] * 4
+    assert [trial.params for trial in trials[:2]] == [trial.params for trial in trials[2:4]]
+    tried = {tuple(trial.params.values()) for trial in trials[2:]}
+    assert len(tried) == 4
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +168,7 @@ class StudyRunner:
         """Let the sampler choose settings, and start a process that tries them."""
         if self._runs:
             self._runs.check_answers()  # before there is a trial, which could not go on
-        self._study.sampler = self._spec.sampler(len(self._study.get_trials(deepcopy=False)), socket.gethostname())
+        self._renew_sampler()
         trial = self._study.ask()
         trial.set_user_attr(OWNER, self._owner.name)
         values = draw(self._spec.space, trial)
@@ -196,6 +196,9 @@ class StudyRunner:
         self._workers.append(_Worker(slot, trial._trial_id, trial.number, process))
         print(f"trial {trial.number:>3} starts     {' '.join(as_overrides(values))}", file=sys.stderr, flush=True)
 
+    def _renew_sampler(self) -> None:
+        self._study.sampler = self._spec.sampler(len(self._study.get_trials(deepcopy=False)), socket.gethostname())
+
     def _collect(self) -> None:
         """Record the trials of this machine that have ended."""
         for worker in [worker for worker in self._workers if worker.process.status is not None]:
@@ -207,7 +210,8 @@ class StudyRunner:
     def _reap(self) -> None:
         """Record the trials whose owners have died: with their result if they left one here, else as failed."""
         for trial in self._owner.orphans({worker.trial_id for worker in self._workers}):
-            self._settle(trial, "the study's process died")
+            with suppress(UpdateFinishedTrialError):  # another machine has settled it meanwhile
+                self._settle(trial, "the study's process died")
 
     def _settle(self, trial: FrozenTrial, reason: str) -> None:
         """Record a trial that nobody runs any more: with its result if it left one here, else as interrupted."""
@@ -241,7 +245,14 @@ class StudyRunner:
         print(f"trial {trial.number:>3} {result.state:<10} {figures}{again}", file=sys.stderr, flush=True)
 
     def _give_back(self, trial: FrozenTrial, reason: str) -> None:
-        """Record a trial as failed through no fault of its own, and queue its settings again."""
+        """Record a trial as failed through no fault of its own, and queue its settings again.
+
+        If its owner died before it had drawn them all, the rest is drawn now: samplers that keep a tree of what has
+        been tried refuse a study with a finished trial that ends midway.
+        """
+        self._renew_sampler()
+        draw(self._spec.space, optuna.Trial(self._study, trial._trial_id))
+        trial = self._storage.get_trial(trial._trial_id)
         self._storage.set_trial_user_attr(trial._trial_id, ERROR, reason)
         self._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
         self._close(trial, "interrupted", {}, reason)
