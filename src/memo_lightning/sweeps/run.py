@@ -210,17 +210,17 @@ class StudyRunner:
     def _reap(self) -> None:
         """Record the trials whose owners have died: with their result if they left one here, else as failed."""
         for trial in self._owner.orphans({worker.trial_id for worker in self._workers}):
-            with suppress(UpdateFinishedTrialError):  # another machine has settled it meanwhile
-                self._settle(trial, "the study's process died")
+            self._settle(trial, "the study's process died")
 
     def _settle(self, trial: FrozenTrial, reason: str) -> None:
         """Record a trial that nobody runs any more: with its result if it left one here, else as interrupted."""
         ours = trial.user_attrs.get(OWNER, "").startswith(f"{socket.gethostname()}:")
         result = read_result(self._folder(trial.number)) if ours else None
-        if result:
-            self._record(trial, result)
-        else:
-            self._give_back(trial, reason)
+        with suppress(UpdateFinishedTrialError):  # another machine has settled it meanwhile
+            if result:
+                self._record(trial, result)
+            else:
+                self._give_back(trial, reason)
 
     def _record(self, trial: FrozenTrial, result: TrialResult) -> None:
         """Write a trial's end to MLflow, then to the storage, which makes it final."""
