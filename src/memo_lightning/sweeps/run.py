@@ -170,7 +170,9 @@ class StudyRunner:
             self._runs.check_answers()  # before there is a trial, which could not go on
         self._renew_sampler()
         trial = self._study.ask()
-        trial.set_user_attr(OWNER, self._owner.name)
+        folder = self._folder(trial.number)
+        shutil.rmtree(folder, ignore_errors=True)  # of another study that was in this place
+        trial.set_user_attr(OWNER, self._owner.name)  # from now on, a result in the folder is this trial's
         values = draw(self._spec.space, trial)
         parent, run_id = mlflow_run_of(self._study), None
         if self._runs and parent:
@@ -188,8 +190,6 @@ class StudyRunner:
             prune_every=self._spec.prune_every,
         )
         slot = min(set(range(len(self._environments))) - {worker.slot for worker in self._workers})
-        folder = self._folder(trial.number)
-        shutil.rmtree(folder, ignore_errors=True)  # of another study that was in this place
         write_task(task, folder)
         variables = {**self._environments[slot], STORAGE_VARIABLE: self._location}
         process = TrialProcess(folder, variables, forked=self._spec.one_process_on_cpu)
@@ -204,7 +204,8 @@ class StudyRunner:
         for worker in [worker for worker in self._workers if worker.process.status is not None]:
             folder = self._folder(worker.number)
             result = read_result(folder) or TrialResult("failed", error=worker.process.why_no_result())
-            self._record(self._storage.get_trial(worker.trial_id), result)
+            with suppress(UpdateFinishedTrialError):  # another machine has taken it for dead meanwhile
+                self._record(self._storage.get_trial(worker.trial_id), result)
             self._workers.remove(worker)  # only now: a storage that was away is told next time
 
     def _reap(self) -> None:
