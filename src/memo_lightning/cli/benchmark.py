@@ -9,9 +9,9 @@ from memo_lightning.config import compose_config
 from memo_lightning.evaluation.efficiency.benchmark import benchmark
 from memo_lightning.evaluation.efficiency.tables import cost_table, ratio_table
 
-HELP = """Measures updates and acting of every memory over the length of the context, each case in a fresh process, and
-leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped goes on when it is
-given its run_dir again. All of it takes two cores about an hour."""
+HELP = """Measures updates and acting of every memory over the length of the context, by turns and each time in a fresh
+process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped goes on
+when it is given its run_dir again. All of it takes two cores more than an hour."""
 
 
 def main(arguments: Sequence[str]) -> None:

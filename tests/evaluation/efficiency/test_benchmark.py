@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
-from memo_lightning.evaluation.efficiency.benchmark import in_fresh_process, measure
+from memo_lightning.evaluation.efficiency import benchmark as benchmark_module
+from memo_lightning.evaluation.efficiency.benchmark import in_fresh_process, measure, summarise
 from memo_lightning.evaluation.efficiency.checks import DisagreementError, check_steps
 from memo_lightning.evaluation.efficiency.plan import plan
 from memo_lightning.evaluation.efficiency.ratios import ratios
@@ -38,7 +40,7 @@ def test_memories_are_measured_and_none_disagrees_with_itself():
     memories = ["memo", "memo_checkpointed", "full_context", "rmt", "retrieval", "lstm", "memoryless"]
     measured = {memory: {} for memory in memories}
     for case in cases(f"memories=[{','.join(memories)}]", "staggered=[]"):
-        measured[case.memory] |= measure(case)
+        measured[case.memory] |= summarise(case, [measure(case)])
     for memory, figures in measured.items():
         assert figures["tokens_per_second"] == pytest.approx(32 / figures["update_seconds"])
         assert 0 < figures["step_seconds"] <= figures["worst_step_seconds"]
@@ -49,6 +51,44 @@ def test_memories_are_measured_and_none_disagrees_with_itself():
     counters = {"full_context": 2 * 8, "memo": 7 * 8}
     for memory, n_tokens in tokens.items():
         assert measured[memory]["state_bytes"] == n_tokens * 2 * 16 * 4 + counters[memory]
+
+
+def test_memories_take_turns_and_all_as_many(in_tmp_dir, capsys):
+    command = ["benchmark", *TINY, "run_dir=out", "staggered=[]", "measures=[update]", "input_sets=3"]
+    assert main([*command, "memories=[memoryless,lstm]"]) == 0
+    said = re.findall(r"(\w+) at 32 steps, update, turn (\d) of 3 ", capsys.readouterr().err)
+    assert said == [(memory, turn) for turn in "123" for memory in ("memoryless", "lstm")]
+    figures = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())["cases"]["update/lstm/32"]
+    seconds = [turn["update_seconds"] for turn in figures["turns"]]
+    assert len(set(seconds)) == 3
+    assert figures["update_seconds"] == sorted(seconds)[1]
+    assert ["update_flops" in turn for turn in figures["turns"]] == [True, False, False]
+    command = ["benchmark", *TINY, "run_dir=short", "staggered=[]", "measures=[update]", "max_seconds=0"]
+    assert main([*command, "memories=[memoryless,lstm]"]) == 0
+    cases = json.loads((in_tmp_dir / "short" / "benchmark.json").read_text())["cases"]
+    assert [len(case["turns"]) for case in cases.values()] == [1, 1]
+
+
+def test_a_benchmark_that_was_stopped_goes_on_with_the_turn_that_was_next(in_tmp_dir, capsys, monkeypatch):
+    command = ["benchmark", *TINY, "run_dir=out", "staggered=[]", "measures=[update]", "memories=[memoryless,lstm]"]
+    taken = []
+
+    def stopped(function, *arguments):
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(arguments)
+        return in_fresh_process(function, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark_module, "in_fresh_process", stopped)
+        assert main(command) == 130
+    before = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())["cases"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert re.findall(r"(\w+) at 32 steps, update, turn (\d) of 2 ", capsys.readouterr().err) == [("lstm", "2")]
+    after = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())["cases"]
+    assert after["update/memoryless/32"] == before["update/memoryless/32"]
+    assert after["update/lstm/32"]["turns"][0] == before["update/lstm/32"]["turns"][0]
 
 
 @pytest.mark.slow
@@ -78,7 +118,8 @@ def test_a_benchmark_leaves_its_figures_and_goes_on_where_it_was(in_tmp_dir, cap
     capsys.readouterr()
     assert main([*command, "memories=[memoryless,lstm]"]) == 0
     said = capsys.readouterr()
-    assert "memoryless at 32 steps, acting: kept" in said.err
+    assert "keeping 4 turns that out holds" in said.err
+    assert "memoryless" not in said.err
     both = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())
     assert both["cases"]["acting/memoryless/32"] == first["cases"]["acting/memoryless/32"]
     assert both["cases"]["update/lstm/32"]["tokens_per_second"] > 0

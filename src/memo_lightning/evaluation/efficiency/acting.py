@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from memo_lightning.evaluation.efficiency.acting_flops import flops_per_step
 from memo_lightning.evaluation.efficiency.case import Case
-from memo_lightning.evaluation.efficiency.flops import count_flops
 from memo_lightning.evaluation.efficiency.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
 
@@ -17,53 +17,40 @@ _TIMED_STEPS = 48  # before and after the boundary that the history ends with
 
 
 @torch.no_grad()
-def measure_acting(case: Case, model: SequenceModel) -> dict[str, Any]:
+def measure_acting(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
     """Measure steps around the boundary that ends a history as long as the context.
 
     Returns:
-        ``step_seconds`` (median) and ``worst_step_seconds`` (median over input sets of the slowest, which is the
-        boundary's where there is one), ``step_cpu_seconds`` (mean), ``flops_per_step`` of one row (mean over a whole
-        segment, so that summary creation counts), ``state_bytes`` of one row at the end of the history, and
-        ``acting_peak_bytes`` of all rows: all that acting allocates.
+        ``step_seconds`` (median), ``worst_step_seconds`` (the slowest, which is the boundary's where there is one),
+        ``step_cpu_seconds`` (mean), ``state_bytes`` of one row at the end of the history, and ``acting_peak_bytes`` of
+        all rows: all that acting allocates; in the first turn also ``flops_per_step`` of one row.
     """
     model.eval().requires_grad_(False)
     rows, length, n_before = case.settings["acting_rows"], case.context_length, _TIMED_STEPS // 2
     n_before = min(n_before, case.segment_length - 1)
     history = case.inputs(1, length)
     with case.autocast():
-        _, state = model.prefill(history[:, : length - case.segment_length])
-        with count_flops() as count:
-            state = _run(model, history[:, length - case.segment_length : length - n_before], state)
-            near_end = state.clone()
-            state = _run(model, history[:, length - n_before :], state)
-        state_bytes = model.state_nbytes(state)
-        del state
-
-        medians, slowest, cpu_times = [], [], []
+        _, near_end = model.prefill(history[:, : length - n_before])
+        state_bytes = model.state_nbytes(_run(model, history[:, length - n_before :], near_end.clone()))
         peak = PeakMemory(case.device)
-        for seed in range(case.settings["input_sets"]):
-            acting = near_end.expand(rows).clone() if rows > 1 else near_end.clone()
-            x = case.inputs(rows, _TIMED_STEPS, seed=seed + 1)
-            times = []
-            for t in range(_TIMED_STEPS):
-                times.append(seconds_of(lambda t=t, x=x, s=acting: model.step(x[:, t], s), case.device))  # type: ignore[misc]
-            walls, cpus = zip(*times[2:], strict=True)
-            medians.append(statistics.median(walls))
-            slowest.append(max(walls))
-            cpu_times.append(sum(cpus) / len(cpus))
-            del acting
-    return {
-        "step_seconds": statistics.median(medians),
-        "worst_step_seconds": statistics.median(slowest),
-        "step_cpu_seconds": statistics.median(cpu_times),
-        "flops_per_step": count.flops / case.segment_length,
-        "state_bytes": state_bytes,
-        "acting_peak_bytes": peak.read(),
-    }
+        state = near_end.expand(rows).clone() if rows > 1 else near_end.clone()
+        x = case.inputs(rows, _TIMED_STEPS, seed=turn + 1)
+        times = [seconds_of(lambda t=t: model.step(x[:, t], state), case.device) for t in range(_TIMED_STEPS)]  # type: ignore[misc]
+        walls, cpus = zip(*times[2:], strict=True)
+        figures = {
+            "step_seconds": statistics.median(walls),
+            "worst_step_seconds": max(walls),
+            "step_cpu_seconds": sum(cpus) / len(cpus),
+            "state_bytes": state_bytes,
+            "acting_peak_bytes": peak.read(),
+        }
+        if turn == 0:
+            figures["flops_per_step"] = flops_per_step(model, length)
+    return figures
 
 
 @torch.no_grad()
-def measure_staggered(case: Case, model: SequenceModel) -> dict[str, Any]:
+def measure_staggered(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
     """Hold rows that reach boundaries one by one against rows that reach them together, over a whole segment.
 
     Both take their steps by turns, so that whatever else the machine does slows down both.
@@ -79,20 +66,17 @@ def measure_staggered(case: Case, model: SequenceModel) -> dict[str, Any]:
         is_init = torch.zeros(rows, length, dtype=torch.bool, device=case.device)
         is_init[torch.arange(rows), torch.arange(rows) * case.segment_length // rows] = True
         _, staggered = model.prefill(case.inputs(rows, length), is_init)
-        x = case.inputs(rows, case.segment_length)
-        totals = []
-        for _ in range(case.settings["input_sets"]):
-            seconds = [0.0, 0.0]
-            for t in range(case.segment_length):
-                for index, state in enumerate((lockstep, staggered)):
-                    seconds[index] += seconds_of(lambda t=t, s=state: model.step(x[:, t], s), case.device)[0]  # type: ignore[misc]
-            totals.append(seconds)
-    both = [statistics.median(values) / case.segment_length for values in zip(*totals, strict=True)]
-    return {"lockstep_seconds": both[0], "staggered_seconds": both[1]}
+        x = case.inputs(rows, case.segment_length, seed=turn + 1)
+        seconds = [0.0, 0.0]
+        for t in range(case.segment_length):
+            for index, state in enumerate((lockstep, staggered)):
+                seconds[index] += seconds_of(lambda t=t, s=state: model.step(x[:, t], s), case.device)[0]  # type: ignore[misc]
+    means = [total / case.segment_length for total in seconds]
+    return {"lockstep_seconds": means[0], "staggered_seconds": means[1]}
 
 
 @torch.no_grad()
-def measure_streaming(case: Case, model: SequenceModel) -> dict[str, Any]:
+def measure_streaming(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
     """Run a bounded memory for very many steps, and compare bytes and latency with those after 10,000.
 
     Returns:
@@ -101,7 +85,7 @@ def measure_streaming(case: Case, model: SequenceModel) -> dict[str, Any]:
     """
     model.eval().requires_grad_(False)
     length, n_young = case.context_length, min(10_000, case.context_length)
-    x = case.inputs(1, case.segment_length)
+    x = case.inputs(1, case.segment_length, seed=turn)
     with case.autocast():
         state = model.init_state(1)
         for t in range(n_young):

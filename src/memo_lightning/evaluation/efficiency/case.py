@@ -41,6 +41,11 @@ class Case:
         return f"{self.kind}/{self.memory}/{self.context_length}"
 
     @property
+    def n_turns(self) -> int:
+        """How often it is measured, each time on other inputs."""
+        return 1 if self.kind == "streaming" else self.settings["input_sets"]
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return torch.device(self.settings["device"])

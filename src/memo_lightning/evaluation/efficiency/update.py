@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,16 +13,15 @@ from memo_lightning.evaluation.efficiency.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
 
 
-def measure_update(case: Case, model: SequenceModel) -> dict[str, Any]:
+def measure_update(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
     """Measure forward and backward of rows as long as the context, in segments of the fixed length.
 
     Returns:
-        ``tokens_per_second`` and ``update_seconds`` (median over input sets), ``update_cpu_seconds`` (user and system,
-        all threads), ``update_flops``, ``update_peak_bytes`` beyond weights and inputs, ``attention_kernels``, and
-        all times.
+        ``update_seconds``, ``update_cpu_seconds`` (user and system, all threads) and ``update_peak_bytes`` beyond
+        weights and inputs; in the first turn also ``update_flops`` and ``attention_kernels``.
     """
     model.train()
-    settings, rows, length = case.settings, case.settings["update_rows"], case.context_length
+    rows, length = case.settings["update_rows"], case.context_length
 
     def update(x: Tensor) -> None:
         for parameter in model.parameters():
@@ -34,31 +32,22 @@ def measure_update(case: Case, model: SequenceModel) -> dict[str, Any]:
         loss = y.float().square().mean()
         (loss if auxiliary is None else loss + auxiliary).backward()
 
-    update(case.inputs(rows, 2 * case.segment_length))  # the warm-up
-    x = case.inputs(rows, length)
-    with count_flops() as count:
-        update(x)
-    # Apart from the count, which keeps what checkpointing would drop, and from the clock, as all free memory is given
-    # back to the system first and must be had anew.
+    update(case.inputs(rows, 2 * case.segment_length))
     peak = PeakMemory(case.device)
-    update(x)
+    update(case.inputs(rows, length))  # not timed: its memory must be had from the system first
     peak_bytes = peak.read()
+    x = case.inputs(rows, length, seed=turn + 1)
+    wall, cpu = seconds_of(lambda: update(x), case.device)
+    figures: dict[str, Any] = {"update_seconds": wall, "update_cpu_seconds": cpu, "update_peak_bytes": peak_bytes}
+    if turn == 0:
+        with count_flops() as count:  # last, as it keeps alive what checkpointing would drop
+            update(x)
+        figures |= {"update_flops": count.flops, "attention_kernels": count.attention_kernels}
+    return figures
 
-    times: list[tuple[float, float]] = []
-    start = time.perf_counter()
-    while len(times) < settings["input_sets"]:
-        x = case.inputs(rows, length, seed=len(times) + 1)
-        times.append(seconds_of(lambda x=x: update(x), case.device))  # type: ignore[misc]
-        if time.perf_counter() - start > settings["max_seconds"]:
-            break
-    wall, cpu = (statistics.median(values) for values in zip(*times, strict=True))
-    return {
-        "tokens_per_second": rows * length / wall,
-        "update_seconds": wall,
-        "update_cpu_seconds": cpu,
-        "update_flops": count.flops,
-        "update_flops_per_second": count.flops / wall,
-        "update_peak_bytes": peak_bytes,
-        "attention_kernels": count.attention_kernels,
-        "update_times": [list(pair) for pair in times],
-    }
+
+def update_rates(case: Case, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``tokens_per_second`` and ``update_flops_per_second`` of an update with these ``figures``."""
+    seconds = figures["update_seconds"]
+    tokens = case.settings["update_rows"] * case.context_length
+    return {"tokens_per_second": tokens / seconds, "update_flops_per_second": figures["update_flops"] / seconds}
