@@ -42,3 +42,17 @@ def test_a_state_of_other_sizes_is_refused(kind):
         model.step(torch.randn(4, 8), kind(d_model=8, n_layers=3).init_state(4))
     with pytest.raises(ValueError, match="n_layers=0"):
         kind(d_model=8, n_layers=0)
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_autocast_on_the_cpu_leaves_the_cells_in_full_precision(kind):
+    """Not every CPU has an LSTM in bfloat16; a checkpoint is to act alike on all."""
+    torch.manual_seed(0)
+    model = kind(d_model=8, n_layers=2)
+    x = torch.randn(3, 20, 8, dtype=torch.bfloat16)  # as what comes before leaves it
+    is_init = torch.rand(3, 20) < 0.2
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x, is_init)
+        y_0, _ = model.step(x[:, 0], model.init_state(3))
+    torch.testing.assert_close(y, model(x.float(), is_init), atol=0, rtol=0)
+    torch.testing.assert_close(y_0, y[:, 0])

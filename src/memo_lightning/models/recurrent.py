@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -47,12 +49,23 @@ class _Recurrent(SequenceModel):
         self.check_rows(x, is_init)
         trials = Trials((x.shape[0], x.shape[1]), is_init)
         if trials.is_plain:
-            y, after = self.rnn(x)
+            y, after = self._run(x)
             return y, self._parts(after)
         order, batch_sizes = trials.packing()
-        packed, after = self.rnn(PackedSequence(x.flatten(0, 1)[order], batch_sizes))
+        packed, after = self._run(PackedSequence(x.flatten(0, 1)[order], batch_sizes))
         y = packed.data[order.argsort()].unflatten(0, trials.shape)
         return y, tuple(part[:, trials.last()] for part in self._parts(after))
+
+    def _run(self, x: Any, before: Any = None) -> Any:
+        """Run torch's cells, on the CPU always in the weights' own precision.
+
+        Under autocast torch would do so for a GRU, and fail for an LSTM on CPUs that have no arithmetic in bfloat16.
+        """
+        weight = self.rnn.weight_hh_l0
+        if weight.device.type != "cpu":
+            return self.rnn(x, before)
+        with torch.autocast("cpu", enabled=False):
+            return self.rnn(x.to(weight.dtype), before)
 
     def _parts(self, after: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return torch's final state, which is a tuple or a single tensor, as a tuple."""
@@ -73,7 +86,7 @@ class _Recurrent(SequenceModel):
             for part in parts:
                 part.masked_fill_(is_init.to(part.device)[:, None, None], 0)
         before = [part.transpose(0, 1).contiguous() for part in parts]  # torch wants (layers, B, D)
-        y, after = self.rnn(x_t.unsqueeze(1), tuple(before) if len(before) > 1 else before[0])
+        y, after = self._run(x_t.unsqueeze(1), tuple(before) if len(before) > 1 else before[0])
         for part, new in zip(parts, self._parts(after), strict=True):
             part.copy_(new.transpose(0, 1))
         return y.squeeze(1), state
