@@ -64,8 +64,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
             start = time.perf_counter()
             figures = in_fresh_process(measure, case, turn)
             print(f"    {_describe(figures)} ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
-            turns = [*results["cases"].get(case.key, {}).get("turns", []), figures]
-            results["cases"][case.key] = summarise(case, turns)
+            results["cases"][case.key] = summarise(case, [*_turns_held(results["cases"], case), figures])
             results["ratios"] = ratios(results["cases"])
             _write(run_dir, results)
     tables = f"{cost_table(results['cases'])}\n\n{ratio_table(results['ratios'])}\n"
@@ -80,14 +79,18 @@ def _turns(compared: Sequence[Case], results: Mapping[str, Any]) -> Iterator[tup
     There are no more once the slowest has spent ``max_seconds``, so that all have as many.
     """
     for turn in range(compared[0].n_turns):
-        taken = [results[case.key]["turns"][:turn] for case in compared if case.key in results]
-        seconds = [sum(figures.get("update_seconds", 0.0) for figures in turns) for turns in taken]
-        if max(seconds, default=0.0) > compared[0].settings["max_seconds"]:
+        taken = [_turns_held(results, case)[:turn] for case in compared]
+        slowest = max(sum(figures.get("update_seconds", 0.0) for figures in turns) for turns in taken)
+        if slowest > compared[0].settings["max_seconds"]:
             return
         for case in compared:
-            held = results.get(case.key, {})
-            if "failed" not in held and len(held.get("turns", [])) <= turn:
+            held = _turns_held(results, case)
+            if len(held) <= turn and not any("failed" in figures for figures in held):
                 yield case, turn
+
+
+def _turns_held(results: Mapping[str, Any], case: Case) -> list[dict[str, Any]]:
+    return results[case.key]["turns"] if case.key in results else []
 
 
 def measure(case: Case, turn: int = 0) -> dict[str, Any]:
