@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
@@ -19,10 +21,11 @@ _PANELS = (
     ("worst_step_seconds", 1e3, "step, ms (worst: a boundary)"),
     ("state_bytes", 1e-6, "state, MB per environment"),
 )
+_COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]  # the strong ones first
 
 
 def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw every cost of every memory over the length of the context, on logarithmic axes.
+    """Draw every cost that was measured, for every memory, over the length of the context, on logarithmic axes.
 
     Args:
         cases: the ``cases`` of ``benchmark.json``.
@@ -31,20 +34,22 @@ def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     costs = costs_of(cases)
     memories = list(dict.fromkeys(memory for _, memory in costs))
     lengths = sorted({length for length, _ in costs})
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    for axes, (name, factor, title) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
-        for number, memory in enumerate(memories):
+    panels = [panel for panel in _PANELS if any(figures.get(panel[0]) for figures in costs.values())] or _PANELS[:1]
+    n_rows, n_columns = -(-len(panels) // 3), min(len(panels), 3)
+    figure = Figure(figsize=(4.4 * n_columns, 1.2 + 3 * n_rows), layout="constrained")
+    for place, (name, factor, title) in enumerate(panels, start=1):
+        axes = figure.add_subplot(n_rows, n_columns, place)
+        for memory, colour in zip(memories, cycle(_COLOURS), strict=False):
             points = [(k, costs[k, memory][name] * factor) for k in lengths if costs.get((k, memory), {}).get(name)]
-            style = "-" if memory in ("memo", "full_context") else "--"
-            axes.plot(
-                *zip(*points, strict=True), style, marker=".", label=memory, color=f"C{number}"
-            ) if points else None
+            if points:
+                style, order = ("-", 3) if memory in ("memo", "full_context") else ("--", 2)
+                axes.plot(*zip(*points, strict=True), style, marker=".", label=memory, color=colour, zorder=order)
         axes.set(title=title, xlabel="steps of context", xscale="log", yscale="log")
         axes.set_xticks(lengths, [f"{length / 1024:g}k" for length in lengths])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    if memories:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    legend = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2 * n_columns, frameon=False)
     figure.savefig(path, dpi=110)
