@@ -37,19 +37,19 @@ def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     panels = [panel for panel in _PANELS if any(figures.get(panel[0]) for figures in costs.values())] or _PANELS[:1]
     n_rows, n_columns = -(-len(panels) // 3), min(len(panels), 3)
     figure = Figure(figsize=(4.4 * n_columns, 1.2 + 3 * n_rows), layout="constrained")
+    lines = {}
     for place, (name, factor, title) in enumerate(panels, start=1):
         axes = figure.add_subplot(n_rows, n_columns, place)
         for memory, colour in zip(memories, cycle(_COLOURS), strict=False):
             points = [(k, costs[k, memory][name] * factor) for k in lengths if costs.get((k, memory), {}).get(name)]
             if points:
                 style, order = ("-", 3) if memory in ("memo", "full_context") else ("--", 2)
-                axes.plot(*zip(*points, strict=True), style, marker=".", label=memory, color=colour, zorder=order)
+                (lines[memory],) = axes.plot(*zip(*points, strict=True), style, marker=".", color=colour, zorder=order)
         axes.set(title=title, xlabel="steps of context", xscale="log", yscale="log")
         axes.set_xticks(lengths, [f"{length / 1024:g}k" for length in lengths])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    legend = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2 * n_columns, frameon=False)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2 * n_columns, frameon=False)
     figure.savefig(path, dpi=110)
