@@ -10,7 +10,7 @@ from memo_lightning.callbacks.baselines import FullContextBaseline, LSTMBaseline
 from memo_lightning.cli.main import main
 from memo_lightning.config import config_dir
 from memo_lightning.errors import UserError
-from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
+from memo_lightning.training.checkpoints import load_checkpoint, restore_policy
 from tiny import TINY_TRAINING
 
 BASELINES = sorted(path.stem for path in (config_dir() / "baseline").glob("*.yaml"))

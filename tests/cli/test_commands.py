@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.training.checkpoints import load_checkpoint
 from tiny import TIMES, TINY_TRAINING
 
 TINY = [

@@ -213,7 +213,7 @@ def test_streaming_costs_the_same_for_ever():
 
 PEAK_MEMORY = """
 import torch
-from memo_lightning.evaluation.efficiency.timing import PeakMemory
+from memo_lightning.benchmarks.timing import PeakMemory
 from memo_lightning.models import MemoTransformer
 torch.manual_seed(0)
 sizes = dict(d_model=64, n_layers=4, n_heads=8, d_ff=256, segment_length=256, summary_length=32)

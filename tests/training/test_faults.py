@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 
 from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.training.checkpoints import load_checkpoint
 from memo_lightning.training.run_dir import claimed_run_dir
 from tiny import TINY_TRAINING
 

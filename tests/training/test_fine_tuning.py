@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memo_lightning.cli.main import main
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.training.checkpoints import load_checkpoint
 
 SIZES = ["debug=smoke", "model.d_model=16", "model.d_ff=32", "model.segment_length=10", "env.episode_length=10"]
 TINY = [*SIZES, "collector.n_envs=8", "logger=none"]

@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 
 import memo_lightning
 from memo_lightning.errors import PREEMPTED
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.training.checkpoints import load_checkpoint
 from memo_lightning.training.launchers import cluster_environment, launcher_overrides
 from started import finish, read_until, start
 from tiny import TIMES, TINY_TRAINING

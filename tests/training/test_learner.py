@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from memo_lightning.models import MemoTransformer
-from memo_lightning.objectives import PPO
-from memo_lightning.rollouts import RolloutDataModule
+from memo_lightning.algorithms import PPO
+from memo_lightning.data import RolloutDataModule
 from memo_lightning.training import PolicyLearner
 
 SETTINGS = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memo_lightning.cli.main import main
-from memo_lightning.evaluation.checkpoints import load_checkpoint
+from memo_lightning.training.checkpoints import load_checkpoint
 from tiny import TINY_TRAINING
 
 TINY = [

@@ -1,10 +1,9 @@
-"""Lightning callbacks: metrics of rollouts, progress, checkpoints, stopping, pruning, the report of a run."""
+"""Lightning callbacks: metrics of rollouts, progress, checkpoints, stopping, pruning."""
 
 from memo_lightning.callbacks.checkpointing import Checkpointing
 from memo_lightning.callbacks.preemption import Preemption
 from memo_lightning.callbacks.progress import FramesProgressBar
 from memo_lightning.callbacks.pruning import Pruning
 from memo_lightning.callbacks.rollout_metrics import RolloutMetrics
-from memo_lightning.callbacks.run_report import RunReport
 
-__all__ = ["Checkpointing", "FramesProgressBar", "Preemption", "Pruning", "RolloutMetrics", "RunReport"]
+__all__ = ["Checkpointing", "FramesProgressBar", "Preemption", "Pruning", "RolloutMetrics"]

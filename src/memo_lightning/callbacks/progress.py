@@ -10,8 +10,8 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from memo_lightning.evaluation.wording import returns_in_words
-from memo_lightning.rollouts import RolloutDataModule
+from memo_lightning.wording import returns_in_words
+from memo_lightning.data import RolloutDataModule
 from memo_lightning.training.learner import PolicyLearner
 
 

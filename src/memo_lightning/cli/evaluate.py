@@ -10,7 +10,7 @@ from typing import Any
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.evaluate import evaluate
-from memo_lightning.evaluation.wording import returns_in_words
+from memo_lightning.wording import returns_in_words
 
 HELP = """Runs trials of tasks that training never drew and leaves evaluation.json, in_context_curve.png and, for Memo,
 summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in its MLflow run."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
-from memo_lightning.evaluation.wording import returns_in_words
+from memo_lightning.wording import returns_in_words
 
 HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
 in_context_curve.png, and a run in MLflow. Without overrides: Memo on Dark-Key-To-Door 5x5, on the CPU."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError, require
-from memo_lightning.evaluation.checkpoints import load_checkpoint, restore_policy
+from memo_lightning.training.checkpoints import load_checkpoint, restore_policy
 from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
 from memo_lightning.evaluation.memory_views import view_memory
 from memo_lightning.evaluation.plots import plot_in_context_curve, plot_summary_attention

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from memo_lightning.models.feed_forward import compile_feed_forwards
-from memo_lightning.objectives import PPO, DrawPass, Experience
+from memo_lightning.algorithms import PPO, DrawPass, Experience
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.input_history import shuffle_episodes
 from memo_lightning.training.update_guard import UpdateGuard

@@ -17,19 +17,20 @@ import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.callbacks import Preemption, RunReport
+from memo_lightning.callbacks import Preemption
 from memo_lightning.callbacks.baselines import Baseline
 from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.preemption import preemptible
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import Preempted, TrainingStopped, UserError
-from memo_lightning.evaluation.checkpoints import check_same_architecture, load_checkpoint, start_from
+from memo_lightning.training.checkpoints import check_same_architecture, load_checkpoint, start_from
+from memo_lightning.evaluation.run_report import RunReport
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.build import build_policy
 from memo_lightning.processes import end_with_parent
-from memo_lightning.rollouts import RolloutDataModule
+from memo_lightning.data import RolloutDataModule
 from memo_lightning.tracking import code_tags, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import cluster_environment, started_by_lightning, started_by_the_run

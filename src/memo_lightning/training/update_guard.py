@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from memo_lightning.errors import TrainingStopped
-from memo_lightning.objectives import Experience
+from memo_lightning.algorithms import Experience
 
 
 class UpdateGuard:

@@ -1,6 +1,6 @@
 """How fast the embedded simulator is, in seconds of one core; an idle machine is three to five times as fast."""
 
-from memo_lightning.envs.habitat.benchmark import frames_per_second, habitat_steps_per_second
+from memo_lightning.benchmarks.house_sim import frames_per_second, habitat_steps_per_second
 
 
 def test_pictures_are_rendered_fast():

@@ -1,0 +1,77 @@
+"""Which cases a benchmark consists of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from memo_lightning.config import compose_config, nearest
+from memo_lightning.errors import UserError, require
+from memo_lightning.benchmarks.case import Case, build_memory
+from memo_lightning.models.segments import SegmentedModel
+
+# Settings that say which cases there are. All others are the same for all cases of a benchmark.
+_WHICH_CASES = ("memories", "context_lengths", "measures", "arms", "staggered", "streaming_steps", "run_dir", "choices")
+
+
+def plan(config: DictConfig) -> list[Case]:
+    """Return the cases that ``config`` asks for; those that are compared lie side by side.
+
+    Raises:
+        UserError: if a setting is out of range or does not fit the others.
+    """
+    _check(config)
+    models = {memory: _model_settings(config, memory) for memory in config.memories}
+    segmented = [name for name, model in models.items() if isinstance(build_memory(model), SegmentedModel)]
+    whole = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    settings = {str(key): value for key, value in whole.items() if key not in _WHICH_CASES}
+
+    cases = [
+        Case(kind, memory, model, length, settings)
+        for length in sorted(config.context_lengths)
+        for kind in config.measures
+        for memory, model in models.items()
+    ]
+    for memory in config.staggered:
+        if memory in models:
+            allowed = f"one of those with boundaries: {', '.join(segmented)}"
+            require(memory in segmented, "staggered", memory, allowed)
+            cases.append(Case("staggered", memory, models[memory], config.staggered_length, settings))
+    if config.streaming_steps:
+        memo = {**_model_settings(config, "memo"), "memory_budget": config.streaming_budget}
+        build_memory(memo)
+        cases.append(Case("streaming", "memo", memo, config.streaming_steps, settings))
+    return cases
+
+
+def _check(config: DictConfig) -> None:
+    """Raise :class:`UserError` unless every setting is in range."""
+    least = {"update_rows": 1, "acting_rows": 1, "input_sets": 1, "max_seconds": 0, "threads": 1, "streaming_steps": 0}
+    for name, smallest in least.items():
+        require(config[name] >= smallest, name, config[name], f"at least {smallest}")
+    require(config.precision in ("float32", "bfloat16"), "precision", config.precision, "float32 or bfloat16")
+    require(config.device in ("cpu", "cuda"), "device", config.device, "cpu or cuda")
+    require(config.device == "cpu" or torch.cuda.is_available(), "device", config.device, "cpu: there is no GPU here")
+    segment, lengths = config.model.segment_length, list(config.context_lengths)
+    require(segment >= 2, "model.segment_length", segment, "at least 2")
+    require(len(lengths) > 0, "context_lengths", lengths, f"one or more multiples of model.segment_length={segment}")
+    for name, length in [*(("context_lengths", n) for n in lengths), ("staggered_length", config.staggered_length)]:
+        valid = isinstance(length, int) and length >= 2 * segment and length % segment == 0
+        require(valid, name, length, f"a multiple of model.segment_length={segment}, at least twice as long")
+    require(len(config.memories) > 0, "memories", [], f"one or more of {', '.join(config.arms)}")
+    for measure in config.measures:
+        require(measure in ("update", "acting"), "measures", measure, "update or acting")
+    require(len(config.measures) > 0, "measures", [], "update, acting or both")
+    for memory in config.memories:
+        if memory not in config.arms:
+            raise UserError(f"memories={memory}: {nearest(memory, config.arms)}")
+
+
+def _model_settings(config: DictConfig, memory: str) -> dict[str, Any]:
+    """Return ``_target_`` and settings of a memory, as ``memo train`` with the overrides of its arm has them."""
+    sizes = [f"model.{name}={value}" for name, value in config.model.items()]
+    trained = compose_config("train", [*sizes, *config.arms[memory]])
+    node = trained.baseline if trained.choices.baseline != "none" else trained.model
+    return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]

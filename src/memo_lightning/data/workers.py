@@ -1,0 +1,127 @@
+"""Collecting in worker processes, for environments whose steps cost more than the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torchrl.collectors import BaseCollector, MultiCollector
+from torchrl.envs import EnvBase
+
+from memo_lightning.errors import require
+from memo_lightning.policies import MemoryPolicy
+from memo_lightning.processes import begin_worker, call_watching
+from memo_lightning.data.rollouts import RolloutDataModule
+
+SECONDS_TO_CLOSE = 2.0
+
+
+class MultiSyncDataModule(RolloutDataModule):
+    """Workers that each collect some of the rows of every rollout, and wait for the new weights.
+
+    The policy lives in the workers, each with the memory of its rows. Rollouts are reproducible: a worker's random
+    streams follow from the run's seed, the rank, the worker and the rollout's number.
+
+    Args:
+        make_env: builds the batched environment for a number of environments and a seed.
+        n_workers: worker processes of each rank; a divisor of ``n_envs``.
+        settings: further arguments of :class:`RolloutDataModule`.
+
+    Raises:
+        UserError: if the rows cannot be shared out, or another setting is out of range.
+    """
+
+    def __init__(
+        self, make_env: Callable[[int, int], EnvBase], *, n_workers: int, n_envs: int, **settings: Any
+    ) -> None:
+        divides = n_workers >= 1 and n_envs % n_workers == 0
+        require(divides, "collector.n_workers", n_workers, f"a divisor of collector.n_envs={n_envs}")
+        super().__init__(make_env, n_envs=n_envs, **settings)
+        self.n_workers = self.n_actors = n_workers
+
+    def _describing_env(self) -> EnvBase:
+        return self._make_env(1, self.seed)  # the workers have the environments
+
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
+        return self._start_workers(
+            policy,
+            self._env_makers(self.n_envs // self.n_workers, first_rollout),
+            sync=True,
+            frames_per_batch=self.frames_per_rollout // self.n_chunks,
+            cat_results=0,
+        )
+
+    def _env_makers(self, n_envs: int, first_rollout: int) -> list[Callable[[], EnvBase]]:
+        """Return what makes each worker's ``n_envs`` environments."""
+        rank = self.trainer.global_rank if self.trainer else 0
+        seeds = np.random.SeedSequence((self.seed, rank, first_rollout)).generate_state(self.n_workers).tolist()
+        return [partial(self._make_env, n_envs, seed) for seed in seeds]
+
+    def _start_workers(
+        self, policy: MemoryPolicy, env_makers: list[Callable[[], EnvBase]], **settings: Any
+    ) -> MultiCollector:
+        return MultiCollector(
+            env_makers,
+            policy,
+            total_frames=-1,
+            num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
+            use_buffers=True,
+            init_fn=begin_worker,
+            **settings,
+        )
+
+    def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
+        """Give the workers the weights, and return the next chunk."""
+        collector = self._collector
+        assert collector is not None
+        workers = getattr(collector, "procs", [])  # Ray watches its own
+        # TorchRL waits for every worker to have the weights, and for ever for one that is no more.
+        call_watching(workers, partial(collector.update_policy_weights_, policy))
+        try:
+            return next(chunks)
+        except ValueError as error:  # TorchRL ends the others, and stumbles over those that take their time
+            if "Cannot close a process" not in str(error):
+                raise
+            raise RuntimeError("a worker has ended") from None
+
+    def _close(self, collector: BaseCollector) -> None:
+        collector.shutdown(timeout=SECONDS_TO_CLOSE)
+
+
+class MultiAsyncDataModule(MultiSyncDataModule):
+    """Workers that each collect whole rollouts, one after the other, while the learner learns from those of others.
+
+    Nobody waits, and rollouts are made by older weights than they are learned by: with W workers, by up to about W
+    updates; weights that arrive in the middle of a rollout are used at once. ``train/staleness`` says by how many
+    updates. What comes when depends on the machine, so runs are not reproducible.
+
+    Args:
+        make_env: builds the batched environment for a number of environments and a seed.
+        n_workers: worker processes of each rank, each with ``n_envs`` environments.
+        settings: further arguments of :class:`RolloutDataModule`.
+
+    Raises:
+        UserError: if rollouts are to come in chunks, or another setting is out of range.
+    """
+
+    seeds_each_rollout = False
+
+    def __init__(self, make_env: Callable[[int, int], EnvBase], *, n_workers: int, **settings: Any) -> None:
+        require(settings["n_chunks"] == 1, "collector.n_chunks", settings["n_chunks"], "1 with multi_async")
+        super().__init__(make_env, n_workers=1, **settings)
+        require(n_workers >= 1, "collector.n_workers", n_workers, "at least 1")
+        self.n_workers = n_workers
+
+    def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
+        return self._start_workers(
+            policy,
+            self._env_makers(self.n_envs, first_rollout),
+            sync=False,
+            frames_per_batch=self.frames_per_rollout,
+            reset_at_each_iter=True,
+            track_policy_version=True,
+        )
