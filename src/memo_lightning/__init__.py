@@ -1,3 +1,20 @@
 """A PyTorch Lightning experiment platform for reinforcement learning with long memory."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memo_lightning.policies.loading import load
+
+__version__ = "0.2.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> object:
+    """Import ``load`` when it is used, as it needs torch, and the package does not."""
+    if name == "load":
+        from memo_lightning.policies.loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

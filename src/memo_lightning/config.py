@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from memo_lightning.construct import construct
 from memo_lightning.errors import UserError
 
 _OPTIONAL_GROUPS = ("experiment", "debug")
@@ -134,26 +134,6 @@ def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
     settings = instantiate(node, _partial_=True, _convert_="all").keywords
     return construct(get_object(node["_target_"]), *args, **{**settings, **kwargs})
-
-
-def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call ``target``, turning a refusal of its arguments into a :class:`UserError`.
-
-    Raises:
-        UserError: if the arguments do not fit the signature, or ``target`` refuses them with ``ValueError``.
-    """
-    # A class is asked for its __init__, as a metaclass may hide the signature of calling it.
-    signature = inspect.signature(target.__init__ if inspect.isclass(target) else target)
-    try:
-        signature.bind(*(None, *args) if inspect.isclass(target) else args, **kwargs)
-    except TypeError as error:
-        raise UserError(f"{target.__qualname__}: {error}") from None
-    try:
-        return target(*args, **kwargs)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

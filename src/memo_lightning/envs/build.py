@@ -8,7 +8,11 @@ from omegaconf import DictConfig
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 
 from memo_lightning.config import build
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.previous_step import PreviousStep
+
+# Settings of conf/env/ that are the policy's, which normalises what it is given.
+_OF_THE_POLICY = ("normalize_observations", "normalize_rewards")
 
 
 def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **changes: Any) -> EnvBase:
@@ -24,10 +28,17 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     Raises:
         UserError: if a setting is out of range.
     """
-    settings = {str(key): value for key, value in config.items()}
-    vision = settings.pop("vision", None)
-    previous_step = PreviousStep(with_reward=settings.pop("observe_reward", True))
-    transforms = [*([build(vision)] if vision else []), previous_step, InitTracker()]
-    env = TransformedEnv(build(settings, n_envs=n_envs, **changes), Compose(*transforms))
+    settings = {str(key): value for key, value in config.items() if key not in _OF_THE_POLICY}
+    vision, with_reward = settings.pop("vision", None), settings.pop("observe_reward", True)
+    env = build(settings, n_envs=n_envs, **changes)
+    if vision:
+        env = TransformedEnv(env, build(vision))
+    previous_step = PreviousStep(interface_of(env).action, with_reward=with_reward)
+    env = TransformedEnv(env, Compose(previous_step, InitTracker()))
     env.set_seed(seed)
     return env
+
+
+def observes_reward(config: DictConfig | dict[str, Any]) -> bool:
+    """Say whether the last reward is among the RL^2 inputs of the environment that ``config`` describes."""
+    return bool(config.get("observe_reward", True))

@@ -9,17 +9,18 @@ from typing import Any
 
 import gymnasium
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.data import Binary, Composite, TensorSpec
 from torchrl.envs import Compose, EnvBase, RewardSum, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.transforms import Transform
 
-from memo_lightning.config import construct
+from memo_lightning.construct import construct, resolve
 from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.gymnasium import GymnasiumEnv
-from memo_lightning.envs.gymnasium.make import resolve
-from memo_lightning.envs.reports import REPORTS
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
 from memo_lightning.errors import UserError, require
+from memo_lightning.policies.encoders import OBSERVATION
+from memo_lightning.policies.spaces import ACTION_MASK
 
 
 def make_custom_env(
@@ -28,6 +29,7 @@ def make_custom_env(
     target: str | None,
     settings: dict[str, Any],
     trial_length: int,
+    time_limit_is_end: bool = False,
     step_timeout: float = 20.0,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -37,14 +39,16 @@ def make_custom_env(
 
     It makes one Gymnasium environment; or one TorchRL environment without batch size, put side by side here; or,
     if it takes ``n_envs``, a batched TorchRL environment. A TorchRL environment that reports ``episode_end`` keeps the
-    contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` by itself; of any other, each episode is a trial,
-    cut off after ``trial_length`` steps.
+    contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` by itself, with what it observes wherever it likes; of
+    any other, each episode is a trial, cut off after ``trial_length`` steps.
 
     Args:
         n_envs: number of environments N.
         target: dotted path of a function or class, ``my.module:make_env``.
         settings: its arguments.
         trial_length: steps after which a trial ends.
+        time_limit_is_end: whether an episode that a limit of steps cuts off is over; see
+            :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
         step_timeout: seconds that a step or reset may take.
         seed: seed of all random streams.
         device: where tensors go.
@@ -78,6 +82,7 @@ def make_custom_env(
             n_envs=n_envs,
             make=partial(function, **settings),
             trial_length=trial_length,
+            time_limit_is_end=time_limit_is_end,
             step_timeout=step_timeout,
             seed=seed,
             device=device,
@@ -92,8 +97,8 @@ def make_custom_env(
         )
     if not made.batch_size:
         made.close()
-        rows = [partial(_make_row, partial(function, **settings), target, row, step_timeout) for row in range(n_envs)]
-        made = SerialEnv(n_envs, rows)
+        make = partial(function, **settings)
+        made = SerialEnv(n_envs, [partial(_make_one, make, target, index, step_timeout) for index in range(n_envs)])
     else:
         # TorchRL takes transforms off an environment to which it adds others.
         base = made.base_env if isinstance(made, TransformedEnv) else made
@@ -104,9 +109,14 @@ def make_custom_env(
             f"n_envs={n_envs} as argument, ({n_envs},)"
         )
     env = made.to(device)
+    transforms: list[Transform] = []
     if "episode_end" not in env.observation_spec.keys():
-        count = StepCounter(max_steps=trial_length, step_count_key="episode_length")
-        env = TransformedEnv(env, Compose(count, RewardSum(["reward"], ["episode_return"]), EpisodeIsTrial()))
+        transforms = [
+            StepCounter(max_steps=trial_length, step_count_key="episode_length"),
+            RewardSum(["reward"], ["episode_return"]),
+            EpisodeIsTrial(time_limit_is_end=time_limit_is_end),
+        ]
+    env = TransformedEnv(env, Compose(*transforms, NestObservations()))
     missing = [name for name in REPORTS if name not in env.observation_spec.keys()]
     if missing:
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
@@ -114,8 +124,8 @@ def make_custom_env(
     return env
 
 
-def _make_row(make: Callable[[], EnvBase], target: str, row: int, step_timeout: float) -> EnvBase:
-    name = f"env.target={target}, row {row}"
+def _make_one(make: Callable[[], EnvBase], target: str, index: int, step_timeout: float) -> EnvBase:
+    name = f"env.target={target}, number {index}"
     with named(name):
         env = make()
     _guard(env, name, step_timeout)
@@ -162,27 +172,72 @@ def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
 
 
 class EpisodeIsTrial(Transform):
-    """Add ``episode_end``, which is ``done``, and ``success``, unless the environment reports it."""
+    """Report each episode as a trial: ``episode_end`` is ``done``, and an episode that is truncated is said to be.
 
-    def __init__(self) -> None:
-        super().__init__(in_keys=["done"], out_keys=["episode_end", "success"])
+    ``success`` is false unless the environment reports it.
+
+    Args:
+        time_limit_is_end: whether a truncated episode is over, as where the time that is left is observed.
+    """
+
+    def __init__(self, *, time_limit_is_end: bool) -> None:
+        self._time_limit_is_end = time_limit_is_end
+        super().__init__(in_keys=["done"], out_keys=["episode_end", TRUNCATED, "success"])
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return self._add(next_tensordict, next_tensordict.get("done").clone())
+        done, terminated = next_tensordict.get("done"), next_tensordict.get("terminated")
+        cut_off = torch.zeros_like(done) if self._time_limit_is_end else done & ~terminated
+        return self._report(next_tensordict, done.clone(), cut_off)
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
-        return self._add(tensordict_reset, torch.zeros_like(tensordict_reset.get("done")))
+        nothing = torch.zeros_like(tensordict_reset.get("done"))
+        return self._report(tensordict_reset, nothing, nothing.clone())
 
-    def _add(self, tensordict: TensorDictBase, end: torch.Tensor) -> TensorDictBase:
+    def _report(self, tensordict: TensorDictBase, end: torch.Tensor, cut_off: torch.Tensor) -> TensorDictBase:
         tensordict.set("episode_end", end)
+        tensordict.set(TRUNCATED, cut_off)
         if tensordict.get("success", None) is None:
             tensordict.set("success", torch.zeros_like(end))
         return tensordict
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
-        """Add the entries' specs."""
+        """Add the specs of the reports."""
         shape = (*self.parent.batch_size, 1)
         for name in self.out_keys:
             if name not in observation_spec.keys():
                 observation_spec[name] = Binary(n=1, shape=shape, dtype=torch.bool, device=self.parent.device)
         return observation_spec
+
+
+class NestObservations(Transform):
+    """Put what is observed below ``observation``, where its names, which are the user's, coincide with none of ours.
+
+    All that is no report is observed. What an environment nests is called by its names joined with underscores.
+    """
+
+    _OURS = frozenset((*REPORTS, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[NestedKey, str] = {}
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        # Taken out first: a key of the environment may be `observation` itself.
+        values = {name: next_tensordict.pop(key) for key, name in self._names.items()}
+        return next_tensordict.set(OBSERVATION, TensorDict(values, next_tensordict.batch_size))
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._call(tensordict_reset)
+
+    def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
+        """Nest the specs of what is observed."""
+        leaves = [key for key in observation_spec.keys(True, True) if _first(key) not in self._OURS]
+        self._names = {key: key if isinstance(key, str) else "_".join(key) for key in leaves}
+        specs = {name: observation_spec[key] for key, name in self._names.items()}
+        kept = {name: observation_spec[name] for name in observation_spec.keys() if name in self._OURS}
+        shape, device = observation_spec.shape, observation_spec.device
+        return Composite({**kept, OBSERVATION: Composite(specs, shape=shape, device=device)}, shape=shape, device=device)
+
+
+def _first(key: NestedKey) -> str:
+    return key if isinstance(key, str) else key[0]

@@ -72,25 +72,25 @@ class DarkKeyToDoor(Room):
         """Row and column of every environment's door, int64 ``[n_envs, 2]``."""
         return self._door
 
-    def picture(self, row: int = 0) -> NDArray[np.uint8]:
+    def image(self, index: int = 0) -> NDArray[np.uint8]:
         """Draw a room: the door is dark, the key orange until it is taken, the agent blue, with the key in hand."""
-        agent = self._position[row].tolist()
-        holds = bool(self._has_key[row])
-        key = Mark(agent if holds else self._key[row].tolist(), ORANGE, 0.3 if holds else 0.4)
-        marks = [Mark(self._door[row].tolist(), DARK), Mark(agent, BLUE, 0.6), key]
+        agent = self._position[index].tolist()
+        holds = bool(self._has_key[index])
+        key = Mark(agent if holds else self._key[index].tolist(), ORANGE, 0.3 if holds else 0.4)
+        marks = [Mark(self._door[index].tolist(), DARK), Mark(agent, BLUE, 0.6), key]
         return draw_grid(self.room_size, self.room_size, marks)
 
-    def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
+    def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
         n_cells = self.room_size**2
         task = self._tasks[tasks]
         key, door = task // (n_cells - 1), task % (n_cells - 1)
         door = door + (door >= key)  # the door is in any cell but the key's
-        self._key = torch.where(rows.unsqueeze(-1), self._cell(key), self._key)
-        self._door = torch.where(rows.unsqueeze(-1), self._cell(door), self._door)
+        self._key = torch.where(which.unsqueeze(-1), self._cell(key), self._key)
+        self._door = torch.where(which.unsqueeze(-1), self._cell(door), self._door)
 
-    def _begin_episodes(self, rows: Tensor) -> None:
-        super()._begin_episodes(rows)
-        self._has_key.masked_fill_(rows, False)
+    def _begin_episodes(self, which: Tensor) -> None:
+        super()._begin_episodes(which)
+        self._has_key.masked_fill_(which, False)
 
     def _arrive(self) -> tuple[Tensor, Tensor]:
         takes_key = (self._position == self._key).all(-1) & ~self._has_key

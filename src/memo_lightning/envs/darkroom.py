@@ -63,20 +63,20 @@ class Darkroom(Room):
             device=device,
         )
 
-    def picture(self, row: int = 0) -> NDArray[np.uint8]:
+    def image(self, index: int = 0) -> NDArray[np.uint8]:
         """Draw a room: the goal is green, the agent blue."""
-        marks = [Mark(self._goal[row].tolist(), GREEN), Mark(self._position[row].tolist(), BLUE, 0.6)]
+        marks = [Mark(self._goal[index].tolist(), GREEN), Mark(self._position[index].tolist(), BLUE, 0.6)]
         return draw_grid(self.room_size, self.room_size, marks)
 
-    def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
+    def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
         cell = self._tasks[tasks]
         middle = self.room_size // 2 * (self.room_size + 1)
         cell = cell + (cell >= middle)
-        self._goal = torch.where(rows.unsqueeze(-1), self._cell(cell), self._goal)
+        self._goal = torch.where(which.unsqueeze(-1), self._cell(cell), self._goal)
 
-    def _begin_episodes(self, rows: Tensor) -> None:
-        super()._begin_episodes(rows)
-        self._found.masked_fill_(rows, False)
+    def _begin_episodes(self, which: Tensor) -> None:
+        super()._begin_episodes(which)
+        self._found.masked_fill_(which, False)
 
     def _arrive(self) -> tuple[Tensor, Tensor]:
         on_goal = (self._position == self._goal).all(-1)

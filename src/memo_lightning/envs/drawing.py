@@ -1,4 +1,4 @@
-"""Pictures of grid worlds, for videos."""
+"""Images of grid worlds, for videos."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Mark(NamedTuple):
 
 
 def draw_grid(n_rows: int, n_columns: int, marks: Sequence[Mark], side: int = 40) -> NDArray[np.uint8]:
-    """Return a picture uint8 ``[n_rows * side, n_columns * side, 3]``; later marks cover earlier ones."""
-    picture = np.full((n_rows * side, n_columns * side, 3), FLOOR, np.uint8)
+    """Return an image uint8 ``[n_rows * side, n_columns * side, 3]``; later marks cover earlier ones."""
+    image = np.full((n_rows * side, n_columns * side, 3), FLOOR, np.uint8)
     offset = (np.arange(side) + 0.5) / side - 0.5
     distance = np.hypot(*np.meshgrid(offset, offset))
     for (row, column), colour, size in marks:
         inside = distance < size / 2 if size < 1 else np.ones_like(distance, dtype=bool)
-        picture[row * side : (row + 1) * side, column * side : (column + 1) * side][inside] = colour
-    picture[::side], picture[:, ::side] = LINE, LINE
-    return picture
+        image[row * side : (row + 1) * side, column * side : (column + 1) * side][inside] = colour
+    image[::side], image[:, ::side] = LINE, LINE
+    return image

@@ -1,22 +1,16 @@
-"""What environments say of the trial and the episode a step belongs to, beside what is observed."""
+"""How a step of an environment is laid out in a TensorDict.
+
+- ``("observation", KEY)``: what is observed; the keys are the user's.
+- ``action_mask``: which actions are allowed, where the environment says so.
+- ``reward``, ``done``, ``terminated`` and, where it can happen, ``truncated``: of the trial.
+- reports, which are not observed: about the episode that the step belongs to :data:`REPORTS`; where episodes can be cut
+  off by a limit also :data:`TRUNCATED` and, if that can happen within a trial, ``("final_observation", KEY)``, what was
+  observed last of an episode whose successor has begun in the same step; and ``("measures", NAME)``.
+"""
 
 from __future__ import annotations
 
-from torchrl.data import Composite
-from torchrl.envs import EnvBase
-
-# What every environment says of the episode that a step belongs to.
 REPORTS = ("episode_end", "episode_return", "episode_length", "success")
-_BOOKKEEPING = ("is_init", "step_count")  # of TorchRL's transforms
-
-
-def reports_of(env: EnvBase) -> tuple[str, ...]:
-    """Return the entries that are no part of what is seen: the environment's ``reports``, and TorchRL's own."""
-    return (*getattr(env, "reports", REPORTS), *_BOOKKEEPING)
-
-
-def observed_spec(env: EnvBase) -> Composite:
-    """Return the spec of what a policy may read."""
-    hidden = reports_of(env)
-    entries = {key: spec for key, spec in env.observation_spec.items() if key not in hidden}
-    return Composite(entries, shape=env.observation_spec.shape, device=env.observation_spec.device)
+TRUNCATED = "episode_truncated"
+FINAL_OBSERVATION = "final_observation"
+MEASURES = "measures"

@@ -82,8 +82,8 @@ class Room(TrialEnv):
     def _status(self) -> list[Tensor]:
         """Return what else is observed, each ``[N]``."""
 
-    def _begin_episodes(self, rows: Tensor) -> None:
-        self._position.masked_fill_(rows.unsqueeze(-1), self.room_size // 2)
+    def _begin_episodes(self, which: Tensor) -> None:
+        self._position.masked_fill_(which.unsqueeze(-1), self.room_size // 2)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         self._position = (self._position + self._moves[action]).clamp(0, self.room_size - 1)

@@ -67,20 +67,20 @@ class TMaze(TrialEnv):
             device=device,
         )
 
-    def picture(self, row: int = 0) -> NDArray[np.uint8]:
+    def image(self, index: int = 0) -> NDArray[np.uint8]:
         """Draw a maze, long ones to scale: the cue is green, at the start and at the right end; the agent blue."""
         last = min(self.corridor_length, _PICTURED)
-        up = int(self._cue[row]) == 0
+        up = int(self._cue[index]) == 0
         walls = [Mark((r, c), DARK) for r in (0, 2) for c in range(last)]
-        position = round(int(self._position[row]) * last / self.corridor_length)
+        position = round(int(self._position[index]) * last / self.corridor_length)
         marks = [Mark((1, 0), GREEN), Mark((0 if up else 2, last), GREEN), Mark((1, position), BLUE, 0.6)]
         return draw_grid(3, last + 1, [*walls, *marks])
 
-    def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
-        self._cue = torch.where(rows, tasks, self._cue)
+    def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
+        self._cue = torch.where(which, tasks, self._cue)
 
-    def _begin_episodes(self, rows: Tensor) -> None:
-        self._position.masked_fill_(rows, 0)
+    def _begin_episodes(self, which: Tensor) -> None:
+        self._position.masked_fill_(which, 0)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         at_junction = self._position == self.corridor_length

@@ -27,14 +27,16 @@ class TrialEnv(EnvBase):
     draws a new task. Each environment draws its tasks from a random stream of its own, so what it meets depends
     on the seed and its index, and not on how many run beside it.
 
-    Beside ``observation``, each step reports ``episode_end`` and, about the episode that this step belongs to,
-    ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the trial
-    cuts off is not an ended episode.
+    Beside ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
+    belongs to, ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the
+    trial cuts off is not an ended episode.
 
     An episode ends at success or after ``episode_length`` steps; where ``success_ends_episode`` is false, only then.
+    These limits are part of the task, and the time of the episode is observed: they are true ends, ``terminated`` and
+    never ``truncated``, after which nothing more can be earned.
 
     Subclasses hold the tasks and the dynamics in tensors with a leading dimension N, and implement
-    :meth:`_begin_tasks`, :meth:`_begin_episodes`, :meth:`_advance`, :meth:`_observe` and :meth:`picture`.
+    :meth:`_begin_tasks`, :meth:`_begin_episodes`, :meth:`_advance`, :meth:`_observe` and :meth:`image`.
 
     Args:
         n_envs: N.
@@ -77,7 +79,9 @@ class TrialEnv(EnvBase):
         self._n_tasks = n_tasks
         flag = Binary(n=1, shape=(n_envs, 1), dtype=torch.bool, device=self.device)
         self.observation_spec = Composite(
-            observation=Unbounded((n_envs, observation_size), device=self.device),
+            observation=Composite(
+                observation=Unbounded((n_envs, observation_size), device=self.device), shape=(n_envs,)
+            ),
             episode_end=flag.clone(),
             episode_return=Unbounded((n_envs, 1), device=self.device),
             episode_length=Unbounded((n_envs, 1), dtype=torch.int64, device=self.device),
@@ -92,16 +96,16 @@ class TrialEnv(EnvBase):
         self._trial_step = torch.zeros_like(self._trial_index)
         self._episode_step = torch.zeros_like(self._trial_index)
         self._episode_return = torch.zeros(n_envs, device=self.device)
-        self._last_pictures: dict[int, NDArray[np.uint8]] | None = None
+        self._last_images: dict[int, NDArray[np.uint8]] | None = None
         self.set_seed(seed)
 
     @abstractmethod
-    def _begin_tasks(self, rows: Tensor, tasks: Tensor) -> None:
-        """Give the environments where ``rows [N]`` is true the tasks with indices ``tasks [N]``."""
+    def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
+        """Give the environments where ``which [N]`` is true the tasks with indices ``tasks [N]``."""
 
     @abstractmethod
-    def _begin_episodes(self, rows: Tensor) -> None:
-        """Put the environments where ``rows [N]`` is true at the start of an episode of their task."""
+    def _begin_episodes(self, which: Tensor) -> None:
+        """Put the environments where ``which [N]`` is true at the start of an episode of their task."""
 
     @abstractmethod
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,17 +116,17 @@ class TrialEnv(EnvBase):
         """Return observations ``[N, observation_size]``; ``episode_time [N]`` is the elapsed fraction."""
 
     @abstractmethod
-    def picture(self, row: int = 0) -> NDArray[np.uint8]:
-        """Return what a row looks like, uint8 ``[H, W, 3]``."""
+    def image(self, index: int = 0) -> NDArray[np.uint8]:
+        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
 
     def watch(self) -> None:
-        """Keep a picture of how every episode ends from now on."""
-        self._last_pictures = {}
+        """Keep an image of how every episode ends from now on."""
+        self._last_images = {}
 
-    def last_picture(self, row: int = 0) -> NDArray[np.uint8]:
-        """Return what a row looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if it is watched."""
-        assert self._last_pictures is not None
-        return self._last_pictures[row]
+    def last_image(self, index: int = 0) -> NDArray[np.uint8]:
+        """Return what an environment looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if watched."""
+        assert self._last_images is not None
+        return self._last_images[index]
 
     def _set_seed(self, seed: int | None) -> None:
         self._streams = stream_keys(seed or 0, self.batch_size[0], self.device)
@@ -131,17 +135,17 @@ class TrialEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
         flags = None if tensordict is None else tensordict.get("_reset", None)
         if flags is None:
-            rows = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
+            which = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
         else:
-            rows = flags.view(self.batch_size)
-        self._begin_tasks(rows, draw_below(self._streams, self._trial_index, self._n_tasks))
-        self._trial_index += rows
-        self._trial_step.masked_fill_(rows, 0)
-        self._start_episodes(rows)
+            which = flags.view(self.batch_size)
+        self._begin_tasks(which, draw_below(self._streams, self._trial_index, self._n_tasks))
+        self._trial_index += which
+        self._trial_step.masked_fill_(which, 0)
+        self._start_episodes(which)
         nothing = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {
-                "observation": self._observe(self._episode_step / self.episode_length),
+                "observation": self._observations(),
                 "episode_end": nothing,
                 "episode_return": self._episode_return.unsqueeze(-1).clone(),
                 "episode_length": self._episode_step.unsqueeze(-1).clone(),
@@ -163,12 +167,12 @@ class TrialEnv(EnvBase):
             episode_end = episode_end | success
         trial_end = (self._trial_step >= self.trial_length).unsqueeze(-1)
         episode_return, episode_length = self._episode_return.clone(), self._episode_step.clone()
-        if self._last_pictures is not None:
-            self._last_pictures |= {row: self.picture(row) for row in episode_end.nonzero().flatten().tolist()}
+        if self._last_images is not None:
+            self._last_images |= {k: self.image(k) for k in episode_end.nonzero().flatten().tolist()}
         self._start_episodes(episode_end)
         return TensorDict(
             {
-                "observation": self._observe(self._episode_step / self.episode_length),
+                "observation": self._observations(),
                 "reward": reward.unsqueeze(-1),
                 "episode_end": episode_end.unsqueeze(-1),
                 "episode_return": episode_return.unsqueeze(-1),
@@ -181,10 +185,14 @@ class TrialEnv(EnvBase):
             device=self.device,
         )
 
-    def _start_episodes(self, rows: Tensor) -> None:
-        self._begin_episodes(rows)
-        self._episode_step.masked_fill_(rows, 0)
-        self._episode_return.masked_fill_(rows, 0.0)
+    def _observations(self) -> TensorDict:
+        observation = self._observe(self._episode_step / self.episode_length)
+        return TensorDict({"observation": observation}, self.batch_size, device=self.device)
+
+    def _start_episodes(self, which: Tensor) -> None:
+        self._begin_episodes(which)
+        self._episode_step.masked_fill_(which, 0)
+        self._episode_return.masked_fill_(which, 0.0)
 
 
 def select_tasks(n_tasks: int, split: str, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Features of a frozen vision transformer instead of pictures, computed once where the pictures are made.
+"""Features of a frozen vision transformer instead of images, computed once where the images are made.
 
 VC-1 (arXiv 2303.18240) is such a transformer: a ViT-B/16 whose weights are loaded by timm's names.
 """
@@ -15,25 +15,28 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs.transforms import Transform
 
+from memo_lightning.envs.reports import FINAL_OBSERVATION, TRUNCATED
 from memo_lightning.errors import UserError, require
+from memo_lightning.policies.encoders import OBSERVATION
 
 # Parts of published weights that give no features: classifiers, and the decoders of masked autoencoders.
 _NOT_USED = ("head.", "decoder", "mask_token")
 
 
 class VitFeatures(Transform):
-    """Replace a picture ``[N, H, W, 3]`` by the transformer's features, float32 ``[N, D]``.
+    """Replace an image ``[N, H, W, 3]`` by the transformer's features, float32 ``[N, D]``.
 
-    All rows go through it together, and the rollout stores D numbers instead of the picture. It has no trained
-    parameters: nothing of it enters the policy or the checkpoint.
+    All environments go through it together, and the rollout stores D numbers instead of the image. It has no trained
+    parameters: nothing of it enters the policy or the checkpoint. The last images of episodes that are cut off within
+    a trial are replaced too; where none is, their features are zero.
 
     Args:
         weights: file of the weights, ``.safetensors`` or a torch file that loads without pickle.
         model: the model's name in timm.
         options: further arguments of the model.
-        picture_size: side that pictures are scaled to, pixels.
-        mean, std: that pictures are normed with, per channel, after scaling to 0..1.
-        key: of the picture; the features have the name ``<key>_features``.
+        picture_size: side that images are scaled to, pixels.
+        mean, std: that images are normed with, per channel, after scaling to 0..1.
+        key: observation key of the image; the features have the name ``<key>_features``.
 
     Raises:
         UserError: if timm is not installed, there is no such model, or the weights are missing or do not fit.
@@ -50,7 +53,8 @@ class VitFeatures(Transform):
         std: Sequence[float] = (0.229, 0.224, 0.225),
         key: str = "rgb",
     ) -> None:
-        super().__init__(in_keys=[key], out_keys=[f"{key}_features"])
+        super().__init__()
+        self._key, self._features = key, f"{key}_features"
         require(bool(weights), "env.vision.weights", weights, "the path of a .safetensors or torch file")
         self._size = picture_size
         self._network = _load(model, {**(options or {}), "img_size": picture_size}, Path(str(weights)))
@@ -58,28 +62,38 @@ class VitFeatures(Transform):
         self.register_buffer("_std", torch.tensor(std).view(3, 1, 1))
 
     @torch.no_grad()
-    def _apply_transform(self, pictures: Tensor) -> Tensor:
-        batch = pictures.shape[:-3]
-        pixels = pictures.flatten(0, -4).permute(0, 3, 1, 2).float() / 255
+    def features(self, images: Tensor) -> Tensor:
+        """Return features ``[*batch, D]`` of images uint8 ``[*batch, H, W, 3]``."""
+        batch = images.shape[:-3]
+        pixels = images.flatten(0, -4).permute(0, 3, 1, 2).float() / 255
         if pixels.shape[-1] != self._size:
             pixels = nn.functional.interpolate(pixels, size=(self._size, self._size), mode="bilinear", antialias=True)
         return self._network((pixels - self._mean) / self._std).unflatten(0, batch)
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        features = self._apply_transform(next_tensordict.pop(self.in_keys[0]))
-        return next_tensordict.set(self.out_keys[0], features)
+        features = self.features(next_tensordict.pop((OBSERVATION, self._key)))
+        next_tensordict.set((OBSERVATION, self._features), features)
+        if FINAL_OBSERVATION in next_tensordict.keys():
+            images = next_tensordict.pop((FINAL_OBSERVATION, self._key))
+            final, ended = torch.zeros_like(features), next_tensordict.get(TRUNCATED).squeeze(-1)
+            if ended.any():
+                final[ended] = self.features(images[ended])
+            next_tensordict.set((FINAL_OBSERVATION, self._features), final)
+        return next_tensordict
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         return self._call(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
-        """Put the features' spec in the place of the picture's."""
-        key = self.in_keys[0]
-        if key not in observation_spec.keys():
-            raise UserError(f"env.vision.key={key}: the environment observes no such picture; add it to env.sensors")
-        shape, device = observation_spec[key].shape, observation_spec[key].device
-        del observation_spec[key]
-        observation_spec[self.out_keys[0]] = Unbounded((*shape[:-3], self._network.num_features), device=device)
+        """Put the features' spec in the place of the image's."""
+        if (OBSERVATION, self._key) not in observation_spec.keys(True):
+            raise UserError(f"env.vision.key={self._key}: the environment observes no such image; add it to env.sensors")
+        for kind in (OBSERVATION, FINAL_OBSERVATION):
+            if kind in observation_spec.keys():
+                spec = observation_spec[kind, self._key]
+                del observation_spec[kind, self._key]
+                features = Unbounded((*spec.shape[:-3], self._network.num_features), device=spec.device)
+                observation_spec[kind, self._features] = features
         return observation_spec
 
 

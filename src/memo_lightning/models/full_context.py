@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from tensordict import TensorDict
@@ -10,34 +11,27 @@ from torch import Tensor
 
 from memo_lightning.models.base import MemoryScope, check_state_budget
 from memo_lightning.models.kv_cache import KVCache
-from memo_lightning.models.layer_drop import LayerDropModel
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.row_context import RowContext
-from memo_lightning.models.transformer import Transformer
+from memo_lightning.models.transformer import TransformerSizes
+from memo_lightning.models.transformer_model import TransformerModel
 
 _CACHE_GROWTH = 256  # slots; growing copies the cache, so not by every step
 
 
-class FullContextTransformer(LayerDropModel):
+class FullContextTransformer(TransformerModel):
     """A causal transformer over the whole trial, with a KV cache while acting.
 
     With ``memory_scope="episode"`` it is the ``no_iea`` baseline (no inter-episode attention): the policy
     then passes episode starts as ``is_init``, so attention stays within an episode and positions start again.
 
     Args:
-        d_model: width D; a multiple of ``n_heads``.
-        n_layers: number of transformer blocks.
-        n_heads: attention heads.
-        d_ff: inner width of the gated MLP.
-        sink_kv: give every layer a learned key and value that all tokens see.
         position_offset: position of a trial's first step. It matters with ``sink_kv`` only, since the sink
             key is not rotated.
         memory_budget: newest steps that are attended to, the current one included; older ones are dropped and
             positions go on. None for all.
         memory_scope: what the memory spans; see :class:`SequenceModel`.
-        rope_base: base of the rotary frequencies.
-        norm_eps: epsilon of all RMSNorms.
-        layer_drop: probability that a training pass skips a block; see :class:`LayerDropModel`.
+        **sizes: see :class:`TransformerModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -47,21 +41,13 @@ class FullContextTransformer(LayerDropModel):
 
     def __init__(
         self,
-        d_model: int,
-        n_layers: int,
-        n_heads: int,
-        d_ff: int,
-        sink_kv: bool = False,
         position_offset: int = 0,
         memory_budget: int | None = None,
         memory_scope: MemoryScope = "trial",
-        rope_base: float = 10000.0,
-        norm_eps: float = 1e-6,
-        layer_drop: float = 0.0,
+        **sizes: Unpack[TransformerSizes],
     ) -> None:
-        super().__init__(d_model, memory_scope)
+        super().__init__(memory_scope, **sizes)
         self.position_offset = position_offset
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps, layer_drop)
         self.memory_budget = memory_budget
 
     def check_memory_budget(self, budget: int) -> None:

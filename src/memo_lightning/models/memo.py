@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import torch
 from tensordict import TensorDict
@@ -20,7 +20,7 @@ from memo_lightning.models.summary_memory import (
     SummaryMemory,
     SummaryView,
 )
-from memo_lightning.models.transformer import Transformer
+from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.trials import Chunk, Trials
 
 Count = TypeVar("Count", int, Tensor)
@@ -40,14 +40,9 @@ class MemoTransformer(SegmentedModel):
     with the number of segments instead of quadratically.
 
     Args:
-        d_model: width D; a multiple of ``n_heads``.
-        n_layers: number of transformer blocks.
-        n_heads: attention heads.
-        d_ff: inner width of the gated MLP.
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment; at most L.
-        segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
-            ``segment_jitter * L`` of L (paper: 0.2). Acting and ``eval()`` always use L.
+        segment_jitter: relative spread of the segment length in training; see :class:`SegmentedModel`.
         memory_budget: cache entries that are kept at most between steps, the open segment included: at any time
             at most ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on.
             While a summary is written, S more are held. None for all.
@@ -55,10 +50,7 @@ class MemoTransformer(SegmentedModel):
             them detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
         checkpoint_segments: keep only the inputs of every segment for the backward pass and compute the rest
             again there: about a third slower, with memory for activations that grows with L instead of T.
-        sink_kv: give every layer a learned key and value that all tokens see.
-        rope_base: base of the rotary frequencies.
-        norm_eps: epsilon of all RMSNorms.
-        layer_drop: probability that a training pass skips a block; see :class:`LayerDropModel`.
+        **sizes: see :class:`TransformerModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -69,27 +61,19 @@ class MemoTransformer(SegmentedModel):
 
     def __init__(
         self,
-        d_model: int,
-        n_layers: int,
-        n_heads: int,
-        d_ff: int,
         segment_length: int,
         summary_length: int,
         segment_jitter: float = 0.2,
         memory_budget: int | None = None,
         gradient_segments: int | None = None,
         checkpoint_segments: bool = False,
-        sink_kv: bool = False,
-        rope_base: float = 10000.0,
-        norm_eps: float = 1e-6,
-        layer_drop: float = 0.0,
+        **sizes: Unpack[TransformerSizes],
     ) -> None:
-        super().__init__(d_model, segment_length, summary_length, segment_jitter)
+        super().__init__(segment_length, summary_length, segment_jitter, **sizes)
         if gradient_segments is not None:
             self.check_gradient_segments(gradient_segments)
         self.gradient_segments, self.checkpoint_segments = gradient_segments, checkpoint_segments
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps, layer_drop)
-        self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
+        self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, self.d_model))
         self.memory_budget = memory_budget
 
     def check_gradient_segments(self, gradient_segments: int) -> None:

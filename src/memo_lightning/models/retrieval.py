@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.segment_decoder import SegmentDecoder
 from memo_lightning.models.segments import SegmentedModel
-from memo_lightning.models.transformer import Transformer, check_sizes
+from memo_lightning.models.transformer import Transformer, TransformerSizes, check_sizes
 from memo_lightning.models.trials import Chunk, Trials
 
 
@@ -32,10 +33,6 @@ class RetrievalMemory(SegmentedModel):
     This follows the write-up that the project began with and not Memo's paper.
 
     Args:
-        d_model: width D; a multiple of ``n_heads``.
-        n_layers: number of transformer blocks over the open segment.
-        n_heads: attention heads.
-        d_ff: inner width of the gated MLP.
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment; at most L.
         top_k: entries of the store that a step reads.
@@ -43,10 +40,7 @@ class RetrievalMemory(SegmentedModel):
         segment_jitter: relative spread of the segment length in training; see :class:`SegmentedModel`.
         memory_budget: entries that are kept at most, the open segment included: at any time at most
             ``(memory_budget - L) // S`` summaries, the oldest being dropped whole. None for all.
-        sink_kv: give every layer a learned key and value that all tokens see.
-        rope_base: base of the rotary frequencies.
-        norm_eps: epsilon of all RMSNorms.
-        layer_drop: probability that a training pass skips a block; see :class:`LayerDropModel`.
+        **sizes: those of the transformer over the open segment; see :class:`TransformerModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -65,29 +59,22 @@ class RetrievalMemory(SegmentedModel):
 
     def __init__(
         self,
-        d_model: int,
-        n_layers: int,
-        n_heads: int,
-        d_ff: int,
         segment_length: int,
         summary_length: int,
         top_k: int = 8,
         memory_loss_coef: float = 0.1,
         segment_jitter: float = 0.2,
         memory_budget: int | None = None,
-        sink_kv: bool = False,
-        rope_base: float = 10000.0,
-        norm_eps: float = 1e-6,
-        layer_drop: float = 0.0,
+        **sizes: Unpack[TransformerSizes],
     ) -> None:
-        super().__init__(d_model, segment_length, summary_length, segment_jitter)
+        super().__init__(segment_length, summary_length, segment_jitter, **sizes)
         check_sizes(top_k=top_k)
         if memory_loss_coef < 0:
             raise ValueError(f"memory_loss_coef={memory_loss_coef}: must be at least 0")
         self.top_k, self.memory_loss_coef = top_k, memory_loss_coef
-        self.transformer = Transformer(d_model, n_layers, n_heads, d_ff, sink_kv, rope_base, norm_eps, layer_drop)
+        d_model, d_ff, norm_eps = sizes["d_model"], sizes["d_ff"], self.transformer.norm.eps
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
-        self.summary_layer = Transformer(d_model, 1, n_heads, d_ff, False, rope_base, norm_eps)
+        self.summary_layer = Transformer(**{**sizes, "n_layers": 1, "sink_kv": False, "layer_drop": 0.0})
         self.store_value = projection(d_model, d_model)
         self.query = projection(d_model, d_model)
         self.out = projection(d_model, d_model)

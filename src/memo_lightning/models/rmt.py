@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from memo_lightning.models.base import SequenceModel
 from memo_lightning.models.memo import Count, MemoTransformer
 
@@ -13,12 +15,24 @@ class RecurrentMemoryTransformer(MemoTransformer):
     computed without the old one as context, in acting as in training (the official acting code lets it see
     the old one, which its training does not).
 
-    Takes the arguments of :class:`MemoTransformer`, of which ``memory_budget`` and ``gradient_segments`` must be None,
-    and ``summary_length`` may exceed ``segment_length``: see :meth:`summary_length_of_equal_memory`.
+    Args:
+        segment_length: L, steps per segment.
+        summary_length: S, tokens of the summary; it may exceed ``segment_length``.
+        equal_memory_at: trial length at which the one summary is as long as all of Memo's together, if Memo writes
+            ``summary_length`` tokens per segment. None for a summary of ``summary_length`` tokens.
+        **settings: further arguments of :class:`MemoTransformer`, of which ``memory_budget`` and ``gradient_segments``
+            must be None.
 
     Raises:
         ValueError: if the sizes do not fit together.
     """
+
+    def __init__(
+        self, segment_length: int, summary_length: int, equal_memory_at: int | None = None, **settings: Any
+    ) -> None:
+        if equal_memory_at is not None:
+            summary_length = self.summary_length_of_equal_memory(equal_memory_at, segment_length, summary_length)
+        super().__init__(segment_length, summary_length, **settings)
 
     @staticmethod
     def summary_length_of_equal_memory(trial_length: int, segment_length: int, summary_length: int) -> int:
@@ -34,7 +48,7 @@ class RecurrentMemoryTransformer(MemoTransformer):
         """
         n_summaries = trial_length // segment_length
         if n_summaries < 1:
-            raise ValueError(f"trial_length={trial_length}: must be at least segment_length={segment_length}")
+            raise ValueError(f"equal_memory_at={trial_length}: must be at least segment_length={segment_length}")
         return n_summaries * summary_length
 
     @staticmethod

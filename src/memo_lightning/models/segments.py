@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from memo_lightning.models.layer_drop import LayerDropModel
+from memo_lightning.models.transformer import TransformerSizes
+from memo_lightning.models.transformer_model import TransformerModel
 from memo_lightning.models.trials import Chunk, Trials
 
 
-class SegmentedModel(LayerDropModel):
+class SegmentedModel(TransformerModel):
     """A model that reads trials in segments of L steps and keeps S tokens of each complete one.
 
     Args:
-        d_model: width D.
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment.
         segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
-            ``segment_jitter * L`` of L. Acting and ``eval()`` always use L.
+            ``segment_jitter * L`` of L (paper: 0.2). Acting and ``eval()`` always use L.
+        **sizes: see :class:`TransformerModel`.
 
     Attributes:
         counter_names: entries of a state that are zero where a row's memory is empty; all others then have no
@@ -35,8 +37,10 @@ class SegmentedModel(LayerDropModel):
     segment_length: int
     counter_names: tuple[str, ...] = ("open_steps", "segments")
 
-    def __init__(self, d_model: int, segment_length: int, summary_length: int, segment_jitter: float) -> None:
-        super().__init__(d_model)
+    def __init__(
+        self, segment_length: int, summary_length: int, segment_jitter: float, **sizes: Unpack[TransformerSizes]
+    ) -> None:
+        super().__init__(**sizes)
         if segment_length < 1:
             raise ValueError(f"segment_length={segment_length}: must be at least 1")
         self.check_summary_length(summary_length, segment_length)

@@ -8,6 +8,7 @@ Memo's Habitat policy). What is attended to is decided by a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,22 @@ from memo_lightning.models.attention import Attention, Context, KeysValues
 from memo_lightning.models.feed_forward import FeedForward
 from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import RotaryEmbedding
+
+
+class _RequiredSizes(TypedDict):
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+
+
+class TransformerSizes(_RequiredSizes, total=False):
+    """The arguments of :class:`Transformer`, which every model built on one passes on."""
+
+    sink_kv: bool
+    rope_base: float
+    norm_eps: float
+    layer_drop: float
 
 
 class Block(nn.Module):

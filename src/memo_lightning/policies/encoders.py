@@ -1,4 +1,4 @@
-"""Observation encoders: the entries of one time step -> one vector of the sequence model's width."""
+"""Observation encoders: what is seen at one time step -> one vector of the sequence model's width."""
 
 from __future__ import annotations
 
@@ -6,23 +6,58 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
-from torchrl.data import Composite
+from torchrl.data import Composite, TensorSpec
 
 from memo_lightning.errors import UserError
+from memo_lightning.policies.previous_step import PREVIOUS_STEP
+
+OBSERVATION = "observation"
 
 
 class Encoder(nn.Module, ABC):
-    """Maps the entries ``in_keys`` of a TensorDict to one vector per time step.
+    """Maps what is observed at a time step to one vector.
+
+    The names of observations are the user's. In a TensorDict they are nested below ``"observation"``, and so can
+    coincide with none of ours.
 
     Args:
-        in_keys: entries to read.
+        observed: what a policy may read: ``observation``, a Composite with a spec for each observation key, and
+            ``previous_step``, the RL^2 inputs; all ``[N, ...]``.
+        names: observation keys to read, and ``previous_step``; None for all there are.
+
+    Attributes:
+        keys: observation keys that are read.
+        reads_previous_step: whether the RL^2 inputs are read too.
+        in_keys: where all of them are in a TensorDict.
+
+    Raises:
+        UserError: if there is no such key, or none at all.
     """
 
-    def __init__(self, in_keys: Sequence[str]) -> None:
+    def __init__(self, observed: Composite, names: Sequence[str] | None) -> None:
         super().__init__()
-        self.in_keys = list(in_keys)
+        known = sorted(observed[OBSERVATION].keys()) if OBSERVATION in observed.keys() else []
+        available = PREVIOUS_STEP in observed.keys()
+        if names is None:
+            self.keys, self.reads_previous_step = known, available
+        else:
+            self.keys = [name for name in names if name in known]
+            self.reads_previous_step = available and PREVIOUS_STEP in names and PREVIOUS_STEP not in known
+            offered = [*known, *([PREVIOUS_STEP] if available else [])]
+            for name in names:
+                if name not in offered:
+                    raise UserError(
+                        f"encoder.in_keys={list(names)}: the environment has no {name!r}; must be among "
+                        f"{', '.join(offered)}"
+                    )
+        self.in_keys: list[NestedKey] = [(OBSERVATION, name) for name in self.keys]
+        self.in_keys += [PREVIOUS_STEP] if self.reads_previous_step else []
+        if not self.in_keys:
+            offered = [*known, *([PREVIOUS_STEP] if available else [])]
+            allowed = f"some of {', '.join(offered)}" if offered else "observation keys, and the environment has none"
+            raise UserError(f"encoder.in_keys=[]: must name {allowed}")
 
     @abstractmethod
     def forward(self, tensordict: TensorDictBase) -> Tensor:
@@ -30,46 +65,37 @@ class Encoder(nn.Module, ABC):
 
 
 class VectorEncoder(Encoder):
-    """Concatenate vector entries and project them linearly.
+    """Concatenate vectors and project them linearly.
 
     Args:
-        observation_spec: what a policy may read, as :func:`~memo_lightning.envs.reports.observed_spec` returns it.
+        observed: see :class:`Encoder`.
         d_model: width of the output.
-        in_keys: entries to read, each ``[N, size]``.
+        in_keys: what to read, each ``[N, size]``; see :class:`Encoder`.
 
     Raises:
-        UserError: if an entry is missing or is not a vector.
+        UserError: if a key is missing or is not a vector.
     """
 
-    def __init__(self, observation_spec: Composite, d_model: int, in_keys: Sequence[str]) -> None:
-        super().__init__(observed_keys(observation_spec, in_keys))
-        n_batch_dims = len(observation_spec.shape)
+    def __init__(self, observed: Composite, d_model: int, in_keys: Sequence[str] | None = None) -> None:
+        super().__init__(observed, in_keys)
         size = 0
         for key in self.in_keys:
-            shape = observation_spec[key].shape[n_batch_dims:]
+            shape = shape_of(observed[key], observed)
             if len(shape) != 1:
-                raise UserError(f"encoder.in_keys={self.in_keys}: {key!r} has shape {tuple(shape)}; must be a vector")
+                raise UserError(f"encoder.in_keys={in_keys}: {name_of(key)!r} has shape {shape}; must be a vector")
             size += shape[0]
         self.projection = nn.Linear(size, d_model)
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
-        """Project the concatenated entries."""
+        """Project the concatenated vectors."""
         return self.projection(torch.cat([tensordict.get(key) for key in self.in_keys], -1))
 
 
-def observed_keys(observation_spec: Composite, in_keys: Sequence[str] | None) -> list[str]:
-    """Return the entries to read: ``in_keys``, or all there are.
+def shape_of(spec: TensorSpec, observed: Composite) -> tuple[int, ...]:
+    """Return the shape of one environment's part of ``spec``, which is among those ``observed``."""
+    return tuple(spec.shape[len(observed.shape) :])
 
-    Raises:
-        UserError: if the environment has no such entry, or none at all.
-    """
-    known = sorted(observation_spec.keys(), key=lambda key: (key == "previous_step", key))
-    keys = known if in_keys is None else list(in_keys)
-    if not keys:
-        raise UserError(f"encoder.in_keys=[]: must name some of {', '.join(known) or 'its entries, and it has none'}")
-    for key in keys:
-        if key not in known:
-            raise UserError(
-                f"encoder.in_keys={keys}: the environment has no {key!r}; must be among {', '.join(sorted(known))}"
-            )
-    return keys
+
+def name_of(key: NestedKey) -> str:
+    """Return what a key is called in messages: the user's name for it."""
+    return key if isinstance(key, str) else key[-1]

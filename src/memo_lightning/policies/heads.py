@@ -2,73 +2,98 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
+import torch
+from gymnasium import spaces
+from tensordict import TensorDictBase
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
-from torch.distributions import Categorical as CategoricalDistribution
-from torch.distributions import Distribution
-from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, TensorSpec
-from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
+from torch.distributions import Categorical, Distribution
+from torchrl.modules import MaskedCategorical, ProbabilisticActor, TanhNormal, ValueOperator
 
-from memo_lightning.errors import UserError
-from memo_lightning.policies.multi_categorical import MultiCategorical as MultiCategoricalDistribution
+from memo_lightning.policies.multi_categorical import MultiCategorical
+from memo_lightning.policies.spaces import ACTION_MASK, Action
 
 # Continuous policies begin with the same wide distribution everywhere (Andrychowicz et al. 2021, arXiv 2006.05990).
 _CONTINUOUS_GAIN = 0.01
 
 
-def build_actor(d_model: int, action_spec: TensorSpec) -> ProbabilisticActor:
+class PolicyHeads(nn.Module, ABC):
+    """The heads that an algorithm needs while acting; those it only learns with are its own.
+
+    Args:
+        d_model: width D of the sequence model.
+        action: what is to be chosen.
+
+    Attributes:
+        actor: ``hidden [.., D]`` (and ``action_mask``) -> ``action`` and ``action_log_prob``.
+        out_keys: what :meth:`forward` adds, and a rollout holds.
+    """
+
+    actor: ProbabilisticActor
+    out_keys: ClassVar[tuple[str, ...]] = ("action", "action_log_prob")
+
+    def __init__(self, d_model: int, action: Action) -> None:
+        super().__init__()
+        self.actor = build_actor(d_model, action)
+
+    @abstractmethod
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add ``out_keys`` to a TensorDict with ``hidden``."""
+
+
+class ActorCriticHeads(PolicyHeads):
+    """A policy head and a value head; see :class:`PolicyHeads`.
+
+    Attributes:
+        critic: ``hidden [.., D]`` -> ``state_value [.., 1]``.
+    """
+
+    out_keys = ("action", "action_log_prob", "state_value")
+
+    def __init__(self, d_model: int, action: Action) -> None:
+        super().__init__(d_model, action)
+        self.critic = ValueOperator(_linear(d_model, 1), in_keys=["hidden"])
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Choose actions, and say what they are worth."""
+        return self.critic(self.actor(tensordict))
+
+
+def build_actor(d_model: int, action: Action) -> ProbabilisticActor:
     """Return the policy head: ``hidden [.., D]`` -> ``action`` and ``action_log_prob``.
 
-    One discrete action is drawn from a categorical distribution, several from independent ones, a bounded vector
-    from a normal distribution squashed into the bounds by tanh.
-
-    Raises:
-        UserError: if actions of this kind are not supported.
+    One discrete action is drawn from a categorical distribution, several from independent ones, a bounded vector from
+    a normal distribution squashed into the bounds by tanh. Masked actions have no probability.
     """
+    names, distribution, settings = _distribution(action)
     head: nn.Module
-    names, distribution, settings = _distribution(action_spec)
     if names == ["logits"]:
-        head = _linear(d_model, _n_logits(action_spec))
+        head = _linear(d_model, sum(action.n_values))
     else:
-        head = nn.Sequential(_linear(d_model, 2 * action_spec.shape[-1], _CONTINUOUS_GAIN), NormalParamExtractor())
+        head = nn.Sequential(_linear(d_model, 2 * action.shape[0], _CONTINUOUS_GAIN), NormalParamExtractor())
     return ProbabilisticActor(
         TensorDictModule(head, in_keys=["hidden"], out_keys=names),
-        in_keys=names,
+        in_keys={**{name: name for name in names}, **({"mask": ACTION_MASK} if action.masked else {})},
         distribution_class=distribution,
         distribution_kwargs=settings,
         return_log_prob=True,
     )
 
 
-def build_critic(d_model: int) -> ValueOperator:
-    """Return the value head: ``hidden [.., D]`` -> ``state_value [.., 1]``."""
-    return ValueOperator(_linear(d_model, 1), in_keys=["hidden"])
-
-
-def _distribution(spec: TensorSpec) -> tuple[list[str], type[Distribution], dict[str, Any]]:
+def _distribution(action: Action) -> tuple[list[str], type[Distribution], dict[str, Any]]:
     """Return the names of its parameters, the class, and its other arguments."""
-    if isinstance(spec, MultiCategorical):
-        return ["logits"], MultiCategoricalDistribution, {"n_values": _n_values(spec)}
-    if isinstance(spec, Categorical) and not isinstance(spec, Binary):
-        # Not validated: inputs were checked to be finite by the sequence model.
-        return ["logits"], CategoricalDistribution, {"validate_args": False}
-    if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
-        first_row = (0,) * (len(spec.shape) - 1)
-        return ["loc", "scale"], TanhNormal, {"low": spec.space.low[first_row], "high": spec.space.high[first_row]}
-    raise UserError(
-        f"action_spec={type(spec).__name__}: must be Categorical (one discrete action), MultiCategorical (several) or "
-        f"Bounded (a vector with bounds)"
-    )
-
-
-def _n_values(spec: MultiCategorical) -> list[int]:
-    return spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].tolist()
-
-
-def _n_logits(spec: Categorical) -> int:
-    return sum(_n_values(spec)) if isinstance(spec, MultiCategorical) else int(spec.n)
+    if isinstance(action.space, spaces.Box):
+        low, high = (torch.from_numpy(bound.reshape(-1).astype("float32")) for bound in (action.space.low, action.space.high))
+        return ["loc", "scale"], TanhNormal, {"low": low, "high": high}
+    if not isinstance(action.space, spaces.Discrete):
+        return ["logits"], MultiCategorical, {"n_values": action.n_values}
+    if action.masked:
+        return ["logits"], MaskedCategorical, {}
+    # Not validated: inputs were checked to be finite by the sequence model.
+    return ["logits"], Categorical, {"validate_args": False}
 
 
 def _linear(d_model: int, n_outputs: int, gain: float = 1.0) -> nn.Linear:

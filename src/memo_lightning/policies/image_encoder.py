@@ -1,4 +1,4 @@
-"""Pictures -> vectors: a small convolutional network."""
+"""Images -> vectors: a small convolutional network."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _SMALL = 8  # pixels along a side that need not be made fewer
 
 
 class ImageEncoder(nn.Module):
-    """Convolutions that halve the picture until it is small, then a linear layer.
+    """Convolutions that halve the image until it is small, then a linear layer.
 
-    Pictures stay uint8 until they are here: they take a quarter of the memory in a rollout, and of the time to
+    Images stay uint8 until they are here: they take a quarter of the memory in a rollout, and of the time to
     move to another device.
 
     Args:
-        shape: height, width and channels of the pictures.
+        shape: height, width and channels of the images.
         d_model: width of the output.
     """
 
@@ -26,7 +26,7 @@ class ImageEncoder(nn.Module):
         n_filters = 32
         while True:
             stride = (2 if height > _SMALL else 1, 2 if width > _SMALL else 1)
-            # Normed, and without bias before, as symbolic pictures hold small numbers where photographs fill the range.
+            # Normed, and without bias before, as symbolic images hold small numbers where photographs fill the range.
             convolution = nn.Conv2d(channels, n_filters, 3, stride, padding=1, bias=False)
             layers += [convolution, nn.GroupNorm(1, n_filters), nn.GELU()]
             height, width = -(-height // stride[0]), -(-width // stride[1])

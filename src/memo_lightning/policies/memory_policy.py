@@ -5,52 +5,73 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.data import TensorSpec
-from torchrl.modules import ProbabilisticActor, ValueOperator
+from torchrl.modules import ProbabilisticActor
 
 from memo_lightning.errors import TrainingStopped
 from memo_lightning.models import SequenceModel
-from memo_lightning.policies.encoders import Encoder
-from memo_lightning.policies.heads import build_actor, build_critic
+from memo_lightning.policies.encoders import Encoder, name_of
+from memo_lightning.policies.heads import PolicyHeads
 from memo_lightning.policies.input_history import InputHistory
+from memo_lightning.policies.normalizer import Normalizer
+from memo_lightning.policies.precision import full_precision
+from memo_lightning.policies.previous_step import PREVIOUS_STEP
+from memo_lightning.policies.spaces import ACTION_MASK
 
 
 class MemoryPolicy(TensorDictModuleBase):
-    """Acts one step at a time with a memory of its own, and is trained on whole rows without it.
+    """Acts one step at a time with a memory of its own, and is trained on whole sequences without it.
 
     The memory has one slot per environment. It never enters the rollout: it is inference state, emptied where
-    ``is_init`` is set and recomputed in training by running the sequence model over the row.
+    ``is_init`` is set and recomputed in training by running the sequence model over the whole sequence.
 
-    Weights that change while a trial goes on leave a memory that other weights made. Where :meth:`keep_inputs` was
+    Weights that change during a trial leave a stale memory, made by the weights before. Where :meth:`keep_inputs` was
     called, the policy keeps what it has seen, notices by ``weights_version`` that its weights are new, in whatever
-    process they reach it, and makes its memory again from the inputs (the cache refresh of arXiv 2510.19732).
+    process they reach it, and recomputes its memory from the inputs (the cache refresh of arXiv 2510.19732).
 
     Args:
         encoder: turns observations into vectors of the sequence model's width.
-        sequence_model: the memory; swapped by the baseline callbacks.
-        action_spec: the environment's action spec.
+        sequence_model: the memory; swapped by the baseline callback.
+        heads: choose actions.
+        normalizer: running statistics of what is observed; None for none.
+        masked: whether ``action_mask`` says which actions are allowed.
     """
 
-    actor: ProbabilisticActor
-    critic: ValueOperator
     weights_version: Tensor
 
-    def __init__(self, encoder: Encoder, sequence_model: SequenceModel, action_spec: TensorSpec) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        sequence_model: SequenceModel,
+        heads: PolicyHeads,
+        normalizer: Normalizer | None = None,
+        *,
+        masked: bool = False,
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.sequence_model = sequence_model
-        self.actor = build_actor(sequence_model.d_model, action_spec)
-        self.critic = build_critic(sequence_model.d_model)
-        self.in_keys = [*encoder.in_keys, "is_init", "episode_end"]
-        self.out_keys = ["action", "action_log_prob", "state_value"]
+        self.encoder, self.sequence_model, self.heads = encoder, sequence_model, heads
+        self.normalizer = normalizer
+        self.input_keys: list[NestedKey] = [*encoder.in_keys, "is_init", "episode_end"]
+        self.head_keys: list[NestedKey] = [ACTION_MASK] if masked else []
+        self.in_keys = [*self.input_keys, *self.head_keys]
+        self.out_keys = list(heads.out_keys)
         # A buffer, because it must travel with the weights: to other processes, and into checkpoints.
         self.register_buffer("weights_version", torch.zeros((), dtype=torch.int64))
         self._memory: TensorDict | None = None
         self._history: InputHistory | None = None
         self._memory_version = 0
+
+    @property
+    def actor(self) -> ProbabilisticActor:
+        """The head that chooses actions."""
+        return self.heads.actor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights_version.device
 
     def keep_inputs(self, *, shuffle_episodes: bool) -> None:
         """Keep the inputs of the running trials from now on, to refresh the memory from them after an update.
@@ -61,7 +82,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self._history = InputHistory(shuffle_episodes)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Act: add ``action``, ``action_log_prob`` and ``state_value`` to the step ``[N]`` of N environments.
+        """Act: add ``out_keys`` to the step ``[N]`` of N environments.
 
         Actions are sampled, or taken at the mode, according to TorchRL's exploration type.
 
@@ -70,55 +91,84 @@ class MemoryPolicy(TensorDictModuleBase):
         """
         n_envs = tensordict.batch_size[0]
         starts = self._memory_starts(tensordict)
-        # Where all rows start anew the memory is made anew: what is acted must not depend, not even in rounding, on
-        # how far the buffers had grown before, or a run that goes on from a checkpoint would not be the same run.
+        # Where every environment begins a trial the memory is made anew: what is acted must not depend, not even in
+        # rounding, on how far the buffers had grown before, or a resumed run would not be the same run.
         if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
-            self.forget()
+            self.reset_state()
             self._memory = self.sequence_model.init_state(n_envs)
         if self._history is not None:
             if self._memory_version != int(self.weights_version):
                 self._refresh(self._history)
-            self._history.append(tensordict.select(*self.in_keys))
+            self._history.append(tensordict.select(*self.input_keys))
         try:
-            hidden, self._memory = self.sequence_model.step(self.encoder(tensordict), self._memory, starts)
+            hidden, self._memory = self.sequence_model.step(self.encode(tensordict), self._memory, starts)
         except ValueError:
             self._check_observations(tensordict)
             raise
-        heads = self.critic(self.actor(TensorDict({"hidden": hidden}, tensordict.batch_size)))
+        heads = self.heads(self.head_inputs(hidden, tensordict))
         return tensordict.update(heads.select(*self.out_keys))
 
-    def hidden(self, rows: TensorDictBase, segment_length: int | None = None, **settings: Any) -> Tensor:
-        """Return what the heads read, ``[B, T, D]`` with gradient, for whole rows ``[B, T]``.
+    def encode(self, tensordict: TensorDictBase) -> Tensor:
+        """Return what the memory reads, float32 ``[*batch, D]``, of policy inputs ``[*batch]``."""
+        with full_precision(self.device):
+            return self.encoder(tensordict if self.normalizer is None else self.normalizer(tensordict))
+
+    def hidden(self, sequences: TensorDictBase, segment_length: int | None = None, **settings: Any) -> Tensor:
+        """Return what the heads read, float32 ``[B, T, D]`` with gradient, for whole sequences ``[B, T]``.
 
         ``segment_length`` and the other settings of the pass are as in :meth:`SequenceModel.forward`.
         """
-        return self.sequence_model(self.encoder(rows), self._memory_starts(rows), segment_length, **settings)
+        inputs, starts = self.encode(sequences), self._memory_starts(sequences)
+        return self.sequence_model(inputs, starts, segment_length, **settings).float()
 
-    def _check_observations(self, tensordict: TensorDictBase) -> None:
-        for key in self.encoder.in_keys:
-            bad = ~tensordict.get(key).isfinite()
-            if bad.any():
-                row, *_ = bad.nonzero()[0].tolist()
-                value = tensordict.get(key)[bad][0].item()
-                raise TrainingStopped(f"observation {key!r} of environment {row} holds {value}: must be finite")
+    @torch.no_grad()
+    def next_values(self, inputs: TensorDictBase, which: Tensor) -> Tensor:
+        """Return what some environments' next observations are worth, under the memory as it is and remains.
+
+        Args:
+            inputs: policy inputs ``[N]`` that would come next.
+            which: int64 ``[n]``, the environments.
+
+        Returns:
+            Values ``[n, 1]``.
+        """
+        assert self._memory is not None, "nothing was acted yet"
+        which = which.cpu()  # as the counters of a memory are
+        inputs, memory = inputs[which], self._memory[which]
+        hidden, _ = self.sequence_model.step(self.encode(inputs), memory, None)
+        return self.heads.critic(self.head_inputs(hidden, inputs)).get("state_value")  # type: ignore[operator]
 
     def memory_nbytes(self) -> int:
         """Return the bytes that the memory holds now."""
         return 0 if self._memory is None else self.sequence_model.state_nbytes(self._memory)
 
-    def forget(self) -> None:
+    def reset_state(self) -> None:
         """Drop the memory of all environments."""
         self._memory = None
         self._memory_version = int(self.weights_version)
         if self._history is not None:
             self._history.clear()
 
+    def head_inputs(self, hidden: Tensor, inputs: TensorDictBase) -> TensorDict:
+        """Return what the heads read ``[*batch]``: the memory's outputs, and which actions are allowed."""
+        masks = {key: inputs.get(key) for key in self.head_keys}
+        return TensorDict({"hidden": hidden.float(), **masks}, hidden.shape[:-1])
+
+    def _check_observations(self, tensordict: TensorDictBase) -> None:
+        for key in self.encoder.in_keys:
+            bad = ~tensordict.get(key).isfinite()
+            if bad.any():
+                environment, *_ = bad.nonzero()[0].tolist()
+                value = tensordict.get(key)[bad][0].item()
+                what = "the reward or action before" if key == PREVIOUS_STEP else f"observation {name_of(key)!r}"
+                raise TrainingStopped(f"{what} of environment {environment} holds {value}: must be finite")
+
     @torch.no_grad()
     def _refresh(self, history: InputHistory) -> None:
-        """Make the memory again, with the weights of now."""
+        """Recompute the memory with the weights as they are."""
         self._memory_version = int(self.weights_version)
-        rows = history.rows(seed=self._memory_version)
-        _, self._memory = self.sequence_model.prefill(self.encoder(rows), self._memory_starts(rows))
+        sequences = history.sequences(seed=self._memory_version)
+        _, self._memory = self.sequence_model.prefill(self.encode(sequences), self._memory_starts(sequences))
 
     def _memory_starts(self, tensordict: TensorDictBase) -> Tensor:
         """Return bool ``[*batch]``, where the memory is emptied: at trial starts, or at all episode starts."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
+from torchrl.modules import MaskedCategorical
 
 
 class MultiCategorical(Distribution):
@@ -15,12 +16,19 @@ class MultiCategorical(Distribution):
     Args:
         logits: ``[*batch, sum(n_values)]``, those of the first component first.
         n_values: number of values of each of the k components.
+        mask: bool ``[*batch, sum(n_values)]``, the values that are allowed; all when None.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - torch's own declaration
 
-    def __init__(self, logits: Tensor, n_values: Sequence[int]) -> None:
-        self._parts = [Categorical(logits=part, validate_args=False) for part in logits.split(list(n_values), -1)]
+    def __init__(self, logits: Tensor, n_values: Sequence[int], mask: Tensor | None = None) -> None:
+        parts = logits.split(list(n_values), -1)
+        self._parts: list[Categorical] = []
+        if mask is None:
+            self._parts = [Categorical(logits=part, validate_args=False) for part in parts]
+        else:
+            masks = mask.split(list(n_values), -1)
+            self._parts = [MaskedCategorical(logits=p, mask=m) for p, m in zip(parts, masks, strict=True)]
         super().__init__(logits.shape[:-1], torch.Size([len(n_values)]), validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -38,7 +46,7 @@ class MultiCategorical(Distribution):
     @property
     def mode(self) -> Tensor:
         """The most likely values ``[*batch, k]``."""
-        return torch.stack([part.probs.argmax(-1) for part in self._parts], -1)
+        return torch.stack([part.logits.argmax(-1) for part in self._parts], -1)
 
     @property
     def deterministic_sample(self) -> Tensor:

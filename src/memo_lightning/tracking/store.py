@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 _SQLITE = "sqlite:///"
+DEFAULT_STORE = "sqlite:///mlflow.db"  # in the working directory
 
 # Of MLflow's client in every command of this process and of those it starts, where the user has not set them:
 # by default it tries for minutes to reach a server that is not there, and draws a bar for every small file.

@@ -10,7 +10,7 @@ from torchrl.envs import check_env_specs
 from toys import Everything, Keeps, OwnTrials, Walk, faulty
 
 from memo_lightning.envs.build import build_env
-from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectEntries
+from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectComponents
 from memo_lightning.envs.gymnasium.spaces import Action
 from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import EnvironmentFailure, UserError
@@ -147,12 +147,12 @@ def test_continuous_actions_stay_within_their_bounds():
 
 
 def test_components_can_be_hidden():
-    env = SelectEntries(gymnasium.make("Pendulum-v1"), keep=[0, 1])
+    env = SelectComponents(gymnasium.make("Pendulum-v1"), keep=[0, 1])
     whole, _ = gymnasium.make("Pendulum-v1").reset(seed=3)
     np.testing.assert_array_equal(env.reset(seed=3)[0], whole[:2])
     assert env.observation_space.contains(whole[:2])
     with pytest.raises(UserError, match="keep=\\[3\\]: must be indices of the 3 components"):
-        SelectEntries(gymnasium.make("Pendulum-v1"), keep=[3])
+        SelectComponents(gymnasium.make("Pendulum-v1"), keep=[3])
 
 
 @pytest.mark.parametrize(

@@ -14,41 +14,45 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from memo_lightning.envs.failures import named
+from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id
-from memo_lightning.envs.gymnasium.rows import Plan, Rows
-from memo_lightning.envs.gymnasium.spaces import Action, observation_entries
-from memo_lightning.envs.gymnasium.trial_row import SameTask, TrialRules
-from memo_lightning.envs.gymnasium.workers import WorkerRows
-from memo_lightning.envs.reports import REPORTS
+from memo_lightning.envs.gymnasium.runners import Plan, Runners
+from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, SameTask, TrialRules
+from memo_lightning.envs.gymnasium.workers import WorkerRunners
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
 from memo_lightning.errors import require
+from memo_lightning.policies.encoders import OBSERVATION
+from memo_lightning.policies.spaces import ACTION_MASK, Action, observation_keys, without_keys
+from memo_lightning.policies.spec import Interface
 
 
 class GymnasiumEnv(EnvBase):
-    """Gymnasium environments as rows of a TorchRL environment that keeps the contract of trials.
+    """Gymnasium environments as a batched TorchRL environment that keeps the contract of trials.
 
-    What the observation holds become entries of their own: ``observation``, or one for each part of a Dict or
-    Tuple. See :class:`~memo_lightning.envs.gymnasium.trial_row.TrialRow` for what a trial is and how
-    rows are seeded; results depend neither on the number of rows nor on that of workers.
+    What the observation holds is found below ``"observation"``: as ``observation``, or one key for each part of a Dict
+    or Tuple. See :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRunner` for what a trial is and how
+    environments are seeded; results depend neither on the number of environments nor on that of workers.
+
+    An ``action_mask`` in the ``info`` of the first reset, or in a Dict observation, is given on at every step.
 
     Args:
-        n_envs: number of rows N.
+        n_envs: number of environments N.
         id: a registered environment, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0``.
-        make: makes the environment of one row, instead of ``id``.
+        make: makes one environment, instead of ``id``.
         settings: arguments of the registered environment.
         wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order.
-        ignore: entries of the observation to leave out.
+        ignore: observation keys to leave out.
         measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
         episode_length: steps after which an episode is truncated; None for what is registered.
-        trial_length, episodes_per_trial, same_task, success_return, split: see
-            :class:`~memo_lightning.envs.gymnasium.trial_row.TrialRules`.
-        workers: processes to spread the rows over; 0 for none beside this one.
-        step_timeout: seconds that a step or reset of all rows, or of those of a worker, may take.
+        trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end: see
+            :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
+        workers: processes to spread the environments over; 0 for none beside this one.
+        step_timeout: seconds that a step or reset of all environments, or of those of a worker, may take.
         seed: seed of all random streams.
         device: where tensors go.
 
     Attributes:
-        reports: entries that tell how the trial goes and are not to be observed.
+        interface: what a policy has in common with it.
 
     Raises:
         UserError: if a setting is wrong, or the environment has observations or actions that are not supported.
@@ -71,6 +75,7 @@ class GymnasiumEnv(EnvBase):
         same_task: SameTask = "none",
         success_return: float | None = None,
         split: str = "train",
+        time_limit_is_end: bool = False,
         workers: int = 0,
         step_timeout: float = 20.0,
         seed: int = 0,
@@ -85,75 +90,94 @@ class GymnasiumEnv(EnvBase):
             first = make()
         if success_return is None and first.spec:
             success_return = first.spec.reward_threshold
-        rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split)
-        entries, action = observation_entries(first.observation_space, ignore), Action(first.action_space)
-        plan = Plan(first.spec.id if first.spec else str(first), make, entries, action, rules, tuple(measures))
+        rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end)
+        keys = observation_keys(first.observation_space, ignore)
+        name = first.spec.id if first.spec else str(first)
+        with named(f"environment {name}, number 0"), within(step_timeout, f"environment {name}"):
+            _, info = first.reset(seed=0, options=rules.reset_options(new_task=True))
+        observed = getattr(first.observation_space, "spaces", {})
+        action = Action(first.action_space, masked=ACTION_MASK in info or ACTION_MASK in observed)
+        plan = Plan(name, make, keys, action, rules, "episode_end" in info, tuple(measures))
+        self.interface = Interface(without_keys(first.observation_space, ignore), keys, action)
 
         super().__init__(device=device, batch_size=torch.Size([n_envs]))
-        flag = Binary(n=1, shape=(n_envs, 1), dtype=torch.bool, device=self.device)
-        self._entries = [entry.name for entry in entries]
-        self.reports = (*REPORTS, *measures)
-        self.observation_spec = Composite(
-            {entry.name: entry.spec(n_envs, self.device) for entry in entries},
-            episode_end=flag.clone(),
-            episode_return=Unbounded((n_envs, 1), device=self.device),
-            episode_length=Unbounded((n_envs, 1), dtype=torch.int64, device=self.device),
-            success=flag.clone(),
-            **{name: Unbounded((n_envs, 1), device=self.device) for name in measures},
-            shape=(n_envs,),
-        )
-        self.action_spec = action.spec(n_envs, self.device)
-        self.reward_spec = Unbounded((n_envs, 1), device=self.device)
-        self.full_done_spec = Composite(done=flag.clone(), terminated=flag.clone(), shape=(n_envs,))
-
-        self._rows: Rows | WorkerRows
-        self._arrays: dict[str, NDArray]
+        self._set_specs(plan)
+        self._runners: Runners | WorkerRunners
+        self._arrays: dict[ArrayKey, NDArray]
         if workers:
             first.close()
-            self._rows = WorkerRows(plan, n_envs, workers, step_timeout)
-            self._arrays = self._rows.arrays
+            self._runners = WorkerRunners(plan, n_envs, workers, step_timeout)
+            self._arrays = self._runners.arrays
         else:
-            self._arrays = {
-                name: np.zeros((n_envs, *shape), dtype) for name, (shape, dtype) in plan.array_layout().items()
-            }
-            self._rows = Rows(plan, range(n_envs), self._arrays, first, step_timeout)
+            layout = plan.array_layout().items()
+            self._arrays = {name: np.zeros((n_envs, *shape), dtype) for name, (shape, dtype) in layout}
+            self._runners = Runners(plan, range(n_envs), self._arrays, first, step_timeout)
         self.set_seed(seed)
 
-    def picture(self, row: int = 0) -> NDArray[np.uint8]:
-        """Return what a row looks like, uint8 ``[H, W, 3]``."""
-        return self._rows.picture(row)
+    def image(self, index: int = 0) -> NDArray[np.uint8]:
+        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        return self._runners.image(index)
 
     def watch(self) -> None:
-        """Keep a picture of how every episode ends from now on."""
-        self._rows.watch()
+        """Keep an image of how every episode ends from now on."""
+        self._runners.watch()
 
-    def last_picture(self, row: int = 0) -> NDArray[np.uint8] | None:
-        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
-        return self._rows.last_picture(row)
+    def last_image(self, index: int = 0) -> NDArray[np.uint8] | None:
+        """Return what an environment looked like when its latest episode had ended; None where that cannot be told."""
+        return self._runners.last_image(index)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Close the environments and end the workers."""
-        self._rows.close()
+        self._runners.close()
         super().close(raise_if_closed=raise_if_closed)
 
+    def _set_specs(self, plan: Plan) -> None:
+        n, device = self.batch_size[0], self.device
+        flag = Binary(n=1, shape=(n, 1), dtype=torch.bool, device=device)
+        number = Unbounded((n, 1), device=device)
+        observation = Composite({key.name: key.spec((n,), device) for key in plan.keys}, shape=(n,))
+        specs = {
+            OBSERVATION: observation,
+            "episode_end": flag.clone(),
+            "episode_return": number.clone(),
+            "episode_length": Unbounded((n, 1), dtype=torch.int64, device=device),
+            "success": flag.clone(),
+        }
+        if plan.action.masked:
+            specs[ACTION_MASK] = Binary(shape=(n, sum(plan.action.n_values)), dtype=torch.bool, device=device)
+        if plan.truncates:
+            specs[TRUNCATED] = flag.clone()
+        if plan.truncates_within_trials:
+            specs[FINAL_OBSERVATION] = observation.clone()
+        if plan.measures:
+            specs[MEASURES] = Composite({name: number.clone() for name in plan.measures}, shape=(n,))
+        self.observation_spec = Composite(specs, shape=(n,))
+        self.action_spec = plan.action.spec((n,), device)
+        self.reward_spec = number.clone()
+        ends = ["done", "terminated", *(["truncated"] if plan.truncates else [])]
+        self.full_done_spec = Composite({name: flag.clone() for name in ends}, shape=(n,))
+        self._per_environment = {*REPORTS, TRUNCATED, "reward", *ends}  # numbers, which TorchRL has as [N, 1]
+
     def _set_seed(self, seed: int | None) -> None:
-        self._rows.seed(seed or 0)
+        self._runners.seed(seed or 0)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDict:
         flags = None if tensordict is None else tensordict.get("_reset", None)
         self._arrays["reset"][:] = True if flags is None else flags.view(self.batch_size).cpu().numpy()
-        self._rows.reset()
-        return self._results(*self._entries, *self.reports, "done")
+        self._runners.reset()
+        return self._results("action", "reset", "reward")
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         self._arrays["action"][:] = tensordict.get("action").cpu().numpy()
-        self._rows.step()
-        return self._results(*self._entries, *self.reports, "reward", "done")
+        self._runners.step()
+        return self._results("action", "reset")
 
-    def _results(self, *names: str) -> TensorDict:
-        """Return copies of arrays; what is one number per row as ``[N, 1]``."""
-        results = {}
-        for name in names:
-            value = torch.from_numpy(self._arrays[name].copy()).to(self.device)
-            results[name] = value if name in self._entries else value.unsqueeze(-1)
-        return TensorDict({**results, "terminated": results["done"].clone()}, self.batch_size, device=self.device)
+    def _results(self, *without: str) -> TensorDict:
+        """Return copies of the arrays; what is one number for each environment as ``[N, 1]``."""
+        results = TensorDict({}, self.batch_size, device=self.device)
+        for name, array in self._arrays.items():
+            if name not in without:
+                value = torch.from_numpy(array.copy()).to(self.device)
+                is_number = name in self._per_environment or (isinstance(name, tuple) and name[0] == MEASURES)
+                results.set(name, value.unsqueeze(-1) if is_number else value)
+        return results

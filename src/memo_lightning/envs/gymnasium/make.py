@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
+from memo_lightning.construct import resolve
 from memo_lightning.errors import UserError
 
 Wrapper = Callable[[gymnasium.Env], gymnasium.Env]
@@ -19,7 +19,7 @@ Wrapper = Callable[[gymnasium.Env], gymnasium.Env]
 def make_from_id(
     id: str | None, settings: dict[str, Any], wrappers: Sequence[str | Wrapper], episode_length: int | None
 ) -> gymnasium.Env:
-    """Make a registered environment, ready to be rendered to pictures where it can be.
+    """Make a registered environment, ready to be rendered to images where it can be.
 
     Args:
         id: as ``gymnasium.make`` takes it, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0`` to import the module that
@@ -62,15 +62,3 @@ def make_from_id(
     for wrapper in wrappers:
         env = (resolve("env.wrappers", wrapper) if isinstance(wrapper, str) else wrapper)(env)
     return env
-
-
-def resolve(field: str, path: str) -> Callable[..., Any]:
-    """Return what a dotted path names.
-
-    Raises:
-        UserError: if it cannot be imported.
-    """
-    try:
-        return pkgutil.resolve_name(path)
-    except Exception as error:  # importing runs the user's module, which may raise anything
-        raise UserError(f"{field}={path}: cannot be imported ({' '.join(str(error).split())})") from error

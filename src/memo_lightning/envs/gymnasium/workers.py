@@ -1,6 +1,6 @@
-"""Rows in worker processes, which write into memory that all share.
+"""Environments in worker processes, which write into memory that all share.
 
-A worker holds several rows, as TorchRL's and Gymnasium's process-based environments do not, and never outlives
+A worker holds several environments, as TorchRL's and Gymnasium's process-based environments do not, and never outlives
 the run: it ends with its parent, and ends the run when it raises, dies or hangs.
 """
 
@@ -25,7 +25,8 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
-from memo_lightning.envs.gymnasium.rows import Plan, Rows
+from memo_lightning.envs.gymnasium.runners import Plan, Runners
+from memo_lightning.envs.gymnasium.trial_runner import ArrayKey
 from memo_lightning.errors import EnvironmentFailure, UserError
 from memo_lightning.processes import end_with_parent
 
@@ -33,17 +34,17 @@ START_TIMEOUT = 300.0  # seconds to import and build environments
 _GRACE = 2.0  # seconds to end by itself
 
 
-class WorkerRows:
-    """The same as :class:`~memo_lightning.envs.gymnasium.rows.Rows`, for all rows, in processes.
+class WorkerRunners:
+    """The same as :class:`~memo_lightning.envs.gymnasium.runners.Runners`, for all environments, in processes.
 
     Args:
-        plan: how to make the rows; pickled with cloudpickle, so closures are fine.
-        n_envs: number of rows N, spread over the workers.
+        plan: how to make the environments; pickled with cloudpickle, so closures are fine.
+        n_envs: number of environments N, spread over the workers.
         n_workers: number of processes.
-        step_timeout: seconds that a step or reset of a worker's rows may take.
+        step_timeout: seconds that a step or reset of a worker's environments may take.
 
     Attributes:
-        arrays: as in :class:`Rows`, in shared memory.
+        arrays: as in :class:`Runners`, in shared memory.
 
     Raises:
         EnvironmentFailure: if a worker raises, dies or hangs, with the worker's stack trace; the same in all methods.
@@ -67,19 +68,19 @@ class WorkerRows:
         pickled = cloudpickle.dumps(plan)
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _kill, self._workers)
-        for number, rows in enumerate(np.array_split(np.arange(n_envs), n_workers)):
+        for number, indices in enumerate(np.array_split(np.arange(n_envs), n_workers)):
             here, there = context.Pipe()
             with tempfile.NamedTemporaryFile(prefix="memo-worker-", delete=False) as file:
                 trace = Path(file.name)
             process = context.Process(
                 target=_work,
-                args=(there, pickled, rows.tolist(), shared, str(trace)),
+                args=(there, pickled, indices.tolist(), shared, str(trace)),
                 daemon=True,
                 name=f"env-{number}",
             )
             process.start()
             there.close()
-            self._workers.append(_Worker(number, rows.tolist(), process, here, trace))
+            self._workers.append(_Worker(number, indices.tolist(), process, here, trace))
         self._collect(START_TIMEOUT)
 
     def seed(self, seed: int) -> None:
@@ -87,24 +88,24 @@ class WorkerRows:
         self._ask("seed", seed)
 
     def reset(self) -> None:
-        """Begin a new trial in the rows where ``arrays["reset"]`` is true."""
+        """Begin a new trial where ``arrays["reset"]`` is true."""
         self._ask("reset")
 
     def step(self) -> None:
         """Apply ``arrays["action"]``."""
         self._ask("step")
 
-    def picture(self, index: int) -> NDArray[np.uint8]:
-        """Return what a row looks like, uint8 ``[H, W, 3]``."""
-        return self._ask("picture", index, workers=[self._worker_of(index)])[0]
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        return self._ask("image", index, workers=[self._worker_of(index)])[0]
 
     def watch(self) -> None:
-        """Keep a picture of how every episode ends from now on."""
+        """Keep an image of how every episode ends from now on."""
         self._ask("watch")
 
-    def last_picture(self, index: int) -> NDArray[np.uint8] | None:
-        """Return what a row looked like when its latest episode had ended; None where that cannot be told."""
-        return self._ask("last_picture", index, workers=[self._worker_of(index)])[0]
+    def last_image(self, index: int) -> NDArray[np.uint8] | None:
+        """Return what an environment looked like when its latest episode had ended; None where that cannot be told."""
+        return self._ask("last_image", index, workers=[self._worker_of(index)])[0]
 
     def close(self) -> None:
         """Let the workers close their environments; kill those that do not."""
@@ -119,7 +120,7 @@ class WorkerRows:
         self._finalizer()
 
     def _worker_of(self, index: int) -> _Worker:
-        return next(worker for worker in self._workers if index in worker.rows)
+        return next(worker for worker in self._workers if index in worker.indices)
 
     def _ask(self, method: str, *args: Any, workers: Sequence[_Worker] | None = None) -> list[Any]:
         workers = self._workers if workers is None else workers
@@ -165,7 +166,7 @@ class _Worker:
     """The parent's side of a worker."""
 
     number: int
-    rows: list[int]
+    indices: list[int]
     process: ForkServerProcess
     connection: Connection
     trace: Path
@@ -186,16 +187,16 @@ class _Worker:
         raise EnvironmentFailure(self._why_silent(patience.seconds))
 
     def _why_silent(self, seconds: float) -> str:
-        rows = f"env worker {self.number} (rows {self.rows[0]} to {self.rows[-1]})"
+        who = f"env worker {self.number} (environments {self.indices[0]} to {self.indices[-1]})"
         self.process.join(0.5)  # a process that has closed its pipe is about to end
         if self.process.exitcode is None:
             assert self.process.pid is not None
             os.kill(self.process.pid, signal.SIGUSR1)  # faulthandler writes where it is
             time.sleep(0.5)
-            return f"{rows} hangs: no answer within {seconds:g} s (env.step_timeout)\n{self.trace.read_text()}"
+            return f"{who} hangs: no answer within {seconds:g} s (env.step_timeout)\n{self.trace.read_text()}"
         code = self.process.exitcode
         reason = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return f"{rows} died: {reason}\n{self.trace.read_text()}"
+        return f"{who} died: {reason}\n{self.trace.read_text()}"
 
 
 def _kill(workers: list[_Worker]) -> None:
@@ -208,14 +209,14 @@ def _kill(workers: list[_Worker]) -> None:
     workers.clear()
 
 
-def _views(shared: dict[str, tuple[Any, tuple[int, ...], type[np.generic]]]) -> dict[str, NDArray]:
+def _views(shared: dict[ArrayKey, tuple[Any, tuple[int, ...], type[np.generic]]]) -> dict[ArrayKey, NDArray]:
     return {
         name: np.frombuffer(buffer, dtype, prod(shape)).reshape(shape)
         for name, (buffer, shape, dtype) in shared.items()
     }
 
 
-def _work(connection: Connection, pickled: bytes, indices: list[int], shared: dict[str, Any], trace: str) -> None:
+def _work(connection: Connection, pickled: bytes, indices: list[int], shared: dict[ArrayKey, Any], trace: str) -> None:
     """Be a worker: answer requests until told to close."""
     # Both reach the whole process group; the parent ends the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -225,11 +226,11 @@ def _work(connection: Connection, pickled: bytes, indices: list[int], shared: di
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file)
         try:
-            rows = Rows(cloudpickle.loads(pickled), indices, _views(shared))
+            runners = Runners(cloudpickle.loads(pickled), indices, _views(shared))
             connection.send(("answer", None))
             while True:
                 method, args = connection.recv()
-                connection.send(("answer", getattr(rows, method)(*args)))
+                connection.send(("answer", getattr(runners, method)(*args)))
                 if method == "close":
                     return
         except EOFError:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memo_lightning.errors import require
 
 
-class SelectEntries(gymnasium.ObservationWrapper):
+class SelectComponents(gymnasium.ObservationWrapper):
     """Keep some components of a vector observation, e.g. positions without velocities.
 
     Args:

@@ -1,28 +1,39 @@
-"""Models whose training passes skip whole layers."""
+"""What all models share that are built on a transformer."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 
-from memo_lightning.models.base import PassSettings, SequenceModel
-from memo_lightning.models.transformer import Transformer
+from memo_lightning.models.base import MemoryScope, PassSettings, SequenceModel
+from memo_lightning.models.transformer import Transformer, TransformerSizes
 
 
-class LayerDropModel(SequenceModel, ABC):
+class TransformerModel(SequenceModel, ABC):
     """A model built on a :class:`Transformer`, with LayerDrop (Fan et al. 2020, arXiv 1909.11556).
 
-    In ``train()`` mode a whole pass of ``forward`` runs without some of the layers, the same ones in all rows and
+    In ``train()`` mode a whole pass of ``forward`` runs without some of the layers, the same ones in all sequences and
     segments, as if they were not there: keys and values of one segment are read in the next. Acting, ``prefill`` and
     ``eval()`` run all of them, without rescaling.
 
+    Args:
+        memory_scope: what the memory spans; see :class:`SequenceModel`.
+        **sizes: arguments of :class:`Transformer`: ``d_model, n_layers, n_heads, d_ff`` and, optionally, ``sink_kv,
+            rope_base, norm_eps, layer_drop``.
+
     Attributes:
         transformer: the layers, and the probability ``layer_drop`` that a pass skips one.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
     """
 
-    transformer: Transformer
+    def __init__(self, memory_scope: MemoryScope = "trial", **sizes: Unpack[TransformerSizes]) -> None:
+        super().__init__(sizes["d_model"], memory_scope)
+        self.transformer = Transformer(**sizes)
 
     def draw_pass(self, generator: torch.Generator | None = None) -> PassSettings:
         """Draw what is random in a training pass; see :meth:`SequenceModel.draw_pass`."""

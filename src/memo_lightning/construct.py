@@ -1,0 +1,105 @@
+"""Finding what a dotted path names, and calling it with settings, with errors that a user can act on."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints, is_typeddict
+
+from memo_lightning.errors import UserError
+
+Kind = TypeVar("Kind")
+
+
+def resolve(field: str, path: str) -> Any:
+    """Return what a dotted path such as ``my.module.MyClass`` or ``my.module:make`` names.
+
+    Args:
+        field: the setting that holds the path, for the message.
+        path: the path.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:  # importing runs the user's module, which may raise anything
+        raise UserError(f"{field}={path}: cannot be imported ({' '.join(str(error).split())})") from error
+
+
+def resolve_class(field: str, path: str, kind: type[Kind]) -> type[Kind]:
+    """Return the class that a dotted path names, a concrete subclass of ``kind``.
+
+    Paths in checkpoints are resolved by this only, so that no checkpoint can name anything else to be called.
+
+    Raises:
+        UserError: if it cannot be imported, is no subclass of ``kind``, or leaves methods of it unimplemented.
+    """
+    found = resolve(field, path)
+    if not (inspect.isclass(found) and issubclass(found, kind)):
+        raise UserError(f"{field}={path}: must be a subclass of {kind.__module__.rpartition('.')[0]}.{kind.__name__}")
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{field}={path}: must implement {', '.join(missing)}")
+    return found
+
+
+def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call ``target``, turning a refusal of its arguments into a :class:`UserError`.
+
+    Raises:
+        UserError: if the arguments do not fit the signature, or ``target`` refuses them with ``ValueError``.
+    """
+    function = _function(target)
+    try:
+        inspect.signature(function).bind(*(None, *args) if inspect.isclass(target) else args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"{target.__qualname__}: {error}") from None
+    known, required = _keywords(target)
+    if known is not None:
+        for name in kwargs.keys() - known:
+            raise UserError(f"{target.__qualname__}: got an unexpected keyword argument {name!r}")
+    for name in sorted(required - kwargs.keys()):
+        raise UserError(f"{target.__qualname__}: missing a required argument: {name!r}")
+    try:
+        return target(*args, **kwargs)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def accepted(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the ``settings`` that ``target`` takes by name."""
+    known, _ = _keywords(target)
+    return {name: value for name, value in settings.items() if known is None or name in known}
+
+
+def _function(target: Callable[..., Any]) -> Callable[..., Any]:
+    # A class is asked for its __init__, as a metaclass may hide the signature of calling it.
+    return target.__init__ if inspect.isclass(target) else target
+
+
+def _keywords(target: Callable[..., Any]) -> tuple[set[str] | None, set[str]]:
+    """Return the names that ``target`` takes, None for any; and those required of them that its signature hides.
+
+    What ``**settings`` stands for is a ``TypedDict`` where it is annotated as ``Unpack`` of one, and otherwise, in a
+    class, whatever the next constructor in the method resolution order takes.
+    """
+    names: set[str] = set()
+    functions = [c.__dict__["__init__"] for c in inspect.getmro(target) if "__init__" in c.__dict__] \
+        if inspect.isclass(target) else [target]  # fmt: skip
+    for function in functions:
+        rest = None
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                rest = parameter
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
+                names.add(parameter.name)
+        if rest is None:
+            return names, set()
+        (unpacked,) = get_args(get_type_hints(function).get(rest.name)) or (None,)
+        if is_typeddict(unpacked):
+            return names | set(unpacked.__annotations__), set(unpacked.__required_keys__)
+    return None, set()

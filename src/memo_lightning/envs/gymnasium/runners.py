@@ -1,0 +1,152 @@
+"""Several environments in one process, stepped one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from memo_lightning.envs.failures import named, within
+from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, TrialRules, TrialRunner
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
+from memo_lightning.policies.encoders import OBSERVATION
+from memo_lightning.policies.spaces import ACTION_MASK, Action, ObservationKey
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What it takes to make environments, here or in another process.
+
+    Attributes:
+        name: what the environment is called in messages.
+        make: makes one environment.
+        keys: what of the observation is kept.
+        action: how actions are stored, and whether a mask comes with every observation.
+        rules: what a trial is.
+        makes_trials: whether the environment makes trials of several episodes itself.
+        measures: numbers in the ``info`` of every step that are reported.
+    """
+
+    name: str
+    make: Callable[[], gymnasium.Env]
+    keys: Sequence[ObservationKey]
+    action: Action
+    rules: TrialRules
+    makes_trials: bool = False
+    measures: Sequence[str] = ()
+
+    @property
+    def truncates(self) -> bool:
+        """Whether limits cut episodes off whose successors would still count."""
+        return not self.rules.time_limit_is_end
+
+    @property
+    def truncates_within_trials(self) -> bool:
+        """Whether that can happen in the middle of a trial."""
+        return self.truncates and (self.makes_trials or self.rules.episodes_per_trial != 1)
+
+    def array_layout(self) -> dict[ArrayKey, tuple[tuple[int, ...], type[np.generic]]]:
+        """Return name, shape for one environment, and dtype of everything that goes in and out of a step."""
+        seen = [OBSERVATION, *([FINAL_OBSERVATION] if self.truncates_within_trials else [])]
+        return {
+            "action": (self.action.shape, self.action.dtype),
+            "reset": ((), np.bool_),
+            "reward": ((), np.float32),
+            "episode_end": ((), np.bool_),
+            "episode_return": ((), np.float32),
+            "episode_length": ((), np.int64),
+            "success": ((), np.bool_),
+            "done": ((), np.bool_),
+            "terminated": ((), np.bool_),
+            **({"truncated": ((), np.bool_), TRUNCATED: ((), np.bool_)} if self.truncates else {}),
+            **({ACTION_MASK: ((sum(self.action.n_values),), np.bool_)} if self.action.masked else {}),
+            **{(MEASURES, name): ((), np.float32) for name in self.measures},
+            **{(kind, key.name): (key.shape, key.dtype) for kind in seen for key in self.keys},
+        }
+
+
+class Runners:
+    """The environments ``indices`` of those whose results the arrays hold.
+
+    Args:
+        plan: how to make them.
+        indices: their numbers.
+        arrays: by name ``[N, ...]``, as :meth:`Plan.array_layout` says; read and written in place.
+        made: the first environment, if there is one already.
+        step_timeout: seconds that a step or reset of all of them may take; None where another process looks after that.
+
+    Raises:
+        EnvironmentFailure: if an environment raises something or hangs; the same in all methods.
+        UserError: if it returns something else than its spaces say; the same in all methods.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        indices: Sequence[int],
+        arrays: dict[ArrayKey, NDArray],
+        made: gymnasium.Env | None = None,
+        step_timeout: float | None = None,
+    ) -> None:
+        self._name, self._arrays, self._step_timeout = plan.name, arrays, step_timeout
+        self._runners: list[TrialRunner] = []
+        for index in indices:
+            with self._named(index):
+                env = made if made and not self._runners else plan.make()
+            self._runners.append(
+                TrialRunner(
+                    env, index, plan.keys, plan.action, plan.rules, plan.measures, arrays, makes_trials=plan.makes_trials
+                )
+            )
+        self._indices = list(indices)
+
+    def seed(self, seed: int) -> None:
+        """Begin all random streams anew."""
+        for runner in self._runners:
+            runner.seed(seed)
+
+    def reset(self) -> None:
+        """Begin a new trial where ``arrays["reset"]`` is true."""
+        with self._in_time():
+            for index, runner in zip(self._indices, self._runners, strict=True):
+                if self._arrays["reset"][index]:
+                    with self._named(index):
+                        runner.reset()
+
+    def step(self) -> None:
+        """Apply ``arrays["action"]``."""
+        with self._in_time():
+            for index, runner in zip(self._indices, self._runners, strict=True):
+                with self._named(index):
+                    runner.step()
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        with self._named(index):
+            return self._runners[self._indices.index(index)].image()
+
+    def watch(self) -> None:
+        """Keep an image of how every episode ends from now on."""
+        for runner in self._runners:
+            runner.watch()
+
+    def last_image(self, index: int) -> NDArray[np.uint8] | None:
+        """Return what an environment looked like when its latest episode had ended; None where that cannot be told."""
+        return self._runners[self._indices.index(index)].last_image
+
+    def close(self) -> None:
+        """Close the environments."""
+        for index, runner in zip(self._indices, self._runners, strict=True):
+            with self._named(index):
+                runner.env.close()
+        self._runners, self._indices = [], []
+
+    def _named(self, index: int) -> AbstractContextManager[None]:
+        return named(f"environment {self._name}, number {index}")
+
+    def _in_time(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")

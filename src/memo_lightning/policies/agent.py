@@ -1,0 +1,198 @@
+"""A trained policy that anyone can act with: raw observations in, actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from numpy.typing import ArrayLike, NDArray
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from memo_lightning.errors import UserError
+from memo_lightning.policies.encoders import OBSERVATION
+from memo_lightning.policies.memory_policy import MemoryPolicy
+from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous_step
+from memo_lightning.policies.spaces import ACTION_MASK
+from memo_lightning.policies.spec import PolicySpec
+
+
+@dataclass
+class AgentState:
+    """What an agent remembers of each environment.
+
+    Attributes:
+        memory: the sequence model's memory, batch ``[B]``.
+        previous_action: as stored, ``[B, ...]``.
+        is_first: bool ``[B]``, where the next step is the first of a trial.
+        is_batch: whether observations and actions have a batch dimension.
+    """
+
+    memory: TensorDict
+    previous_action: Tensor
+    is_first: Tensor
+    is_batch: bool
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """``(B,)``, or ``()`` for one environment without a batch dimension."""
+        return (len(self.is_first),) if self.is_batch else ()
+
+
+class Agent:
+    """Acts in an environment of the kind that it was trained in.
+
+    It needs nothing of training: no environment, no configuration, no Trainer. It keeps the previous action itself and
+    is told the previous reward, as policies of meta-RL read both.
+
+    Args:
+        spec: what the policy is made of.
+        policy: the policy.
+        training: what is known about how it was trained: ``config``, ``frames``, ``mlflow_run_id``.
+
+    Attributes:
+        observation_space: Gymnasium space of one environment's observation.
+        action_space: Gymnasium space of one environment's action.
+    """
+
+    def __init__(self, spec: PolicySpec, policy: MemoryPolicy, training: Mapping[str, Any]) -> None:
+        self.spec, self.policy, self.training = spec, policy.eval(), training
+        self.observation_space: Space = spec.interface.observation_space
+        self.action_space: Space = spec.interface.action.space
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.policy.device
+
+    def initial_state(self, batch_size: int | None = None) -> AgentState:
+        """Return an empty memory, with which a trial begins.
+
+        Args:
+            batch_size: environments B; None for one, whose observations and actions have no batch dimension.
+
+        Raises:
+            UserError: if ``batch_size`` is not positive.
+        """
+        n = 1 if batch_size is None else batch_size
+        if n < 1:
+            raise UserError(f"batch_size={batch_size}: must be at least 1, or None")
+        action = self.spec.interface.action
+        previous = torch.zeros((n, *action.shape), dtype=action.spec((n,)).dtype, device=self.device)
+        first = torch.ones(n, dtype=torch.bool, device=self.device)
+        return AgentState(self.policy.sequence_model.init_state(n), previous, first, batch_size is not None)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Any,
+        state: AgentState,
+        reward: ArrayLike = 0.0,
+        episode_end: ArrayLike = False,
+        deterministic: bool = False,
+        is_first: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+    ) -> tuple[Any, AgentState]:
+        """Choose an action.
+
+        Args:
+            observation: what the environment returns: an array, or a dictionary of arrays; of a batch, ``[B, ...]``.
+            state: the memory; it is updated in place, use the returned one from here on.
+            reward: that of the step which led to ``observation``; a number, or ``[B]``.
+            episode_end: whether that step ended an episode; the trial, and with it the memory, goes on.
+            deterministic: take the most likely action instead of sampling.
+            is_first: where a new trial begins, which empties the memory before the step; a flag, or ``[B]``. The
+                first step after :meth:`initial_state` is one by itself.
+            action_mask: bool ``[.., n]``, the actions that are allowed, for a policy that was trained with a mask; if
+                it is not in the observation.
+
+        Returns:
+            The action as the environment takes it, of a batch ``[B, ...]``, and the state after the step.
+
+        Raises:
+            UserError: if an observation, a mask or the state does not fit.
+        """
+        if is_first is not None:
+            state.is_first |= self._flags("is_first", is_first, state).squeeze(-1)
+        inputs = self._inputs(observation, state, reward, episode_end, action_mask)
+        kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+        policy = self.policy
+        try:
+            hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, state.is_first)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        with set_exploration_type(kind):
+            chosen = policy.actor(policy.head_inputs(hidden, inputs)).get("action")
+        state.previous_action, state.is_first = chosen, torch.zeros_like(state.is_first)
+        action = self.spec.interface.action
+        stored = chosen.cpu().numpy()
+        return action.to_envs(stored) if state.is_batch else action.to_env(stored[0]), state
+
+    def state_nbytes(self, state: AgentState) -> int:
+        """Return the bytes that the memory holds now."""
+        return self.policy.sequence_model.state_nbytes(state.memory)
+
+    def _inputs(
+        self, observation: Any, state: AgentState, reward: ArrayLike, episode_end: ArrayLike, mask: ArrayLike | None
+    ) -> TensorDict:
+        """Return the policy inputs ``[B]``."""
+        interface, shape, n = self.spec.interface, state.batch_shape, len(state.is_first)
+        self._check_batch(observation, state)
+        observations = {
+            key.name: self._tensor(key.read(observation, shape)).reshape(n, *key.shape) for key in interface.keys
+        }
+        ended = self._flags("episode_end", episode_end, state)
+        started = state.is_first.unsqueeze(-1)
+        previous = encode_previous_step(
+            interface.action,
+            state.previous_action,
+            self._numbers("reward", reward, state),
+            ended,
+            with_reward=interface.observes_reward,
+        )
+        inputs = {
+            OBSERVATION: TensorDict(observations, [n]),
+            PREVIOUS_STEP: previous.masked_fill(started, 0.0),
+            "is_init": started,
+            "episode_end": ended & ~started,
+        }
+        if interface.action.masked:
+            if mask is None and isinstance(observation, Mapping):
+                mask = observation.get(ACTION_MASK)
+            if mask is None:
+                raise UserError("action_mask: is missing; the policy was trained with one, in the observation or info")
+            inputs[ACTION_MASK] = self._tensor(interface.action.read_mask(mask, shape)).reshape(n, -1)
+        return TensorDict(inputs, [n])
+
+    def _check_batch(self, observation: Any, state: AgentState) -> None:
+        """Raise :class:`UserError` if observation and state are for different numbers of environments."""
+        key = self.spec.interface.keys[0]
+        value = observation
+        try:
+            for part in key.path:
+                value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return  # which reading it will say
+        shape, own = np.shape(value), tuple(key.space.shape or ())
+        batch = shape[: len(shape) - len(own)]
+        if shape == (*batch, *own) and batch != state.batch_shape:
+            held = f"of batch size {state.batch_shape[0]}" if state.is_batch else "of one environment"
+            needed = f"initial_state(batch_size={batch[0]})" if batch else "initial_state()"
+            raise UserError(f"state is {held}: must be from {needed}, to fit observations of shape {shape}")
+
+    def _numbers(self, name: str, value: ArrayLike, state: AgentState) -> Tensor:
+        numbers = np.asarray(value, np.float32)
+        if numbers.shape not in ((), state.batch_shape):
+            raise UserError(f"{name} has shape {numbers.shape}: must be a number, or of shape {state.batch_shape}")
+        return self._tensor(np.broadcast_to(numbers, (len(state.is_first),)).copy()).unsqueeze(-1)
+
+    def _flags(self, name: str, value: ArrayLike, state: AgentState) -> Tensor:
+        return self._numbers(name, value, state) != 0
+
+    def _tensor(self, array: NDArray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

@@ -1,0 +1,123 @@
+"""Running statistics of observations and rewards, part of the policy.
+
+They are buffers of the policy, and so travel wherever its weights do: to worker processes, into checkpoints, to other
+ranks. They change between rollouts only, so that acting and the update that learns from it see the same numbers.
+TorchRL's ``VecNorm`` is a transform of one environment: its statistics change in the middle of a rollout, and those of
+several workers or ranks are not the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from memo_lightning.policies.encoders import OBSERVATION
+from memo_lightning.policies.previous_step import PREVIOUS_STEP
+
+Sum = Callable[[Tensor], Tensor]
+"""Adds up a tensor over all ranks."""
+
+_EPSILON = 1e-8
+_LIMIT = 10.0  # standard deviations; farther values are clipped
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all values seen so far (Chan et al. 1979), in float64.
+
+    Args:
+        size: how many quantities there are.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))  # sum of squared deviations
+
+    def update(self, values: Tensor, over_ranks: Sum) -> None:
+        """Add ``values [n, size]`` of this rank, and those that the other ranks add in the same call."""
+        values = values.to(torch.float64)
+        count = over_ranks(torch.full_like(self.count, len(values)))
+        mean = over_ranks(values.sum(0)) / count
+        squares = over_ranks((values - mean).square().sum(0))
+        total, difference = self.count + count, mean - self.mean
+        self.squares += squares + difference.square() * self.count * count / total
+        self.mean += difference * count / total
+        self.count.copy_(total)
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation ``[size]``; one where nothing was seen yet, or all values were the same."""
+        variance = self.squares / self.count.clamp(min=1)
+        return torch.where(variance > _EPSILON, variance, torch.ones_like(variance)).sqrt()
+
+
+class Normalizer(nn.Module):
+    """What a policy does to its inputs, and an algorithm to rewards, before anything is learned.
+
+    Vectors are shifted to mean zero and scaled to deviation one. Rewards are scaled, and not shifted, which would be
+    another task, by the standard deviation of the discounted return so far; the reward among the RL^2 inputs alike.
+
+    Args:
+        sizes: width of each observation key that is a vector; none to leave observations as they are.
+        rewards: whether rewards are scaled.
+        observes_reward: whether the RL^2 inputs hold the last reward.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], *, rewards: bool, observes_reward: bool) -> None:
+        super().__init__()
+        self._keys, self._sizes = list(sizes), list(sizes.values())
+        self._observes_reward = observes_reward
+        self.observations = RunningMoments(sum(self._sizes)) if sizes else None
+        self.returns = RunningMoments(1) if rewards else None
+
+    def forward(self, inputs: TensorDictBase) -> TensorDictBase:
+        """Return policy inputs ``[*batch]`` with normalised observations, in new tensors."""
+        inputs = inputs.copy()
+        if self.observations is not None:
+            parts = zip(self._keys, self._split(self.observations.mean), self._split(self.observations.deviation), strict=True)
+            for key, mean, deviation in parts:
+                value = (inputs.get((OBSERVATION, key)) - mean.float()) / deviation.float()
+                inputs.set((OBSERVATION, key), value.clamp(-_LIMIT, _LIMIT))
+        if self.returns is not None and self._observes_reward and PREVIOUS_STEP in inputs.keys():
+            previous = inputs.get(PREVIOUS_STEP).clone()
+            previous[..., -2] *= self.reward_scale.float()
+            inputs.set(PREVIOUS_STEP, previous)
+        return inputs
+
+    @property
+    def reward_scale(self) -> Tensor:
+        """What rewards are multiplied by, a scalar."""
+        assert self.returns is not None
+        return 1.0 / self.returns.deviation[0]
+
+    def update(self, inputs: TensorDictBase, reward: Tensor, end: Tensor, gamma: float, over_ranks: Sum) -> None:
+        """Take a rollout into the statistics.
+
+        Args:
+            inputs: policy inputs ``[B, T]``.
+            reward: rewards ``[B, T, 1]``.
+            end: bool ``[B, T, 1]``, the last steps of returns.
+            gamma: discount per step.
+            over_ranks: adds up a tensor over all ranks.
+        """
+        if self.observations is not None:
+            vectors = torch.cat([inputs.get((OBSERVATION, key)).flatten(0, 1).double() for key in self._keys], -1)
+            self.observations.update(vectors, over_ranks)
+        if self.returns is not None:
+            running, returns = torch.zeros_like(reward[:, 0]), []
+            for t in range(reward.shape[1]):
+                running = running * gamma + reward[:, t]
+                returns.append(running)
+                running = running.masked_fill(end[:, t], 0.0)
+            self.returns.update(torch.cat(returns), over_ranks)
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        return values.split(self._sizes)

@@ -1,0 +1,367 @@
+"""What a policy observes and does: Gymnasium spaces, the TorchRL specs they are stored as, and both as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space, spaces
+from numpy.typing import NDArray
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
+
+from memo_lightning.errors import UserError, require
+
+# Bounds beyond this stand for "no bound", as in CartPole's velocities.
+UNBOUNDED = 1e6
+ACTION_MASK = "action_mask"  # in an observation or in `info`, by the convention of Gymnasium and PettingZoo
+_ENCODABLE = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+
+@dataclass(frozen=True)
+class ObservationKey:
+    """One part of an observation: where the environment has it, and how it is stored for one environment.
+
+    Discrete values are int64 from 0, images uint8 ``[H, W, C]``, everything else a float32 vector.
+
+    Attributes:
+        name: its name, which is the user's; in a TensorDict it is found at ``("observation", name)``.
+        path: keys and indices that lead to it in the observation.
+        space: its Gymnasium space.
+    """
+
+    name: str
+    path: tuple[str | int, ...]
+    space: Space
+
+    @cached_property
+    def is_image(self) -> bool:
+        """Whether it is an image: uint8 with two or three dimensions."""
+        return isinstance(self.space, spaces.Box) and self.space.dtype == np.uint8 and len(self.space.shape) in (2, 3)
+
+    @cached_property
+    def is_discrete(self) -> bool:
+        """Whether it is one or several discrete values."""
+        return isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored."""
+        assert self.space.shape is not None
+        if self.is_image:
+            height, width, channels = (*self.space.shape, 1)[:3]
+            return (width, channels, height) if self._channels_first else (height, width, channels)
+        return () if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
+
+    @cached_property
+    def dtype(self) -> type[np.generic]:
+        """Dtype as stored."""
+        return np.uint8 if self.is_image else np.int64 if self.is_discrete else np.float32
+
+    @cached_property
+    def _channels_first(self) -> bool:
+        shape = self.space.shape
+        return self.is_image and shape is not None and len(shape) == 3 and shape[0] <= 4 < shape[2]
+
+    def spec(self, batch_size: Sequence[int], device: torch.device | str = "cpu") -> TensorSpec:
+        """Return the spec of a batch ``[*batch_size]``."""
+        shape = (*batch_size, *self.shape)
+        if isinstance(self.space, spaces.Box):
+            if self.is_image:
+                return Bounded(0, 255, shape, dtype=torch.uint8, device=device)
+            low, high = _bounds(self.space)
+            if low.abs().max() < UNBOUNDED and high.abs().max() < UNBOUNDED:
+                return Bounded(low.expand(shape).clone(), high.expand(shape).clone(), shape, device=device)
+            return Unbounded(shape, device=device)
+        if self.is_discrete:
+            return _discrete_spec(self.space, shape, device)
+        return Unbounded(shape, device=device)
+
+    def read(self, observation: Any, batch_shape: tuple[int, ...] = ()) -> NDArray:
+        """Return this part of an observation ``[*batch_shape, ...]``, as it is stored.
+
+        Raises:
+            UserError: if the observation lacks it, or it is not what its space says.
+        """
+        value = observation
+        for part in self.path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                raise UserError(f"the observation lacks {self.name!r}; its space has it") from None
+        value = np.asarray(value)
+        n_batch_dims = len(batch_shape)
+        if value.shape != (*batch_shape, *(self.space.shape or ())):
+            said = f"its space says {self.space.shape}"
+            said += f" for each of a batch of {batch_shape[0]}" if batch_shape else ""
+            raise UserError(f"observation {self.name!r} has shape {value.shape}; {said}")
+        if self.is_image:
+            if value.dtype != np.uint8:
+                raise UserError(f"observation {self.name!r} has dtype {value.dtype}; its space says uint8")
+            value = np.moveaxis(value, n_batch_dims, -1) if self._channels_first else value
+        elif value.dtype.kind not in "biuf":
+            raise UserError(f"observation {self.name!r} has dtype {value.dtype}; its space says {self.space.dtype}")
+        elif self.is_discrete:
+            value = value - self.space.start  # type: ignore[attr-defined]
+            limit = self.space.n if isinstance(self.space, spaces.Discrete) else self.space.nvec  # type: ignore[attr-defined]
+            if (value < 0).any() or (value >= limit).any():
+                raise UserError(f"observation {self.name!r} is {value}; its space says {self.space}")
+        return value.reshape(*batch_shape, *self.shape)
+
+
+def observation_keys(space: Space, ignore: Sequence[str] = ()) -> list[ObservationKey]:
+    """Return the parts of an observation space: ``observation``, or one for each part of a Dict or Tuple.
+
+    An action mask is no part: a policy does not read it, it obeys it.
+
+    Args:
+        space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of such, at any depth.
+        ignore: names of parts to leave out.
+
+    Raises:
+        UserError: if a part is of another kind, two have the same name, or there is none.
+    """
+    keys = list(_walk(space, (), "" if isinstance(space, spaces.Dict) else "observation"))
+    keys = [key for key in keys if key.path != (ACTION_MASK,)]
+    names = [key.name for key in keys]
+    for name in ignore:
+        require(name in names, "env.ignore", list(ignore), f"among the observation keys, {', '.join(names)}")
+    keys = [key for key in keys if key.name not in ignore]
+    require(bool(keys), "env.ignore", list(ignore), "such that something is left to observe")
+    for key in keys:
+        if not isinstance(key.space, _ENCODABLE):
+            raise UserError(
+                f"observation {key.name!r} is a {type(key.space).__name__} space, which cannot be encoded; "
+                f"leave it out with env.ignore=[{key.name}], or turn it into a Box with a wrapper in env.wrappers"
+            )
+        if names.count(key.name) > 1:
+            raise UserError(f"observation {key.name!r}: two parts have this name; rename one with a wrapper")
+    return keys
+
+
+def keys_of_spec(spec: Composite, n_batch_dims: int) -> list[ObservationKey]:
+    """Return the parts of what a TorchRL environment observes, given the spec of ``("observation", ...)``.
+
+    Raises:
+        UserError: if one is neither a vector, a discrete value nor an image.
+    """
+    keys = []
+    for name, entry in spec.items():
+        shape = tuple(entry.shape[n_batch_dims:])
+        if len(shape) > 1 and not (entry.dtype == torch.uint8 and len(shape) == 3):
+            raise UserError(
+                f"observation {name!r} has shape {shape} and dtype {entry.dtype}; must be a vector, a discrete value, or "
+                f"an image (uint8 [H, W, C])"
+            )
+        path = (str(name),) if len(spec.keys()) > 1 else ()
+        keys.append(ObservationKey(str(name), path, _space_of(entry, n_batch_dims)))
+    return keys
+
+
+@dataclass(frozen=True)
+class Action:
+    """What one environment is told in a step.
+
+    Attributes:
+        space: a Discrete, MultiDiscrete, MultiBinary or bounded Box space.
+        masked: whether the environment says at every step which actions are allowed.
+
+    Raises:
+        UserError: if the space is of another kind, or continuous actions are to be masked.
+    """
+
+    space: Space
+    masked: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.space, spaces.Box):
+            if not (np.isfinite(self.space.low).all() and np.isfinite(self.space.high).all()):
+                raise UserError(
+                    f"action space {self.space}: must have finite bounds; set them with a wrapper in env.wrappers, "
+                    f"e.g. gymnasium.wrappers.RescaleAction"
+                )
+        elif not isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise UserError(
+                f"action space {type(self.space).__name__}: must be Discrete, MultiDiscrete, MultiBinary or a bounded "
+                f"Box; flatten it with a wrapper in env.wrappers"
+            )
+        if self.masked and isinstance(self.space, spaces.Box):
+            raise UserError(f"action_mask: action space {self.space} is continuous; only discrete actions have a mask")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored: flat."""
+        assert self.space.shape is not None
+        return self.space.shape if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Dtype as stored."""
+        return np.float32 if isinstance(self.space, spaces.Box) else np.int64
+
+    @property
+    def n_values(self) -> list[int]:
+        """Values of each discrete component; none of a continuous action."""
+        if isinstance(self.space, spaces.Box):
+            return []
+        if isinstance(self.space, spaces.Discrete):
+            return [int(self.space.n)]
+        if isinstance(self.space, spaces.MultiDiscrete):
+            return self.space.nvec.reshape(-1).tolist()
+        return [2] * self.shape[0]
+
+    def spec(self, batch_size: Sequence[int], device: torch.device | str = "cpu") -> TensorSpec:
+        """Return the spec of a batch ``[*batch_size]``."""
+        shape = (*batch_size, *self.shape)
+        if isinstance(self.space, spaces.Box):
+            low, high = _bounds(self.space)
+            return Bounded(low.expand(shape).clone(), high.expand(shape).clone(), shape, device=device)
+        return _discrete_spec(self.space, shape, device)
+
+    def to_env(self, stored: NDArray) -> Any:
+        """Return a stored action as the environment takes it, the nearest whole numbers in a Box of integers."""
+        action = self.to_envs(stored[None])[0]
+        return int(action) if isinstance(self.space, spaces.Discrete) else action
+
+    def to_envs(self, stored: NDArray) -> NDArray:
+        """Return stored actions ``[N, ...]`` as environments take them."""
+        assert self.space.shape is not None
+        assert self.space.dtype is not None
+        if isinstance(self.space, spaces.Discrete):
+            return stored + int(self.space.start)
+        if self.space.dtype.kind in "iu":
+            stored = np.rint(stored)
+        value = stored.reshape(len(stored), *self.space.shape).astype(self.space.dtype)
+        return value + self.space.start if isinstance(self.space, spaces.MultiDiscrete) else value
+
+    def read_mask(self, mask: Any, batch_shape: tuple[int, ...] = ()) -> NDArray[np.bool_]:
+        """Return an action mask ``[*batch_shape, sum(n_values)]``, the values of the first component first.
+
+        Raises:
+            UserError: if it has another shape, or leaves a component without an allowed value.
+        """
+        value = np.asarray(mask)
+        expected = (*batch_shape, sum(self.n_values))
+        if value.shape != expected:
+            raise UserError(f"action_mask has shape {value.shape}; must be {expected}, one value for each action")
+        value = value.astype(np.bool_)
+        start = 0
+        for component, n in enumerate(self.n_values):
+            if not value[..., start : start + n].any(-1).all():
+                which = f" for component {component}" if len(self.n_values) > 1 else ""
+                raise UserError(f"action_mask allows no action{which}; must allow at least one")
+            start += n
+        return value
+
+
+def action_of_spec(spec: TensorSpec, n_batch_dims: int, *, masked: bool = False) -> Action:
+    """Return the action of a TorchRL environment.
+
+    Raises:
+        UserError: if actions of this kind are not supported.
+    """
+    if not isinstance(spec, Categorical | MultiCategorical | Bounded) or isinstance(spec, Binary):
+        raise UserError(
+            f"action_spec={type(spec).__name__}: must be Categorical (one discrete action), MultiCategorical "
+            f"(several) or Bounded (a vector with bounds)"
+        )
+    return Action(_space_of(spec, n_batch_dims), masked)
+
+
+def space_to_plain(space: Space) -> dict[str, Any]:
+    """Return a space as strings, numbers, lists and dictionaries."""
+    if isinstance(space, spaces.Box):
+        dtype = str(space.dtype)
+        kind = float if space.dtype.kind == "f" else int
+        low, high = ([kind(v) for v in bound.reshape(-1)] for bound in (space.low, space.high))
+        return {"kind": "box", "shape": list(space.shape), "dtype": dtype, "low": _short(low), "high": _short(high)}
+    if isinstance(space, spaces.Discrete):
+        return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"kind": "multi_discrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"kind": "multi_binary", "shape": list(space.shape)}
+    if isinstance(space, spaces.Dict):
+        return {"kind": "dict", "spaces": [[str(key), space_to_plain(part)] for key, part in space.spaces.items()]}
+    assert isinstance(space, spaces.Tuple), type(space)
+    return {"kind": "tuple", "spaces": [space_to_plain(part) for part in space.spaces]}
+
+
+def space_from_plain(plain: Mapping[str, Any]) -> Space:
+    """Return the space that :func:`space_to_plain` was called on."""
+    match plain["kind"]:
+        case "box":
+            shape, dtype = tuple(plain["shape"]), np.dtype(plain["dtype"])
+            low, high = (
+                np.broadcast_to(np.asarray(plain[end], dtype), (int(np.prod(shape)),)).reshape(shape)
+                for end in ("low", "high")
+            )
+            return spaces.Box(low, high, shape, dtype.type)
+        case "discrete":
+            return spaces.Discrete(plain["n"], start=plain["start"])
+        case "multi_discrete":
+            return spaces.MultiDiscrete(np.array(plain["nvec"]), start=np.array(plain["start"]))
+        case "multi_binary":
+            return spaces.MultiBinary(tuple(plain["shape"]))
+        case "dict":
+            return spaces.Dict({key: space_from_plain(part) for key, part in plain["spaces"]})
+        case "tuple":
+            return spaces.Tuple([space_from_plain(part) for part in plain["spaces"]])
+        case kind:
+            raise UserError(f"space of kind {kind!r}: must be box, discrete, multi_discrete, multi_binary, dict or tuple")
+
+
+def without_keys(space: Space, ignore: Sequence[str]) -> Space:
+    """Return an observation space without the parts that are ignored at its top level, and without an action mask."""
+    if not isinstance(space, spaces.Dict):
+        return space
+    kept = {key: part for key, part in space.spaces.items() if str(key) not in (*ignore, ACTION_MASK)}
+    return spaces.Dict({str(key): part for key, part in kept.items()})
+
+
+def _walk(space: Space, path: tuple[str | int, ...], name: str) -> Iterator[ObservationKey]:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _walk(part, (*path, key), f"{name}_{key}" if name else str(key))
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _walk(part, (*path, index), f"{name}_{index}")
+    else:
+        yield ObservationKey(name, path, space)
+
+
+def _bounds(space: spaces.Box) -> tuple[torch.Tensor, torch.Tensor]:
+    low, high = (torch.from_numpy(np.reshape(bound, -1).astype(np.float32)) for bound in (space.low, space.high))
+    return low, high
+
+
+def _discrete_spec(space: Space, shape: tuple[int, ...], device: torch.device | str) -> TensorSpec:
+    if isinstance(space, spaces.Discrete):
+        return Categorical(int(space.n), shape=shape, device=device)
+    nvec = space.nvec.reshape(-1).tolist() if isinstance(space, spaces.MultiDiscrete) else [2] * shape[-1]
+    return MultiCategorical(nvec, shape=shape, device=device)
+
+
+def _space_of(spec: TensorSpec, n_batch_dims: int) -> Space:
+    """Return the Gymnasium space of one environment's part of a spec."""
+    shape = tuple(spec.shape[n_batch_dims:])
+    if isinstance(spec, MultiCategorical):
+        return spaces.MultiDiscrete(spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].cpu().numpy())
+    if isinstance(spec, Binary) or (spec.dtype == torch.bool and not isinstance(spec, Categorical)):
+        return spaces.MultiBinary(shape)
+    if isinstance(spec, Categorical):
+        return spaces.Discrete(int(spec.n))
+    dtype = np.uint8 if spec.dtype == torch.uint8 else np.float32
+    if isinstance(spec, Bounded):
+        first = (0,) * n_batch_dims
+        low, high = (bound[first].cpu().numpy().astype(dtype) for bound in (spec.space.low, spec.space.high))
+        return spaces.Box(low, high, shape, dtype)
+    return spaces.Box(-np.inf, np.inf, shape, np.float32)
+
+
+def _short(values: list[Any]) -> list[Any]:
+    """Return one value where all are the same, as in images."""
+    return values[:1] if len(set(values)) == 1 else values

@@ -1,0 +1,150 @@
+"""Everything that a policy is made of, as plain values: what a checkpoint holds beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gymnasium import Space
+from torchrl.data import Composite, Unbounded
+
+from memo_lightning.construct import construct, resolve_class
+from memo_lightning.errors import UserError
+from memo_lightning.models import SequenceModel
+from memo_lightning.policies.encoders import OBSERVATION, Encoder
+from memo_lightning.policies.heads import PolicyHeads
+from memo_lightning.policies.memory_policy import MemoryPolicy
+from memo_lightning.policies.normalizer import Normalizer
+from memo_lightning.policies.previous_step import PREVIOUS_STEP, previous_step_size
+from memo_lightning.policies.spaces import Action, ObservationKey, space_from_plain, space_to_plain
+
+TARGET = "_target_"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What an environment and a policy have in common.
+
+    Attributes:
+        observation_space: the observation as the environment returns it.
+        keys: what of it is kept.
+        action: what the environment is told.
+        observes_reward: whether the reward is among the RL^2 inputs.
+    """
+
+    observation_space: Space
+    keys: Sequence[ObservationKey]
+    action: Action
+    observes_reward: bool = True
+
+    def observed(self, batch_size: Sequence[int] = (1,)) -> Composite:
+        """Return the specs of what a policy may read, for a batch ``[*batch_size]``."""
+        shape = tuple(batch_size)
+        observations = Composite({key.name: key.spec(shape) for key in self.keys}, shape=shape)
+        size = previous_step_size(self.action, with_reward=self.observes_reward)
+        return Composite({OBSERVATION: observations, PREVIOUS_STEP: Unbounded((*shape, size))}, shape=shape)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return it as strings, numbers, lists and dictionaries."""
+        return {
+            "observation_space": space_to_plain(self.observation_space),
+            "keys": [[key.name, list(key.path), space_to_plain(key.space)] for key in self.keys],
+            "action": space_to_plain(self.action.space),
+            "masked": self.action.masked,
+            "observes_reward": self.observes_reward,
+        }
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> Interface:
+        """Return what :meth:`as_plain` was called on."""
+        return Interface(
+            space_from_plain(plain["observation_space"]),
+            [ObservationKey(name, tuple(path), space_from_plain(space)) for name, path, space in plain["keys"]],
+            Action(space_from_plain(plain["action"]), plain["masked"]),
+            plain["observes_reward"],
+        )
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What it takes to build a policy, without environment, configuration or trainer.
+
+    Attributes:
+        interface: what is observed and done.
+        encoder: ``_target_`` and settings of the encoder.
+        memory: ``_target_`` and settings of the sequence model.
+        heads: dotted path of the class of the heads.
+        normalize_observations: whether vectors are normalised by running statistics.
+        normalize_rewards: whether rewards are.
+    """
+
+    interface: Interface
+    encoder: Mapping[str, Any]
+    memory: Mapping[str, Any]
+    heads: str
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
+
+    def build(self) -> MemoryPolicy:
+        """Return a policy with fresh weights.
+
+        Raises:
+            UserError: if the parts do not fit together, or one is of another class than it must be.
+        """
+        interface, observed = self.interface, self.interface.observed()
+        sequence_model = self.build_memory()
+        normalizer = None
+        if self.normalize_observations or self.normalize_rewards:
+            sizes = {}
+            if self.normalize_observations:
+                vectors = [key for key in interface.keys if not key.is_image and not key.is_discrete]
+                sizes = {key.name: key.shape[0] for key in vectors}
+                for name, size in sizes.items():  # no longer within the bounds that they are observed in
+                    observed[OBSERVATION, name] = Unbounded((1, size))
+            rewards, observes_reward = self.normalize_rewards, interface.observes_reward
+            normalizer = Normalizer(sizes, rewards=rewards, observes_reward=observes_reward)
+        encoder = _build("encoder", self.encoder, Encoder, observed, sequence_model.d_model)
+        heads = resolve_class("heads", self.heads, PolicyHeads)(sequence_model.d_model, interface.action)
+        return MemoryPolicy(encoder, sequence_model, heads, normalizer, masked=interface.action.masked)
+
+    def build_memory(self) -> SequenceModel:
+        """Return the sequence model with fresh weights.
+
+        Raises:
+            UserError: if the settings do not fit it, or it is no :class:`SequenceModel`.
+        """
+        return _build("model", self.memory, SequenceModel)
+
+    def with_memory(self, changes: Mapping[str, Any]) -> PolicySpec:
+        """Return a spec whose memory has other settings.
+
+        Raises:
+            UserError: if the memory has no such setting.
+        """
+        for name in changes:
+            if name not in self.memory or name == TARGET:
+                known = ", ".join(key for key in self.memory if key != TARGET)
+                raise UserError(f"model.{name}: the checkpoint's memory has no such setting; it has {known}")
+        return replace(self, memory={**self.memory, **changes})
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return it as strings, numbers, lists and dictionaries."""
+        return {
+            "interface": self.interface.as_plain(),
+            "encoder": dict(self.encoder),
+            "memory": dict(self.memory),
+            "heads": self.heads,
+            "normalize_observations": self.normalize_observations,
+            "normalize_rewards": self.normalize_rewards,
+        }
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> PolicySpec:
+        """Return what :meth:`as_plain` was called on."""
+        return PolicySpec(**{**plain, "interface": Interface.from_plain(plain["interface"])})
+
+
+def _build(field: str, settings: Mapping[str, Any], kind: type, *args: Any) -> Any:
+    target = resolve_class(f"{field}.{TARGET}", settings[TARGET], kind)
+    return construct(target, *args, **{name: value for name, value in settings.items() if name != TARGET})
