@@ -12,15 +12,11 @@ from collections.abc import Callable
 import habitat
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.config import make_config
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import build_navigator
-from memo_lightning.envs.habitat.pose import HEADINGS, PITCHES, Pose
-from memo_lightning.envs.habitat.shapes import concatenate
-from memo_lightning.envs.habitat.sources import GeneratedSource
 from memo_lightning.envs.habitat.trial import TrialEnv
-from memo_lightning.envs.habitat.view import View
+from memo_lightning.houses import REFERENCE_CAMERA, GeneratedSource, HouseSpec, Pose, View, build_house, build_navigator
+from memo_lightning.houses.pose import HEADINGS, PITCHES
+from memo_lightning.houses.shapes import concatenate
 
 
 def frames_per_second(n_frames: int) -> float:

@@ -8,9 +8,8 @@ from omegaconf import OmegaConf
 
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
-from memo_lightning.envs.habitat.house import HouseSpec
-from memo_lightning.envs.habitat.navigation import build_navigator
 from memo_lightning.errors import UserError
+from memo_lightning.houses import HouseSpec, build_navigator
 
 SMALL = {"n_houses": 2, "n_placements": 2, "n_episodes": 3, "min_rooms": 2, "max_rooms": 3}
 

@@ -11,11 +11,10 @@ from habitat.core.simulator import Simulator
 from habitat.utils.visualizations import maps
 
 from memo_lightning.envs.habitat import import_habitat
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.config import make_config
-from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.simulator import HouseSim
 from memo_lightning.errors import UserError
+from memo_lightning.houses import REFERENCE_CAMERA, HouseSpec
 
 STOP, FORWARD, LEFT, RIGHT, UP, DOWN = range(6)
 

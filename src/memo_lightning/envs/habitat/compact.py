@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from memo_lightning.envs.habitat.columns import MAX_RANGE
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.errors import require
+from memo_lightning.houses import OBJECT_TYPES
+from memo_lightning.houses.columns import MAX_RANGE
 
 _WAVELENGTHS = np.array([2.0, 4.0, 8.0, 16.0], np.float32)  # metres
 

@@ -43,12 +43,11 @@ from memo_lightning.envs.habitat import column_sensors as _column_sensors  # noq
 from memo_lightning.envs.habitat import dataset as _dataset  # noqa: F401
 from memo_lightning.envs.habitat import simulator as _simulator  # noqa: F401
 from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
-from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
-from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.shim import INSTALL_HABITAT_SIM, habitat_sim_is_installed
 from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import REFERENCE_CAMERA, HouseSpec
+from memo_lightning.houses.furnishing import AGENT_RADIUS
 
 SensorName = Literal["rgb", "depth", "semantic", "columns"]
 SimulatorName = Literal["house_sim", "habitat_sim"]
@@ -131,7 +130,7 @@ def make_config(
         episode_steps: after which an episode ends.
         split: of the dataset.
         data_path: file to read the dataset from; empty to generate it.
-        dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`.
+        dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
         seed: of what habitat draws itself.
         simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
         scene_dataset: for ``habitat_sim``: path of a ``*.scene_dataset_config.json``; ``data_path`` then gives

@@ -14,18 +14,10 @@ from habitat.core.dataset import Dataset, EpisodeIterator
 from habitat.core.registry import registry
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat import episode_file
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode, make_episode
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import Placement
-from memo_lightning.envs.habitat.sources import (
-    GeneratedSource,
-    Source,
-    StoredSource,
-    check_walkable,
-    generated_source,
-)
 from memo_lightning.errors import UserError
+from memo_lightning.houses import OBJECT_TYPES, GeneratedSource, Placement, episode_file
+from memo_lightning.houses.sources import Source, StoredSource, check_walkable, generated_source
 
 
 @registry.register_dataset(name="ExtObjNav-v1")
@@ -37,7 +29,7 @@ class ExtObjNavDataset(Dataset):
     Args:
         config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, a file or the folder that has
             ``<split>.jsonl.gz``, or, if that is empty, the ``split`` and, under ``metadata``, the other arguments of
-            :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`. Without a configuration, all
+            :class:`~memo_lightning.houses.sources.GeneratedSource`. Without a configuration, all
             training placements.
 
     Raises:

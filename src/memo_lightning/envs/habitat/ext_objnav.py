@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
-from memo_lightning.envs.habitat.columns import MAX_RANGE
 from memo_lightning.envs.habitat.compact import CompactObservations
 from memo_lightning.envs.habitat.config import SensorName, SimulatorName
 from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.houses.columns import MAX_RANGE
 
 
 class ExtObjNav(GymnasiumEnv):

@@ -1,6 +1,6 @@
 """habitat-lab sensors of :class:`~memo_lightning.envs.habitat.simulator.HouseSim`.
 
-Each sensor reads the simulator's :class:`~memo_lightning.envs.habitat.view.View`. Shapes, types and units of
+Each sensor reads the simulator's :class:`~memo_lightning.houses.view.View`. Shapes, types and units of
 the camera sensors are those of habitat-sim's sensors in habitat-lab.
 """
 
@@ -14,9 +14,8 @@ from habitat.core.registry import registry
 from habitat.core.simulator import DepthSensor, RGBSensor, SemanticSensor, Sensor
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import Camera, View
 
 
 def camera_of(config: DictConfig) -> Camera:

@@ -40,7 +40,7 @@ class TrialEnv(gymnasium.Env):
         can_tilt: whether the agent has the two actions that tilt its camera.
         split: ``train``, ``held_out_placements`` (in the training houses) or ``held_out`` (other houses).
         data_path: file of episodes to use instead of generating them, or the folder that has ``<split>.jsonl.gz``.
-        dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`, e.g.
+        dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`, e.g.
             ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
         seed: of the placements drawn.
         simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.

@@ -9,10 +9,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.envs.habitat.config import HFOV, MAX_DEPTH
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.pose import Pose
+from memo_lightning.houses import OBJECT_TYPES, REFERENCE_CAMERA, Camera, Pose
 
 SIDE, HEADER = 288, 32  # pixels of each of the three parts, and of the line above them
 CAMERA = Camera(SIDE, SIDE, HFOV, REFERENCE_CAMERA.eye_height)

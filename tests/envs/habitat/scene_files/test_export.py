@@ -5,17 +5,14 @@ import math
 import numpy as np
 import pytest
 import trimesh
-from meshes import first_hits
 
 from memo_lightning.cli.main import main
-from memo_lightning.envs.habitat.camera import Camera
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.scene_files.models import to_glb
-from memo_lightning.envs.habitat.shapes import Paint, Solid, concatenate
-from memo_lightning.envs.habitat.view import View
+from memo_lightning.houses import OBJECT_TYPES, Camera, HouseSpec, View, build_house
+from memo_lightning.houses.shapes import Paint, Solid, concatenate
+from meshes import first_hits
 
 CAMERA = Camera(32, 32, 79, 0.88)
 # Attributes of stages and objects that habitat-sim documents.

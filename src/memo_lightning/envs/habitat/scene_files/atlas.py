@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.ray_caster import brightness, normal_at, shows_first
 from memo_lightning.envs.habitat.scene_files.patches import Patch
-from memo_lightning.envs.habitat.shapes import SolidArrays
+from memo_lightning.houses.ray_caster import brightness, normal_at, shows_first
+from memo_lightning.houses.shapes import SolidArrays
 
 MAX_SIDE = 4096
 _TEXELS_PER_ELEMENT = 6  # of a pattern

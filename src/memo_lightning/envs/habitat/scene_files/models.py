@@ -9,8 +9,8 @@ import numpy as np
 
 from memo_lightning.envs.habitat.scene_files.atlas import Atlas
 from memo_lightning.envs.habitat.scene_files.patches import mesh_of, patches_of
-from memo_lightning.envs.habitat.shapes import Solid, pack
 from memo_lightning.errors import UserError
+from memo_lightning.houses.shapes import Solid, pack
 
 
 def to_glb(solids: Sequence[Solid]) -> bytes:

@@ -5,9 +5,8 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from memo_lightning.envs.habitat.floor_plan import LATTICE
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import build_navigator
+from memo_lightning.houses import HouseSpec, build_house, build_navigator
+from memo_lightning.houses.floor_plan import LATTICE
 
 SPEC = HouseSpec(2)
 

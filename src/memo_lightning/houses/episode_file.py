@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memo_lightning.envs.habitat.episodes import Start
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import PlacedObject, Placement
-from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.errors import UserError
+from memo_lightning.houses.object_types import OBJECT_TYPES
+from memo_lightning.houses.placement import PlacedObject, Placement
+from memo_lightning.houses.pose import Pose
+from memo_lightning.houses.starts import Start
 
 FORMAT = "ExtObjNav-v1"
 _TYPE_NAMES = {object_type.name for object_type in OBJECT_TYPES}

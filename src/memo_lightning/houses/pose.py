@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memo_lightning.envs.habitat.shapes import turn
+from memo_lightning.houses.shapes import turn
 
 HEADINGS = tuple(range(0, 360, 30))  # that an agent can take which begins at one of them
 PITCHES = (-30, 0, 30)

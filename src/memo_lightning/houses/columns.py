@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
-from memo_lightning.envs.habitat.pose import Pose
+from memo_lightning.houses.camera import REFERENCE_CAMERA, Camera
+from memo_lightning.houses.pose import Pose
 
 MAX_RANGE = 8.0
 LOWEST_OBSTACLE, HIGHEST_OBSTACLE = 0.05, 1.8  # metres above the floor; what is lower or higher blocks nobody

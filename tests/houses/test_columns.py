@@ -3,14 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.columns import MAX_RANGE, columns_of
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.placement import TYPE_NUMBERS, PlacementSpec
-from memo_lightning.envs.habitat.placing import draw_placement
-from memo_lightning.envs.habitat.pose import Pose
-from memo_lightning.envs.habitat.shapes import concatenate
-from memo_lightning.envs.habitat.view import View
+from memo_lightning.houses import Camera, HouseSpec, Pose, View, build_house
+from memo_lightning.houses.columns import MAX_RANGE, columns_of
+from memo_lightning.houses.placement import TYPE_NUMBERS, PlacementSpec
+from memo_lightning.houses.placing import draw_placement
+from memo_lightning.houses.shapes import concatenate
 
 CAMERA = Camera(32, 32, 79, 0.88)
 SPEC = HouseSpec(4)
