@@ -20,7 +20,7 @@ def scene():
 
 
 @pytest.mark.parametrize("pitch", [-30, 0, 30])
-def test_columns_are_the_nearest_of_what_the_pictures_show(scene, pitch):
+def test_columns_are_the_nearest_of_what_the_images_show(scene, pitch):
     solids, placement = scene
     for placed in placement.objects[:10]:
         pose = replace(placed.view, pitch=pitch)
@@ -51,7 +51,7 @@ def test_the_goal_is_in_the_columns_of_the_spot_where_it_is_seen(scene):
     assert np.mean(found) > 0.9  # now and then another object is nearer in all of its columns
 
 
-def test_an_empty_picture_shows_nothing_in_the_way():
+def test_an_empty_image_shows_nothing_in_the_way():
     far = np.full((32, 32), 1000.0, np.float32)
     nothing = np.zeros((32, 32), np.int32)
     columns = columns_of(CAMERA, Pose(0, 0, 0, 0), far, nothing)

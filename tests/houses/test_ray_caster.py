@@ -108,7 +108,7 @@ def test_walking_along_a_wall_that_reaches_behind_the_camera_shows_no_gap():
     np.testing.assert_array_equal(solid >= 0, np.isfinite(expected))
 
 
-def test_looking_up_moves_things_down_in_the_picture():
+def test_looking_up_moves_things_down_in_the_image():
     box = Solid("box", (0, 0.9, -2), (0.1, 0.1, 0.1), WHITE)
     rows = []
     for pitch in (-20, 0, 20):

@@ -1,4 +1,4 @@
-"""The file form of a dataset: a header line, then one line of JSON per placement with its episodes.
+"""The file format of a dataset: a header line, then one line of JSON per placement with its episodes.
 
 One placement per line keeps a large file readable by line tools and lets an error name the line.
 """
@@ -33,7 +33,7 @@ class StoredPlacement:
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """What a file holds; ``split`` names the part of the data it is, None in files that do not say."""
+    """The contents of a file; ``split`` is None in files that do not name theirs."""
 
     split: str | None
     placements: list[StoredPlacement]

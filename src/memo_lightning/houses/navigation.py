@@ -205,7 +205,7 @@ def _move(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
             x, z = x + dx, z + dz
             break
         collided = True
-        # Stop a skin before the block, then go on along it.
+        # Stop a skin before the block, then slide along it.
         length = abs(dx) if axis == 0 else abs(dz)
         t = max(first - SKIN / length, 0.0)
         x, z = x + t * dx, z + t * dz

@@ -1,6 +1,6 @@
 """Putting objects on the furniture and the floor of a house, and proving that each can be found.
 
-A goal counts as reachable if a spot was found from where the object is really seen: the picture there is
+A goal counts as reachable if a spot was found from where the object is really seen: the image there is
 rendered, and the spot is within reach of the object on foot. Objects that fail are rejected, counted and put
 somewhere else.
 """

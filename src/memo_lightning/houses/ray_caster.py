@@ -9,7 +9,7 @@ LLVM may neither reorder nor fuse operations, and only operations that IEEE 754 
 (sums, products, quotients, square roots).
 
 Notation used for shapes:
-    - H, W: rows and columns of the picture
+    - H, W: rows and columns of the image
     - P: solids
 """
 

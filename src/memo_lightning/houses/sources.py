@@ -99,7 +99,7 @@ class GeneratedSource:
 
 
 class StoredSource:
-    """Placements that were read from a file; their episodes come again when all are used up."""
+    """Placements that were read from a file; after the last episode of one, its first follows again."""
 
     def __init__(self, stored: Sequence[StoredPlacement]) -> None:
         self._stored = stored

@@ -12,7 +12,7 @@ from memo_lightning.houses.shapes import SolidArrays
 
 
 class View:
-    """Pictures from one pose; sensors that share a camera share the work.
+    """Images from one pose; sensors that share a camera share the work.
 
     Args:
         pose: of the agent.

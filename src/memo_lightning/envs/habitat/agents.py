@@ -33,7 +33,7 @@ class RandomAgent(habitat.Agent):
         self._rng = np.random.default_rng(seed)
 
     def reset(self) -> None:
-        """Do nothing: its choices go on."""
+        """Do nothing: the random sequence continues."""
 
     def act(self, observations: Any) -> int:
         """Return a random action."""

@@ -92,7 +92,7 @@ class ColumnSensorConfig(LabSensorConfig):
 
 @dataclass
 class ExtObjNavSimulatorConfig(SimulatorConfig):
-    """What both simulators need beside habitat's settings: the columns of the light observation, 0 for none."""
+    """What both simulators need in addition to habitat's settings: the columns of the light observation, 0 for none."""
 
     n_columns: int = 0
 
@@ -123,8 +123,8 @@ def make_config(
     """Return the configuration of ``habitat.Env``.
 
     Args:
-        sensors: what the agent observes beside the goal and its position.
-        image_size: side of the pictures, 64 to 256 pixels.
+        sensors: what the agent observes besides the goal and its position.
+        image_size: side of the images, 64 to 256 pixels.
         n_columns: columns of the light observation.
         can_tilt: whether the agent has the actions that tilt its camera.
         episode_steps: after which an episode ends.
@@ -198,7 +198,7 @@ def _check_simulator(simulator: str, scene_dataset: str, object_folder: str, dat
 
 
 def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: int) -> AgentConfig:
-    picture: dict[str, Any] = {
+    camera: dict[str, Any] = {
         "width": image_size,
         "height": image_size,
         "hfov": HFOV,
@@ -206,9 +206,9 @@ def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: 
     }
     prefix = "HouseSim" if simulator == "house_sim" else "HabitatSim"
     available: dict[SensorName, Any] = {
-        "rgb": HabitatSimRGBSensorConfig(type=f"{prefix}RGBSensor", **picture),
-        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=MAX_DEPTH, **picture),
-        "semantic": HabitatSimSemanticSensorConfig(type=f"{prefix}SemanticSensor", **picture),
+        "rgb": HabitatSimRGBSensorConfig(type=f"{prefix}RGBSensor", **camera),
+        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=MAX_DEPTH, **camera),
+        "semantic": HabitatSimSemanticSensorConfig(type=f"{prefix}SemanticSensor", **camera),
     }
     chosen = {f"{name}_sensor": available[name] for name in sensors if name in available}
     return AgentConfig(height=EYE_HEIGHT, radius=AGENT_RADIUS / 100, max_climb=MAX_CLIMB, sim_sensors=chosen)

@@ -110,11 +110,11 @@ class ExtObjNavDataset(Dataset):
     def _read(self, path: Path) -> None:
         if path.is_dir():
             path = path / f"{self._split}.jsonl.gz"
-        held = self._load(episode_file.read_text(path), f"episode file {path}")
-        if held not in (None, self._split):
+        split = self._load(episode_file.read_text(path), f"episode file {path}")
+        if split not in (None, self._split):
             raise UserError(
-                f"env.data_path={path}: holds the split {held!r}, and env.split={self._split} is asked for; "
-                f"export that split beside it and name the folder, env.data_path={path.parent}"
+                f"env.data_path={path}: holds the split {split!r}, and env.split={self._split} is asked for; "
+                f"export that split into the same folder and name the folder, env.data_path={path.parent}"
             )
 
     def _load(self, text: str, name: str) -> str | None:

@@ -115,7 +115,7 @@ class ExtObjNavSim(HabitatSim):
     def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """Return what a camera on the agent sees, whatever the agent's sensors are.
 
-        The camera is put up when it is first asked for, and then takes pictures at every step.
+        The camera is added when it is first asked for, and from then on renders at every step.
 
         Returns:
             Colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]`` in metres.

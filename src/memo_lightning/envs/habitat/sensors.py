@@ -49,7 +49,7 @@ class HouseSimRGBSensor(HouseSimSensor, RGBSensor):
         return spaces.Box(0, 255, (self.camera.height, self.camera.width, 3), np.uint8)
 
     def get_observation(self, view: View) -> np.ndarray:
-        """Return the picture."""
+        """Return the image."""
         return view.rgb(self.camera)
 
 
@@ -69,7 +69,7 @@ class HouseSimDepthSensor(HouseSimSensor, DepthSensor):
         return spaces.Box(low, high, (self.camera.height, self.camera.width, 1), np.float32)
 
     def get_observation(self, view: View) -> np.ndarray:
-        """Return the picture."""
+        """Return the image."""
         depth = np.clip(view.depth(self.camera), self._low, self._high)[..., None]
         return (depth - self._low) / (self._high - self._low) if self._normalize else depth
 
@@ -83,5 +83,5 @@ class HouseSimSemanticSensor(HouseSimSensor, SemanticSensor):
         return spaces.Box(0, np.iinfo(np.int32).max, shape, np.int32)
 
     def get_observation(self, view: View) -> np.ndarray:
-        """Return the picture."""
+        """Return the image."""
         return view.semantic(self.camera)[..., None]

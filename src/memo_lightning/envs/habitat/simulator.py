@@ -65,7 +65,7 @@ class HouseSim(Simulator):
         radius = AGENT_RADIUS / 100
         require(agent.radius == radius, "agent radius", agent.radius, f"{radius} in generated houses")
         self.habitat_config = config
-        # Reading a configuration takes as long as casting a picture, so what every step needs is kept.
+        # Reading a configuration takes as long as rendering an image, so what every step needs is kept.
         self.forward_step, self._turn_angle = float(config.forward_step_size), float(config.turn_angle)
         self._sensor_suite = SensorSuite(
             [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]

@@ -83,9 +83,9 @@ def test_the_files_show_what_the_embedded_simulator_shows(exported, index):
 def colour_at(mesh, face, point):
     weights = trimesh.triangles.points_to_barycentric(mesh.triangles[face : face + 1], point[None])[0]
     u, v = weights @ mesh.visual.uv[mesh.faces[face]]
-    picture = mesh.visual.material.baseColorTexture
-    x, y = int(u * picture.width), int((1 - v) * picture.height)
-    return np.array(picture.getpixel((min(x, picture.width - 1), min(y, picture.height - 1))))[:3]
+    image = mesh.visual.material.baseColorTexture
+    x, y = int(u * image.width), int((1 - v) * image.height)
+    return np.array(image.getpixel((min(x, image.width - 1), min(y, image.height - 1))))[:3]
 
 
 @pytest.mark.parametrize(
