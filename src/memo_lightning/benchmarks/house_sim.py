@@ -1,6 +1,6 @@
 """How fast the embedded simulator is, on one core: ``python -m memo_lightning.benchmarks.house_sim``.
 
-Seconds are those of the processor, so that other work beside does not count.
+Seconds are processor time, so other programs on the machine do not count.
 """
 
 from __future__ import annotations
@@ -9,22 +9,18 @@ import json
 import time
 from collections.abc import Callable
 
-import habitat
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
+from memo_lightning.envs.habitat import import_habitat
 from memo_lightning.envs.habitat.config import make_config
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import build_navigator
-from memo_lightning.envs.habitat.pose import HEADINGS, PITCHES, Pose
-from memo_lightning.envs.habitat.shapes import concatenate
-from memo_lightning.envs.habitat.sources import GeneratedSource
 from memo_lightning.envs.habitat.trial import TrialEnv
-from memo_lightning.envs.habitat.view import View
+from memo_lightning.houses import REFERENCE_CAMERA, GeneratedSource, HouseSpec, Pose, View, build_house, build_navigator
+from memo_lightning.houses.pose import HEADINGS, PITCHES
+from memo_lightning.houses.shapes import concatenate
 
 
 def frames_per_second(n_frames: int) -> float:
-    """Return RGB and depth pictures of 64x64 pixels per second, over poses in several furnished houses."""
+    """Return RGB and depth images of 64x64 pixels per second, over poses in several furnished houses."""
     rng = np.random.default_rng(0)
     source = GeneratedSource("held_out", n_placements=1)
     scenes = []
@@ -47,7 +43,7 @@ def frames_per_second(n_frames: int) -> float:
 
 def habitat_steps_per_second(n_steps: int) -> float:
     """Return steps of ``habitat.Env`` per second, with RGB and depth, all measures and random walking."""
-    env = habitat.Env(make_config(sensors=("rgb", "depth")))
+    env = import_habitat().Env(make_config(sensors=("rgb", "depth")))
     env.reset()
     rng = np.random.default_rng(0)
 

@@ -8,12 +8,12 @@ import pytest
 
 from memo_lightning.envs.habitat.trial import TrialEnv
 
-PICTURES = ("rgb", "depth", "semantic", "column_range", "column_type")
+IMAGES = ("rgb", "depth", "semantic", "column_range", "column_type")
 TRIAL_HASH = "3f894055af64aa1d18f9b98fa56ce4c52f0bc6ef0ce807adeffa59e4be924219"
 
 
 def trial_hash():
-    """Return the hash of all pictures of a fixed trial that walks, turns, tilts, bumps and stops."""
+    """Return the hash of all images of a fixed trial that walks, turns, tilts, bumps and stops."""
     env = TrialEnv(trial_steps=400, sensors=("rgb", "depth", "semantic", "columns"), split="held_out")
     observation, _ = env.reset(options={"placement": 1234})
     digest = hashlib.sha256()
@@ -21,17 +21,17 @@ def trial_hash():
     actions = np.arange(400) * 7 % 23
     for action in np.where(actions > 5, 1, actions):
         observation, *_ = env.step(int(action))
-        for name in PICTURES:
+        for name in IMAGES:
             digest.update(np.ascontiguousarray(observation[name]).tobytes())
     return digest.hexdigest()
 
 
-def test_the_pictures_of_a_fixed_trial_are_the_same_on_every_machine():
+def test_the_images_of_a_fixed_trial_are_the_same_on_every_machine():
     assert trial_hash() == TRIAL_HASH
 
 
 @pytest.mark.slow
-def test_a_processor_without_modern_vector_instructions_gives_the_same_pictures():
+def test_a_processor_without_modern_vector_instructions_gives_the_same_images():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_determinism as t; print(t.trial_hash())"
     # In the same cache: numba keeps what it compiles for one processor apart from that for another.
     old_processor = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}

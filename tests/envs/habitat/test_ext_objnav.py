@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from memo_lightning.envs.habitat.agents import ShortestPathAgent
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.errors import UserError
+from memo_lightning.houses import OBJECT_TYPES, REFERENCE_CAMERA, Pose
 
 STOP, FORWARD, LEFT, RIGHT, UP, DOWN = range(6)
 

@@ -9,7 +9,7 @@ from torchrl.envs.utils import check_env_specs
 
 from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
-from memo_lightning.envs.habitat.ext_objnav import make_row
+from memo_lightning.envs.habitat.ext_objnav import make_trial_env
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import EnvironmentFailure, UserError
@@ -37,7 +37,7 @@ def test_it_is_a_torchrl_environment(env):
     check_env_specs(env)
 
 
-def test_pictures_are_bytes_and_the_policy_sees_no_numbers_of_instances():
+def test_images_are_bytes_and_the_policy_sees_no_numbers_of_instances():
     env = make(1, ["env.sensors=[rgb,depth,semantic]"])
     observation = env.reset()
     for name, channels in (("rgb", 3), ("depth", 1)):
@@ -46,20 +46,20 @@ def test_pictures_are_bytes_and_the_policy_sees_no_numbers_of_instances():
     assert "semantic" not in observation.keys()
 
 
-def test_a_row_is_the_trial_that_stepping_gives(env):
-    """The rollout of a row holds what the trial's own environment gives for the same placement and actions."""
+def test_a_trajectory_is_the_trial_that_stepping_gives(env):
+    """A rollout's trajectory holds what the trial's own environment gives for the same placement and actions."""
     env.set_seed(3)
     rollout = env.rollout(24, break_when_any_done=False)
-    row = rollout[1]
+    trajectory = rollout[1]
     trial = TrialEnv(trial_steps=24, episode_steps=8, sensors=("columns",), n_columns=16, dataset=DATASET)
     matches = []
     for placement in range(6):
         observation, _ = trial.reset(options={"placement": placement})
-        if not np.allclose(observation["column_range"].ravel(), row["column_range"][0]):
+        if not np.allclose(observation["column_range"].ravel(), trajectory["column_range"][0]):
             continue
         for step in range(24):
-            observation, reward, _, truncated, info = trial.step(int(row["action"][step]))
-            after = row["next"][step]
+            observation, reward, _, truncated, info = trial.step(int(trajectory["action"][step]))
+            after = trajectory["next"][step]
             np.testing.assert_array_equal(observation["column_range"].ravel(), after["column_range"])
             np.testing.assert_array_equal(observation["column_type"], after["column_type"])
             np.testing.assert_array_equal(observation["goal"], after["goal"])
@@ -73,30 +73,34 @@ def test_a_row_is_the_trial_that_stepping_gives(env):
 
 
 def test_what_the_policy_knows_of_its_past_is_its_last_action_and_the_time(env):
-    row = env.rollout(24, break_when_any_done=False)[0]
-    previous, action, end = row["previous_action"], row["action"], row["next", "episode_end"].squeeze(-1)
+    trajectory = env.rollout(24, break_when_any_done=False)[0]
+    previous, action, end = (
+        trajectory["previous_action"],
+        trajectory["action"],
+        trajectory["next", "episode_end"].squeeze(-1),
+    )
     expected = torch.where(end[:-1], 0, action[:-1] + 1)
     assert previous[0] == 0
     assert torch.equal(previous[1:], expected)
-    length = torch.where(end, 0, row["next", "episode_length"].squeeze(-1))
-    torch.testing.assert_close(row["next", "episode_time"].squeeze(-1), length / 8)
+    length = torch.where(end, 0, trajectory["next", "episode_length"].squeeze(-1))
+    torch.testing.assert_close(trajectory["next", "episode_time"].squeeze(-1), length / 8)
 
 
 def test_the_reward_is_no_part_of_what_is_observed(env):
     """It would tell whether the last step led nearer to the goal."""
-    row = env.rollout(24, break_when_any_done=False)[0]
-    action = torch.eye(6)[row["action"][:-1]]
-    end = row["next", "episode_end"][:-1].float()
-    assert torch.equal(row["previous_step"][1:], torch.cat([action, end], -1))
+    trajectory = env.rollout(24, break_when_any_done=False)[0]
+    action = torch.eye(6)[trajectory["action"][:-1]]
+    end = trajectory["next", "episode_end"][:-1].float()
+    assert torch.equal(trajectory["previous_step"][1:], torch.cat([action, end], -1))
     assert "spl" not in observed_spec(env).keys()
 
 
 def test_the_goal_is_seen_in_the_columns_of_its_type():
-    row = make_row(trial_steps=400, episode_steps=40, sensors=("columns",), n_columns=16, dataset=DATASET)
-    observation, _ = row.reset(seed=0)
+    env = make_trial_env(trial_steps=400, episode_steps=40, sensors=("columns",), n_columns=16, dataset=DATASET)
+    observation, _ = env.reset(seed=0)
     seen = 0
     for action in np.random.default_rng(0).choice([1, 1, 2, 3], 399):
-        observation, *_ = row.step(int(action))
+        observation, *_ = env.step(int(action))
         goal = 1 + int(observation["goal"].argmax())
         is_goal = observation["column_type"] == goal
         nearness = 1 - observation["column_range"].reshape(16, 2)[:, 1]
@@ -107,7 +111,7 @@ def test_the_goal_is_seen_in_the_columns_of_its_type():
 
 def test_objects_out_of_range_are_obstacles_like_others():
     near, far = (
-        make_row(object_range, trial_steps=200, sensors=("columns",), n_columns=16, dataset=DATASET)
+        make_trial_env(object_range, trial_steps=200, sensors=("columns",), n_columns=16, dataset=DATASET)
         for object_range in (1.5, 8.0)
     )
     pairs = [(near.reset(seed=0)[0], far.reset(seed=0)[0])]
@@ -124,11 +128,11 @@ def test_objects_out_of_range_are_obstacles_like_others():
         hidden += bool((~within & (all_seen["column_type"] > 0)).any())
     assert hidden > 20
     with pytest.raises(UserError, match=r"env.object_range=9: must be above 0 and at most 8.0"):
-        make_row(9, sensors=("columns",), dataset=DATASET)
+        make_trial_env(9, sensors=("columns",), dataset=DATASET)
 
 
 def test_a_place_is_written_with_waves_of_four_lengths():
-    observation, _ = make_row(trial_steps=9, sensors=(), position_frame="house", dataset=DATASET).reset(seed=0)
+    observation, _ = make_trial_env(trial_steps=9, sensors=(), position_frame="house", dataset=DATASET).reset(seed=0)
     x, ahead = observation["position"][:2]
     waves = [2 * np.pi * value / length for value in (x, ahead) for length in (2, 4, 8, 16)]
     np.testing.assert_allclose(observation["position"][4:], [*np.sin(waves), *np.cos(waves)], atol=1e-5)

@@ -44,7 +44,7 @@ class TestHabitatSim:
     pytestmark = needs_habitat_sim
 
     @pytest.mark.parametrize("placement", [0, 1, 2, 3])
-    def test_the_first_pictures_agree(self, both, placement):
+    def test_the_first_images_agree(self, both, placement):
         seen = [env.reset(options={"placement": placement})[0] for env in both]
         depths = [10 * observation["depth"][..., 0] for observation in seen]
         assert np.quantile(np.abs(depths[0] - depths[1]), 0.9) <= 0.05
@@ -108,7 +108,7 @@ class TestHabitatSim:
             assert info["success"] == 1.0
             assert info["episode_end"]
 
-    def test_a_film_shows_pictures_also_where_the_agent_observes_none(self, both):
+    def test_a_film_shows_images_also_where_the_agent_observes_none(self, both):
         real, ours = both
         for env in both:
             env.reset(options={"placement": 0})

@@ -11,11 +11,10 @@ from habitat.core.simulator import Simulator
 from habitat.utils.visualizations import maps
 
 from memo_lightning.envs.habitat import import_habitat
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
 from memo_lightning.envs.habitat.config import make_config
-from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.simulator import HouseSim
 from memo_lightning.errors import UserError
+from memo_lightning.houses import REFERENCE_CAMERA, HouseSpec
 
 STOP, FORWARD, LEFT, RIGHT, UP, DOWN = range(6)
 
@@ -84,10 +83,10 @@ def test_the_state_can_be_set_and_read_back(sim):
         assert sim.set_agent_state(point, [0, np.sin(half), 0, np.cos(half)])
         state = sim.get_agent_state()
         np.testing.assert_allclose(state.position, point)
-        picture = sim.step(None)["rgb"]
+        image = sim.step(None)["rgb"]
         sim.set_agent_state(sim.sample_navigable_point(), [0, 0, 0, 1])
         assert sim.set_agent_state(state.position, state.rotation)
-        np.testing.assert_array_equal(sim.step(None)["rgb"], picture)
+        np.testing.assert_array_equal(sim.step(None)["rgb"], image)
     inside_a_wall = [0.05, 0.0, 0.05]
     before = sim.pose
     assert not sim.set_agent_state(inside_a_wall, [0, 0, 0, 1])
@@ -96,11 +95,11 @@ def test_the_state_can_be_set_and_read_back(sim):
 
 def test_observing_from_elsewhere_leaves_the_agent_where_it_is(sim):
     sim.tilt_camera(30)
-    before, picture = sim.pose, sim.step(None)["rgb"]
+    before, image = sim.pose, sim.step(None)["rgb"]
     there = sim.get_observations_at(sim.sample_navigable_point(), [0, 0, 0, 1])
-    assert not np.array_equal(there["rgb"], picture)
+    assert not np.array_equal(there["rgb"], image)
     assert sim.pose == before
-    np.testing.assert_array_equal(sim.step(None)["rgb"], picture)
+    np.testing.assert_array_equal(sim.step(None)["rgb"], image)
     assert sim.get_observations_at([0.05, 0, 0.05], [0, 0, 0, 1]) is None
 
 
@@ -140,14 +139,14 @@ def test_geodesic_distance_takes_one_or_many_goals_and_keeps_them_with_the_episo
 
 
 def test_habitats_own_map_functions_draw_the_house(sim):
-    picture = maps.get_topdown_map_from_sim(sim, map_resolution=256, draw_border=False)
+    image = maps.get_topdown_map_from_sim(sim, map_resolution=256, draw_border=False)
     rng = np.random.default_rng(0)
     lower, upper = sim.pathfinder.get_bounds()
     agree = []
     for _ in range(500):
         x, z = rng.uniform(lower[0], upper[0]), rng.uniform(lower[2], upper[2])
-        row, column = maps.to_grid(z, x, picture.shape, sim=sim)
-        agree.append(bool(picture[row, column]) == sim.is_navigable([x, 0, z]))
+        row, column = maps.to_grid(z, x, image.shape, sim=sim)
+        agree.append(bool(image[row, column]) == sim.is_navigable([x, 0, z]))
     assert np.mean(agree) > 0.95
 
 
@@ -201,8 +200,8 @@ def test_habitats_own_map_and_collision_measures_work():
             env.step(LEFT if step % 9 == 8 else FORWARD)
             n_collisions += env.sim.previous_step_collided
         metrics = env.get_metrics()
-    picture = metrics["top_down_map"]["map"]
+    image = metrics["top_down_map"]["map"]
     assert (start == maps.MAP_TARGET_POINT_INDICATOR).any()
     assert (start == maps.MAP_SHORTEST_PATH_COLOR).any()
-    assert (picture >= 10).sum() > 20  # where the agent went
+    assert (image >= 10).sum() > 20  # where the agent went
     assert metrics["collisions"]["count"] == n_collisions > 0

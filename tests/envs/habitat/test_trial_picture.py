@@ -1,14 +1,14 @@
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import Camera
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.envs.habitat.trial_picture import CAMERA, HEADER, SIDE
+from memo_lightning.houses import Camera
 
 DATASET = {"n_houses": 1, "n_placements": 2, "min_rooms": 2, "max_rooms": 2, "n_types": 4, "n_objects": 5}
 BLUE = (40, 110, 220)
 
 
-def test_a_picture_shows_what_is_seen_and_where_the_agent_has_been():
+def test_an_image_shows_what_is_seen_and_where_the_agent_has_been():
     env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=0)
     first = env.render()
@@ -44,8 +44,8 @@ def test_the_goal_is_ringed_on_the_map_where_it_stands():
     env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=1)
     sim, goal = env.habitat_env.sim, env.habitat_env.current_episode.object_category
-    picture = env.render()[HEADER:, 2 * SIDE :]
-    rows, columns = np.nonzero((picture == (220, 30, 40)).all(-1))
+    image = env.render()[HEADER:, 2 * SIDE :]
+    rows, columns = np.nonzero((image == (220, 30, 40)).all(-1))
     lower, upper = sim.pathfinder.get_bounds()
     scale = (SIDE - 16) / max(upper[0] - lower[0], upper[2] - lower[2])
     instances = sim.placement.instances(goal)

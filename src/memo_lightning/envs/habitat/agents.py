@@ -9,11 +9,11 @@ import habitat
 import numpy as np
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
-from memo_lightning.envs.habitat.navigation import DistanceField
-from memo_lightning.envs.habitat.placement import PlacedObject
-from memo_lightning.envs.habitat.pose import HEADINGS, Pose, look_at
 from memo_lightning.envs.habitat.simulator import HouseSim
+from memo_lightning.houses import REFERENCE_CAMERA, Pose
+from memo_lightning.houses.navigation import DistanceField
+from memo_lightning.houses.placement import PlacedObject
+from memo_lightning.houses.pose import HEADINGS, look_at
 
 _STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
 _TURN_COST = 1e-4  # metres that a degree of turning must be worth, against swaying between two headings
@@ -33,7 +33,7 @@ class RandomAgent(habitat.Agent):
         self._rng = np.random.default_rng(seed)
 
     def reset(self) -> None:
-        """Do nothing: its choices go on."""
+        """Do nothing: the random sequence continues."""
 
     def act(self, observations: Any) -> int:
         """Return a random action."""

@@ -10,7 +10,7 @@ from habitat.core.registry import registry
 from habitat.core.simulator import Sensor, SensorTypes, Simulator
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
+from memo_lightning.houses import OBJECT_TYPES
 
 
 class _ColumnSensor(Sensor):

@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from memo_lightning.envs.habitat.columns import MAX_RANGE
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.errors import require
+from memo_lightning.houses import OBJECT_TYPES
+from memo_lightning.houses.columns import MAX_RANGE
 
 _WAVELENGTHS = np.array([2.0, 4.0, 8.0, 16.0], np.float32)  # metres
 
@@ -19,7 +19,7 @@ _WAVELENGTHS = np.array([2.0, 4.0, 8.0, 16.0], np.float32)  # metres
 class CompactObservations(gymnasium.Wrapper):
     """Rewrites the observations of a trial.
 
-    - ``rgb`` stays a picture; ``depth`` becomes one, uint8 with 255 for the farthest.
+    - ``rgb`` stays an image; ``depth`` becomes one, uint8 with 255 for the farthest.
     - ``position`` is followed by sines and cosines of x and z at several wavelengths, float32 ``[20]``: a place
       that was seen before can then be recognised by a linear layer.
     - ``column_range`` is flat, ``column_type`` a choice per column, and ``column_goal`` says per column how near
@@ -43,19 +43,19 @@ class CompactObservations(gymnasium.Wrapper):
         require(0 < object_range <= MAX_RANGE, "env.object_range", object_range, f"above 0 and at most {MAX_RANGE}")
         self._object_range = object_range / MAX_RANGE
         self._episode_steps = env.episode_steps
-        entries = dict(env.observation_spaces)
-        entries.pop("semantic", None)  # numbers of instances mean nothing to a policy
-        entries["position"] = spaces.Box(-np.inf, np.inf, (4 + 4 * len(_WAVELENGTHS),), np.float32)
-        if "depth" in entries:
-            entries["depth"] = spaces.Box(0, 255, entries["depth"].shape, np.uint8)
-        if "column_type" in entries:
-            (n_columns,) = entries["column_type"].shape  # type: ignore[misc]
-            entries["column_range"] = spaces.Box(0.0, 1.0, (2 * n_columns,), np.float32)
-            entries["column_type"] = spaces.MultiDiscrete([len(OBJECT_TYPES) + 1] * n_columns)
-            entries["column_goal"] = spaces.Box(0.0, 1.0, (n_columns,), np.float32)
-        entries["previous_action"] = spaces.Discrete(env.n_actions + 1)
-        entries["episode_time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self.observation_space = spaces.Dict(entries)
+        observation_spaces = dict(env.observation_spaces)
+        observation_spaces.pop("semantic", None)  # numbers of instances mean nothing to a policy
+        observation_spaces["position"] = spaces.Box(-np.inf, np.inf, (4 + 4 * len(_WAVELENGTHS),), np.float32)
+        if "depth" in observation_spaces:
+            observation_spaces["depth"] = spaces.Box(0, 255, observation_spaces["depth"].shape, np.uint8)
+        if "column_type" in observation_spaces:
+            (n_columns,) = observation_spaces["column_type"].shape  # type: ignore[misc]
+            observation_spaces["column_range"] = spaces.Box(0.0, 1.0, (2 * n_columns,), np.float32)
+            observation_spaces["column_type"] = spaces.MultiDiscrete([len(OBJECT_TYPES) + 1] * n_columns)
+            observation_spaces["column_goal"] = spaces.Box(0.0, 1.0, (n_columns,), np.float32)
+        observation_spaces["previous_action"] = spaces.Discrete(env.n_actions + 1)
+        observation_spaces["episode_time"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.observation_space = spaces.Dict(observation_spaces)
 
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin a trial."""

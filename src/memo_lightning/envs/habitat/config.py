@@ -43,12 +43,11 @@ from memo_lightning.envs.habitat import column_sensors as _column_sensors  # noq
 from memo_lightning.envs.habitat import dataset as _dataset  # noqa: F401
 from memo_lightning.envs.habitat import simulator as _simulator  # noqa: F401
 from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
-from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
-from memo_lightning.envs.habitat.house import HouseSpec
 from memo_lightning.envs.habitat.shim import INSTALL_HABITAT_SIM, habitat_sim_is_installed
 from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import REFERENCE_CAMERA, HouseSpec
+from memo_lightning.houses.furnishing import AGENT_RADIUS
 
 SensorName = Literal["rgb", "depth", "semantic", "columns"]
 SimulatorName = Literal["house_sim", "habitat_sim"]
@@ -93,7 +92,7 @@ class ColumnSensorConfig(LabSensorConfig):
 
 @dataclass
 class ExtObjNavSimulatorConfig(SimulatorConfig):
-    """What both simulators need beside habitat's settings: the columns of the light observation, 0 for none."""
+    """What both simulators need in addition to habitat's settings: the columns of the light observation, 0 for none."""
 
     n_columns: int = 0
 
@@ -124,14 +123,14 @@ def make_config(
     """Return the configuration of ``habitat.Env``.
 
     Args:
-        sensors: what the agent observes beside the goal and its position.
-        image_size: side of the pictures, 64 to 256 pixels.
+        sensors: what the agent observes besides the goal and its position.
+        image_size: side of the images, 64 to 256 pixels.
         n_columns: columns of the light observation.
         can_tilt: whether the agent has the actions that tilt its camera.
         episode_steps: after which an episode ends.
         split: of the dataset.
         data_path: file to read the dataset from; empty to generate it.
-        dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`.
+        dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
         seed: of what habitat draws itself.
         simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
         scene_dataset: for ``habitat_sim``: path of a ``*.scene_dataset_config.json``; ``data_path`` then gives
@@ -199,7 +198,7 @@ def _check_simulator(simulator: str, scene_dataset: str, object_folder: str, dat
 
 
 def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: int) -> AgentConfig:
-    picture: dict[str, Any] = {
+    camera: dict[str, Any] = {
         "width": image_size,
         "height": image_size,
         "hfov": HFOV,
@@ -207,9 +206,9 @@ def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: 
     }
     prefix = "HouseSim" if simulator == "house_sim" else "HabitatSim"
     available: dict[SensorName, Any] = {
-        "rgb": HabitatSimRGBSensorConfig(type=f"{prefix}RGBSensor", **picture),
-        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=MAX_DEPTH, **picture),
-        "semantic": HabitatSimSemanticSensorConfig(type=f"{prefix}SemanticSensor", **picture),
+        "rgb": HabitatSimRGBSensorConfig(type=f"{prefix}RGBSensor", **camera),
+        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=MAX_DEPTH, **camera),
+        "semantic": HabitatSimSemanticSensorConfig(type=f"{prefix}SemanticSensor", **camera),
     }
     chosen = {f"{name}_sensor": available[name] for name in sensors if name in available}
     return AgentConfig(height=EYE_HEIGHT, radius=AGENT_RADIUS / 100, max_climb=MAX_CLIMB, sim_sensors=chosen)

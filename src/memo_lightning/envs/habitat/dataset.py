@@ -14,18 +14,10 @@ from habitat.core.dataset import Dataset, EpisodeIterator
 from habitat.core.registry import registry
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat import episode_file
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode, make_episode
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import Placement
-from memo_lightning.envs.habitat.sources import (
-    GeneratedSource,
-    Source,
-    StoredSource,
-    check_walkable,
-    generated_source,
-)
 from memo_lightning.errors import UserError
+from memo_lightning.houses import OBJECT_TYPES, GeneratedSource, Placement, episode_file
+from memo_lightning.houses.sources import Source, StoredSource, check_walkable, generated_source
 
 
 @registry.register_dataset(name="ExtObjNav-v1")
@@ -37,7 +29,7 @@ class ExtObjNavDataset(Dataset):
     Args:
         config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, a file or the folder that has
             ``<split>.jsonl.gz``, or, if that is empty, the ``split`` and, under ``metadata``, the other arguments of
-            :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`. Without a configuration, all
+            :class:`~memo_lightning.houses.sources.GeneratedSource`. Without a configuration, all
             training placements.
 
     Raises:
@@ -118,11 +110,11 @@ class ExtObjNavDataset(Dataset):
     def _read(self, path: Path) -> None:
         if path.is_dir():
             path = path / f"{self._split}.jsonl.gz"
-        held = self._load(episode_file.read_text(path), f"episode file {path}")
-        if held not in (None, self._split):
+        split = self._load(episode_file.read_text(path), f"episode file {path}")
+        if split not in (None, self._split):
             raise UserError(
-                f"env.data_path={path}: holds the split {held!r}, and env.split={self._split} is asked for; "
-                f"export that split beside it and name the folder, env.data_path={path.parent}"
+                f"env.data_path={path}: holds the split {split!r}, and env.split={self._split} is asked for; "
+                f"export that split into the same folder and name the folder, env.data_path={path.parent}"
             )
 
     def _load(self, text: str, name: str) -> str | None:

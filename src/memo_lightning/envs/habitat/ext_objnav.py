@@ -9,21 +9,21 @@ from typing import Any
 import torch
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
-from memo_lightning.envs.habitat.columns import MAX_RANGE
 from memo_lightning.envs.habitat.compact import CompactObservations
 from memo_lightning.envs.habitat.config import SensorName, SimulatorName
 from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.houses.columns import MAX_RANGE
 
 
 class ExtObjNav(GymnasiumEnv):
-    """Rows of trials; see :class:`~memo_lightning.envs.habitat.trial.TrialEnv` for what a trial is.
+    """Environments that run trials; see :class:`~memo_lightning.envs.habitat.trial.TrialEnv` for what a trial is.
 
     Args:
-        n_envs: number of rows N.
+        n_envs: number of environments N.
         trial_length: steps of a trial.
         episode_length: steps after which an episode ends without success.
-        workers: processes to spread the rows over; 0 for none beside this one.
+        workers: processes to spread the environments over; 0 for this process alone.
         object_range: metres within which columns tell the types of objects.
         step_timeout: seconds after which a step or reset of a worker counts as hanging.
         seed: of all random streams.
@@ -59,7 +59,7 @@ class ExtObjNav(GymnasiumEnv):
         device: torch.device | str = "cpu",
     ) -> None:
         make = partial(
-            make_row, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),
+            make_trial_env, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),
             image_size=image_size, n_columns=n_columns, object_range=object_range, can_tilt=can_tilt,
             position_frame=position_frame, split=split, dataset=dataset, simulator=simulator,
             scene_dataset=scene_dataset, data_path=data_path, object_folder=object_folder,
@@ -77,6 +77,6 @@ class ExtObjNav(GymnasiumEnv):
         )
 
 
-def make_row(object_range: float = MAX_RANGE, **settings: Any) -> CompactObservations:
-    """Return one row's trials, as a policy reads them."""
+def make_trial_env(object_range: float = MAX_RANGE, **settings: Any) -> CompactObservations:
+    """Return one environment, with observations as a policy reads them."""
     return CompactObservations(TrialEnv(**settings), object_range)

@@ -20,16 +20,16 @@ from habitat.core.simulator import SensorSuite
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
-from memo_lightning.envs.habitat.columns import Columns, columns_camera, columns_of
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
-from memo_lightning.envs.habitat.floor_plan import LATTICE
-from memo_lightning.envs.habitat.placement import TYPE_NUMBERS, PlacedObject, Placement
-from memo_lightning.envs.habitat.pose import Pose, heading_of
-from memo_lightning.envs.habitat.ray_caster import FAR
 from memo_lightning.envs.habitat.scene_files.export import template_name
 from memo_lightning.envs.habitat.simulator import MAX_PITCH
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import REFERENCE_CAMERA, Camera, Placement, Pose
+from memo_lightning.houses.columns import Columns, columns_camera, columns_of
+from memo_lightning.houses.floor_plan import LATTICE
+from memo_lightning.houses.placement import TYPE_NUMBERS, PlacedObject
+from memo_lightning.houses.pose import heading_of
+from memo_lightning.houses.ray_caster import FAR
 
 _REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that do not observe
 _SNAP_DISTANCE = 0.5  # metres along any axis from where an episode says that it begins to the floor
@@ -115,7 +115,7 @@ class ExtObjNavSim(HabitatSim):
     def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """Return what a camera on the agent sees, whatever the agent's sensors are.
 
-        The camera is put up when it is first asked for, and then takes pictures at every step.
+        The camera is added when it is first asked for, and from then on renders at every step.
 
         Returns:
             Colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]`` in metres.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memo_lightning.envs.habitat.navigation import Navigator
+from memo_lightning.houses.navigation import Navigator
 
 
 class HousePathfinder:

@@ -1,6 +1,6 @@
 """habitat-lab sensors of :class:`~memo_lightning.envs.habitat.simulator.HouseSim`.
 
-Each sensor reads the simulator's :class:`~memo_lightning.envs.habitat.view.View`. Shapes, types and units of
+Each sensor reads the simulator's :class:`~memo_lightning.houses.view.View`. Shapes, types and units of
 the camera sensors are those of habitat-sim's sensors in habitat-lab.
 """
 
@@ -14,9 +14,8 @@ from habitat.core.registry import registry
 from habitat.core.simulator import DepthSensor, RGBSensor, SemanticSensor, Sensor
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import Camera, View
 
 
 def camera_of(config: DictConfig) -> Camera:
@@ -50,7 +49,7 @@ class HouseSimRGBSensor(HouseSimSensor, RGBSensor):
         return spaces.Box(0, 255, (self.camera.height, self.camera.width, 3), np.uint8)
 
     def get_observation(self, view: View) -> np.ndarray:
-        """Return the picture."""
+        """Return the image."""
         return view.rgb(self.camera)
 
 
@@ -70,7 +69,7 @@ class HouseSimDepthSensor(HouseSimSensor, DepthSensor):
         return spaces.Box(low, high, (self.camera.height, self.camera.width, 1), np.float32)
 
     def get_observation(self, view: View) -> np.ndarray:
-        """Return the picture."""
+        """Return the image."""
         depth = np.clip(view.depth(self.camera), self._low, self._high)[..., None]
         return (depth - self._low) / (self._high - self._low) if self._normalize else depth
 
@@ -84,5 +83,5 @@ class HouseSimSemanticSensor(HouseSimSensor, SemanticSensor):
         return spaces.Box(0, np.iinfo(np.int32).max, shape, np.int32)
 
     def get_observation(self, view: View) -> np.ndarray:
-        """Return the picture."""
+        """Return the image."""
         return view.semantic(self.camera)[..., None]

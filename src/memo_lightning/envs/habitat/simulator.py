@@ -16,19 +16,25 @@ from habitat.core.simulator import AgentState, Observations, SensorSuite, Simula
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
-from memo_lightning.envs.habitat.columns import Columns, columns_camera
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
-from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import DistanceField, Navigator, build_navigator
 from memo_lightning.envs.habitat.pathfinder import HousePathfinder
-from memo_lightning.envs.habitat.placement import Placement
-from memo_lightning.envs.habitat.pose import Pose, heading_of
 from memo_lightning.envs.habitat.sensors import HouseSimSensor
-from memo_lightning.envs.habitat.shapes import concatenate
-from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import (
+    REFERENCE_CAMERA,
+    Camera,
+    HouseSpec,
+    Placement,
+    Pose,
+    View,
+    build_house,
+    build_navigator,
+)
+from memo_lightning.houses.columns import Columns, columns_camera
+from memo_lightning.houses.furnishing import AGENT_RADIUS
+from memo_lightning.houses.navigation import DistanceField, Navigator
+from memo_lightning.houses.pose import heading_of
+from memo_lightning.houses.shapes import concatenate
 
 MAX_PITCH = 60  # degrees, up or down
 _FLOOR_TOLERANCE = 0.5  # metres that a point may be above or below the floor it belongs to
@@ -40,7 +46,7 @@ _ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
 class HouseSim(Simulator):
     """One agent in a generated house.
 
-    The house comes from ``config.scene`` (see :class:`~memo_lightning.envs.habitat.house.HouseSpec`), its
+    The house comes from ``config.scene`` (see :class:`~memo_lightning.houses.house.HouseSpec`), its
     objects from the episode. Objects do not block the agent. Positions are x, y, z in metres with the feet at
     y = 0; rotations are quaternions about the y axis, as in habitat.
 
@@ -59,7 +65,7 @@ class HouseSim(Simulator):
         radius = AGENT_RADIUS / 100
         require(agent.radius == radius, "agent radius", agent.radius, f"{radius} in generated houses")
         self.habitat_config = config
-        # Reading a configuration takes as long as casting a picture, so what every step needs is kept.
+        # Reading a configuration takes as long as rendering an image, so what every step needs is kept.
         self.forward_step, self._turn_angle = float(config.forward_step_size), float(config.turn_angle)
         self._sensor_suite = SensorSuite(
             [_sensor_class(sensor.type)(config=sensor) for sensor in agent.sim_sensors.values()]

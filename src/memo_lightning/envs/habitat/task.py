@@ -21,8 +21,8 @@ from habitat.utils.geometry_utils import quaternion_from_coeff, quaternion_rotat
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.errors import UserError
+from memo_lightning.houses import OBJECT_TYPES
 
 PositionFrame = Literal["trial", "house"]
 _TYPE_NAMES = [object_type.name for object_type in OBJECT_TYPES]

@@ -27,20 +27,20 @@ class TrialEnv(gymnasium.Env):
     trial cuts off is not an ended episode.
 
     Observations are a dictionary: ``goal`` (one-hot), ``position`` (in a frame that stays the same during the
-    trial) and the pictures of the chosen sensors. Every ``info`` holds ``episode_end`` and, about the episode
+    trial) and the images of the chosen sensors. Every ``info`` holds ``episode_end`` and, about the episode
     that the step belongs to, ``success``, ``spl``, ``soft_spl``, ``distance_to_goal``, ``episode_return``,
     ``episode_length``, ``episode_index`` in the trial, ``goal`` (its name) and ``scene_id``.
 
     Args:
         trial_steps: steps of a trial.
         episode_steps: steps after which an episode ends without success.
-        sensors: pictures to observe: ``rgb``, ``depth``, ``semantic``, ``columns``.
-        image_size: side of the pictures, pixels.
+        sensors: what to observe: ``rgb``, ``depth``, ``semantic``, ``columns``.
+        image_size: side of the images, pixels.
         n_columns: columns of the light observation.
         can_tilt: whether the agent has the two actions that tilt its camera.
         split: ``train``, ``held_out_placements`` (in the training houses) or ``held_out`` (other houses).
         data_path: file of episodes to use instead of generating them, or the folder that has ``<split>.jsonl.gz``.
-        dataset: further arguments of :class:`~memo_lightning.envs.habitat.sources.GeneratedSource`, e.g.
+        dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`, e.g.
             ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
         seed: of the placements drawn.
         simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.
@@ -140,7 +140,7 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return a picture of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_picture`."""
+        """Return an image of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_picture`."""
         from memo_lightning.envs.habitat.trial_picture import draw_trial
 
         goal = self.habitat_env.current_episode.object_category

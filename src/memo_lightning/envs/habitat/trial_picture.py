@@ -1,4 +1,4 @@
-"""A picture of a trial for people: what the agent sees, how far it is, and where it has been in the house."""
+"""An image of a trial for people to look at: what the agent sees, how far it is, and where it has been in the house."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.envs.habitat.config import HFOV, MAX_DEPTH
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.pose import Pose
+from memo_lightning.houses import OBJECT_TYPES, REFERENCE_CAMERA, Camera, Pose
 
 SIDE, HEADER = 288, 32  # pixels of each of the three parts, and of the line above them
 CAMERA = Camera(SIDE, SIDE, HFOV, REFERENCE_CAMERA.eye_height)
@@ -44,10 +42,10 @@ def _draw_map(sim: Any, goal: str, path: Sequence[tuple[float, float]]) -> np.nd
     scale = (SIDE - 16) / max(upper[0] - lower[0], upper[2] - lower[2])  # pixels per metre
     size = (max(1, round((upper[0] - lower[0]) * scale)), max(1, round((upper[2] - lower[2]) * scale)))
     left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-    picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
+    image = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
     colours = np.where(free[..., None], np.array(_FREE, np.uint8), np.array(_BLOCKED, np.uint8))
-    picture.paste(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST), (left, top))
-    draw = ImageDraw.Draw(picture)
+    image.paste(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST), (left, top))
+    draw = ImageDraw.Draw(image)
 
     def at(x: float, z: float) -> tuple[float, float]:
         return left + (x - lower[0]) * scale, top + (z - lower[2]) * scale
@@ -60,7 +58,7 @@ def _draw_map(sim: Any, goal: str, path: Sequence[tuple[float, float]]) -> np.nd
     if len(path) > 1:
         draw.line([at(x, z) for x, z in path], _PATH, 3)
     draw.polygon([at(x, z) for x, z in _arrow(sim.pose)], _AGENT)
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _arrow(pose: Pose) -> list[tuple[float, float]]:

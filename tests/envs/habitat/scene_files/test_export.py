@@ -5,17 +5,14 @@ import math
 import numpy as np
 import pytest
 import trimesh
-from meshes import first_hits
 
 from memo_lightning.cli.main import main
-from memo_lightning.envs.habitat.camera import Camera
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.scene_files.models import to_glb
-from memo_lightning.envs.habitat.shapes import Paint, Solid, concatenate
-from memo_lightning.envs.habitat.view import View
+from memo_lightning.houses import OBJECT_TYPES, Camera, HouseSpec, View, build_house
+from memo_lightning.houses.shapes import Paint, Solid, concatenate
+from meshes import first_hits
 
 CAMERA = Camera(32, 32, 79, 0.88)
 # Attributes of stages and objects that habitat-sim documents.
@@ -86,9 +83,9 @@ def test_the_files_show_what_the_embedded_simulator_shows(exported, index):
 def colour_at(mesh, face, point):
     weights = trimesh.triangles.points_to_barycentric(mesh.triangles[face : face + 1], point[None])[0]
     u, v = weights @ mesh.visual.uv[mesh.faces[face]]
-    picture = mesh.visual.material.baseColorTexture
-    x, y = int(u * picture.width), int((1 - v) * picture.height)
-    return np.array(picture.getpixel((min(x, picture.width - 1), min(y, picture.height - 1))))[:3]
+    image = mesh.visual.material.baseColorTexture
+    x, y = int(u * image.width), int((1 - v) * image.height)
+    return np.array(image.getpixel((min(x, image.width - 1), min(y, image.height - 1))))[:3]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.ray_caster import brightness, normal_at, shows_first
 from memo_lightning.envs.habitat.scene_files.patches import Patch
-from memo_lightning.envs.habitat.shapes import SolidArrays
+from memo_lightning.houses.ray_caster import brightness, normal_at, shows_first
+from memo_lightning.houses.shapes import SolidArrays
 
 MAX_SIDE = 4096
 _TEXELS_PER_ELEMENT = 6  # of a pattern
@@ -29,7 +29,7 @@ class Atlas:
         solids: the solids they belong to.
 
     Attributes:
-        picture: uint8 ``[side, side, 3]``.
+        image: uint8 ``[side, side, 3]``.
     """
 
     def __init__(self, patches: Sequence[Sequence[Patch]], solids: SolidArrays) -> None:
@@ -43,21 +43,21 @@ class Atlas:
                 break
             coarser *= 1.5
         self._sizes, self._corners = sizes, corners + _MARGIN
-        self.picture = np.zeros((side, side, 3), np.uint8)
+        self.image = np.zeros((side, side, 3), np.uint8)
         flat = ((k, patch) for k, group in enumerate(patches) for patch in group)
         for (k, patch), (width, height), (x, y) in zip(flat, self._sizes, self._corners, strict=True):
             u, v = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
             part = np.empty((height, width, 3), np.uint8)
             _paint(solids.kind[k], solids.shape[k], solids.pattern[k], solids.paint[k], patch.at(u, v), part)
             part = np.pad(part, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), mode="edge")
-            self.picture[y - _MARGIN : y + height + _MARGIN, x - _MARGIN : x + width + _MARGIN] = part
+            self.image[y - _MARGIN : y + height + _MARGIN, x - _MARGIN : x + width + _MARGIN] = part
 
     def texture_coordinates(self, index: int, uv: np.ndarray) -> np.ndarray:
-        """Return where points (u, v) ``[n, 2]`` of patch ``index``, counted through, are in the picture.
+        """Return where points (u, v) ``[n, 2]`` of patch ``index``, counted through, are in the image.
 
         Both coordinates go from 0 to 1, the second upwards.
         """
-        side = len(self.picture)
+        side = len(self.image)
         texel = self._corners[index] + uv * self._sizes[index]
         return np.stack([texel[:, 0] / side, 1.0 - texel[:, 1] / side], axis=1)
 

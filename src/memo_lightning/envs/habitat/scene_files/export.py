@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
 from memo_lightning.envs.habitat.scene_files.models import to_glb
+from memo_lightning.houses import OBJECT_TYPES, HouseSpec, build_house
 
 SCENE_DATASET = "houses.scene_dataset_config.json"
 # The models' axes are those of the world; without them habitat-sim takes z for upwards.

@@ -9,8 +9,8 @@ import numpy as np
 
 from memo_lightning.envs.habitat.scene_files.atlas import Atlas
 from memo_lightning.envs.habitat.scene_files.patches import mesh_of, patches_of
-from memo_lightning.envs.habitat.shapes import Solid, pack
 from memo_lightning.errors import UserError
+from memo_lightning.houses.shapes import Solid, pack
 
 
 def to_glb(solids: Sequence[Solid]) -> bytes:
@@ -19,7 +19,7 @@ def to_glb(solids: Sequence[Solid]) -> bytes:
     Raises:
         UserError: if trimesh is not installed.
     """
-    trimesh, image = _libraries()
+    trimesh, pillow = _libraries()
     arrays = pack(solids)
     patches = [patches_of(solid) for solid in solids]
     atlas = Atlas(patches, arrays)
@@ -34,7 +34,7 @@ def to_glb(solids: Sequence[Solid]) -> bytes:
             triangles.append(corners + n_vertices)
             n_vertices, index = n_vertices + len(points), index + 1
     material = trimesh.visual.material.PBRMaterial(
-        baseColorTexture=image.fromarray(atlas.picture), metallicFactor=0.0, roughnessFactor=1.0
+        baseColorTexture=pillow.fromarray(atlas.image), metallicFactor=0.0, roughnessFactor=1.0
     )
     mesh = trimesh.Trimesh(
         np.concatenate(vertices),

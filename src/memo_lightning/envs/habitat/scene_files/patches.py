@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memo_lightning.envs.habitat.shapes import Solid
+from memo_lightning.houses.shapes import Solid
 
 _SIDES = 32  # of the polygon that stands for a circle
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.columns import Columns, columns_of
-from memo_lightning.envs.habitat.pose import Pose
-from memo_lightning.envs.habitat.ray_caster import cast, shade
-from memo_lightning.envs.habitat.shapes import SolidArrays
+from memo_lightning.houses.camera import Camera
+from memo_lightning.houses.columns import Columns, columns_of
+from memo_lightning.houses.pose import Pose
+from memo_lightning.houses.ray_caster import cast, shade
+from memo_lightning.houses.shapes import SolidArrays
 
 
 class View:
-    """Pictures from one pose; sensors that share a camera share the work.
+    """Images from one pose; sensors that share a camera share the work.
 
     Args:
         pose: of the agent.

@@ -9,7 +9,7 @@ LLVM may neither reorder nor fuse operations, and only operations that IEEE 754 
 (sums, products, quotients, square roots).
 
 Notation used for shapes:
-    - H, W: rows and columns of the picture
+    - H, W: rows and columns of the image
     - P: solids
 """
 
@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.pose import Pose
-from memo_lightning.envs.habitat.shapes import SolidArrays
+from memo_lightning.houses.camera import Camera
+from memo_lightning.houses.pose import Pose
+from memo_lightning.houses.shapes import SolidArrays
 
 NEAR = 0.02
 FAR = 1000.0

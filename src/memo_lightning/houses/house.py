@@ -9,12 +9,12 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from memo_lightning.envs.habitat import furniture
-from memo_lightning.envs.habitat.floor_plan import LATTICE, Rect, draw_floor_plan
-from memo_lightning.envs.habitat.furnishing import Furnisher, Piece
-from memo_lightning.envs.habitat.shapes import SolidArrays, pack
-from memo_lightning.envs.habitat.shell import box, build_shell
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses import furniture
+from memo_lightning.houses.floor_plan import LATTICE, Rect, draw_floor_plan
+from memo_lightning.houses.furnishing import Furnisher, Piece
+from memo_lightning.houses.shapes import SolidArrays, pack
+from memo_lightning.houses.shell import box, build_shell
 
 
 @dataclass(frozen=True)

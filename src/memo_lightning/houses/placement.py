@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from memo_lightning.envs.habitat.house import HouseSpec
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.pose import Pose
-from memo_lightning.envs.habitat.shapes import SolidArrays, pack, turn
 from memo_lightning.errors import UserError, require
+from memo_lightning.houses.house import HouseSpec
+from memo_lightning.houses.object_types import OBJECT_TYPES
+from memo_lightning.houses.pose import Pose
+from memo_lightning.houses.shapes import SolidArrays, pack, turn
 
 REACH = 1.6  # metres on foot from where an object is seen to its goal; an episode succeeds within 2
 TYPE_NUMBERS = {object_type.name: number for number, object_type in enumerate(OBJECT_TYPES, start=1)}
@@ -23,7 +23,7 @@ class PlacedObject:
 
     Args:
         instance: its semantic id, from 1.
-        type: name of its :class:`~memo_lightning.envs.habitat.object_types.ObjectType`.
+        type: name of its :class:`~memo_lightning.houses.object_types.ObjectType`.
         position: x, y, z of the middle of its bottom, metres.
         yaw: turn about the vertical axis, degrees.
         room: index of the room it is in.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memo_lightning.envs.habitat.shapes import Colour, Paint
+from memo_lightning.houses.shapes import Colour, Paint
 
 OAK: Colour = (168, 122, 74)
 WALNUT: Colour = (98, 66, 44)

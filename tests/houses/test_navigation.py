@@ -5,9 +5,8 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from memo_lightning.envs.habitat.floor_plan import LATTICE
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import build_navigator
+from memo_lightning.houses import HouseSpec, build_house, build_navigator
+from memo_lightning.houses.floor_plan import LATTICE
 
 SPEC = HouseSpec(2)
 
@@ -117,15 +116,15 @@ def test_clearance_is_the_room_to_move_in_every_direction(navigator):
 
 def test_the_map_shows_where_points_are_free(navigator):
     metres = 0.037
-    picture = navigator.free_map(metres)
+    image = navigator.free_map(metres)
     rng = np.random.default_rng(5)
     (x0, z0), (x1, z1) = navigator.lower, navigator.upper
     agree = []
     for _ in range(2000):
         x, z = rng.uniform(x0, x1), rng.uniform(z0, z1)
         row, column = (
-            int((z - z0) / (z1 - z0) * picture.shape[0]),
-            int((x - x0) / (x1 - x0) * picture.shape[1]),
+            int((z - z0) / (z1 - z0) * image.shape[0]),
+            int((x - x0) / (x1 - x0) * image.shape[1]),
         )
-        agree.append(picture[row, column] == navigator.is_free(x, z))
+        agree.append(image[row, column] == navigator.is_free(x, z))
     assert np.mean(agree) > 0.96

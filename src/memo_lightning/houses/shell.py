@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from memo_lightning.envs.habitat.floor_plan import WALL, FloorPlan, Rect
-from memo_lightning.envs.habitat.shapes import Colour, Paint, Pattern, Solid
+from memo_lightning.houses.floor_plan import WALL, FloorPlan, Rect
+from memo_lightning.houses.shapes import Colour, Paint, Pattern, Solid
 
 DOOR_HEIGHT = 205  # centimetres, as all lengths here
 CEILING = 260

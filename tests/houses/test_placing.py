@@ -3,15 +3,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import build_navigator
-from memo_lightning.envs.habitat.object_types import MAX_HEIGHT, OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import PlacementSpec
-from memo_lightning.envs.habitat.placing import draw_placement
-from memo_lightning.envs.habitat.shapes import concatenate
-from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError
+from memo_lightning.houses import OBJECT_TYPES, REFERENCE_CAMERA, HouseSpec, View, build_house, build_navigator
+from memo_lightning.houses.object_types import MAX_HEIGHT
+from memo_lightning.houses.placement import PlacementSpec
+from memo_lightning.houses.placing import draw_placement
+from memo_lightning.houses.shapes import concatenate
 
 SPECS = [PlacementSpec(HouseSpec(seed), index) for seed, index in ((0, 0), (1, 5), (2, 0), (30, 299))]
 RADIUS = {object_type.name: object_type.radius for object_type in OBJECT_TYPES}

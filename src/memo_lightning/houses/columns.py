@@ -1,7 +1,7 @@
-"""A light observation: per column of a picture, how far the way is free and which type of object is seen.
+"""A light observation: per column of an image, how far the way is free and which type of object is seen.
 
 This is what a small robot with a depth camera and an object detector would pass on. It is computed from a
-depth and a semantic picture, so any simulator can give it.
+depth and a semantic image, so any simulator can give it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA, Camera
-from memo_lightning.envs.habitat.pose import Pose
+from memo_lightning.houses.camera import REFERENCE_CAMERA, Camera
+from memo_lightning.houses.pose import Pose
 
 MAX_RANGE = 8.0
 LOWEST_OBSTACLE, HIGHEST_OBSTACLE = 0.05, 1.8  # metres above the floor; what is lower or higher blocks nobody
@@ -38,10 +38,10 @@ def columns_camera(n_columns: int) -> Camera:
 
 
 def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray) -> Columns:
-    """Reduce a picture to its columns.
+    """Reduce an image to its columns.
 
     Args:
-        camera: that took the picture.
+        camera: that took the image.
         pose: it was taken from.
         depth: metres along the optical axis, float32 ``[H, W]``.
         types: number of the type of the object that each pixel shows, int32 ``[H, W]``; 0 for none.

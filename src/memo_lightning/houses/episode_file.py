@@ -1,4 +1,4 @@
-"""The file form of a dataset: a header line, then one line of JSON per placement with its episodes.
+"""The file format of a dataset: a header line, then one line of JSON per placement with its episodes.
 
 One placement per line keeps a large file readable by line tools and lets an error name the line.
 """
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memo_lightning.envs.habitat.episodes import Start
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import PlacedObject, Placement
-from memo_lightning.envs.habitat.pose import Pose
 from memo_lightning.errors import UserError
+from memo_lightning.houses.object_types import OBJECT_TYPES
+from memo_lightning.houses.placement import PlacedObject, Placement
+from memo_lightning.houses.pose import Pose
+from memo_lightning.houses.starts import Start
 
 FORMAT = "ExtObjNav-v1"
 _TYPE_NAMES = {object_type.name for object_type in OBJECT_TYPES}
@@ -33,7 +33,7 @@ class StoredPlacement:
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """What a file holds; ``split`` names the part of the data it is, None in files that do not say."""
+    """The contents of a file; ``split`` is None in files that do not name theirs."""
 
     split: str | None
     placements: list[StoredPlacement]

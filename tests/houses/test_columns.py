@@ -3,14 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.columns import MAX_RANGE, columns_of
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.placement import TYPE_NUMBERS, PlacementSpec
-from memo_lightning.envs.habitat.placing import draw_placement
-from memo_lightning.envs.habitat.pose import Pose
-from memo_lightning.envs.habitat.shapes import concatenate
-from memo_lightning.envs.habitat.view import View
+from memo_lightning.houses import Camera, HouseSpec, Pose, View, build_house
+from memo_lightning.houses.columns import MAX_RANGE, columns_of
+from memo_lightning.houses.placement import TYPE_NUMBERS, PlacementSpec
+from memo_lightning.houses.placing import draw_placement
+from memo_lightning.houses.shapes import concatenate
 
 CAMERA = Camera(32, 32, 79, 0.88)
 SPEC = HouseSpec(4)
@@ -23,7 +20,7 @@ def scene():
 
 
 @pytest.mark.parametrize("pitch", [-30, 0, 30])
-def test_columns_are_the_nearest_of_what_the_pictures_show(scene, pitch):
+def test_columns_are_the_nearest_of_what_the_images_show(scene, pitch):
     solids, placement = scene
     for placed in placement.objects[:10]:
         pose = replace(placed.view, pitch=pitch)
@@ -54,7 +51,7 @@ def test_the_goal_is_in_the_columns_of_the_spot_where_it_is_seen(scene):
     assert np.mean(found) > 0.9  # now and then another object is nearer in all of its columns
 
 
-def test_an_empty_picture_shows_nothing_in_the_way():
+def test_an_empty_image_shows_nothing_in_the_way():
     far = np.full((32, 32), 1000.0, np.float32)
     nothing = np.zeros((32, 32), np.int32)
     columns = columns_of(CAMERA, Pose(0, 0, 0, 0), far, nothing)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from memo_lightning.envs.habitat.floor_plan import LATTICE, MIN_ROOM_SIDE, WALL, Rect
-from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
-from memo_lightning.envs.habitat.house import House, HouseSpec, build_house
-from memo_lightning.envs.habitat.navigation import build_navigator
 from memo_lightning.errors import UserError
+from memo_lightning.houses import HouseSpec, build_house, build_navigator
+from memo_lightning.houses.floor_plan import LATTICE, MIN_ROOM_SIDE, WALL, Rect
+from memo_lightning.houses.furnishing import AGENT_RADIUS
+from memo_lightning.houses.house import House
 
 SEEDS = range(8)
 

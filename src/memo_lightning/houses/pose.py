@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memo_lightning.envs.habitat.shapes import turn
+from memo_lightning.houses.shapes import turn
 
 HEADINGS = tuple(range(0, 360, 30))  # that an agent can take which begins at one of them
 PITCHES = (-30, 0, 30)
@@ -65,7 +65,7 @@ def heading_of(y: float, w: float) -> float:
 
 
 def look_at(x: float, z: float, target: tuple[float, float, float], eye_height: float) -> Pose:
-    """Return the pose on the floor at (x, z) that brings a target nearest to the middle of the picture.
+    """Return the pose on the floor at (x, z) that brings a target nearest to the middle of the image.
 
     Its heading and pitch are among :data:`HEADINGS` and :data:`PITCHES`.
     """

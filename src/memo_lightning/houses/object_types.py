@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from memo_lightning.envs.habitat.shapes import Colour, Paint, Pattern, Solid
+from memo_lightning.houses.shapes import Colour, Paint, Pattern, Solid
 
 MAX_HEIGHT = 0.35
 

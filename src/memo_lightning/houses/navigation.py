@@ -18,9 +18,9 @@ from numba import njit
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from memo_lightning.envs.habitat.floor_plan import LATTICE
-from memo_lightning.envs.habitat.furnishing import AGENT_RADIUS
-from memo_lightning.envs.habitat.house import House, HouseSpec, build_house
+from memo_lightning.houses.floor_plan import LATTICE
+from memo_lightning.houses.furnishing import AGENT_RADIUS
+from memo_lightning.houses.house import House, HouseSpec, build_house
 
 SKIN = 1e-3  # metres that corners and the agent keep away from what blocks them
 
@@ -205,7 +205,7 @@ def _move(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
             x, z = x + dx, z + dz
             break
         collided = True
-        # Stop a skin before the block, then go on along it.
+        # Stop a skin before the block, then slide along it.
         length = abs(dx) if axis == 0 else abs(dz)
         t = max(first - SKIN / length, 0.0)
         x, z = x + t * dx, z + t * dz

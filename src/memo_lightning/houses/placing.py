@@ -1,6 +1,6 @@
 """Putting objects on the furniture and the floor of a house, and proving that each can be found.
 
-A goal counts as reachable if a spot was found from where the object is really seen: the picture there is
+A goal counts as reachable if a spot was found from where the object is really seen: the image there is
 rendered, and the spot is within reach of the object on foot. Objects that fail are rejected, counted and put
 somewhere else.
 """
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memo_lightning.envs.habitat.camera import REFERENCE_CAMERA
-from memo_lightning.envs.habitat.floor_plan import WALL, Rect
-from memo_lightning.envs.habitat.furnishing import Stand
-from memo_lightning.envs.habitat.house import House, build_house
-from memo_lightning.envs.habitat.navigation import Navigator, build_navigator
-from memo_lightning.envs.habitat.object_types import MAX_HEIGHT, OBJECT_TYPES, ObjectType
-from memo_lightning.envs.habitat.placement import REACH, PlacedObject, Placement, PlacementSpec, arrays_of
-from memo_lightning.envs.habitat.pose import look_at
-from memo_lightning.envs.habitat.shapes import SolidArrays, concatenate
-from memo_lightning.envs.habitat.view import View
 from memo_lightning.errors import UserError
+from memo_lightning.houses.camera import REFERENCE_CAMERA
+from memo_lightning.houses.floor_plan import WALL, Rect
+from memo_lightning.houses.furnishing import Stand
+from memo_lightning.houses.house import House, build_house
+from memo_lightning.houses.navigation import Navigator, build_navigator
+from memo_lightning.houses.object_types import MAX_HEIGHT, OBJECT_TYPES, ObjectType
+from memo_lightning.houses.placement import REACH, PlacedObject, Placement, PlacementSpec, arrays_of
+from memo_lightning.houses.pose import look_at
+from memo_lightning.houses.shapes import SolidArrays, concatenate
+from memo_lightning.houses.view import View
 
 _SEEN_PIXELS = 24  # in the reference camera; an episode succeeds with 10
 _ON_THE_FLOOR_PERCENT = 25

@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
-from meshes import nearest_hits, triangles_of
 
-from memo_lightning.envs.habitat.camera import Camera
-from memo_lightning.envs.habitat.house import HouseSpec, build_house
-from memo_lightning.envs.habitat.object_types import OBJECT_TYPES
-from memo_lightning.envs.habitat.placement import arrays_of
-from memo_lightning.envs.habitat.pose import Pose
-from memo_lightning.envs.habitat.ray_caster import FAR, cast, shade
-from memo_lightning.envs.habitat.shapes import Paint, Solid, pack, turn
+from memo_lightning.houses import OBJECT_TYPES, Camera, HouseSpec, Pose, build_house
+from memo_lightning.houses.placement import arrays_of
+from memo_lightning.houses.ray_caster import FAR, cast, shade
+from memo_lightning.houses.shapes import Paint, Solid, pack, turn
+from meshes import nearest_hits, triangles_of
 
 CAMERA = Camera(width=40, height=24, hfov=79, eye_height=0.88)
 WHITE = Paint((255, 255, 255))
@@ -111,7 +108,7 @@ def test_walking_along_a_wall_that_reaches_behind_the_camera_shows_no_gap():
     np.testing.assert_array_equal(solid >= 0, np.isfinite(expected))
 
 
-def test_looking_up_moves_things_down_in_the_picture():
+def test_looking_up_moves_things_down_in_the_image():
     box = Solid("box", (0, 0.9, -2), (0.1, 0.1, 0.1), WHITE)
     rows = []
     for pitch in (-20, 0, 20):

@@ -8,13 +8,13 @@ from functools import lru_cache
 from inspect import signature
 from typing import Any, Literal, Protocol, get_args
 
-from memo_lightning.envs.habitat.episode_file import StoredPlacement
-from memo_lightning.envs.habitat.episodes import Start, cached_placement, draw_start
-from memo_lightning.envs.habitat.house import HouseSpec
-from memo_lightning.envs.habitat.navigation import DistanceField, build_navigator
-from memo_lightning.envs.habitat.placement import Placement, PlacementSpec
-from memo_lightning.envs.habitat.pose import HEADINGS
 from memo_lightning.errors import require
+from memo_lightning.houses.episode_file import StoredPlacement
+from memo_lightning.houses.house import HouseSpec
+from memo_lightning.houses.navigation import DistanceField, build_navigator
+from memo_lightning.houses.placement import Placement, PlacementSpec
+from memo_lightning.houses.pose import HEADINGS
+from memo_lightning.houses.starts import Start, cached_placement, draw_start
 
 Split = Literal["train", "held_out_placements", "held_out"]
 TRAIN_HOUSES, HELD_OUT_HOUSES, PLACEMENTS_PER_HOUSE = 37, 12, 300
@@ -99,7 +99,7 @@ class GeneratedSource:
 
 
 class StoredSource:
-    """Placements that were read from a file; their episodes come again when all are used up."""
+    """Placements that were read from a file; after the last episode of one, its first follows again."""
 
     def __init__(self, stored: Sequence[StoredPlacement]) -> None:
         self._stored = stored

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from memo_lightning.envs.habitat.shapes import turn
 from memo_lightning.errors import require
+from memo_lightning.houses.shapes import turn
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from memo_lightning.envs.habitat.floor_plan import LATTICE, WALL, Door, FloorPlan, Rect
-from memo_lightning.envs.habitat.furniture import Furniture
-from memo_lightning.envs.habitat.shapes import Solid
-from memo_lightning.envs.habitat.shell import box
+from memo_lightning.houses.floor_plan import LATTICE, WALL, Door, FloorPlan, Rect
+from memo_lightning.houses.furniture import Furniture
+from memo_lightning.houses.shapes import Solid
+from memo_lightning.houses.shell import box
 
 AGENT_RADIUS = 20  # centimetres, as all lengths here
 _DOOR_CLEARANCE = 90  # of the floor in front of a door that stays empty
