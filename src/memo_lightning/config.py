@@ -21,6 +21,9 @@ from memo_lightning.construct import construct
 from memo_lightning.errors import UserError
 
 _OPTIONAL_GROUPS = ("experiment", "debug")
+# Mappings that take settings of which the files name none or not all; whoever gets them refuses what it does not know.
+# So does every mapping that is empty by default.
+_OPEN = ("baseline", "algorithm.optimizer", "trainer", "sampler", "pruner")
 
 
 def config_dir() -> Path:
@@ -54,9 +57,14 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         chosen = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group in groups]
         ships = "hydra.searchpath" not in groups  # a user's file may change while this process lives
         known = (_cached_defaults if ships else _defaults)(name, tuple(chosen))
-        for override in parsed:
-            if override.key_or_group not in groups and not override.is_add():
-                _check_key(override.key_or_group, known)
+        for index, override in enumerate(parsed):
+            key = override.key_or_group
+            if key in groups or override.is_add():
+                continue
+            if key not in known and _is_open(key.rpartition(".")[0], known):
+                overrides[index] = f"++{overrides[index]}"
+            else:
+                _check_key(key, known)
         config = _compose(name, list(overrides))
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
     for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in keys):
@@ -209,6 +217,15 @@ def _check_key(key: str, known: dict[str, Any]) -> None:
         return
     groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
     raise UserError(f"unknown override {key!r}: {nearest(key, [*known, *groups])}")
+
+
+def _is_open(parent: str, known: dict[str, Any]) -> bool:
+    """Say whether settings may be added to a mapping: itself, or any that it is part of."""
+    if not parent:
+        return False
+    if known.get(parent) == {} or (parent in _OPEN and any(key.startswith(f"{parent}.") for key in known)):
+        return True
+    return _is_open(parent.rpartition(".")[0], known)
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:

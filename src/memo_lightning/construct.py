@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args, get_type_hints, is_typeddict
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 from memo_lightning.errors import UserError
-
-Kind = TypeVar("Kind")
 
 
 def resolve(field: str, path: str) -> Any:
@@ -28,7 +26,7 @@ def resolve(field: str, path: str) -> Any:
         raise UserError(f"{field}={path}: cannot be imported ({' '.join(str(error).split())})") from error
 
 
-def resolve_class(field: str, path: str, kind: type[Kind]) -> type[Kind]:
+def resolve_class(field: str, path: str, kind: type) -> Any:
     """Return the class that a dotted path names, a concrete subclass of ``kind``.
 
     Paths in checkpoints are resolved by this only, so that no checkpoint can name anything else to be called.

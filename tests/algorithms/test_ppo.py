@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from memo_lightning.errors import UserError
 from memo_lightning.algorithms import PPO
+from memo_lightning.errors import UserError
 
 SETTINGS = {
     "gamma": 0.9,

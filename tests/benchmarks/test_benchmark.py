@@ -8,14 +8,14 @@ import signal
 import pytest
 import torch
 
-from memo_lightning.cli.main import main
-from memo_lightning.config import compose_config
 from memo_lightning.benchmarks import benchmark as benchmark_module
 from memo_lightning.benchmarks.benchmark import in_fresh_process, measure, summarise
 from memo_lightning.benchmarks.checks import DisagreementError, check_steps
 from memo_lightning.benchmarks.plan import plan
 from memo_lightning.benchmarks.ratios import ratios
 from memo_lightning.benchmarks.timing import PeakMemory
+from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
 
 TINY = [
     "model.d_model=16",

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-
 from memo_lightning.callbacks.baselines import FullContextBaseline, LSTMBaseline, NoInterEpisodeAttentionBaseline
+
 from memo_lightning.cli.main import main
 from memo_lightning.config import config_dir
 from memo_lightning.errors import UserError

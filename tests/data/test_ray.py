@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from memo_lightning.cli.main import main
+from memo_lightning.data import RayDataModule
 from memo_lightning.errors import PREEMPTED, UserError
 from memo_lightning.training.checkpoints import load_checkpoint
-from memo_lightning.data import RayDataModule
 from started import end, finish, read_until, session, start
 from tiny import TINY_TRAINING
 

@@ -4,8 +4,8 @@ import lightning
 import pytest
 import torch
 
-from memo_lightning.errors import UserError
 from memo_lightning.data import RolloutDataModule
+from memo_lightning.errors import UserError
 
 
 class Recorder(lightning.LightningModule):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from memo_lightning.cli.main import main
+from memo_lightning.data import MultiAsyncDataModule, MultiSyncDataModule
 from memo_lightning.errors import UserError
 from memo_lightning.training.checkpoints import load_checkpoint
-from memo_lightning.data import MultiAsyncDataModule, MultiSyncDataModule
 from tiny import TINY_TRAINING
 
 TINY = [

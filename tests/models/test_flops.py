@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from memo_lightning.models.flops import count_flops
 from memo_lightning.models import GRU, LSTM, FullContextTransformer, MemoTransformer
+from memo_lightning.models.flops import count_flops
 
 D, LAYERS, F, L, S = 16, 2, 48, 8, 3
 STACK = {"d_model": D, "n_layers": LAYERS, "n_heads": 2, "d_ff": F}

@@ -1,7 +1,7 @@
 """The memory's size is that of its largest moment."""
 
-from memo_lightning.models.memory_size import peak_memory_bytes
 from memo_lightning.models import LSTM, FullContextTransformer, MemoTransformer
+from memo_lightning.models.memory_size import peak_memory_bytes
 
 
 def test_an_lstm_holds_two_vectors_per_layer():

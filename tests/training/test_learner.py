@@ -6,9 +6,9 @@ import lightning
 import pytest
 import torch
 
-from memo_lightning.models import MemoTransformer
 from memo_lightning.algorithms import PPO
 from memo_lightning.data import RolloutDataModule
+from memo_lightning.models import MemoTransformer
 from memo_lightning.training import PolicyLearner
 
 SETTINGS = {

@@ -1,5 +1,6 @@
-"""Advantages and losses."""
+"""Algorithms: what they learn from, and how."""
 
-from memo_lightning.algorithms.ppo import PPO, DrawPass, Experience
+from memo_lightning.algorithms.base import Algorithm, Metrics, TrainingRun
+from memo_lightning.algorithms.ppo import PPO
 
-__all__ = ["PPO", "DrawPass", "Experience"]
+__all__ = ["PPO", "Algorithm", "Metrics", "TrainingRun"]

@@ -1,4 +1,4 @@
-"""Advantages of whole rows: TorchRL's GAE, cut where the return must not cross."""
+"""Advantages of whole sequences: TorchRL's GAE, cut at ends, and bootstrapped where a limit has cut an episode off."""
 
 from __future__ import annotations
 
@@ -7,42 +7,53 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from memo_lightning.data.collector import FINAL_VALUE
+from memo_lightning.envs.reports import TRUNCATED
+
 
 def add_advantages(
-    rows: TensorDictBase,
+    steps: TensorDictBase,
     last_value: Tensor,
     gamma: float,
     gae_lambda: float,
     *,
     cross_episodes: bool = False,
-    reward_scale: float = 1.0,
+    reward_scale: Tensor | float = 1.0,
 ) -> None:
     """Add ``advantage`` and ``value_target [B, T, 1]`` to a rollout, in place.
 
-    The value of a step's successor is the value of the next step of its row, which acting has computed
-    already. Returns end where an episode ends, also within a trial, unless ``cross_episodes`` is set: then they
-    end with the trial only, and what an episode teaches is worth what it earns in later ones.
+    The value of a step's successor is the value of the next step of its sequence, which acting has computed already.
+    Returns end where an episode ends, also within a trial, unless ``cross_episodes`` is set: then they end with the
+    trial only, and what an episode teaches is worth what it earns in later ones. Where a limit has cut an episode off,
+    the value of the observation that ended it (``final_value``) stands for what would have followed.
 
     Args:
-        rows: rollout ``[B, T]`` with ``state_value`` and next ``reward``, ``episode_end`` and ``done``.
-        last_value: value ``[B, 1]`` of the observation that follows each row.
+        steps: rollout ``[B, T]`` with ``state_value`` and next ``reward``, ``episode_end``, ``done`` and, where
+            episodes are cut off, ``episode_truncated`` and ``final_value``.
+        last_value: value ``[B, 1]`` of the observation that follows each sequence; of no effect where a trial ended.
         gamma: discount per step.
         gae_lambda: the lambda of GAE (Schulman et al. 2016, arXiv 1506.02438).
         cross_episodes: let returns cross the episodes of a trial.
         reward_scale: rewards count this much; values and value targets are in these units.
     """
-    values = rows.get("state_value")
-    end = rows.get(("next", "done"))
+    values, after = steps.get("state_value"), steps.get("next")
+    end = after.get("done")
     if not cross_episodes:
-        end = end | rows.get(("next", "episode_end"))
+        end = end | after.get("episode_end")
+    next_values = torch.cat([values[:, 1:], last_value.unsqueeze(1)], dim=1)
+    terminated = end
+    if TRUNCATED in after.keys():
+        cut_off = end & after.get(TRUNCATED)
+        next_values = torch.where(cut_off, after.get(FINAL_VALUE), next_values)
+        terminated = end & ~cut_off
     advantage, value_target = generalized_advantage_estimate(
         gamma=gamma,
         lmbda=gae_lambda,
         state_value=values,
-        next_state_value=torch.cat([values[:, 1:], last_value.unsqueeze(1)], dim=1),
-        reward=rows.get(("next", "reward")) * reward_scale,
+        next_state_value=next_values,
+        reward=after.get("reward") * reward_scale,
         done=end,
-        terminated=end,
+        terminated=terminated,
     )
-    rows.set("advantage", advantage)
-    rows.set("value_target", value_target)
+    steps.set("advantage", advantage)
+    steps.set("value_target", value_target)

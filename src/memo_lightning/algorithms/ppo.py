@@ -1,21 +1,28 @@
-"""Proximal policy optimisation (arXiv 1707.06347) on whole rows, with TorchRL's clipped loss on the heads."""
+"""Proximal policy optimisation (arXiv 1707.06347) on whole sequences, with TorchRL's clipped loss on the heads."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import get_args
+from functools import partial
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.objectives import ClipPPOLoss
 
-from memo_lightning.errors import require
-from memo_lightning.models import PassSettings
 from memo_lightning.algorithms.advantages import add_advantages
-from memo_lightning.algorithms.schedule import Schedule, learning_rate_factor
+from memo_lightning.algorithms.base import Algorithm, Metrics, TrainingRun
+from memo_lightning.data.collector import AFTER, STEPS
+from memo_lightning.data.rollouts import RolloutDataModule
+from memo_lightning.errors import UserError, require
+from memo_lightning.models import PassSettings
 from memo_lightning.policies import MemoryPolicy
+from memo_lightning.policies.heads import ActorCriticHeads
+from memo_lightning.policies.input_history import shuffle_episodes
+from memo_lightning.policies.precision import full_precision
 
 DrawPass = Callable[[], PassSettings]
 """Draws what is random in a training pass: its segment length and the layers that it skips."""
@@ -23,24 +30,28 @@ DrawPass = Callable[[], PassSettings]
 
 @dataclass(frozen=True)
 class Experience:
-    """What an update learns from: the last ``t`` steps of whole rows, seen from all that came before.
+    """What an update learns from: the last ``t`` steps of whole sequences, seen from all that came before.
 
     Attributes:
-        rows: policy inputs ``[B, T]`` from the start of the rollout on.
+        inputs: policy inputs ``[B, T]`` from the start of the rollout on.
         learned: ``[B, t]`` of the last t steps: action, its log-probability, value, advantage and value target.
         pass_settings: what was drawn for the pass; nothing where each minibatch draws its own.
     """
 
-    rows: TensorDict
-    learned: TensorDict
+    inputs: TensorDictBase
+    learned: TensorDictBase
     pass_settings: PassSettings
 
 
-class PPO:
-    """What to do with a rollout: advantages, then epochs over minibatches of whole rows.
+class PPO(Algorithm):
+    """What to do with a rollout: advantages, then epochs over minibatches of whole sequences.
 
-    The loss sits on the two heads and reads the trunk's output as an entry that carries gradient, so encoder
-    and sequence model run once per minibatch.
+    A rollout may come in chunks. A *partial update* after each chunk but the last learns from the new steps only,
+    seen from all that the sequence has held so far; a *full update* after the last learns from all of them. Partial
+    updates leave the acting policy with a stale memory, which it refreshes by itself.
+
+    The loss sits on the two heads and reads the trunk's output as a value that carries gradient, so encoder and
+    sequence model run once per minibatch.
 
     Acting uses the model's segment length and all of its layers, and every training pass draws a jittered length and
     may skip layers, so the probability ratio is not one before the first step. ``recompute_log_probs`` makes it one:
@@ -55,24 +66,21 @@ class PPO:
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the squared value error.
         n_epochs: passes over a rollout, or over a chunk of it.
-        n_minibatches: minibatches per pass; at most the number of rows.
+        n_minibatches: minibatches per pass; at most the number of environments.
         normalize_advantage: standardise advantages within a minibatch.
         target_kl: an update ends after the epoch whose mean KL divergence from the old policy is above this,
             agreed by all processes; None for never.
         recompute_log_probs: recompute old log-probabilities under the segmentation and layers of the update.
         shuffle_episodes: where a rollout comes in chunks, put the complete episodes of every trial in random
-            order after each partial update, in the memory and in the rows.
-        learning_rate: of the optimizer.
-        warmup_frames: environment steps over which the learning rate rises from zero.
-        schedule: ``constant``, or ``cosine`` to let it fall to zero at the end of the run.
-        max_grad_norm: gradients are scaled down to this norm.
+            order after each partial update, in the memory and in the sequences.
         reward_scale: rewards are multiplied by this before anything is learned from them; reported returns are not.
-        max_skipped_updates: how many updates in a row may have a loss or gradient that is not finite; such an
-            update is skipped.
+        **settings: of the optimizer; see :class:`Algorithm`.
 
     Raises:
         UserError: if a setting is out of range, or two do not go together.
     """
+
+    heads = ActorCriticHeads
 
     def __init__(
         self,
@@ -89,28 +97,19 @@ class PPO:
         target_kl: float | None,
         recompute_log_probs: bool,
         shuffle_episodes: bool,
-        learning_rate: float,
-        warmup_frames: int,
-        schedule: Schedule,
-        max_grad_norm: float,
         reward_scale: float,
-        max_skipped_updates: int,
+        **settings: Any,
     ) -> None:
+        super().__init__(**settings)
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
-        positive = {"clip_epsilon": clip_epsilon, "learning_rate": learning_rate, "max_grad_norm": max_grad_norm}
-        positive["reward_scale"] = reward_scale
-        for name, value in positive.items():
+        for name, value in {"clip_epsilon": clip_epsilon, "reward_scale": reward_scale}.items():
             require(value > 0, f"algorithm.{name}", value, "greater than 0")
         for name, weight in {"entropy_coef": entropy_coef, "value_coef": value_coef}.items():
             require(weight >= 0, f"algorithm.{name}", weight, "at least 0")
-        counts = {"n_epochs": n_epochs, "n_minibatches": n_minibatches, "max_skipped_updates": max_skipped_updates}
-        for name, count in counts.items():
+        for name, count in {"n_epochs": n_epochs, "n_minibatches": n_minibatches}.items():
             require(count >= 1, f"algorithm.{name}", count, "at least 1")
         require(target_kl is None or target_kl > 0, "algorithm.target_kl", target_kl, "greater than 0, or null")
-        require(warmup_frames >= 0, "algorithm.warmup_frames", warmup_frames, "at least 0")
-        schedules = get_args(Schedule)
-        require(schedule in schedules, "algorithm.schedule", schedule, f"one of {', '.join(schedules)}")
         require(
             not (shuffle_episodes and cross_episode_returns),
             "algorithm.shuffle_episodes",
@@ -123,26 +122,40 @@ class PPO:
         self.entropy_coef, self.value_coef = entropy_coef, value_coef
         self.n_epochs, self.n_minibatches, self.target_kl = n_epochs, n_minibatches, target_kl
         self.recompute_log_probs, self.shuffle_episodes = recompute_log_probs, shuffle_episodes
-        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
-        self.warmup_frames, self.schedule = warmup_frames, schedule
         self.reward_scale = reward_scale
-        self.max_skipped_updates = max_skipped_updates
-        self._loss: ClipPPOLoss | None = None
+        self._terms: Callable[[TensorDictBase], TensorDictBase] | None = None
+        self._rollout: TensorDictBase | None = None  # the steps that have come of a rollout that is not complete
+        self._partial_updates: list[Metrics] = []  # of that rollout
 
-    def check_rows(self, n_rows: int) -> None:
-        """Raise :class:`UserError` unless a rollout of ``n_rows`` rows can be cut into the minibatches."""
-        allowed = f"at most the {n_rows} rows of a rollout"
-        require(self.n_minibatches <= n_rows, "algorithm.n_minibatches", self.n_minibatches, allowed)
+    @property
+    def in_rollout(self) -> bool:
+        """Whether the rollout that was learned from last is still incomplete."""
+        return self._rollout is not None
 
-    def learning_rate_at(self, frames: float, total_frames: int) -> float:
-        """Return the learning rate at ``frames`` of ``total_frames``."""
-        return self.learning_rate * learning_rate_factor(frames, total_frames, self.warmup_frames, self.schedule)
+    def check_n_envs(self, n_envs: int) -> None:
+        """Raise :class:`UserError` unless a rollout of ``n_envs`` environments can be cut into the minibatches."""
+        allowed = f"at most collector.n_envs={n_envs}"
+        require(self.n_minibatches <= n_envs, "algorithm.n_minibatches", self.n_minibatches, allowed)
 
-    def attach(self, policy: MemoryPolicy) -> None:
-        """Build the loss on the policy's heads, on their device; call it before :meth:`loss`."""
+    def check_data(self, data: Any) -> None:
+        """Raise :class:`UserError` unless ``data`` collects rollouts that can be cut into the minibatches."""
+        if not isinstance(data, RolloutDataModule):
+            raise UserError("algorithm=ppo: must have rollouts: collector=single, multi_sync, multi_async or ray")
+        self.check_n_envs(data.n_envs)
+
+    def prepare_policy(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
+        """Let the policy keep its inputs where partial updates change it in the middle of trials."""
+        if data.n_chunks > 1:
+            policy.keep_inputs(shuffle_episodes=self.shuffle_episodes)
+
+    def attach(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
+        """Build the loss on the policy's heads, on their device."""
+        self._rollout_length, self._n_actors = data.rollout_length, data.n_actors
+        heads = policy.heads
+        assert isinstance(heads, ActorCriticHeads)
         loss = ClipPPOLoss(
-            policy.actor,
-            policy.critic,
+            heads.actor,
+            heads.critic,
             clip_epsilon=self.clip_epsilon,
             entropy_coeff=self.entropy_coef,
             critic_coeff=self.value_coef,
@@ -151,13 +164,38 @@ class PPO:
             functional=False,  # the heads' own parameters, so that DDP sees their gradients
         )
         loss.set_keys(sample_log_prob="action_log_prob")
-        self._loss = loss
+        self._terms = loss.forward  # not the module, whose parameters are the policy's
+
+    def update(self, batch: TensorDictBase, run: TrainingRun) -> Metrics | None:
+        """Learn from the next chunk of a rollout; see :meth:`Algorithm.update`."""
+        policy, chunk = run.policy, batch[STEPS]
+        rollout = chunk if self._rollout is None else torch.cat([self._rollout, chunk], dim=1)
+        is_complete = rollout.shape[1] == self._rollout_length
+        first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
+        stale_values = is_complete and self._rollout is not None
+        # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
+        generator = torch.Generator().manual_seed(run.seed + run.frames)
+        draw_pass = partial(policy.sequence_model.draw_pass, generator)
+        experience = self.prepare(policy, rollout, batch[AFTER], draw_pass, first, stale_values=stale_values)
+        metrics = self._optimise(experience, draw_pass, run)
+        if not is_complete:
+            self._partial_updates.append(metrics)
+            self._rollout = self._after_partial_update(policy, rollout)
+            return None
+        self._rollout = None
+        if policy.normalizer is not None:
+            end, reward = rollout["next", "done"], rollout["next", "reward"]
+            if not self.cross_episode_returns:
+                end = end | rollout["next", "episode_end"]
+            policy.normalizer.update(rollout, reward, end, self.gamma, run.sum_over_ranks)
+        return self._describe(metrics)
 
     @torch.no_grad()
     def prepare(
         self,
         policy: MemoryPolicy,
         rollout: TensorDictBase,
+        following: TensorDictBase,
         draw_pass: DrawPass,
         first: int = 0,
         *,
@@ -165,20 +203,21 @@ class PPO:
     ) -> Experience:
         """Return what to learn from the steps ``first`` and later of a rollout ``[B, T]``.
 
-        Rows that end in the middle of a trial are bootstrapped with the value of the observation after them.
+        Sequences that end in the middle of a trial are bootstrapped with the value of what follows.
 
         Args:
             policy: the policy, with the weights that the update begins with.
-            rollout: the rollout so far; its rows begin at the start of a trial.
+            rollout: the steps so far; its sequences begin at the start of a trial.
+            following: policy inputs ``[B]`` after the last step.
             draw_pass: draws what is random in a training pass.
             first: first step to learn from.
             stale_values: the weights have changed since these steps were acted, so their values are computed again.
+                Those of observations at which episodes were cut off stay as acting found them.
         """
-        end_with_trial = rollout.get(("next", "done"))[:, -1]
         last_value = torch.zeros_like(rollout.get("state_value")[:, -1])
-        if stale_values or not bool(end_with_trial.all()):
-            values = _values(policy, rollout)
-            last_value = values[:, -1].masked_fill(end_with_trial, 0.0)
+        if stale_values or not bool(rollout.get(("next", "done"))[:, -1].all()):
+            values = _values(policy, rollout, following)
+            last_value = values[:, -1]
             if stale_values:
                 rollout.set("state_value", values[:, :-1])
         pass_settings: PassSettings = {}
@@ -186,33 +225,34 @@ class PPO:
             pass_settings = draw_pass()
             rollout.set("action_log_prob", _log_probs(policy, rollout, pass_settings))
         learned = rollout[:, first:]
+        scale: Tensor | float = self.reward_scale
+        if policy.normalizer is not None and policy.normalizer.returns is not None:
+            scale = scale * policy.normalizer.reward_scale.float()
         add_advantages(
             learned,
             last_value,
             self.gamma,
             self.gae_lambda,
             cross_episodes=self.cross_episode_returns,
-            reward_scale=self.reward_scale,
+            reward_scale=scale,
         )
-        return Experience(
-            rollout.select(*policy.in_keys),
-            learned.select("action", "action_log_prob", "state_value", "advantage", "value_target"),
-            pass_settings,
-        )
+        kept = ("action", "action_log_prob", "state_value", "advantage", "value_target")
+        return Experience(rollout.select(*policy.input_keys), learned.select(*kept, *policy.head_keys), pass_settings)
 
     def minibatches(self, experience: Experience, draw_pass: DrawPass) -> Iterator[Experience]:
-        """Yield minibatches of whole rows in random order, each row once."""
+        """Yield minibatches of whole sequences in random order, each sequence once."""
         device = experience.learned.get("action").device
-        for index in torch.randperm(len(experience.rows)).tensor_split(self.n_minibatches):
-            rows = index.to(device)
+        for index in torch.randperm(len(experience.inputs)).tensor_split(self.n_minibatches):
+            chosen = index.to(device)
             pass_settings = experience.pass_settings if self.recompute_log_probs else draw_pass()
-            yield Experience(experience.rows[rows], experience.learned[rows], pass_settings)
+            yield Experience(experience.inputs[chosen], experience.learned[chosen], pass_settings)
 
-    def loss(self, policy: MemoryPolicy, minibatch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: MemoryPolicy, minibatch: Experience) -> tuple[Tensor, Metrics]:
         """Return the scalar loss of a minibatch, and its parts for logging (detached)."""
-        assert self._loss is not None, "attach() comes first"
-        hidden = policy.hidden(minibatch.rows, **minibatch.pass_settings)
-        terms = self._loss(minibatch.learned.set("hidden", hidden[:, -minibatch.learned.shape[1] :]))
+        assert self._terms is not None, "attach() comes first"
+        hidden = policy.hidden(minibatch.inputs, **minibatch.pass_settings)
+        with full_precision(policy.device):
+            terms = self._terms(minibatch.learned.copy().set("hidden", hidden[:, -minibatch.learned.shape[1] :]))
         total = terms["loss_objective"] + terms["loss_critic"] + terms["loss_entropy"]
         metrics = {
             "policy_loss": terms["loss_objective"],
@@ -227,16 +267,54 @@ class PPO:
             metrics["memory_loss"] = auxiliary
         return total, {name: value.detach() for name, value in metrics.items()}
 
+    def _optimise(self, experience: Experience, draw_pass: DrawPass, run: TrainingRun) -> Metrics:
+        """Make the epochs of one update; return means over its minibatches."""
+        history: dict[str, list[Tensor]] = defaultdict(list)
+        kl_by_epoch: list[Tensor] = []
+        for _ in range(self.n_epochs):
+            for minibatch in self.minibatches(experience, draw_pass):
+                loss, metrics = self.loss(run.policy, minibatch)
+                inputs = {"observation": minibatch.inputs, "rollout": minibatch.learned}
+                metrics["gradient_norm"] = run.make_step(loss, inputs)
+                for name, value in metrics.items():
+                    history[name].append(value)
+            kl_by_epoch.append(torch.stack(history["kl"][-self.n_minibatches :]).mean())
+            # Ranks that made different numbers of steps would wait for each other for ever.
+            if self.target_kl is not None and float(run.mean_over_ranks(kl_by_epoch[-1])) > self.target_kl:
+                break
+        means = {name: torch.stack(values).nanmean() for name, values in history.items()}
+        return {**means, "epochs": torch.tensor(float(len(kl_by_epoch))), "kl_first_epoch": kl_by_epoch[0]}
 
-def _values(policy: MemoryPolicy, rollout: TensorDictBase) -> Tensor:
+    def _after_partial_update(self, policy: MemoryPolicy, rollout: TensorDictBase) -> TensorDictBase:
+        """Return the steps so far as the policy sees them from now on, whose memory is stale."""
+        policy.weights_version += 1
+        if not self.shuffle_episodes:
+            return rollout
+        seed = int(policy.weights_version)
+        return torch.cat([shuffle_episodes(share, seed) for share in rollout.chunk(self._n_actors)])
+
+    def _describe(self, full_update: Metrics) -> Metrics:
+        """Return the metrics of a rollout that is complete: means over the partial updates, and the full one."""
+        metrics = {f"update/{name}": value for name, value in full_update.items()}
+        for name in full_update if self._partial_updates else ():
+            # A memory may have nothing to add to the loss before the first segment is complete.
+            values = [update[name] for update in self._partial_updates if name in update]
+            if values:
+                metrics[f"partial_update/{name}"] = torch.stack(values).mean()
+        self._partial_updates.clear()
+        return metrics
+
+
+def _values(policy: MemoryPolicy, rollout: TensorDictBase, following: TensorDictBase) -> Tensor:
     """Return values ``[B, T + 1, 1]`` of all steps and of the observation after the last, as acting would."""
-    last = rollout[:, -1:].get("next").select(*policy.in_keys)
-    rows = torch.cat([rollout.select(*policy.in_keys), last], dim=1)
-    hidden = policy.hidden(rows, **policy.sequence_model.acting_pass())
-    return policy.critic(TensorDict({"hidden": hidden}, hidden.shape[:2])).get("state_value")
+    inputs = torch.cat([rollout.select(*policy.input_keys), following.select(*policy.input_keys).unsqueeze(1)], dim=1)
+    hidden = policy.hidden(inputs, **policy.sequence_model.acting_pass())
+    with full_precision(policy.device):
+        return policy.heads.critic(TensorDict({"hidden": hidden}, hidden.shape[:2])).get("state_value")  # type: ignore[operator]
 
 
 def _log_probs(policy: MemoryPolicy, rollout: TensorDictBase, pass_settings: PassSettings) -> Tensor:
     """Return the log-probabilities ``[B, T]`` of the actions taken, in a pass of these settings."""
-    hidden = policy.hidden(rollout.select(*policy.in_keys), **pass_settings)
-    return policy.actor.log_prob(TensorDict({"hidden": hidden, "action": rollout.get("action")}, rollout.batch_size))
+    hidden = policy.hidden(rollout.select(*policy.input_keys), **pass_settings)
+    with full_precision(policy.device):
+        return policy.actor.log_prob(policy.head_inputs(hidden, rollout).set("action", rollout.get("action")))

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
+
+from memo_lightning.errors import require
 
 Schedule = Literal["constant", "cosine"]
+
+
+def check_schedule(schedule: str) -> None:
+    """Raise :class:`UserError` unless there is such a schedule."""
+    schedules = get_args(Schedule)
+    require(schedule in schedules, "algorithm.schedule", schedule, f"one of {', '.join(schedules)}")
 
 
 def learning_rate_factor(frames: float, total_frames: int, warmup_frames: int, schedule: Schedule) -> float:
@@ -13,7 +21,7 @@ def learning_rate_factor(frames: float, total_frames: int, warmup_frames: int, s
 
     It rises linearly from zero over the first ``warmup_frames``; then it stays, or falls to zero along half a
     cosine (arXiv 1608.03983, without restarts). It is a function of frames, not of the number of calls as torch's
-    schedulers are, so a run that goes on for longer than it was planned follows the longer curve.
+    schedulers are, so a run that is resumed for longer than it was planned follows the longer curve.
     """
     if frames < warmup_frames:
         return frames / warmup_frames

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from memo_lightning.models.acting_flops import flops_per_step
 from memo_lightning.benchmarks.case import Case
 from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.acting_flops import flops_per_step
 
 _TIMED_STEPS = 48  # before and after the boundary that the history ends with
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from memo_lightning.errors import UserError
 from memo_lightning.benchmarks.acting import measure_acting, measure_staggered, measure_streaming
 from memo_lightning.benchmarks.case import Case
 from memo_lightning.benchmarks.checks import check_steps
@@ -27,6 +26,7 @@ from memo_lightning.benchmarks.plot import plot_costs
 from memo_lightning.benchmarks.ratios import ratios
 from memo_lightning.benchmarks.tables import cost_table, ratio_table
 from memo_lightning.benchmarks.update import measure_update, update_rates
+from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
 from memo_lightning.models import SequenceModel
 from memo_lightning.processes import end_with_parent

@@ -9,10 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memo_lightning.callbacks.baselines import Baseline
-from memo_lightning.config import build
 from memo_lightning.models import SequenceModel
 from memo_lightning.models.feed_forward import compile_feed_forwards
+from memo_lightning.policies.spec import build_memory
 
 Kind = Literal["update", "acting", "staggered", "streaming"]
 
@@ -73,9 +72,3 @@ class Case:
         """Return the context in which the model computes."""
         enabled = self.settings["precision"] == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-
-def build_memory(settings: dict[str, Any]) -> SequenceModel:
-    """Build a sequence model, or the one that a baseline would put in its place."""
-    built = build(settings)
-    return built.model if isinstance(built, Baseline) else built

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from memo_lightning.benchmarks.case import Case
 from memo_lightning.config import compose_config, nearest
 from memo_lightning.errors import UserError, require
-from memo_lightning.benchmarks.case import Case, build_memory
 from memo_lightning.models.segments import SegmentedModel
+from memo_lightning.policies.spec import build_memory
+from memo_lightning.training.train import build_baseline
 
 # Settings that say which cases there are. All others are the same for all cases of a benchmark.
 _WHICH_CASES = ("memories", "context_lengths", "measures", "arms", "staggered", "streaming_steps", "run_dir", "choices")
@@ -72,6 +74,8 @@ def _check(config: DictConfig) -> None:
 def _model_settings(config: DictConfig, memory: str) -> dict[str, Any]:
     """Return ``_target_`` and settings of a memory, as ``memo train`` with the overrides of its arm has them."""
     sizes = [f"model.{name}={value}" for name, value in config.model.items()]
-    trained = compose_config("train", [*sizes, *config.arms[memory]])
-    node = trained.baseline if trained.choices.baseline != "none" else trained.model
-    return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
+    trained: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+        compose_config("train", [*sizes, *config.arms[memory]]), resolve=True
+    )
+    baseline = build_baseline(trained)
+    return baseline.memory if baseline else trained["model"]

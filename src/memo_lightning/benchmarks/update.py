@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from memo_lightning.benchmarks.case import Case
-from memo_lightning.models.flops import count_flops
 from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.flops import count_flops
 
 
 def measure_update(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:

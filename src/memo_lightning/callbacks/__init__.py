@@ -1,9 +1,10 @@
-"""Lightning callbacks: metrics of rollouts, progress, checkpoints, stopping, pruning."""
+"""Lightning callbacks: the baseline swap, metrics of rollouts, progress, checkpoints, stopping, pruning."""
 
+from memo_lightning.callbacks.baseline import Baseline
 from memo_lightning.callbacks.checkpointing import Checkpointing
 from memo_lightning.callbacks.preemption import Preemption
 from memo_lightning.callbacks.progress import FramesProgressBar
 from memo_lightning.callbacks.pruning import Pruning
 from memo_lightning.callbacks.rollout_metrics import RolloutMetrics
 
-__all__ = ["Checkpointing", "FramesProgressBar", "Preemption", "Pruning", "RolloutMetrics"]
+__all__ = ["Baseline", "Checkpointing", "FramesProgressBar", "Preemption", "Pruning", "RolloutMetrics"]

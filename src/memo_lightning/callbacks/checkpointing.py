@@ -10,21 +10,17 @@ import lightning
 from memo_lightning.callbacks.after_rollout import AfterRollout
 from memo_lightning.errors import require
 from memo_lightning.training.learner import PolicyLearner
+from memo_lightning.training.run_dir import checkpoint_path
 
 if TYPE_CHECKING:
     from memo_lightning.tracking.run_logger import RunLogger
 
 
-def checkpoint_path(run_dir: Path) -> Path:
-    """Return where the checkpoint of the run in ``run_dir`` lies."""
-    return run_dir / "checkpoints" / "last.ckpt"
-
-
 class Checkpointing(AfterRollout):
-    """Saves the run after every few rollouts, and at its start, so that there always is something to go on from.
+    """Saves the run after every few rollouts, and at its start, so that there always is something to resume from.
 
     Checkpoints are made between rollouts only: there, weights, optimizer and counters are all there is to a run,
-    and going on from them is exact. Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout
+    and resuming from them is exact. Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout
     makes many.
 
     Args:

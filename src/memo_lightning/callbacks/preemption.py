@@ -1,14 +1,12 @@
-"""SIGTERM: the machine is wanted back, and the run is to go on elsewhere or later."""
+"""Ending a run with a checkpoint when SIGTERM arrives."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import lightning
 
@@ -30,9 +28,6 @@ class Preemption(AfterRollout):
     Args:
         grace_seconds: how long the rollout under way may take. SLURM kills 30 s after SIGTERM by default.
 
-    Attributes:
-        asked: whether SIGTERM has arrived.
-
     Raises:
         UserError: if ``grace_seconds`` is not positive.
     """
@@ -40,72 +35,47 @@ class Preemption(AfterRollout):
     def __init__(self, grace_seconds: float = 10.0) -> None:
         require(grace_seconds > 0, "callbacks.preemption.grace_seconds", grace_seconds, "greater than 0")
         self.grace_seconds = grace_seconds
-        self.asked = False
-        self._timers: list[threading.Timer] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take SIGTERM over from Lightning, which puts the handlers back at the end."""
         if threading.current_thread() is not threading.main_thread():
             return  # signals belong to the main thread's program
+        assert isinstance(pl_module, PolicyLearner)
+        notice = pl_module.preemption
 
         def ask(signum: int, frame: FrameType | None) -> None:
-            if self.asked:
+            if notice.asked:
                 return
-            self.asked = True
+            notice.asked = True
             launcher = trainer.strategy.launcher
             if launcher is not None:
                 launcher.kill(signal.SIGTERM)  # the ranks that this one has started
-            self._call_after(self.grace_seconds, signal.pthread_kill, threading.get_ident(), _TIME_IS_UP)
+            notice.call_after(self.grace_seconds, signal.pthread_kill, threading.get_ident(), _TIME_IS_UP)
             # For where no signal is heard, as in a library that waits.
-            self._call_after(2 * self.grace_seconds, os._exit, PREEMPTED)
+            notice.call_after(2 * self.grace_seconds, os._exit, PREEMPTED)
+
+        def give_up(signum: int, frame: FrameType | None) -> None:
+            _end(pl_module)
 
         signal.signal(signal.SIGTERM, ask)
-        signal.signal(_TIME_IS_UP, self._end)
-
-    def _call_after(self, seconds: float, function: Callable[..., object], *arguments: Any) -> None:
-        timer = threading.Timer(seconds, function, arguments)
-        timer.daemon = True
-        timer.start()
-        self._timers.append(timer)
+        signal.signal(_TIME_IS_UP, give_up)
 
     def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
         """End here if any rank was asked to."""
-        if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+        if trainer.strategy.reduce_boolean_decision(learner.preemption.asked, all=False):
             callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks:
                 if isinstance(callback, Checkpointing):
                     callback.save(trainer)
-            self._end()
+            _end(learner)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """End here if SIGTERM has come since the last rollout: the report can be made when the run goes on."""
-        if self.asked:
-            self._end()
-
-    def _end(self, *_: object) -> NoReturn:
-        for timer in self._timers[:1]:
-            timer.cancel()
-        raise Preempted
-
-    def disarm(self) -> None:
-        """Give up ending the process: the run has ended."""
-        for timer in self._timers:
-            timer.cancel()
+        """End here if SIGTERM has come since the last rollout: the report can be made when the run is resumed."""
+        assert isinstance(pl_module, PolicyLearner)
+        if pl_module.preemption.asked:
+            _end(pl_module)
 
 
-@contextmanager
-def preemptible() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Preempted` in the block, too, before :class:`Preemption` has taken it over."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        raise Preempted("stopped by SIGTERM before training began")
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _end(learner: PolicyLearner) -> NoReturn:
+    learner.preemption.cancel_first()
+    raise Preempted

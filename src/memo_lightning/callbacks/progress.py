@@ -10,9 +10,8 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from memo_lightning.wording import returns_in_words
-from memo_lightning.data import RolloutDataModule
 from memo_lightning.training.learner import PolicyLearner
+from memo_lightning.wording import returns_in_words
 
 
 class FramesProgressBar(ProgressBar):
@@ -39,7 +38,7 @@ class FramesProgressBar(ProgressBar):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the bar."""
         assert isinstance(pl_module, PolicyLearner)
-        data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = pl_module.data
         frames_per_rollout = data.frames_per_rollout * trainer.world_size
         self._total = pl_module.frames + data.n_rollouts_after(pl_module.frames) * frames_per_rollout
         self._start, self._first_frame = time.perf_counter(), pl_module.frames
@@ -61,18 +60,18 @@ class FramesProgressBar(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Show the rollout's figures."""
+        """Show the metrics of the rollout."""
         assert isinstance(pl_module, PolicyLearner)
         frames = pl_module.frames
-        figures = _describe({name: float(value) for name, value in trainer.callback_metrics.items()})
+        metrics = _describe({name: float(value) for name, value in trainer.callback_metrics.items()})
         if self._bar is not None:
-            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.set_postfix_str(metrics, refresh=False)
             self._bar.update(frames - self._bar.n)
         elif self._enabled and (frames >= self._next_line or frames >= self._total):
             self._next_line = frames + self._total / self.lines
             speed = (frames - self._first_frame) / (time.perf_counter() - self._start)
             print(
-                f"{frames:>12,} of {self._total:,} frames | {speed:,.0f} frames/s | {figures}",
+                f"{frames:>12,} of {self._total:,} frames | {speed:,.0f} frames/s | {metrics}",
                 file=sys.stderr,
             )
 

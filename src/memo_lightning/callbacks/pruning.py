@@ -1,4 +1,4 @@
-"""Ending a run that is not worth going on with, as whoever runs it decides."""
+"""Ending a run that is not worth continuing, as whoever runs it decides."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pruning(AfterRollout):
         self._reported = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Go on reporting where a run goes on."""
+        """Continue reporting where a run is resumed."""
         assert isinstance(pl_module, PolicyLearner)
         self._reported = pl_module.frames // self.every_n_frames
 

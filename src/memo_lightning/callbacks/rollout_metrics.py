@@ -10,19 +10,19 @@ import lightning
 import torch
 from tensordict import TensorDictBase
 
-from memo_lightning.evaluation.in_context import TrialRecord
+from memo_lightning.data.collector import STEPS
+from memo_lightning.data.trial_record import READ, TrialRecord
 from memo_lightning.training.learner import PolicyLearner
 
 N_QUARTERS = 4
-_REPORTED = ("reward", "done", "episode_end", "episode_return", "success")
-_READ = ("is_init", *(("next", key) for key in _REPORTED))
+_READ = ("is_init", *(("next", *([key] if isinstance(key, str) else key)) for key in READ))
 
 
 class RolloutMetrics(lightning.Callback):
-    """Logs figures of every rollout of all ranks, and keeps the trials of the first and of the latest rollouts.
+    """Logs metrics of every rollout of all ranks, and keeps the trials of the first and of the latest rollouts.
 
     Args:
-        window: rollouts whose trials are kept and averaged for the run's final figures.
+        window: rollouts whose trials are kept and averaged for the run's final metrics.
 
     Attributes:
         train_seconds: that the run has taken for its rollouts and updates.
@@ -39,7 +39,7 @@ class RolloutMetrics(lightning.Callback):
         self._clock = self._ready = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the report of a run that goes on needs, in plain values and tensors."""
+        """Return what the report of a resumed run needs, in plain values and tensors."""
         return {
             "first": self.first.as_tensors() if self.first else None,
             "latest": [record.as_tensors() for record in self._latest],
@@ -81,7 +81,8 @@ class RolloutMetrics(lightning.Callback):
     ) -> None:
         """Log the rollout that was just learned from, if it is complete."""
         assert isinstance(pl_module, PolicyLearner)
-        self._chunks.append(batch.select(*_READ))
+        steps = batch[STEPS]
+        self._chunks.append(steps.select(*_READ, strict=False))
         self._ready = time.perf_counter()
         if pl_module.in_rollout:
             return
@@ -95,13 +96,13 @@ class RolloutMetrics(lightning.Callback):
             "speed/frames_per_second": rollout.numel() * trainer.world_size / seconds,
             "speed/collecting": waited / seconds,
         }
-        if "policy_version" in batch.keys():  # of workers that do not wait for new weights
-            metrics["train/staleness"] = batch_idx + 1 - float(batch.get("policy_version").float().mean())
+        if "policy_version" in steps.keys():  # of workers that do not wait for new weights
+            metrics["train/staleness"] = batch_idx + 1 - float(steps.get("policy_version").float().mean())
         metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module))
-        pl_module.log_dict(metrics, batch_size=batch.shape[0])
+        pl_module.log_dict(metrics, batch_size=len(steps))
 
     def _describe(self, rollout: TensorDictBase, learner: PolicyLearner) -> dict[str, float]:
-        """Return the figures of a complete rollout ``[B, T]``, and keep its trials."""
+        """Return the metrics of a complete rollout ``[B, T]``, and keep its trials."""
         metrics = {}
         record = TrialRecord.of(rollout, longest=learner.config["env"].get("trial_length", 1))
         episodes = rollout.get(("next", "episode_end"))
@@ -119,13 +120,13 @@ class RolloutMetrics(lightning.Callback):
 
 
 def _of_all_ranks(pl_module: PolicyLearner, rollout: TensorDictBase) -> TensorDictBase:
-    """Return the rows ``[world_size * B, T]`` of all ranks, the same on each."""
+    """Return the rollout ``[world_size * B, T]`` of all ranks, the same on each."""
     world_size = pl_module.trainer.world_size
     if world_size == 1:
         return rollout
-    n_rows, n_steps = rollout.batch_size
+    n_envs, n_steps = rollout.batch_size
     gathered = rollout.to(pl_module.device).apply(
-        lambda rows: torch.cat(list(pl_module.all_gather(rows))), batch_size=[world_size * n_rows, n_steps]
+        lambda values: torch.cat(list(pl_module.all_gather(values))), batch_size=[world_size * n_envs, n_steps]
     )
     assert gathered is not None
     return gathered

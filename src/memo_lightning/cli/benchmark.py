@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memo_lightning.cli.help import print_help
-from memo_lightning.config import compose_config
 from memo_lightning.benchmarks.benchmark import benchmark
 from memo_lightning.benchmarks.tables import cost_table, ratio_table
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
 
 HELP = """Measures updates and acting of every memory over the length of the context, by turns and each time in a fresh
 process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped goes on

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
-from memo_lightning.training.env_check import check_env
 from memo_lightning.errors import UserError
+from memo_lightning.training.env_check import check_env
 
 HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed. Takes the settings of
 memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""

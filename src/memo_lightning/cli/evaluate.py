@@ -17,36 +17,36 @@ summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, an
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Evaluate, print the figures, and say what to do next."""
+    """Evaluate, print the metrics, and say what to do next."""
     if print_help("evaluate", HELP, arguments):
         return
     config = compose_config("evaluate", arguments)
-    figures = evaluate(config, announce=partial(print, file=sys.stderr, flush=True))
-    mean_length = figures["mean_trial_length"]
-    print(f"{figures['n_trials']} trials of {mean_length:,.0f} steps, {figures['split']} tasks")
-    print(f"return per trial  {_with_interval(figures)}")
-    if "full_memory" in figures:
-        print(f"with full memory  {_with_interval(figures['full_memory'])}")
-    print(f"by quarter        {' / '.join(returns_in_words(*figures['return_by_quarter']))}")
-    n_episodes = len(figures["by_episode"]["return"])
-    _print_table("episode", range(1, 1 + n_episodes), figures["by_episode"], n_columns=8)
-    _print_table("up to step", map(int, figures["by_steps"]["steps"]), figures["by_steps"])
-    print(f"results           {config.run_dir}/: {', '.join(figures['files'])}")
+    metrics = evaluate(config, announce=partial(print, file=sys.stderr, flush=True))
+    mean_length = metrics["mean_trial_length"]
+    print(f"{metrics['n_trials']} trials of {mean_length:,.0f} steps, {metrics['split']} tasks")
+    print(f"return per trial  {_with_interval(metrics)}")
+    if "full_memory" in metrics:
+        print(f"with full memory  {_with_interval(metrics['full_memory'])}")
+    print(f"by quarter        {' / '.join(returns_in_words(*metrics['return_by_quarter']))}")
+    n_episodes = len(metrics["by_episode"]["return"])
+    _print_table("episode", range(1, 1 + n_episodes), metrics["by_episode"], n_columns=8)
+    _print_table("up to step", map(int, metrics["by_steps"]["steps"]), metrics["by_steps"])
+    print(f"results           {config.run_dir}/: {', '.join(metrics['files'])}")
     again = " ".join(["memo evaluate", *arguments])
     after = [] if config.render else [f"{again} render=true"]
     after += [f"{again} trial_multiplier=8"] if config.trial_multiplier == 1 else []
-    after += ["memo compare"] if figures["mlflow_run_id"] else []
+    after += ["memo compare"] if metrics["mlflow_run_id"] else []
     if after:
         print("\nnext: " + "\n      ".join(after))
 
 
-def _with_interval(figures: dict[str, Any]) -> str:
-    mean, low, high = returns_in_words(figures["return_per_trial"], *figures["return_per_trial_interval"])
+def _with_interval(metrics: dict[str, Any]) -> str:
+    mean, low, high = returns_in_words(metrics["return_per_trial"], *metrics["return_per_trial_interval"])
     return f"{mean} (95 % interval {low} to {high})"
 
 
 def _print_table(name: str, columns: Any, table: dict[str, list[Any]], n_columns: int = 10) -> None:
-    """Print the first columns of a table of figures by episode or by steps."""
+    """Print the first columns of a table of metrics by episode or by steps."""
     heads = [f"{head:>6}" for head in columns][:n_columns]
     print(f"{name:<17} " + " ".join(heads))
     for key, label in (("return", "return"), ("success", "success"), ("spl", "SPL")):

@@ -19,13 +19,14 @@ from unittest import mock
 import lightning
 import torch
 from tensordict import TensorDictBase
-from torchrl.collectors import BaseCollector, Collector
+from torchrl.collectors import BaseCollector
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs import EnvBase
 
+from memo_lightning.data.collector import TrialCollector
+from memo_lightning.data.workers import MultiSyncDataModule
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies import MemoryPolicy
-from memo_lightning.data.workers import MultiSyncDataModule
 
 with contextlib.suppress(ImportError):  # an extra
     import ray
@@ -34,7 +35,7 @@ SECONDS_TO_ANSWER = 5.0
 
 
 class RayDataModule(MultiSyncDataModule):
-    """Workers of a Ray cluster that each collect some of the rows of every rollout, and wait for the new weights.
+    """Workers of a Ray cluster that each collect for some environments of every rollout, and wait for new weights.
 
     They act on the CPU. All else is as with :class:`MultiSyncDataModule`, the random streams included.
 
@@ -47,8 +48,8 @@ class RayDataModule(MultiSyncDataModule):
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:
-        UserError: if Ray is not installed, there is no cluster with enough cores at the address, the rows cannot be
-            shared out, or another setting is out of range.
+        UserError: if Ray is not installed, there is no cluster with enough cores at the address, the environments
+            cannot be shared out, or another setting is out of range.
     """
 
     def __init__(
@@ -109,14 +110,14 @@ class RayDataModule(MultiSyncDataModule):
                 storing_device=torch.device("cpu"),
                 postproc=_join_workers,
                 collector_class=_RemoteCollector,
-                collector_kwargs={"track_traj_ids": False},
+                collector_kwargs={"track_traj_ids": False, "use_buffers": False},
                 remote_configs={"num_cpus": self.cpus_per_worker},
                 ray_init_config=self._cluster(),
                 weight_sync_schemes={},
             )
 
 
-class _RemoteCollector(Collector):
+class _RemoteCollector(TrialCollector):
     """What a worker collects with: seeds all of its process, as TorchRL's processes on one machine do."""
 
     def __repr__(self) -> str:
@@ -155,9 +156,9 @@ class _RemoteCollectors(RayCollector):
         self.map_fn("policy.load_state_dict", [(weights,)] * self.num_collectors)
 
 
-def _join_workers(rollouts: TensorDictBase) -> TensorDictBase:
-    """Return the rows ``[B, t]`` of all workers, which come as ``[n_workers, B / n_workers, t]``."""
-    return rollouts.flatten(0, 1)
+def _join_workers(chunks: TensorDictBase) -> TensorDictBase:
+    """Return the chunk ``[B]`` of all workers, which comes as ``[n_workers, B / n_workers]``."""
+    return chunks.flatten(0, 1)
 
 
 @contextlib.contextmanager

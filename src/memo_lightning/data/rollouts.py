@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import lightning
 import numpy as np
 from tensordict import TensorDictBase
-from torchrl.collectors import BaseCollector, Collector
+from torchrl.collectors import BaseCollector
 from torchrl.envs import EnvBase
 
+from memo_lightning.data.collector import TrialCollector
 from memo_lightning.errors import require
 from memo_lightning.policies import MemoryPolicy
 
-if TYPE_CHECKING:
-    from memo_lightning.training.learner import PolicyLearner
+
+class Learner(Protocol):
+    """What the data module needs of the LightningModule: who acts, and how far the run has come."""
+
+    policy: MemoryPolicy
+    frames: int
+    rollouts_done: int
 
 
 class Rollouts:
@@ -26,7 +32,7 @@ class Rollouts:
     be trained on rollouts of its previous weights.
 
     Every rollout begins with new seeds, for the environments and for everything that is drawn until the next
-    one, made from the run's seed, the rank and the rollout's number. So the random streams of a run that goes on
+    one, made from the run's seed, the rank and the rollout's number. So the random streams of a run that is resumed
     from a checkpoint are those of a run that never stopped, whatever collects and whatever the environment is.
 
     Args:
@@ -34,7 +40,7 @@ class Rollouts:
         collect: returns the next chunk that ``collector`` yields, made with the weights as they are.
         n_chunks: chunks of a rollout.
         n_rollouts: rollouts to come.
-        first: number of the first of them; not 0 where a run goes on.
+        first: number of the first of them; not 0 where a run is resumed.
         seed: seed of the run.
         rank: number of this process.
         seeds_each_rollout: whether the collector can be seeded between rollouts; otherwise it resets by itself.
@@ -74,22 +80,23 @@ class Rollouts:
 class RolloutDataModule(lightning.LightningDataModule):
     """Collects rollouts ``[n_envs, rollout_length]`` with the policy that is being trained.
 
-    Every rollout begins with a reset of all environments, so its rows begin at the start of a trial and hold
-    all that the memory has seen: what acting remembered can be recomputed from the row.
+    Every rollout begins with a reset of all environments, so its sequences begin at the start of a trial and hold
+    all that the memory has seen: what acting remembered can be recomputed from them.
 
-    A rollout may come in chunks ``[n_envs, rollout_length / n_chunks]``, for the learner to learn from what has
-    been collected before collecting the rest.
+    A rollout may come in chunks of ``rollout_length / n_chunks`` steps, for the learner to learn from what has
+    been collected before collecting the rest. A batch is a chunk, as
+    :class:`~memo_lightning.data.collector.TrialCollector` describes it.
 
     Args:
         make_env: builds the batched environment for ``n_envs`` environments and a seed.
-        n_envs: environments, the rows B of a rollout.
+        n_envs: environments, the batch size B of a rollout.
         rollout_length: steps T of a rollout.
         n_chunks: batches that a rollout comes in; a divisor of ``rollout_length``.
         total_frames: environment steps to collect in all; rounded up to whole rollouts of all ranks.
         seed: seed of the run.
 
     Attributes:
-        n_actors: copies of the policy that act, each for an equal share of the rows, in order.
+        n_actors: copies of the policy that act, each for an equal share of the environments, in order.
 
     Raises:
         UserError: if a count is not positive, or a rollout cannot be cut into the chunks.
@@ -134,7 +141,7 @@ class RolloutDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> Rollouts:
         """Build the collector, once, around the policy as the callbacks have left it."""
         assert self.trainer is not None
-        learner: PolicyLearner = self.trainer.lightning_module  # type: ignore[assignment]
+        learner: Learner = self.trainer.lightning_module  # type: ignore[assignment]
         if self._collector is None:
             self._collector = self._build_collector(learner.policy, learner.rollouts_done)
         return Rollouts(
@@ -154,16 +161,17 @@ class RolloutDataModule(lightning.LightningDataModule):
 
     def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
         """Return what collects, from rollout number ``first_rollout`` on."""
-        device = policy.weights_version.device
-        return Collector(
+        return TrialCollector(
             self.env,
             policy,
-            policy_device=device,
-            storing_device=device,
+            policy_device=policy.device,
+            storing_device=policy.device,
             env_device=self.env.device,
             frames_per_batch=self.frames_per_rollout // self.n_chunks,
             total_frames=-1,
             track_traj_ids=False,
+            use_buffers=False,
+            return_same_td=True,  # a new one for every chunk, so no copy is needed
         )
 
     def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:

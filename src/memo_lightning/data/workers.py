@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import BaseCollector, MultiCollector
 from torchrl.envs import EnvBase
 
+from memo_lightning.data.collector import TrialCollector
+from memo_lightning.data.rollouts import RolloutDataModule
 from memo_lightning.errors import require
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.processes import begin_worker, call_watching
-from memo_lightning.data.rollouts import RolloutDataModule
 
 SECONDS_TO_CLOSE = 2.0
 
 
 class MultiSyncDataModule(RolloutDataModule):
-    """Workers that each collect some of the rows of every rollout, and wait for the new weights.
+    """Workers that each collect for some environments of every rollout, and wait for the new weights.
 
-    The policy lives in the workers, each with the memory of its rows. Rollouts are reproducible: a worker's random
-    streams follow from the run's seed, the rank, the worker and the rollout's number.
+    The policy lives in the workers, on the CPU, each with the memory of its environments. Rollouts are reproducible: a
+    worker's random streams follow from the run's seed, the rank, the worker and the rollout's number.
 
     Args:
         make_env: builds the batched environment for a number of environments and a seed.
@@ -32,7 +34,7 @@ class MultiSyncDataModule(RolloutDataModule):
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:
-        UserError: if the rows cannot be shared out, or another setting is out of range.
+        UserError: if the environments cannot be shared out, or another setting is out of range.
     """
 
     def __init__(
@@ -64,9 +66,14 @@ class MultiSyncDataModule(RolloutDataModule):
     def _start_workers(
         self, policy: MemoryPolicy, env_makers: list[Callable[[], EnvBase]], **settings: Any
     ) -> MultiCollector:
+        cpu = torch.device("cpu")
         return MultiCollector(
             env_makers,
-            policy,
+            copy.deepcopy(policy).to(cpu),  # the workers share its memory, and get the weights of each update
+            policy_device=cpu,
+            env_device=cpu,
+            storing_device=cpu,
+            collector_class=TrialCollector,
             total_frames=-1,
             num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
             use_buffers=True,
@@ -79,8 +86,9 @@ class MultiSyncDataModule(RolloutDataModule):
         collector = self._collector
         assert collector is not None
         workers = getattr(collector, "procs", [])  # Ray watches its own
-        # TorchRL waits for every worker to have the weights, and for ever for one that is no more.
-        call_watching(workers, partial(collector.update_policy_weights_, policy))
+        weights = TensorDict.from_module(policy).data.to("cpu")
+        # TorchRL waits for every worker to have the weights, and for ever for one that has ended.
+        call_watching(workers, partial(collector.update_policy_weights_, weights))
         try:
             return next(chunks)
         except ValueError as error:  # TorchRL ends the others, and stumbles over those that take their time

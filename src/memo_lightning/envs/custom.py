@@ -236,7 +236,9 @@ class NestObservations(Transform):
         specs = {name: observation_spec[key] for key, name in self._names.items()}
         kept = {name: observation_spec[name] for name in observation_spec.keys() if name in self._OURS}
         shape, device = observation_spec.shape, observation_spec.device
-        return Composite({**kept, OBSERVATION: Composite(specs, shape=shape, device=device)}, shape=shape, device=device)
+        return Composite(
+            {**kept, OBSERVATION: Composite(specs, shape=shape, device=device)}, shape=shape, device=device
+        )
 
 
 def _first(key: NestedKey) -> str:

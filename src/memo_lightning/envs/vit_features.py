@@ -87,7 +87,9 @@ class VitFeatures(Transform):
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
         """Put the features' spec in the place of the image's."""
         if (OBSERVATION, self._key) not in observation_spec.keys(True):
-            raise UserError(f"env.vision.key={self._key}: the environment observes no such image; add it to env.sensors")
+            raise UserError(
+                f"env.vision.key={self._key}: the environment observes no such image; add it to env.sensors"
+            )
         for kind in (OBSERVATION, FINAL_OBSERVATION):
             if kind in observation_spec.keys():
                 spec = observation_spec[kind, self._key]

@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
-from memo_lightning.wording import returns_in_words
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.finished_runs import (
     EvaluationKind,
@@ -29,6 +28,7 @@ from memo_lightning.tracking.finished_runs import (
     latest_of_each_seed,
     shared_evaluation,
 )
+from memo_lightning.wording import returns_in_words
 
 _CURVE_POINTS = 60
 _SHOWN_SETTINGS = 5

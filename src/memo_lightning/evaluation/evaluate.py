@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,18 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
-from memo_lightning.envs.build import build_env
+from memo_lightning.data.trial_record import TrialRecord
+from memo_lightning.envs.build import build_env, observes_reward
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError, require
-from memo_lightning.training.checkpoints import load_checkpoint, restore_policy
-from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
+from memo_lightning.evaluation.in_context import by_episode, by_steps, estimate_mean, mean_over_episodes
 from memo_lightning.evaluation.memory_views import view_memory
 from memo_lightning.evaluation.plots import plot_in_context_curve, plot_summary_attention
 from memo_lightning.evaluation.trials import N_BINS, FirstTrial, acting, run_trials
 from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
-from memo_lightning.policies import MemoryPolicy
-from memo_lightning.tracking import resolve_store
-from memo_lightning.tracking.registry import PREFIX, fetch_checkpoint
+from memo_lightning.policies import Interface, MemoryPolicy
+from memo_lightning.policies.loading import MODELS, load
 
 _BIN_STEPS = 500  # or a tenth of a trial that is shorter than ten such bins
 
@@ -41,34 +40,30 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         announce: is told what will be done and where it will be written, when all is known to be there.
 
     Returns:
-        The figures of ``evaluation.json``.
+        The metrics of ``evaluation.json``.
 
     Raises:
         UserError: if a setting is wrong or the checkpoint cannot be used.
     """
     if not config.checkpoint:
         raise UserError(
-            "checkpoint=null: must be the path of a checkpoint, e.g. checkpoint=<run_dir>/checkpoints/last.ckpt"
+            "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
         )
     for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
-    registered = config.checkpoint.startswith(PREFIX)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(config.checkpoint)
-        if registered:
-            path = fetch_checkpoint(resolve_store(config.tracking_uri), config.checkpoint, Path(folder))
-        checkpoint = load_checkpoint(path)
-    run_dir = Path(config.run_dir or (_folder_of_model(config) if registered else path.parents[1] / "evaluation"))
+    agent = load(config.checkpoint, config.device, tracking_uri=config.tracking_uri, model=dict(config.model))
+    policy, training = agent.policy, agent.training
+    run_dir = Path(config.run_dir or _default_folder(config.checkpoint))
     config.run_dir = str(run_dir)
 
     n_envs = min(config.n_envs, config.n_trials)
-    env_config = _env_config(config, checkpoint["config"]["env"], n_envs)
+    env_config = _env_config(config, training["config"]["env"], n_envs)
     length = env_config["trial_length"]
     config.bin_steps = config.bin_steps or min(_BIN_STEPS, -(-length // 10))
     env = build_env(env_config, n_envs, config.seed)
     try:
-        policy = restore_policy(checkpoint, dict(config.model), env)
+        _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
         _set_budget(policy, config.memory_budget)
         announce(
             f"evaluating {config.checkpoint}: {-(-config.n_trials // n_envs) * n_envs} trials of {config.split} tasks, "
@@ -79,7 +74,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         except OSError as error:
             raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
         records = {}
-        if config.memory_budget is not None:  # the same trials with all of the memory, to hold the budget against it
+        if config.memory_budget is not None:  # the same trials with all of the memory, to compare with
             _set_budget(policy, None)
             records["full memory"] = _run(config, env, policy, length, "full memory")[0]
             _set_budget(policy, config.memory_budget)
@@ -89,19 +84,19 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     finally:
         env.close()
 
-    figures = {
+    metrics = {
         "checkpoint": config.checkpoint,
         "split": config.split,
         "deterministic": config.deterministic,
         "seed": config.seed,
-        "frames_trained": checkpoint["frames"],
-        "mlflow_run_id": checkpoint["mlflow_run_id"],
+        "frames_trained": training["frames"],
+        "mlflow_run_id": training["mlflow_run_id"],
         "memory_budget": config.memory_budget,
         "trial_length": length,
-        **_figures(record, config.bin_steps),
+        **_metrics(record, config.bin_steps),
     }
     if "full memory" in records:
-        figures["full_memory"] = _figures(records["full memory"], config.bin_steps)
+        metrics["full_memory"] = _metrics(records["full memory"], config.bin_steps)
     curve = run_dir / "in_context_curve.png"
     title = f"{config.checkpoint}: {len(record.returns)} trials of {config.split} tasks"
     plot_in_context_curve(records, curve, title, config.bin_steps)
@@ -109,15 +104,32 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     if config.render:
         files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
     results = run_dir / "evaluation.json"
-    figures["files"] = [results.name, *(file.name for file in files)]
-    results.write_text(json.dumps(figures, indent=2) + "\n")
-    _log_to_mlflow(checkpoint, figures, [results, *files])
-    return figures
+    metrics["files"] = [results.name, *(file.name for file in files)]
+    results.write_text(json.dumps(metrics, indent=2) + "\n")
+    _log_to_mlflow(training, metrics, [results, *files])
+    return metrics
 
 
-def _folder_of_model(config: DictConfig) -> Path:
-    """Return where the evaluation of a registered model goes: its checkpoint has no folder of its own."""
-    return Path("runs") / re.sub(r"\W+", "-", config.checkpoint) / "evaluation"
+def _default_folder(checkpoint: str) -> Path:
+    """Return where an evaluation goes: beside the checkpoint; a registered model has no folder of its own."""
+    if checkpoint.startswith(MODELS):
+        return Path("runs") / re.sub(r"\W+", "-", checkpoint) / "evaluation"
+    path = Path(checkpoint)
+    return (path if path.is_dir() else path.parents[1]) / "evaluation"
+
+
+def _check_interface(trained: Interface, given: Interface, config: DictConfig) -> None:
+    """Raise :class:`UserError` unless an environment observes and does what the policy was trained on."""
+    if trained.as_plain() == given.as_plain():
+        return
+    changes = ", ".join(f"env.{name}={value}" for name, value in config.env.items()) or "the environment"
+    for name, one, other in (
+        ("observations", trained.observation_space, given.observation_space),
+        ("actions", trained.action.space, given.action.space),
+    ):
+        if one != other:
+            raise UserError(f"{changes}: has other {name} than the policy was trained on: {other}; must be {one}")
+    raise UserError(f"{changes}: has another action mask or other RL^2 inputs than the policy was trained on")
 
 
 def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dict[str, Any]:
@@ -178,7 +190,7 @@ def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy
     return path
 
 
-def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
+def _metrics(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     returns = estimate_mean(record.returns[:, None])
     curve = estimate_mean(record.rewards)
     return {
@@ -187,35 +199,35 @@ def _figures(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
         "return_per_trial": float(returns.mean[0]),
         "return_per_trial_interval": [float(returns.low[0]), float(returns.high[0])],
         "return_by_quarter": record.by_part(4).mean(0).tolist(),
-        **record.mean_over_episodes(),
+        **mean_over_episodes(record),
         "in_context_curve": {
             "steps": ((np.arange(N_BINS) + 1) * record.lengths.mean() / N_BINS).tolist(),
             "reward": curve.mean.tolist(),
             "low": curve.low.tolist(),
             "high": curve.high.tolist(),
         },
-        "by_episode": record.by_episode(),
-        "by_steps": record.by_steps(bin_steps),
+        "by_episode": by_episode(record),
+        "by_steps": by_steps(record, bin_steps),
     }
 
 
-def _log_to_mlflow(checkpoint: dict[str, Any], figures: dict[str, Any], files: list[Path]) -> None:
-    """Add the figures to the training run, in the store that it was logged to."""
-    run_id, logger = checkpoint["mlflow_run_id"], checkpoint["config"]["logger"]
+def _log_to_mlflow(training: Mapping[str, Any], metrics: dict[str, Any], files: list[Path]) -> None:
+    """Add the metrics to the training run, in the store that it was logged to."""
+    run_id, logger = training["mlflow_run_id"], training["config"]["logger"]
     if run_id is None or not logger:
         return
     # A longer trial or a smaller memory is another measurement, so it has another name.
-    split, length, budget = (figures[name] for name in ("split", "trial_length", "memory_budget"))
-    metrics = f"eval/{split}/{length}_steps" + (f"/budget_{budget}" if budget is not None else "")
+    split, length, budget = (metrics[name] for name in ("split", "trial_length", "memory_budget"))
+    prefix = f"eval/{split}/{length}_steps" + (f"/budget_{budget}" if budget is not None else "")
     folder = f"evaluation/{split}_{length}_steps" + (f"_budget_{budget}" if budget is not None else "")
     values: dict[str, float] = {
-        name: figures[name] for name in ("return_per_trial", "success", "spl") if name in figures
+        name: metrics[name] for name in ("return_per_trial", "success", "spl") if name in metrics
     }
-    values |= {f"return_quarter_{k}": value for k, value in enumerate(figures["return_by_quarter"], start=1)}
+    values |= {f"return_quarter_{k}": value for k, value in enumerate(metrics["return_by_quarter"], start=1)}
     try:
         client = MlflowClient(logger["tracking_uri"])
         for name, value in values.items():
-            client.log_metric(run_id, f"{metrics}/{name}", value, step=figures["frames_trained"])
+            client.log_metric(run_id, f"{prefix}/{name}", value, step=metrics["frames_trained"])
         for file in files:
             client.log_artifact(run_id, str(file), folder)
     except MlflowException as error:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memo_lightning.evaluation.in_context import Estimate, TrialRecord, estimate_mean
+from memo_lightning.data.trial_record import TrialRecord
+from memo_lightning.evaluation.in_context import Estimate, by_steps, estimate_mean
 from memo_lightning.evaluation.memory_views import MemoryView
 
 _N_STRETCHES = 10  # of a trial, where no number of steps is given
@@ -25,7 +26,7 @@ def plot_in_context_curve(
 
     Args:
         records: trials to draw, by label.
-        path: the picture to write.
+        path: the image to write.
         title: what is shown, for the heading.
         bin_steps: steps that success is averaged over; by default a tenth of a trial.
     """
@@ -42,7 +43,7 @@ def plot_in_context_curve(
         if reached.any():
             episodes = np.arange(1, reached.sum() + 1)
             _draw(by_episode, episodes, estimate_mean(record.episode_returns[:, reached]), colour, label)
-        table = record.by_steps(bin_steps or -(-int(record.lengths.max()) // _N_STRETCHES))
+        table = by_steps(record, bin_steps or -(-int(record.lengths.max()) // _N_STRETCHES))
         steps = np.array(table["steps"]) - table["steps"][0] / 2
         for name, line in (("success", "-"), ("spl", "--")):
             if name in table:
@@ -71,7 +72,7 @@ def plot_summary_attention(view: MemoryView, ends: Tensor, successes: Tensor, pa
         view: of one trial.
         ends: bool ``[T]``, the steps in which an episode ended.
         successes: bool ``[T]``, those in which it ended with success.
-        path: the picture to write.
+        path: the image to write.
         title: what is shown, for the heading.
     """
     steps = np.arange(1, len(ends) + 1)

@@ -10,35 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 
-from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
-from memo_lightning.models.acting_flops import flops_per_step
-from memo_lightning.models.memory_size import peak_memory_bytes
 from memo_lightning.evaluation.plots import plot_in_context_curve
 from memo_lightning.files import write_atomically
+from memo_lightning.models.acting_flops import flops_per_step
+from memo_lightning.models.memory_size import peak_memory_bytes
 from memo_lightning.tracking import environment_name, memory_name
 from memo_lightning.training.learner import PolicyLearner
+from memo_lightning.training.run_dir import checkpoint_path
 
 if TYPE_CHECKING:
     from memo_lightning.tracking.run_logger import RunLogger
 
 
 class RunReport(lightning.Callback):
-    """Writes the run's figures and picture when training has ended, and uploads them with the checkpoint.
+    """Writes the run's metrics and in-context curve when training has ended, and uploads them with the checkpoint.
 
-    The figures are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them; those of trials
-    are None, and there is no picture, where no trial was complete.
+    The metrics are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them; those of trials
+    are None, and there is no curve, where no trial was complete. The learner's ``results`` are the same.
 
     Args:
         run_dir: the run's folder.
-
-    Attributes:
-        figures: what ``metrics.json`` holds, once training has ended.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
-        self.figures: dict[str, Any] = {}
         self._start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,7 +42,7 @@ class RunReport(lightning.Callback):
         return {"wall_seconds": time.perf_counter() - self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from there."""
+        """Continue counting from there."""
         self._start -= state_dict["wall_seconds"]
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -57,12 +53,12 @@ class RunReport(lightning.Callback):
         callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
         config, choices = pl_module.config, pl_module.config["choices"]
-        memory, environment = memory_name(choices["baseline"]), environment_name(config)
+        memory, environment = memory_name(config, type(pl_module.policy.sequence_model)), environment_name(config)
         logger: RunLogger | None = trainer.logger  # type: ignore[assignment]
         record = rollouts.latest
-        trial_length = int(record.lengths.max()) if record else pl_module.rollout_length
+        trial_length = int(record.lengths.max()) if record else pl_module.data.rollout_length
         model = pl_module.policy.sequence_model
-        self.figures = {
+        pl_module.results = results = {
             "frames": pl_module.frames,
             "frames_per_second": pl_module.frames / rollouts.train_seconds,
             "collecting": rollouts.collect_seconds / rollouts.train_seconds,
@@ -82,7 +78,7 @@ class RunReport(lightning.Callback):
         metrics_path, curve_path = self.run_dir / "metrics.json", self.run_dir / "in_context_curve.png"
         files = [metrics_path, checkpoint_path(self.run_dir)]
         try:
-            write_atomically(metrics_path, json.dumps(self.figures, indent=2) + "\n")
+            write_atomically(metrics_path, json.dumps(results, indent=2) + "\n")
             if record and rollouts.first:
                 files.append(curve_path)
                 plot_in_context_curve(
@@ -91,9 +87,9 @@ class RunReport(lightning.Callback):
                     f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
                 )
         except OSError as error:
-            reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its figures:"
-            print(f"{reason}\n{json.dumps(self.figures)}", file=sys.stderr)
+            reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its metrics:"
+            print(f"{reason}\n{json.dumps(results)}", file=sys.stderr)
         if logger:
-            costs = {name: self.figures[name] for name in ("memory_bytes", "flops_per_step")}
+            costs = {name: results[name] for name in ("memory_bytes", "flops_per_step")}
             logger.log_metrics(costs, pl_module.frames)
             logger.log_files(*files)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from memo_lightning.evaluation.in_context import TrialRecord
+from memo_lightning.data.trial_record import READ, SPL, TrialRecord
 from memo_lightning.policies import MemoryPolicy
 
 N_BINS = 20
@@ -66,11 +66,11 @@ def run_trials(
     env.set_seed(seed)
     records, first = [], None
     for _ in range(-(-n_trials // env.batch_size[0])):
-        policy.forget()
-        rows, inputs = _run_round(env, policy, trial_length, progress, keeps_inputs=first is None)
-        records.append(TrialRecord.of(rows, N_BINS, trial_length))
+        policy.reset_state()
+        steps, inputs = _run_round(env, policy, trial_length, progress, keeps_inputs=first is None)
+        records.append(TrialRecord.of(steps, N_BINS, trial_length))
         if first is None:
-            flags = (rows[0]["next", key].flatten()[: len(inputs)] for key in ("episode_end", "success"))
+            flags = (steps[0]["next", key].flatten()[: len(inputs)] for key in ("episode_end", "success"))
             first = FirstTrial(inputs, *flags)
     assert first is not None
     return TrialRecord.concatenate(records), first
@@ -84,24 +84,24 @@ def _run_round(
     Returns:
         What was reported, ``[N, t]``, and, if it is kept, what the memory read in the first trial, ``[T, D]``.
     """
-    reports = ["reward", "done", "episode_end", "episode_return", "success"]
-    reports += [name for name in ("spl",) if name in env.observation_spec.keys()]
-    rows, inputs = None, []
+    reports = [key for key in READ if key != SPL or SPL in env.observation_spec.keys(True)]
+    steps, inputs = None, []
     td = env.reset()
     ended = torch.zeros(env.batch_size, dtype=torch.bool)
     for step in range(trial_length):
         if keeps_inputs and not ended[0]:
-            inputs.append(policy.encoder(td[:1])[0].cpu())
-        td = policy(td)
+            inputs.append(policy.encode(td[:1].to(policy.device))[0].cpu())
+        taken = policy(td.select(*policy.in_keys).to(policy.device)).select(*policy.out_keys)
+        td = td.update(taken.to(env.device or "cpu"))
         # As TorchRL's rollouts do: the round that follows resets all, so nothing is reset after the last step.
         taken, td = (env.step(td), td) if step == trial_length - 1 else env.step_and_maybe_reset(td)
         kept = {"is_init": taken["is_init"], "next": taken["next"].select(*reports)}
-        if rows is None:  # one block: a TensorDict for every step would take more room than what is in it
-            rows = TensorDict(kept, env.batch_size).cpu().unsqueeze(1).expand(*env.batch_size, trial_length).clone()
-        rows[:, step] = TensorDict(kept, env.batch_size).cpu()
+        if steps is None:  # one block: a TensorDict for every step would take more room than what is in it
+            steps = TensorDict(kept, env.batch_size).cpu().unsqueeze(1).expand(*env.batch_size, trial_length).clone()
+        steps[:, step] = TensorDict(kept, env.batch_size).cpu()
         progress()
-        ended |= rows["next", "done"][:, step].squeeze(-1)
+        ended |= steps["next", "done"][:, step].squeeze(-1)
         if ended.all():
             break
-    assert rows is not None
-    return rows[:, : step + 1], torch.stack(inputs) if inputs else torch.empty(0)
+    assert steps is not None
+    return steps[:, : step + 1], torch.stack(inputs) if inputs else torch.empty(0)

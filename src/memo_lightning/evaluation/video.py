@@ -17,7 +17,7 @@ from torchrl.envs.utils import step_mdp
 from memo_lightning.errors import UserError
 from memo_lightning.policies import MemoryPolicy
 
-_SIDE = 360  # pixels that a picture is at least wide, enlarged by whole factors
+_SIDE = 360  # pixels that a image is at least wide, enlarged by whole factors
 _CAPTION = 44  # pixels high
 _INK, _PAPER, _WRITTEN = (30, 30, 34), (250, 250, 248), (255, 205, 130)
 _SUCCESS, _FAILURE = (170, 225, 175), (240, 185, 180)
@@ -30,8 +30,8 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, 
     coloured at the steps that write one, and green or red where an episode ends with or without success.
 
     Args:
-        env: one row; its innermost environment has ``picture(row) -> uint8 [H, W, 3]`` and may have ``watch()`` and
-            ``last_picture(row)``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
+        env: one environment; its innermost one has ``image(index) -> uint8 [H, W, 3]`` and may have ``watch()`` and
+            ``last_image(index)``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
         policy: acts, with sampling or without as TorchRL's exploration type says.
         path: the file to write.
         fps: steps per second.
@@ -41,12 +41,12 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, 
         The number of frames.
 
     Raises:
-        UserError: if the environment offers no pictures.
+        UserError: if the environment offers no images.
     """
-    if not hasattr(env.base_env, "picture"):
+    if not hasattr(env.base_env, "image"):
         raise UserError(
-            f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method picture(row) that returns "
-            f"uint8 [H, W, 3]"
+            f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method image(index) that "
+            f"returns uint8 [H, W, 3]"
         )
     frames = trial_frames(env, policy, max_steps)
     first = next(frames)
@@ -64,27 +64,27 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, 
 
 @torch.no_grad()
 def trial_frames(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Yield captioned pictures of one trial: of the reset, of every step, and of how every episode begins.
+    """Yield captioned images of one trial: of the reset, of every step, and of how every episode begins.
 
-    The picture of the step that ends an episode shows how it ended, where the environment can tell.
+    The image of the step that ends an episode shows how it ended, where the environment can tell.
     """
     segment_length: int = getattr(policy.sequence_model, "segment_length", 0)  # 0: it writes no summaries
     watched = hasattr(env.base_env, "watch")
     if watched:
         env.base_env.watch()
-    policy.forget()
+    policy.reset_state()
     td = env.reset()
     step, episode, reward = 0, 1, 0.0
-    yield _captioned(_picture(env), ["step 0 | episode 1", "reward 0"], _PAPER)
+    yield _captioned(_image(env), ["step 0 | episode 1", "reward 0"], _PAPER)
     done = False
     while not done and (max_steps is None or step < max_steps):
-        after = env.step(policy(td))["next"]
+        after = env.step(td.update(policy(td.to(policy.device)).select("action").to(env.device or "cpu")))["next"]
         step, reward = step + 1, reward + float(after["reward"])
         done, ended, success = (bool(after[name]) for name in ("done", "episode_end", "success"))
         memory = f" | summaries {step // segment_length}" if segment_length else ""
         colour = _WRITTEN if segment_length and step % segment_length == 0 else _PAPER
         lines = [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"]
-        ending = env.base_env.last_picture(0) if ended and watched else None
+        ending = env.base_env.last_image(0) if ended and watched else None
         if ending is not None:
             outcome = "success" if success else "no success"
             yield _captioned(
@@ -94,27 +94,27 @@ def trial_frames(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = Non
             episode += 1
             lines[0] = f"step {step} | episode {episode}"
         if ending is None or not done:
-            yield _captioned(_picture(env), lines, colour)
+            yield _captioned(_image(env), lines, colour)
         td = step_mdp(td.set("next", after))
 
 
-def _picture(env: EnvBase) -> NDArray[np.uint8]:
-    return _checked(env.base_env.picture(0))
+def _image(env: EnvBase) -> NDArray[np.uint8]:
+    return _checked(env.base_env.image(0))
 
 
-def _checked(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise UserError(f"render=true: the picture has shape {picture.shape}, {picture.dtype}; must be uint8 [H, W, 3]")
-    return picture
+def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"render=true: the image has shape {image.shape}, {image.dtype}; must be uint8 [H, W, 3]")
+    return image
 
 
-def _captioned(picture: NDArray[np.uint8], lines: list[str], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    factor = max(1, -(-_SIDE // picture.shape[1]))
-    picture = picture.repeat(factor, 0).repeat(factor, 1)
-    height, width = picture.shape[0] + picture.shape[0] % 2, picture.shape[1] + picture.shape[1] % 2
-    image = Image.new("RGB", (width, height + _CAPTION), colour)
-    image.paste(Image.fromarray(picture))
-    draw = ImageDraw.Draw(image)
+def _captioned(image: NDArray[np.uint8], lines: list[str], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    factor = max(1, -(-_SIDE // image.shape[1]))
+    image = image.repeat(factor, 0).repeat(factor, 1)
+    height, width = image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2
+    canvas = Image.new("RGB", (width, height + _CAPTION), colour)
+    canvas.paste(Image.fromarray(image))
+    draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
         draw.text((8, height + 4 + 19 * number), line, _INK, ImageFont.load_default(15))
-    return np.asarray(image)
+    return np.asarray(canvas)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from memo_lightning.models.flops import count_flops
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.flops import count_flops
 
 
 @torch.no_grad()

@@ -72,9 +72,10 @@ class RetrievalMemory(SegmentedModel):
         if memory_loss_coef < 0:
             raise ValueError(f"memory_loss_coef={memory_loss_coef}: must be at least 0")
         self.top_k, self.memory_loss_coef = top_k, memory_loss_coef
-        d_model, d_ff, norm_eps = sizes["d_model"], sizes["d_ff"], self.transformer.norm.eps
+        d_model, d_ff, norm_eps = sizes["d_model"], sizes["d_ff"], sizes.get("norm_eps", 1e-6)
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, d_model))
-        self.summary_layer = Transformer(**{**sizes, "n_layers": 1, "sink_kv": False, "layer_drop": 0.0})
+        one_layer: TransformerSizes = {**sizes, "n_layers": 1, "sink_kv": False, "layer_drop": 0.0}
+        self.summary_layer = Transformer(**one_layer)
         self.store_value = projection(d_model, d_model)
         self.query = projection(d_model, d_model)
         self.out = projection(d_model, d_model)

@@ -86,7 +86,9 @@ def build_actor(d_model: int, action: Action) -> ProbabilisticActor:
 def _distribution(action: Action) -> tuple[list[str], type[Distribution], dict[str, Any]]:
     """Return the names of its parameters, the class, and its other arguments."""
     if isinstance(action.space, spaces.Box):
-        low, high = (torch.from_numpy(bound.reshape(-1).astype("float32")) for bound in (action.space.low, action.space.high))
+        low, high = (
+            torch.from_numpy(bound.reshape(-1).astype("float32")) for bound in (action.space.low, action.space.high)
+        )
         return ["loc", "scale"], TanhNormal, {"low": low, "high": high}
     if not isinstance(action.space, spaces.Discrete):
         return ["logits"], MultiCategorical, {"n_values": action.n_values}

@@ -8,7 +8,7 @@ several workers or ranks are not the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from tensordict import TensorDictBase
@@ -82,9 +82,11 @@ class Normalizer(nn.Module):
         """Return policy inputs ``[*batch]`` with normalised observations, in new tensors."""
         inputs = inputs.copy()
         if self.observations is not None:
-            parts = zip(self._keys, self._split(self.observations.mean), self._split(self.observations.deviation), strict=True)
-            for key, mean, deviation in parts:
-                value = (inputs.get((OBSERVATION, key)) - mean.float()) / deviation.float()
+            means, deviations = (
+                moments.float().split(self._sizes) for moments in (self.observations.mean, self.observations.deviation)
+            )
+            for key, mean, deviation in zip(self._keys, means, deviations, strict=True):
+                value = (inputs.get((OBSERVATION, key)) - mean) / deviation
                 inputs.set((OBSERVATION, key), value.clamp(-_LIMIT, _LIMIT))
         if self.returns is not None and self._observes_reward and PREVIOUS_STEP in inputs.keys():
             previous = inputs.get(PREVIOUS_STEP).clone()
@@ -118,6 +120,3 @@ class Normalizer(nn.Module):
                 returns.append(running)
                 running = running.masked_fill(end[:, t], 0.0)
             self.returns.update(torch.cat(returns), over_ranks)
-
-    def _split(self, values: Tensor) -> Sequence[Tensor]:
-        return values.split(self._sizes)

@@ -153,8 +153,8 @@ def keys_of_spec(spec: Composite, n_batch_dims: int) -> list[ObservationKey]:
         shape = tuple(entry.shape[n_batch_dims:])
         if len(shape) > 1 and not (entry.dtype == torch.uint8 and len(shape) == 3):
             raise UserError(
-                f"observation {name!r} has shape {shape} and dtype {entry.dtype}; must be a vector, a discrete value, or "
-                f"an image (uint8 [H, W, C])"
+                f"observation {name!r} has shape {shape} and dtype {entry.dtype}; must be a vector, a discrete value, "
+                f"or an image (uint8 [H, W, C])"
             )
         path = (str(name),) if len(spec.keys()) > 1 else ()
         keys.append(ObservationKey(str(name), path, _space_of(entry, n_batch_dims)))
@@ -311,7 +311,9 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
         case "tuple":
             return spaces.Tuple([space_from_plain(part) for part in plain["spaces"]])
         case kind:
-            raise UserError(f"space of kind {kind!r}: must be box, discrete, multi_discrete, multi_binary, dict or tuple")
+            raise UserError(
+                f"space of kind {kind!r}: must be box, discrete, multi_discrete, multi_binary, dict or tuple"
+            )
 
 
 def without_keys(space: Space, ignore: Sequence[str]) -> Space:

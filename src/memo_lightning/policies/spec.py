@@ -109,12 +109,8 @@ class PolicySpec:
         return MemoryPolicy(encoder, sequence_model, heads, normalizer, masked=interface.action.masked)
 
     def build_memory(self) -> SequenceModel:
-        """Return the sequence model with fresh weights.
-
-        Raises:
-            UserError: if the settings do not fit it, or it is no :class:`SequenceModel`.
-        """
-        return _build("model", self.memory, SequenceModel)
+        """Return the sequence model with fresh weights; see :func:`build_memory`."""
+        return build_memory(self.memory)
 
     def with_memory(self, changes: Mapping[str, Any]) -> PolicySpec:
         """Return a spec whose memory has other settings.
@@ -145,6 +141,15 @@ class PolicySpec:
         return PolicySpec(**{**plain, "interface": Interface.from_plain(plain["interface"])})
 
 
+def build_memory(settings: Mapping[str, Any]) -> SequenceModel:
+    """Return the sequence model of ``_target_`` and ``settings``, with fresh weights.
+
+    Raises:
+        UserError: if the settings do not fit it, or it is no :class:`SequenceModel`.
+    """
+    return _build("model", settings, SequenceModel)
+
+
 def _build(field: str, settings: Mapping[str, Any], kind: type, *args: Any) -> Any:
-    target = resolve_class(f"{field}.{TARGET}", settings[TARGET], kind)
+    target: type = resolve_class(f"{field}.{TARGET}", settings[TARGET], kind)
     return construct(target, *args, **{name: value for name, value in settings.items() if name != TARGET})

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from memo_lightning.config import build, compose_config, construct, nearest
+from memo_lightning.config import build, compose_config, nearest
+from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
+from memo_lightning.policies.spec import build_memory
+from memo_lightning.training.train import build_baseline
 
 _DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
 
@@ -148,12 +151,10 @@ def _beside(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[s
 
 def _build_parts(config: DictConfig) -> None:
     """Build the memory and the algorithm as a training would, so that they refuse what they cannot take."""
-    algorithm = build(config.algorithm)
-    algorithm.check_rows(config.collector.n_envs)
-    model = build(config.model)
-    if config.baseline:
-        model = build(config.baseline).model
-    length, longest = model.segment_length, config.collector.rollout_length
+    build(config.algorithm).check_n_envs(config.collector.n_envs)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    baseline, model = build_baseline(plain), build_memory(plain["model"])
+    length, longest = (baseline.model if baseline else model).segment_length, config.collector.rollout_length
     require(length is None or length <= longest, "model.segment_length", length, f"at most the {longest} of a rollout")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
-
 import memo_lightning
+
+MLFLOW_GIT_COMMIT = "mlflow.source.git.commit"  # without importing MLflow, which takes seconds
 
 
 def code_tags() -> dict[str, str]:

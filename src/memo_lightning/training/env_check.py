@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
-from tensordict import TensorDictBase
+from omegaconf import DictConfig, OmegaConf
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
 from torchrl.data import Bounded, Categorical, MultiCategorical, TensorSpec
 from torchrl.envs import EnvBase, check_env_specs
 
+from memo_lightning.algorithms import Algorithm
+from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
-from memo_lightning.envs.reports import REPORTS, reports_of
+from memo_lightning.envs.interface import interface_of
+from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
-from memo_lightning.policies.build import build_policy
+from memo_lightning.policies.encoders import OBSERVATION, name_of
+from memo_lightning.policies.spaces import ACTION_MASK, ObservationKey
+from memo_lightning.training.train import policy_spec
 
-_ROWS = 4
+_N_ENVS = 4
 _STEPS = 400  # at most, in checks that step
 
 
@@ -29,7 +36,7 @@ class Finding:
     Attributes:
         name: what was looked at.
         problem: what is wrong and what to do about it; None where nothing is.
-        note: a figure or remark where nothing is wrong.
+        note: a number or remark where nothing is wrong.
     """
 
     name: str
@@ -46,16 +53,18 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     Raises:
         UserError: if the environment or a policy for it cannot be built.
     """
-    env = _build(config, _ROWS, 0)
+    env = build_env(config.env, _N_ENVS, 0)
     try:
-        yield Finding("observation", note=", ".join(_describe(env)))
-        yield Finding("action", note=_describe_action(env.action_spec))
+        interface = interface_of(env)
+        yield Finding("observation", note=", ".join(map(_describe, interface.keys)))
+        masked = ", some of them masked" if interface.action.masked else ""
+        yield Finding("action", note=f"{_describe_action(env.action_spec)}{masked}")
         missing = [name for name in (*REPORTS, "done", "reward") if name not in _reported(env)]
         if missing:
             yield Finding("reports", f"lacks {', '.join(missing)}; see docs/how-to/own-environment.md")
             return
         steps = min(_STEPS, config.env.trial_length + 5)
-        actions = [env.action_spec.rand() for _ in range(steps)]
+        actions = _draw_actions(env, steps)
         try:
             first = _rollout(env, actions, seed=1)
         except UserError as error:
@@ -63,7 +72,9 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
             return
         yield _check_values(env, first)
         yield _check_specs(env)
-        policy = build_policy(config, env)
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        algorithm: Algorithm = build(config.algorithm)
+        policy = policy_spec(plain, env, algorithm).build()
         yield Finding("policy", note=f"{sum(p.numel() for p in policy.parameters()):,} parameters")
         yield _check_trials(first, config.env.trial_length)
         yield _check_seeds(env, actions, first)
@@ -74,37 +85,54 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     yield _measure(config)
 
 
-def _build(config: DictConfig, n_envs: int, seed: int) -> EnvBase:
-    return build_env(config.env, n_envs, seed)
-
-
 def _reported(env: EnvBase) -> set[str]:
     return {*env.observation_spec.keys(), *env.full_done_spec.keys(), *env.full_reward_spec.keys()}
 
 
-def _describe(env: EnvBase) -> Iterator[str]:
-    for name, spec in env.observation_spec.items():
-        if name not in reports_of(env):
-            yield f"{name} {list(spec.shape[1:])} {str(spec.dtype).removeprefix('torch.')}"
+def _describe(key: ObservationKey) -> str:
+    kind = "image" if key.is_image else "discrete" if key.is_discrete else "vector"
+    return f"{key.name} ({kind} {list(key.shape)})" if key.shape else f"{key.name} ({kind})"
 
 
 def _describe_action(spec: TensorSpec) -> str:
     if isinstance(spec, MultiCategorical):
-        return f"{spec.shape[-1]} choices"
+        return f"{spec.shape[-1]} discrete actions"
     if isinstance(spec, Categorical):
         return f"one of {spec.n}"
     return f"{list(spec.shape[1:])} numbers within bounds"
 
 
-def _rollout(env: EnvBase, actions: list[torch.Tensor], seed: int) -> TensorDictBase:
+def _draw_actions(env: EnvBase, n_steps: int) -> list[Tensor]:
+    """Return actions for every step, or, where some are masked, numbers from 0 to 1 to choose allowed ones by."""
+    if ACTION_MASK in env.observation_spec.keys():
+        return [torch.rand(*env.batch_size, env.observation_spec[ACTION_MASK].shape[-1]) for _ in range(n_steps)]
+    return [env.action_spec.rand() for _ in range(n_steps)]
+
+
+def _with_action(env: EnvBase, td: TensorDictBase, drawn: Tensor) -> TensorDictBase:
+    """Put what was drawn into a step as its action: where actions are masked, an allowed one."""
+    mask = td.get(ACTION_MASK, None)
+    if mask is None:
+        return td.set("action", drawn)
+    scores = drawn.to(mask.device).masked_fill(~mask, -1.0)
+    spec = env.action_spec
+    if not isinstance(spec, MultiCategorical):
+        return td.set("action", scores.argmax(-1))
+    sizes = spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].tolist()
+    return td.set("action", torch.stack([part.argmax(-1) for part in scores.split(sizes, -1)], -1))
+
+
+def _rollout(env: EnvBase, drawn: Sequence[Tensor], seed: int) -> TensorDictBase:
     """Return ``[N, T]`` under given actions, after seeding."""
     env.set_seed(seed)
     torch.manual_seed(seed)
-    taken = iter(actions)
-    return env.rollout(len(actions), lambda td: td.set("action", next(taken)), break_when_any_done=False)
+    taken = iter(drawn)
+    return env.rollout(len(drawn), lambda td: _with_action(env, td, next(taken)), break_when_any_done=False)
 
 
 def _check_specs(env: EnvBase) -> Finding:
+    if ACTION_MASK in env.observation_spec.keys():
+        return Finding("specs", note="not looked at by TorchRL's check, which takes actions that are not allowed")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
         check_env_specs(env, seed=0)
@@ -113,29 +141,34 @@ def _check_specs(env: EnvBase) -> Finding:
     return Finding("specs", note="shapes and dtypes of resets and steps are what the specs say")
 
 
-def _check_values(env: EnvBase, rows: TensorDictBase) -> Finding:
+def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
     """Look at every number of every step ``[N, T]``, and of the observation before it."""
     largest = 0.0
-    for name, spec in (*env.observation_spec.items(), ("reward", env.reward_spec)):
-        value = rows.get(("next", name))
-        if name != "reward":
-            value = torch.cat([rows.get(name)[:, :1], value], 1)  # [N, T + 1], that of the reset first
+    observed: list[tuple[NestedKey, TensorSpec]] = [
+        ((OBSERVATION, name), spec) for name, spec in env.observation_spec[OBSERVATION].items()
+    ]
+    for key, spec in (*observed, ("reward", env.reward_spec)):
+        value = steps.get(("next", *key) if isinstance(key, tuple) else ("next", key))
+        if key != "reward":
+            value = torch.cat([steps.get(key)[:, :1], value], 1)  # [N, T + 1], that of the reset first
         wrong = ~value.isfinite() | _is_outside(value, spec)
         if wrong.any():
-            row, step, *rest = wrong.nonzero()[0].tolist()
+            index, step, *rest = wrong.nonzero()[0].tolist()
+            name = name_of(key)
             where = f"{name}{rest}" if len(rest) and value[0, 0].numel() > 1 else name
-            number, after = value[(row, step, *rest)].item(), "the reset" if step == 0 else f"step {step}"
+            number = value[(index, step, *rest)].item()
+            after = "the reset" if step == 0 and key != "reward" else f"step {step + (key == 'reward')}"
             return Finding(
                 "values",
-                f"{where} is {number:g} after {after} in row {row}; must be {_allowed(spec, rest)}: correct the space, "
-                f"or clip the value",
+                f"{where} is {number:g} after {after} in environment {index}; must be {_allowed(spec, rest)}: correct "
+                f"the space, or clip the value",
             )
-        if name not in (*reports_of(env), "reward"):
+        if key != "reward":
             largest = max(largest, float(value.float().abs().max()))
     return Finding("values", note=f"finite and within their spaces; the largest is {largest:.3g}")
 
 
-def _is_outside(value: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+def _is_outside(value: Tensor, spec: TensorSpec) -> Tensor:
     """Return where ``value [N, T, ..]`` leaves the bounds of ``spec [N, ..]``."""
     if isinstance(spec, Bounded):
         return (value < spec.space.low.unsqueeze(1)) | (value > spec.space.high.unsqueeze(1))
@@ -155,29 +188,29 @@ def _allowed(spec: TensorSpec, index: list[int]) -> str:
     return f"from 0 to {int(spec.n) - 1}" if isinstance(spec, Categorical) else "finite"
 
 
-def _check_trials(rows: TensorDictBase, trial_length: int) -> Finding:
-    done, end = rows.get(("next", "done")).squeeze(-1), rows.get(("next", "episode_end")).squeeze(-1)
+def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
+    done, end = steps.get(("next", "done")).squeeze(-1), steps.get(("next", "episode_end")).squeeze(-1)
     if len(done[0]) >= trial_length and not done[:, :trial_length].any(1).all():
         return Finding("trials", f"no end of a trial ('done') within env.trial_length={trial_length} steps")
-    length, total = rows.get(("next", "episode_length")).squeeze(-1), rows.get(("next", "episode_return")).squeeze(-1)
-    reward = rows.get(("next", "reward")).squeeze(-1)
+    length, total = (steps.get(("next", name)).squeeze(-1) for name in ("episode_length", "episode_return"))
+    reward = steps.get(("next", "reward")).squeeze(-1)
     starts = torch.cat([torch.ones_like(end[:, :1]), (end | done)[:, :-1]], 1)
-    steps, returns = torch.zeros_like(reward[:, 0]), torch.zeros_like(reward[:, 0])
-    for t in range(rows.shape[1]):
-        steps = steps.masked_fill(starts[:, t], 0) + 1
+    n_steps, returns = torch.zeros_like(reward[:, 0]), torch.zeros_like(reward[:, 0])
+    for t in range(steps.shape[1]):
+        n_steps = n_steps.masked_fill(starts[:, t], 0) + 1
         returns = returns.masked_fill(starts[:, t], 0) + reward[:, t]
-        if not torch.equal(steps.long(), length[:, t].long()):
-            return Finding("trials", f"episode_length is {length[:, t].tolist()} at step {t}; must be {steps.tolist()}")
+        if not torch.equal(n_steps.long(), length[:, t].long()):
+            said = length[:, t].tolist()
+            return Finding("trials", f"episode_length is {said} at step {t}; must be {n_steps.long().tolist()}")
         if not torch.allclose(returns, total[:, t], rtol=1e-3, atol=1e-3):
-            return Finding(
-                "trials", f"episode_return is {total[:, t].tolist()} at step {t}; must be {returns.tolist()}"
-            )
+            said = total[:, t].tolist()
+            return Finding("trials", f"episode_return is {said} at step {t}; must be {returns.tolist()}")
     return Finding(
         "trials", note=f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
     )
 
 
-def _check_seeds(env: EnvBase, actions: list[torch.Tensor], first: TensorDictBase) -> Finding:
+def _check_seeds(env: EnvBase, actions: list[Tensor], first: TensorDictBase) -> Finding:
     differing = _differing(first, _rollout(env, actions, seed=1))
     if differing:
         return Finding(
@@ -190,64 +223,66 @@ def _check_seeds(env: EnvBase, actions: list[torch.Tensor], first: TensorDictBas
     return Finding("seeds", note="the same seed gives the same steps, another gives others")
 
 
-def _check_partial_reset(env: EnvBase, actions: list[torch.Tensor]) -> Finding:
-    """Step on after some rows were reset; the others must go on as if nothing had happened."""
+def _check_partial_reset(env: EnvBase, actions: list[Tensor]) -> Finding:
+    """Step on after some environments were reset; the others must continue as if nothing had happened."""
     name = "partial reset"
     untouched, reset = _steps_around_reset(env, actions, resets=False), _steps_around_reset(env, actions, resets=True)
     if untouched is None or reset is None:
         return Finding(name, note="not looked at, as trials are too short")
-    kept = torch.arange(_ROWS) % 2 == 1
+    kept = torch.arange(_N_ENVS) % 2 == 1
     differing = _differing(untouched[kept], reset[kept])
     if differing:
         return Finding(
-            name, f"resetting some rows changed {differing!r} of others; reset only the rows where '_reset' is true"
+            name,
+            f"resetting some environments changed {differing!r} of others; reset only those where '_reset' is true",
         )
     length = reset["episode_length"][~kept, 0]
     if (length != 1).any():
-        return Finding(name, f"episode_length is {length.flatten().tolist()} one step after rows were reset; must be 1")
-    return Finding(name, note="touches only the rows it names")
+        return Finding(name, f"episode_length is {length.flatten().tolist()} one step after a reset; must be 1")
+    return Finding(name, note="touches only the environments that it names")
 
 
-def _steps_around_reset(env: EnvBase, actions: list[torch.Tensor], *, resets: bool) -> TensorDictBase | None:
-    """Return what two steps gave, ``[N, 2]``, after a first one and, if wanted, a reset of every other row.
+def _steps_around_reset(env: EnvBase, actions: list[Tensor], *, resets: bool) -> TensorDictBase | None:
+    """Return what two steps gave, ``[N, 2]``, after a first one and, if wanted, a reset of every other environment.
 
-    None if a trial ended before, which resets rows by itself.
+    None if a trial ended before, which is followed by a reset anyway.
     """
     env.set_seed(1)
     torch.manual_seed(1)
     td, steps = env.reset(), []
     for number in range(3):
-        after = env.step(td.set("action", actions[number]))
+        after = env.step(_with_action(env, td, actions[number]))
         if after["next", "done"].any() and number < 2:
             return None
         td = env.step_mdp(after)
         if number == 0:
             if resets:
-                rows = torch.arange(_ROWS, device=td.device).view(-1, 1) % 2 == 0
-                td = env.reset(td.set("_reset", rows))
+                which = torch.arange(_N_ENVS, device=td.device).view(-1, 1) % 2 == 0
+                td = env.reset(td.set("_reset", which))
         else:
             steps.append(after["next"])
     return torch.stack(steps, 1)
 
 
-def _check_neighbours(config: DictConfig, actions: list[torch.Tensor], first: TensorDictBase) -> Finding:
-    env = _build(config, 2, 0)
+def _check_neighbours(config: DictConfig, actions: list[Tensor], first: TensorDictBase) -> Finding:
+    env = build_env(config.env, 2, 0)
     try:
         differing = _differing(first[:2], _rollout(env, [action[:2] for action in actions], seed=1))
     finally:
         env.close()
     if differing:
-        return Finding("neighbours", f"{differing} depends on how many environments run beside; give each its own seed")
-    return Finding("neighbours", note="what a row meets does not depend on how many run beside it")
+        return Finding("neighbours", f"{differing} depends on how many environments there are; seed each by itself")
+    return Finding("neighbours", note="what an environment does is independent of how many others there are")
 
 
 def _measure(config: DictConfig) -> Finding:
     n_envs = config.collector.n_envs
-    env = _build(config, n_envs, 0)
+    env = build_env(config.env, n_envs, 0)
     try:
         td, seconds, steps = env.reset(), 0.0, 0
+        drawn = _draw_actions(env, 1)[0]
         while seconds < 1.0 and steps < 1000:
-            td = env.rand_action(td)
+            td = _with_action(env, td, drawn)
             start = time.perf_counter()
             _, td = env.step_and_maybe_reset(td)
             seconds, steps = seconds + time.perf_counter() - start, steps + 1
@@ -259,8 +294,8 @@ def _measure(config: DictConfig) -> Finding:
 
 
 def _differing(a: TensorDictBase, b: TensorDictBase) -> str | None:
-    """Return the name of an entry that differs, None if there is none."""
+    """Return the name of something that differs, None if nothing does."""
     for key in sorted(set(a.keys(True, True)) & set(b.keys(True, True)), key=str):
         if not torch.equal(a.get(key), b.get(key)):
-            return key if isinstance(key, str) else key[-1]
+            return name_of(key)
     return None

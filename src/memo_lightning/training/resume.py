@@ -1,4 +1,4 @@
-"""Going on with a run: its own configuration, and what may be changed in it."""
+"""Resuming a run: its own configuration, and what may be changed in it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.config import apply_overrides, override_key
 from memo_lightning.errors import UserError
+from memo_lightning.training.run_dir import checkpoint_path
 
 
 def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
@@ -20,7 +20,7 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
         overrides: single values to change, e.g. ``total_frames=5000000``; whole groups cannot be swapped.
 
     Raises:
-        UserError: if there is no run to go on with, or an override does not fit it.
+        UserError: if there is no run to resume, or an override does not fit it.
     """
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"resume={run_dir}: holds no run (no config.yaml)")
@@ -28,7 +28,7 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
         raise UserError(f"resume={run_dir}: the run was stopped before its first checkpoint; start it again")
     for key in map(override_key, overrides):
         if key in ("run_dir", "checkpoint"):
-            raise UserError(f"{key}: a run that goes on has its own; leave it out, or start a new run without resume=")
+            raise UserError(f"{key}: a resumed run keeps its own; leave it out, or start a new run without resume=")
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
     apply_overrides(config, overrides)

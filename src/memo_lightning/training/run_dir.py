@@ -13,10 +13,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.callbacks.checkpointing import checkpoint_path
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
 from memo_lightning.tracking import environment_name
+
+
+def checkpoint_path(run_dir: Path) -> Path:
+    """Return where the checkpoint of the run in ``run_dir`` is."""
+    return run_dir / "checkpoints" / "last.ckpt"
 
 
 def default_run_dir(config: DictConfig) -> Path:
@@ -81,7 +85,7 @@ def claimed_run_dir(run_dir: Path) -> Iterator[None]:
 
 
 def write_config(config: DictConfig, run_dir: Path) -> None:
-    """Write ``config.yaml``, unresolved: values on which others depend can be changed when the run goes on.
+    """Write ``config.yaml``, unresolved: values on which others depend can be changed when the run is resumed.
 
     Raises:
         UserError: if it cannot be written.

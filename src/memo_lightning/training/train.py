@@ -7,36 +7,38 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from torchrl.envs import EnvBase
 
-from memo_lightning.callbacks import Preemption
-from memo_lightning.callbacks.baselines import Baseline
-from memo_lightning.callbacks.checkpointing import checkpoint_path
-from memo_lightning.callbacks.preemption import preemptible
+from memo_lightning.algorithms import Algorithm
 from memo_lightning.config import build
-from memo_lightning.envs.build import build_env
-from memo_lightning.errors import Preempted, TrainingStopped, UserError
-from memo_lightning.training.checkpoints import check_same_architecture, load_checkpoint, start_from
-from memo_lightning.evaluation.run_report import RunReport
-from memo_lightning.models import SequenceModel
-from memo_lightning.policies import MemoryPolicy
-from memo_lightning.policies.build import build_policy
-from memo_lightning.processes import end_with_parent
 from memo_lightning.data import RolloutDataModule
+from memo_lightning.envs.build import build_env, observes_reward
+from memo_lightning.envs.interface import interface_of
+from memo_lightning.errors import Preempted, TrainingStopped, UserError
+from memo_lightning.models import SequenceModel
+from memo_lightning.policies import MemoryPolicy, PolicySpec
+from memo_lightning.policies.checkpoint import read_checkpoint
+from memo_lightning.policies.loading import find_checkpoint
+from memo_lightning.processes import end_with_parent
 from memo_lightning.tracking import code_tags, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
+from memo_lightning.training.checkpoints import check_same_architecture, start_from
 from memo_lightning.training.launchers import cluster_environment, started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
+from memo_lightning.training.preemption import preemptible
 from memo_lightning.training.run_dir import (
     check_run_dir,
+    checkpoint_path,
     claimed_run_dir,
     default_run_dir,
     reported_frames,
@@ -45,6 +47,17 @@ from memo_lightning.training.run_dir import (
 
 if TYPE_CHECKING:
     from memo_lightning.tracking.run_logger import RunLogger
+
+
+class MemorySwap(Protocol):
+    """What a baseline is to a run: a callback that puts another memory in the policy before anything is built."""
+
+    memory: dict[str, Any]
+    model: SequenceModel
+
+    def check(self, policy: MemoryPolicy) -> None:
+        """Raise :class:`UserError` unless the memory fits the policy."""
+        ...
 
 
 @preemptible()
@@ -60,17 +73,17 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         callbacks: further callbacks beside those of the configuration.
 
     Returns:
-        The figures of ``metrics.json``; none in processes other than the first.
+        The metrics of ``metrics.json``; none in processes other than the first.
 
     Raises:
         UserError: if the configuration is wrong, or ``run_dir`` cannot be used.
-        TrainingStopped: if training cannot go on, or what it came to cannot be written.
+        TrainingStopped: if training cannot continue, or its results cannot be written.
         Preempted: after SIGTERM.
     """
     _silence_libraries()
     if started_by_the_run(os.environ):
         end_with_parent()
-    checkpoint = _checkpoint_to_go_on_from(config) if config.resume else None
+    checkpoint = _checkpoint_to_resume_from(config) if config.resume else None
     run_dir = Path(str(config.run_dir or default_run_dir(config)))  # a name may be a number
     config.run_dir = str(run_dir)
     if config.logger:
@@ -80,21 +93,22 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     data: RolloutDataModule = build(
         config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
     )
-    policy = build_policy(config, data.env)
-    baseline: Baseline | None = build(config.baseline) if config.baseline else None
+    algorithm: Algorithm = build(config.algorithm)
+    algorithm.check_data(data)
+    plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    spec = policy_spec(plain_config, data.env, algorithm)
+    policy = spec.build()
+    baseline = build_baseline(plain_config)
+    model = policy.sequence_model
     if baseline:
         baseline.check(policy)
-    model = baseline.model if baseline else policy.sequence_model
+        model, spec = baseline.model, replace(spec, memory=baseline.memory)
     _check_trial_length(model, data.rollout_length)
-    plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if checkpoint:
         check_same_architecture(checkpoint, plain_config, policy, model)
     origin = _start_from(plain_config, policy, model) if config.checkpoint and not checkpoint else None
-    algorithm = build(config.algorithm)
-    algorithm.check_rows(data.n_envs)
-    if data.n_chunks > 1:
-        policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
-    learner = PolicyLearner(policy, algorithm, plain_config, data.rollout_length, data.n_actors)
+    algorithm.prepare_policy(policy, data)
+    learner = PolicyLearner(policy, algorithm, plain_config, spec)
     all_callbacks = [*(build(callback) for callback in config.callbacks.values()), *callbacks]
     if baseline:
         all_callbacks.insert(0, baseline)
@@ -104,23 +118,53 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         check_run_dir(run_dir)
     with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            _begin_run(config, trainer, plain_config, checkpoint)
+            _begin_run(config, trainer, plain_config, checkpoint, type(model))
             _announce(config, model, checkpoint, origin)
         _fit(trainer, learner, data, resume=checkpoint is not None)
     if trainer.is_global_zero and checkpoint_io.error:
         raise TrainingStopped(
             f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
         )
-    report = next((callback for callback in all_callbacks if isinstance(callback, RunReport)), None)
-    return report.figures if report else {}
+    return learner.results
+
+
+def policy_spec(config: Mapping[str, Any], env: EnvBase, algorithm: Algorithm) -> PolicySpec:
+    """Return what a policy for ``env`` is made of, with the memory of the ``model`` group.
+
+    Args:
+        config: a resolved configuration of ``memo train``.
+        env: the environment.
+        algorithm: whose heads the policy has.
+
+    Raises:
+        UserError: if observations or actions of the environment are not supported.
+    """
+    heads = type(algorithm).heads
+    return PolicySpec(
+        interface_of(env, observes_reward=observes_reward(config["env"])),
+        config["encoder"],
+        config["model"],
+        f"{heads.__module__}.{heads.__qualname__}",
+        config["env"].get("normalize_observations", False),
+        config["env"].get("normalize_rewards", False),
+    )
+
+
+def build_baseline(config: Mapping[str, Any]) -> MemorySwap | None:
+    """Return the callback of the ``baseline`` group, which shares the sizes of the ``model`` group; None for none."""
+    return build(config["baseline"], shared=config["model"]) if config["baseline"] else None
 
 
 def _begin_run(
-    config: DictConfig, trainer: lightning.Trainer, plain_config: dict[str, Any], checkpoint: dict[str, Any] | None
+    config: DictConfig,
+    trainer: lightning.Trainer,
+    plain_config: dict[str, Any],
+    checkpoint: dict[str, Any] | None,
+    model_class: type[SequenceModel],
 ) -> None:
     """Write the configuration and make the run in MLflow; the first process does so, before the others start."""
     run_dir = Path(config.run_dir)
-    logger = _build_logger(config, checkpoint) if config.logger else None
+    logger = _build_logger(config, checkpoint, model_class) if config.logger else None
     write_config(config, run_dir)
     if logger:
         if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
@@ -129,15 +173,9 @@ def _begin_run(
         trainer.loggers = [logger]
 
 
-def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
+def _checkpoint_to_resume_from(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(config.resume)
-    path = checkpoint_path(run_dir)
-    checkpoint = load_checkpoint(path)
-    if missing := sorted({"rollouts_done", "update_guard"} - checkpoint.keys()):
-        raise UserError(
-            f"resume={run_dir}: its checkpoint, of another version, lacks {', '.join(missing)}; checkpoint={path} "
-            "begins a new run with its weights"
-        )
+    checkpoint = read_checkpoint(checkpoint_path(run_dir))
     # A run that was stopped between its last checkpoint and its report has only the report to make.
     if reported_frames(run_dir) >= checkpoint["frames"] >= config.total_frames:
         raise UserError(
@@ -149,17 +187,15 @@ def _checkpoint_to_go_on_from(config: DictConfig) -> dict[str, Any]:
 
 def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceModel) -> str:
     """Load the weights of another run; return a line that says so."""
-    pretrained = load_checkpoint(Path(config["checkpoint"]))
-    anew = start_from(pretrained, config, policy, model)
+    pretrained = find_checkpoint(config["checkpoint"])
+    new = start_from(pretrained, config, policy, model)
     trained_for = f"trained for {pretrained['frames']:,} frames"
-    return f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(anew) or 'none'}"
+    return f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(new) or 'none'}"
 
 
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
     run_dir = Path(trainer.default_root_dir)
     path = checkpoint_path(run_dir)
-    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    preemptions = [callback for callback in callbacks if isinstance(callback, Preemption)]
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
         return
@@ -171,12 +207,11 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
             launcher.kill(signal.SIGKILL)
         if isinstance(error, TrainingStopped):
             raise TrainingStopped(f"{error}; checkpoint: {path}") from None
-        if not any(preemption.asked for preemption in preemptions):
+        if not learner.preemption.asked:
             raise
         reason = Preempted()  # SIGTERM went to the workers, too, and was quicker there
     finally:
-        for preemption in preemptions:
-            preemption.disarm()
+        learner.preemption.disarm()
     if trainer.is_global_zero:
         word = "preempted" if isinstance(reason, Preempted) else "interrupted"
         left = f"checkpoint: {path}\nnext: memo train resume={run_dir}" if path.exists() else "nothing was trained yet"
@@ -206,8 +241,8 @@ def _build_trainer(
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
-    memory, environment = memory_name(config.choices.baseline), environment_name(config)
+def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None, model_class: type[SequenceModel]) -> RunLogger:
+    memory, environment = memory_name(config, model_class), environment_name(config)
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
@@ -227,7 +262,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
 def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None, origin: str | None) -> None:
     if origin:
         print(origin, file=sys.stderr)
-    verb = f"going on at {checkpoint['frames']:,} frames with" if checkpoint else "training"
+    verb = f"resuming at {checkpoint['frames']:,} frames" if checkpoint else "training"
     print(
         f"{verb} {type(model).__name__} on {environment_name(config)}, {config.total_frames:,} frames, "
         f"seed {config.seed}; writing to {config.run_dir}",

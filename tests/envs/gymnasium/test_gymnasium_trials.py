@@ -6,12 +6,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from memo_lightning.envs.gymnasium.spaces import Action
 from torchrl.envs import check_env_specs
 from toys import Everything, Keeps, OwnTrials, Walk, faulty
 
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectComponents
-from memo_lightning.envs.gymnasium.spaces import Action
 from memo_lightning.envs.reports import observed_spec
 from memo_lightning.errors import EnvironmentFailure, UserError
 from memo_lightning.policies import EntryEncoder

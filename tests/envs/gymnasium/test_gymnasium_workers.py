@@ -12,8 +12,8 @@ import torch
 from test_gymnasium_trials import rollout
 from toys import Busy, Everything, Slow, Walk, faulty
 
-from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.benchmarks.env_workers import steps_per_second
+from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.errors import EnvironmentFailure
 
 

@@ -97,11 +97,10 @@ class Runners:
         for index in indices:
             with self._named(index):
                 env = made if made and not self._runners else plan.make()
-            self._runners.append(
-                TrialRunner(
-                    env, index, plan.keys, plan.action, plan.rules, plan.measures, arrays, makes_trials=plan.makes_trials
-                )
+            runner = TrialRunner(
+                env, index, plan.keys, plan.action, plan.rules, plan.measures, plan.makes_trials, arrays
             )
+            self._runners.append(runner)
         self._indices = list(indices)
 
     def seed(self, seed: int) -> None:

@@ -66,8 +66,8 @@ class TrialRunner:
     the next in the same step, and only the end of a trial is ``done``. Every episode is reset with a seed made
     from the environments' seed, the index, the trial and the episode, so it depends on nothing else.
 
-    An episode that is ``truncated``, or that the end of the trial cuts off, is reported as ``episode_truncated``; if the
-    next one begins in the same step, its last observation is kept as the final observation.
+    An episode that is ``truncated``, or that the end of the trial cuts off, is reported as ``episode_truncated``; if
+    the next one begins in the same step, its last observation is kept as the final observation.
 
     An environment that makes trials itself says so with ``episode_end`` in the ``info`` of its reset and of every
     step; then ``terminated`` and ``truncated`` end the trial. If it cuts off an episode within a trial, ``info`` holds
@@ -82,8 +82,8 @@ class TrialRunner:
         action: how actions are stored, and whether a mask comes with every observation.
         rules: what a trial is.
         measures: numbers in ``info`` that are reported.
-        arrays: what is written, ``[N, ...]`` each.
         makes_trials: whether the environment makes trials of several episodes itself.
+        arrays: what is written, ``[N, ...]`` each.
 
     Attributes:
         last_image: what the environment looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if it is
@@ -98,9 +98,8 @@ class TrialRunner:
         action: Action,
         rules: TrialRules,
         measures: Sequence[str],
+        makes_trials: bool,
         arrays: dict[ArrayKey, NDArray],
-        *,
-        makes_trials: bool = False,
     ) -> None:
         self.env = env
         self._keys, self._action, self._rules, self._measures = keys, action, rules, measures
@@ -189,7 +188,9 @@ class TrialRunner:
         if not self._makes_trials:
             return observation
         if "final_obs" not in info:
-            raise UserError(f"info has {TRUNCATED}, and not final_obs, the last observation of the episode; must have both")
+            raise UserError(
+                f"info has {TRUNCATED}, and not final_obs, the last observation of the episode; must have both"
+            )
         return info["final_obs"]
 
     def _begin_episode(self) -> tuple[Any, dict[str, Any]]:

@@ -70,6 +70,7 @@ class ExtObjNav(GymnasiumEnv):
             measures=("spl",),
             trial_length=trial_length,
             episodes_per_trial=None,
+            time_limit_is_end=True,  # the time of the episode is observed
             workers=workers,
             step_timeout=step_timeout,
             seed=seed,

@@ -90,7 +90,7 @@ class TrialEnv(gymnasium.Env):
         self._placement_index = 0
         self._step = 0
         self._watched = False
-        self.last_picture: np.ndarray | None = None
+        self.last_image: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -134,7 +134,7 @@ class TrialEnv(gymnasium.Env):
         info = self._info(episode_end)
         truncated = self._step >= self.trial_steps
         if episode_end and self._watched:
-            self.last_picture = self.render()
+            self.last_image = self.render()
         if episode_end and not truncated:
             observation = self._begin_episode()
         return observation, reward, False, truncated, info
@@ -148,7 +148,7 @@ class TrialEnv(gymnasium.Env):
         return draw_trial(self.habitat_env.sim, goal, self._path, text)
 
     def watch(self) -> None:
-        """Keep, as ``last_picture``, a picture of how every episode ends from now on."""
+        """Keep, as ``last_image``, a picture of how every episode ends from now on."""
         self._watched = True
 
     def close(self) -> None:

@@ -1,16 +1,31 @@
-"""What all baselines do: put another memory in the policy, before anything is built around it."""
+"""Baselines: a callback that puts another memory in the policy, before anything is built around it."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import lightning
 
-from memo_lightning.config import construct
+from memo_lightning.construct import accepted, construct, resolve_class
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
+from memo_lightning.policies.spec import TARGET
+
+# Settings of conf/model/ that a baseline has too, where it has such a parameter and does not set it itself.
+SHARED = (
+    "d_model",
+    "n_layers",
+    "n_heads",
+    "d_ff",
+    "sink_kv",
+    "layer_drop",
+    "segment_length",
+    "summary_length",
+    "segment_jitter",
+)
 
 
 class Baseline(lightning.Callback):
@@ -19,19 +34,30 @@ class Baseline(lightning.Callback):
     Encoder, heads, algorithm and environment stay as they are, so that a comparison compares memories.
 
     Args:
-        settings: arguments of :attr:`model_class`.
+        target: dotted path of the model's class, a :class:`~memo_lightning.models.SequenceModel`.
+        shared: settings of the model that is replaced, of which the new one takes those that it knows: sizes, and
+            whatever all transformers have.
+        settings: further arguments of the model, where they come as a group.
+        **own: arguments of the model, which win over those that are shared.
 
     Attributes:
-        model: the memory that takes the policy's place.
+        memory: ``_target_`` and all settings of the model.
+        model: the model, which takes the policy's place.
 
     Raises:
-        UserError: if the settings do not fit the model.
+        UserError: if there is no such model, or the settings do not fit it.
     """
 
-    model_class: ClassVar[type[SequenceModel]]
-
-    def __init__(self, **settings: Any) -> None:
-        self.model: SequenceModel = construct(self.model_class, **settings)
+    def __init__(
+        self, *, target: str | None, shared: Mapping[str, Any], settings: Mapping[str, Any] | None = None, **own: Any
+    ) -> None:
+        if not target:
+            raise UserError("baseline.target=null: must be the dotted path of a SequenceModel, e.g. my.module.MyModel")
+        model_class = resolve_class("baseline.target", target, SequenceModel)
+        common = accepted(model_class, {name: shared[name] for name in SHARED if name in shared})
+        arguments = {**common, **own, **(settings or {})}
+        self.memory = {TARGET: target, **arguments}
+        self.model: SequenceModel = construct(model_class, **arguments)
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Swap the memory, and say so."""
@@ -55,7 +81,7 @@ class Baseline(lightning.Callback):
         """
         self.check(policy)
         policy.sequence_model = self.model
-        policy.forget()
+        policy.reset_state()
 
     def check(self, policy: MemoryPolicy) -> None:
         """Raise :class:`UserError` unless encoder and heads of ``policy`` fit the memory."""
