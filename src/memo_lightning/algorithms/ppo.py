@@ -184,9 +184,9 @@ class PPO(Algorithm):
             return None
         self._rollout = None
         if policy.normalizer is not None:
-            end, reward = rollout["next", "done"], rollout["next", "reward"]
+            end, reward = rollout.get(("next", "done")), rollout.get(("next", "reward"))
             if not self.cross_episode_returns:
-                end = end | rollout["next", "episode_end"]
+                end = end | rollout.get(("next", "episode_end"))
             policy.normalizer.update(rollout, reward, end, self.gamma, run.sum_over_ranks)
         return self._describe(metrics)
 
