@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memo_lightning.version import __version__
+
 if TYPE_CHECKING:
     from memo_lightning.policies.loading import load
 
-__version__ = "0.2.0"
 __all__ = ["__version__", "load"]
 
 

@@ -168,15 +168,15 @@ class PPO(Algorithm):
 
     def update(self, batch: TensorDictBase, run: TrainingRun) -> Metrics | None:
         """Learn from the next chunk of a rollout; see :meth:`Algorithm.update`."""
-        policy, chunk = run.policy, batch[STEPS]
-        rollout = chunk if self._rollout is None else torch.cat([self._rollout, chunk], dim=1)
+        policy, chunk = run.policy, batch.get(STEPS)
+        rollout: TensorDictBase = chunk if self._rollout is None else torch.cat([self._rollout, chunk], dim=1)
         is_complete = rollout.shape[1] == self._rollout_length
         first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
         stale_values = is_complete and self._rollout is not None
         # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
         generator = torch.Generator().manual_seed(run.seed + run.frames)
         draw_pass = partial(policy.sequence_model.draw_pass, generator)
-        experience = self.prepare(policy, rollout, batch[AFTER], draw_pass, first, stale_values=stale_values)
+        experience = self.prepare(policy, rollout, batch.get(AFTER), draw_pass, first, stale_values=stale_values)
         metrics = self._optimise(experience, draw_pass, run)
         if not is_complete:
             self._partial_updates.append(metrics)

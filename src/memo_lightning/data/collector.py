@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key_list
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs.utils import set_exploration_type
@@ -12,6 +15,7 @@ from memo_lightning.envs.reports import FINAL_OBSERVATION, TRUNCATED
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, as_if_the_episode_went_on
+from memo_lightning.policies.spaces import ACTION_MASK
 
 STEPS, AFTER = "steps", "after"
 FINAL_VALUE = "final_value"
@@ -39,36 +43,55 @@ class TrialCollector(Collector):
         """Return the next chunk."""
         if self.reset_at_each_iter:
             self._carrier.update(self.env.reset())
-        chunk = getattr(self, "_chunk", None)  # worker processes write every chunk into the same memory
+        chunk: TensorDict | None = getattr(self, "_chunk", None)
+        stored: dict[NestedKey, Tensor] = {}
         with set_exploration_type(self.exploration_type):
             for t in range(self.frames_per_batch):
                 step = self._step()
-                if chunk is None:
-                    chunk = self._new_chunk(step)
-                chunk[STEPS][:, t] = step
+                if not stored:
+                    chunk = chunk or self._new_chunk(step)
+                    stored = {key: chunk[STEPS].get(key) for key in step}
+                for key, value in step.items():
+                    stored[key][:, t] = value
         assert chunk is not None
         chunk[AFTER].update_(self._policy_inputs(self._carrier))
-        if self._use_buffers:
+        if self._use_buffers:  # worker processes write every chunk into the same memory
             self._chunk = chunk
         return chunk
 
-    def _step(self) -> TensorDict:
-        """Act once in all environments, and return the step ``[B]`` as it is stored."""
-        inputs = self._policy_inputs(self._carrier)
-        taken = self.policy(inputs.copy()).select(*self.policy.out_keys)
-        self._carrier.update(taken if self.env.device is None else taken.to(self.env.device))
-        output, following = self.env.step_and_maybe_reset(self._carrier)
+    def _step(self) -> dict[NestedKey, Tensor]:
+        """Act once in all environments, and return what is kept of the step, ``[B, ...]`` each."""
+        carrier = self._carrier
+        if self._acts_elsewhere:
+            inputs = self._policy_inputs(carrier)
+            carrier.update(self.policy(inputs.copy()).select(*self.policy.out_keys).to(self.env.device or "cpu"))
+        else:
+            inputs = self.policy(carrier)
+        # Copies: an environment may write the next step into the same tensors.
+        step = {key: inputs.get(key).clone() for key in self.policy.in_keys}
+        step |= {key: carrier.get(key) for key in self.policy.out_keys}
+        output, self._carrier = self.env.step_and_maybe_reset(carrier)
         after = output["next"]
-        step = TensorDict({**inputs, **taken}, self.env.batch_size)
         if "policy_version" in output.keys():  # of workers that do not wait for new weights
             step["policy_version"] = output["policy_version"]
-        observed = {OBSERVATION, FINAL_OBSERVATION, *self.policy.in_keys} - {"episode_end"}
-        reported = after.exclude(*observed, "action_mask", PREVIOUS_STEP, "is_init", "policy_version")
+        step |= {("next", *key): after.get(key) for key in self._reported_keys}
         if TRUNCATED in after.keys():
-            reported[FINAL_VALUE] = self._final_values(after)
-        step["next"] = reported
-        self._carrier = following
+            step["next", FINAL_VALUE] = self._final_values(after)
         return step
+
+    @cached_property
+    def _acts_elsewhere(self) -> bool:
+        """Whether the policy computes on another device than the environments."""
+        return self.policy.device != (self.env.device or torch.device("cpu"))
+
+    @cached_property
+    def _reported_keys(self) -> list[tuple[str, ...]]:
+        """What is kept of the result of a step: all that is not observed."""
+        observed = {OBSERVATION, FINAL_OBSERVATION, PREVIOUS_STEP, ACTION_MASK, "is_init", "policy_version"}
+        specs = (self.env.full_observation_spec, self.env.full_done_spec, self.env.full_reward_spec)
+        keys = [unravel_key_list([key])[0] for spec in specs for key in spec.keys(True, True)]
+        paths = [(key,) if isinstance(key, str) else tuple(key) for key in keys]
+        return [path for path in paths if path[0] not in observed]
 
     def _final_values(self, after: TensorDictBase) -> Tensor:
         """Return ``[B, 1]``, the values of the observations that ended episodes which were cut off; zero elsewhere."""
@@ -85,17 +108,19 @@ class TrialCollector(Collector):
             values[cut_off] = self.policy.next_values(inputs, cut_off).to(values.device)
         return values
 
-    def _policy_inputs(self, tensordict: TensorDictBase) -> TensorDict:
+    def _policy_inputs(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return what the policy reads of a step ``[B]``, where it computes."""
-        return tensordict.select(*self.policy.in_keys).to(self.policy.device)
+        inputs = tensordict.select(*self.policy.in_keys)
+        return inputs.to(self.policy.device) if self._acts_elsewhere else inputs
 
-    def _new_chunk(self, step: TensorDictBase) -> TensorDict:
-        """Return room for a chunk of steps like ``step [B]``."""
-        n_envs, n_steps = len(step), self.frames_per_batch
-        steps = step.to(self.storing_device or self.policy.device).apply(
-            lambda value: value.new_empty(n_envs, n_steps, *value.shape[1:]), batch_size=[n_envs, n_steps]
-        )
-        after = self._policy_inputs(self._carrier).to(steps.device or "cpu")
+    def _new_chunk(self, step: Mapping[NestedKey, Tensor]) -> TensorDict:
+        """Return room for a chunk of steps like this one."""
+        n_envs, n_steps = self.env.batch_size[0], self.frames_per_batch
+        device = self.storing_device or self.policy.device
+        steps = TensorDict({}, [n_envs, n_steps], device=device)
+        for key, value in step.items():
+            steps.set(key, torch.empty(n_envs, n_steps, *value.shape[1:], dtype=value.dtype, device=device))
+        after = self._policy_inputs(self._carrier).to(device).clone()
         # TorchRL counts the frames of workers by their trajectories, which are not told apart here.
-        counted = {"collector": TensorDict({"traj_ids": torch.zeros(n_envs, n_steps)}, [n_envs])}
-        return TensorDict({STEPS: steps, AFTER: after.clone(), **counted}, [n_envs])
+        counted = TensorDict({"traj_ids": torch.zeros(n_envs, n_steps)}, [n_envs])
+        return TensorDict({STEPS: steps, AFTER: after, "collector": counted}, [n_envs])

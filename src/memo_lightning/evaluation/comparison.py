@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.in_context import Estimate
+from memo_lightning.evaluation.plots import include_zero
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.finished_runs import (
@@ -212,8 +213,10 @@ def plot_comparison(groups: Sequence[Group], path: Path) -> None:
             _draw(learning, group.learning, colour, label)
             _draw(in_context, group.in_context, colour, group.name)
         _draw_scores(scores, shown, names)
-        learning.set(xlabel="frames", ylabel="return per trial", title=environment, ylim=(0, None))
-        in_context.set(xlabel="part of the trial", ylabel="reward per step", title="within a trial", ylim=(0, None))
+        learning.set(xlabel="frames", ylabel="return per trial", title=environment)
+        in_context.set(xlabel="part of the trial", ylabel="reward per step", title="within a trial")
+        for axes in (learning, in_context):
+            include_zero(axes)
         scores.set(xlabel="return per trial", title="score, 95 % interval over seeds")
         learning.legend(frameon=False)
         for axes in (learning, in_context, scores):

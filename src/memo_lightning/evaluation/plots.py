@@ -56,13 +56,18 @@ def plot_in_context_curve(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in (by_step, by_episode):
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, 0), max(high, 0))
+        include_zero(axes)
     by_step.legend(frameon=False)
     if success.get_legend_handles_labels()[0]:
         success.legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def include_zero(axes: Axes) -> None:
+    """Let the vertical axis reach to zero, from wherever the values are: returns may be negative."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0), max(high, 0))
 
 
 def plot_summary_attention(view: MemoryView, ends: Tensor, successes: Tensor, path: Path, title: str) -> None:

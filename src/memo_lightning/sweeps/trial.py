@@ -91,7 +91,11 @@ class LastMetrics(lightning.Callback):
 
 def run_trial(task: TrialTask, folder: Path) -> TrialResult:
     """Train once for each seed, until the pruner ends the trial or all are done."""
-    figures: list[dict[str, float]] = []
+    results: list[dict[str, float]] = []
+    report: TrialReporter | None = None
+    if task.pruner:
+        assert task.study is not None
+        report = TrialReporter(os.environ[STORAGE_VARIABLE], task.study, task.trial_id, build(task.pruner))
     for index, seed in enumerate(task.seeds):
         config = compose_config("train", [*task.overrides, f"seed={seed}", f"run_dir={folder / f'seed{seed}'}"])
         if config.logger:
@@ -99,27 +103,25 @@ def run_trial(task: TrialTask, folder: Path) -> TrialResult:
                 config.logger.tags = {**config.logger.tags, **task.tags}
         last = LastMetrics()
         callbacks: list[lightning.Callback] = [last]
-        if task.pruner:
-            assert task.study is not None
-            location, first_step = os.environ[STORAGE_VARIABLE], index * config.total_frames
-            report = TrialReporter(location, task.study, task.trial_id, build(task.pruner), first_step)
+        if report:
+            report.begin_run(index * config.total_frames)
             callbacks.append(Pruning(task.prune_on, task.prune_every, report))
         metrics = train(config, callbacks)
         pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in callbacks)
         if pruned and (index + 1 < len(task.seeds) or metrics["frames"] < config.total_frames):  # else all is done
             return TrialResult("pruned")
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        figures.append({**last.values, **numbers})
+        results.append({**last.values, **numbers})
 
-    logged = sorted(figures[0])
+    logged = sorted(results[0])
     for metric in task.metrics:
-        values = [run.get(metric, math.nan) for run in figures]
+        values = [run.get(metric, math.nan) for run in results]
         if metric in logged and not all(map(math.isfinite, values)):
             return TrialResult("failed", error=f"{metric} is {values}: must be finite", logged=logged)
     missing = [metric for metric in task.metrics if metric not in logged]
     if missing:
         return TrialResult("failed", error=f"{missing[0]} was never logged", mistake=True, logged=logged)
-    means = [sum(run[metric] for run in figures) / len(figures) for metric in task.metrics]
+    means = [sum(run[metric] for run in results) / len(results) for metric in task.metrics]
     return TrialResult("complete", means, logged=logged)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import memo_lightning
+from memo_lightning.version import __version__
 
 MLFLOW_GIT_COMMIT = "mlflow.source.git.commit"  # without importing MLflow, which takes seconds
 
@@ -16,8 +16,8 @@ def code_tags() -> dict[str, str]:
     ``code`` is the git commit of the checkout, with ``+changes`` if files differ from it, else the package's version.
     Where there is a commit, it also stands where MLflow's pages look for it.
     """
-    root = Path(memo_lightning.__file__).resolve().parents[2]
-    version = {"code": f"memo-lightning {memo_lightning.__version__}"}
+    root = Path(__file__).resolve().parents[3]
+    version = {"code": f"memo-lightning {__version__}"}
     if not (root / ".git").exists():
         return version
     try:

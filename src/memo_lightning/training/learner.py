@@ -20,6 +20,7 @@ from memo_lightning.policies import MemoryPolicy, PolicySpec
 from memo_lightning.policies.checkpoint import FORMAT, FORMAT_KEY
 from memo_lightning.training.preemption import PreemptionNotice
 from memo_lightning.training.update_guard import UpdateGuard
+from memo_lightning.version import __version__
 
 
 class PolicyLearner(lightning.LightningModule):
@@ -143,8 +144,6 @@ class PolicyLearner(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to resume the run and rebuild the policy: plain values, so that loading needs no pickle."""
-        from memo_lightning import __version__
-
         checkpoint[FORMAT_KEY], checkpoint["memo_version"] = FORMAT, __version__
         checkpoint["frames"], checkpoint["rollouts_done"] = self.frames, self.rollouts_done
         checkpoint["update_guard"], checkpoint["algorithm"] = self.guard.state_dict(), self.algorithm.progress()
