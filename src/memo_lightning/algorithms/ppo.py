@@ -74,6 +74,8 @@ class PPO(Algorithm):
         shuffle_episodes: where a rollout comes in chunks, put the complete episodes of every trial in random
             order after each partial update, in the memory and in the sequences.
         reward_scale: rewards are multiplied by this before anything is learned from them; reported returns are not.
+        noise_correlation: of the noise of successive actions, where they are continuous; see
+            :class:`~memo_lightning.policies.exploration.CorrelatedNoise`.
         **settings: of the optimizer; see :class:`Algorithm`.
 
     Raises:
@@ -98,11 +100,14 @@ class PPO(Algorithm):
         recompute_log_probs: bool,
         shuffle_episodes: bool,
         reward_scale: float,
+        noise_correlation: float,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         for name, fraction in {"gamma": gamma, "gae_lambda": gae_lambda}.items():
             require(0 <= fraction <= 1, f"algorithm.{name}", fraction, "between 0 and 1")
+        allowed = "at least 0 and below 1"
+        require(0 <= noise_correlation < 1, "algorithm.noise_correlation", noise_correlation, allowed)
         for name, value in {"clip_epsilon": clip_epsilon, "reward_scale": reward_scale}.items():
             require(value > 0, f"algorithm.{name}", value, "greater than 0")
         for name, weight in {"entropy_coef": entropy_coef, "value_coef": value_coef}.items():
@@ -122,7 +127,7 @@ class PPO(Algorithm):
         self.entropy_coef, self.value_coef = entropy_coef, value_coef
         self.n_epochs, self.n_minibatches, self.target_kl = n_epochs, n_minibatches, target_kl
         self.recompute_log_probs, self.shuffle_episodes = recompute_log_probs, shuffle_episodes
-        self.reward_scale = reward_scale
+        self.reward_scale, self.noise_correlation = reward_scale, noise_correlation
         self._terms: Callable[[TensorDictBase], TensorDictBase] | None = None
         self._rollout: TensorDictBase | None = None  # the steps that have come of a rollout that is not complete
         self._partial_updates: list[Metrics] = []  # of that rollout
@@ -144,7 +149,15 @@ class PPO(Algorithm):
         self.check_n_envs(data.n_envs)
 
     def prepare_policy(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
-        """Let the policy keep its inputs where partial updates change it in the middle of trials."""
+        """Let the policy keep its inputs where partial updates change it in the middle of trials, and how to explore.
+
+        Raises:
+            UserError: if noise is to be correlated where actions are not continuous.
+        """
+        if self.noise_correlation:
+            if not policy.heads.is_continuous:
+                raise UserError(f"algorithm.noise_correlation={self.noise_correlation}: must be 0 for discrete actions")
+            policy.correlate_noise(self.noise_correlation)
         if data.n_chunks > 1:
             policy.keep_inputs(shuffle_episodes=self.shuffle_episodes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -95,13 +95,14 @@ def make_custom_env(
         raise UserError(
             f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
         )
+    # TorchRL takes transforms off an environment to which it adds others.
+    base = made.base_env if isinstance(made, TransformedEnv) else made
+    reports = tuple(getattr(base, "reports", ()))
     if not made.batch_size:
         made.close()
         make = partial(function, **settings)
         made = SerialEnv(n_envs, [partial(_make_one, make, target, index, step_timeout) for index in range(n_envs)])
     else:
-        # TorchRL takes transforms off an environment to which it adds others.
-        base = made.base_env if isinstance(made, TransformedEnv) else made
         _guard(base, f"env.target={target}", step_timeout)
     if made.batch_size != (n_envs,):
         raise UserError(
@@ -116,7 +117,7 @@ def make_custom_env(
             RewardSum(["reward"], ["episode_return"]),
             EpisodeIsTrial(time_limit_is_end=time_limit_is_end),
         ]
-    env = TransformedEnv(env, Compose(*transforms, NestObservations()))
+    env = TransformedEnv(env, Compose(*transforms, NestObservations(reports)))
     missing = [name for name in REPORTS if name not in env.observation_spec.keys()]
     if missing:
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
@@ -213,12 +214,14 @@ class NestObservations(Transform):
     """Put what is observed below ``observation``, where its names, which are the user's, coincide with none of ours.
 
     All that is no report is observed. What an environment nests is called by its names joined with underscores.
+
+    Args:
+        reports: further names that tell how the trial goes and are not observed.
     """
 
-    _OURS = frozenset((*REPORTS, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK))
-
-    def __init__(self) -> None:
+    def __init__(self, reports: Sequence[str] = ()) -> None:
         super().__init__()
+        self._reports = {*REPORTS, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK, *reports}
         self._names: dict[NestedKey, str] = {}
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
@@ -231,10 +234,10 @@ class NestObservations(Transform):
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
         """Nest the specs of what is observed."""
-        leaves = [key for key in observation_spec.keys(True, True) if _first(key) not in self._OURS]
+        leaves = [key for key in observation_spec.keys(True, True) if _first(key) not in self._reports]
         self._names = {key: key if isinstance(key, str) else "_".join(key) for key in leaves}
         specs = {name: observation_spec[key] for key, name in self._names.items()}
-        kept = {name: observation_spec[name] for name in observation_spec.keys() if name in self._OURS}
+        kept = {name: observation_spec[name] for name in observation_spec.keys() if name in self._reports}
         shape, device = observation_spec.shape, observation_spec.device
         return Composite(
             {**kept, OBSERVATION: Composite(specs, shape=shape, device=device)}, shape=shape, device=device

@@ -29,6 +29,7 @@ class PolicyHeads(nn.Module, ABC):
 
     Attributes:
         actor: ``hidden [.., D]`` (and ``action_mask``) -> ``action`` and ``action_log_prob``.
+        is_continuous: whether actions are vectors of numbers.
         out_keys: what :meth:`forward` adds, and a rollout holds.
     """
 
@@ -38,6 +39,7 @@ class PolicyHeads(nn.Module, ABC):
     def __init__(self, d_model: int, action: Action) -> None:
         super().__init__()
         self.actor = build_actor(d_model, action)
+        self.is_continuous = isinstance(action.space, spaces.Box)
 
     @abstractmethod
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

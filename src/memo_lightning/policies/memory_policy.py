@@ -8,11 +8,13 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import ProbabilisticActor
 
 from memo_lightning.errors import TrainingStopped
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.encoders import Encoder, name_of
+from memo_lightning.policies.exploration import CorrelatedNoise
 from memo_lightning.policies.heads import PolicyHeads
 from memo_lightning.policies.input_history import InputHistory
 from memo_lightning.policies.normalizer import Normalizer
@@ -62,6 +64,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self._memory: TensorDict | None = None
         self._history: InputHistory | None = None
         self._memory_version = 0
+        self._noise: CorrelatedNoise | None = None
 
     @property
     def actor(self) -> ProbabilisticActor:
@@ -80,6 +83,10 @@ class MemoryPolicy(TensorDictModuleBase):
             shuffle_episodes: put the complete episodes of a trial in random order at every refresh.
         """
         self._history = InputHistory(shuffle_episodes)
+
+    def correlate_noise(self, correlation: float) -> None:
+        """Explore from now on by noise that is correlated from step to step, where actions are continuous."""
+        self._noise = CorrelatedNoise(correlation)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Act: add ``out_keys`` to the step ``[N]`` of N environments.
@@ -106,6 +113,10 @@ class MemoryPolicy(TensorDictModuleBase):
             self._check_observations(tensordict)
             raise
         heads = self.heads(self.head_inputs(hidden, tensordict))
+        if self._noise is not None and exploration_type() is ExplorationType.RANDOM:
+            distribution = self.actor.get_dist(heads)
+            heads["action"] = self._noise.sample(distribution, starts)
+            heads["action_log_prob"] = distribution.log_prob(heads["action"])
         return tensordict.update(heads.select(*self.out_keys))
 
     def encode(self, tensordict: TensorDictBase) -> Tensor:
