@@ -42,6 +42,7 @@ class GymnasiumEnv(EnvBase):
         settings: arguments of the registered environment.
         wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order.
         ignore: observation keys to leave out.
+        mask_actions: whether an action mask is obeyed, where the environment gives one.
         measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
         episode_length: steps after which an episode is truncated; None for what is registered.
         trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end: see
@@ -68,6 +69,7 @@ class GymnasiumEnv(EnvBase):
         settings: dict[str, Any] | None = None,
         wrappers: Sequence[str | Wrapper] = (),
         ignore: Sequence[str] = (),
+        mask_actions: bool = True,
         measures: Sequence[str] = (),
         episode_length: int | None = None,
         trial_length: int,
@@ -96,7 +98,8 @@ class GymnasiumEnv(EnvBase):
         with named(f"environment {name}, number 0"), within(step_timeout, f"environment {name}"):
             _, info = first.reset(seed=0, options=rules.reset_options(new_task=True))
         observed = getattr(first.observation_space, "spaces", {})
-        action = Action(first.action_space, masked=ACTION_MASK in info or ACTION_MASK in observed)
+        masked = mask_actions and (ACTION_MASK in info or ACTION_MASK in observed)
+        action = Action(first.action_space, masked)
         plan = Plan(name, make, keys, action, rules, "episode_end" in info, tuple(measures))
         self.interface = Interface(without_keys(first.observation_space, ignore), keys, action)
 
