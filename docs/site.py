@@ -13,6 +13,7 @@ PACKAGE = ROOT / "src" / "memo_lightning"
 SECTIONS = {
     "Guide": ["index.md", "concepts.md", "tasks.md", "recipe.md", "ext_objnav.md", "performance.md"],
     "How to": [
+        "how-to/use-a-policy.md",
         "how-to/own-environment.md",
         "how-to/own-memory.md",
         "studies.md",

@@ -185,6 +185,19 @@ def test_the_memory_of_the_how_to_steps_as_it_reads_rows():
     assert issubclass(names["Averages"], SequenceModel)
 
 
+def test_the_loops_of_the_how_to_act(in_tmp_dir):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/use-a-policy.md").read_text(), re.DOTALL)
+    cartpole = ["env=gymnasium", "env.id=CartPole-v1", "logger=none", "run_dir=runs/NAME"]
+    assert main(["train", *cartpole, *SMALL_TASK]) == 0
+    names = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102
+    assert 8 < names["total"] <= 500
+    returns = names["run_trial"](names["agent"], names["env"], n_episodes=3)
+    assert len(returns) == 3
+    assert min(returns) > 7
+
+
 def test_the_yaml_of_a_study_is_a_study(tmp_path):
     from memo_lightning.sweeps.study_file import read_study
 
