@@ -53,7 +53,7 @@ class DarkKeyToDoor(Room):
             room_size=room_size,
             n_tasks=room_size**2 * (room_size**2 - 1),
             n_landmarks=2,
-            n_status=1,
+            n_status=self._n_status,
             episode_length=episode_length,
             trial_length=trial_length,
             lit=lit,
@@ -61,6 +61,11 @@ class DarkKeyToDoor(Room):
             seed=seed,
             device=device,
         )
+
+    @property
+    def _n_status(self) -> int:
+        """Width of what is observed beside the agent's place and the time."""
+        return 1
 
     @property
     def key(self) -> Tensor:
