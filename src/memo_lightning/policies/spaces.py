@@ -109,7 +109,7 @@ class ObservationKey:
             limit = self.space.n if isinstance(self.space, spaces.Discrete) else self.space.nvec  # type: ignore[attr-defined]
             if (value < 0).any() or (value >= limit).any():
                 raise UserError(f"observation {self.name!r} is {value}; its space says {self.space}")
-        return value.reshape(*batch_shape, *self.shape)
+        return value.reshape((*batch_shape, *self.shape))
 
 
 def observation_keys(space: Space, ignore: Sequence[str] = ()) -> list[ObservationKey]:
