@@ -127,7 +127,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         f"checkpoint={checkpoint} model.d_model=32": "model.d_model=32 (checkpoint: 16)",
         f"checkpoint={checkpoint} model.width=32": "model.width: the checkpoint's memory has no such setting",
         f"checkpoint={checkpoint} env.size=4": "env.size: the checkpoint's environment has no such setting",
-        f"checkpoint={checkpoint} env.room_size=4": "env.room_size=4: has other observations than the policy was trained on",
+        f"checkpoint={checkpoint} env.room_size=4": "env.room_size=4: has other observations than the policy was",
         f"checkpoint={trained.parent}": "holds no run (no checkpoints/last.ckpt)",
         f"checkpoint={checkpoint} device=abacus": "device=abacus: must be cpu or cuda",
         f"checkpoint={checkpoint} split=test": "split='test': must be one of",
