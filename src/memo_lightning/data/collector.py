@@ -80,7 +80,8 @@ class TrialCollector(Collector):
                 after = after.copy()
                 after[OBSERVATION] = torch.where(within, after[FINAL_OBSERVATION], after[OBSERVATION])
             inputs = self._policy_inputs(after)
-            inputs[PREVIOUS_STEP] = as_if_the_episode_went_on(inputs[PREVIOUS_STEP])
+            if PREVIOUS_STEP in inputs.keys():
+                inputs[PREVIOUS_STEP] = as_if_the_episode_went_on(inputs[PREVIOUS_STEP])
             inputs["episode_end"] = torch.zeros_like(inputs["episode_end"])
             values[cut_off] = self.policy.next_values(inputs, cut_off).to(values.device)
         return values
