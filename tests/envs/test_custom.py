@@ -96,7 +96,11 @@ def test_settings_that_the_environment_does_not_take_are_named():
             2,
             r"WRONG +values +observation\[1\] is 10 after step 3 in environment 0; must be .* from 0 to 5:",
         ),
-        ("own_envs:ForgetsOthers", 2, r"WRONG +partial reset +resetting some environments changed 'position' of others"),
+        (
+            "own_envs:ForgetsOthers",
+            2,
+            r"WRONG +partial reset +resetting some environments changed 'position' of others",
+        ),
     ],
 )
 def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
