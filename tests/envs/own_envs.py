@@ -59,9 +59,9 @@ class Batched(EnvBase):
         self.position = torch.zeros(n_envs, 2)
 
     def _reset(self, tensordict=None, **_):
-        rows = torch.ones(self.batch_size, dtype=torch.bool) if tensordict is None else tensordict.get("_reset", None)
-        rows = torch.ones(self.batch_size, dtype=torch.bool) if rows is None else rows.view(self.batch_size)
-        self.position = self.position.masked_fill(rows.unsqueeze(-1), 0.0)
+        which = None if tensordict is None else tensordict.get("_reset", None)
+        which = torch.ones(self.batch_size, dtype=torch.bool) if which is None else which.view(self.batch_size)
+        self.position = self.position.masked_fill(which.unsqueeze(-1), 0.0)
         return self._results()
 
     def _step(self, tensordict):
@@ -78,7 +78,7 @@ class Batched(EnvBase):
 
 
 class ForgetsOthers(Batched):
-    """Resets all rows whenever it is asked to reset some."""
+    """Resets all environments whenever it is asked to reset some."""
 
     def _reset(self, tensordict=None, **_):
         self.position = torch.zeros_like(self.position)
@@ -118,8 +118,8 @@ def make_and_raise():
     raise ValueError("no such level")
 
 
-def make_single_torchrl():
-    return GymEnv("CartPole-v1")
+def make_single_torchrl(one_hot=False):
+    return GymEnv("CartPole-v1", categorical_action_encoding=not one_hot)
 
 
 def make_number():

@@ -80,7 +80,8 @@ class TrialCollector(Collector):
                 after = after.copy()
                 after[OBSERVATION] = torch.where(within, after[FINAL_OBSERVATION], after[OBSERVATION])
             inputs = self._policy_inputs(after)
-            inputs[PREVIOUS_STEP] = as_if_the_episode_went_on(inputs[PREVIOUS_STEP])
+            if PREVIOUS_STEP in inputs.keys():
+                inputs[PREVIOUS_STEP] = as_if_the_episode_went_on(inputs[PREVIOUS_STEP])
             inputs["episode_end"] = torch.zeros_like(inputs["episode_end"])
             values[cut_off] = self.policy.next_values(inputs, cut_off).to(values.device)
         return values
@@ -92,10 +93,11 @@ class TrialCollector(Collector):
     def _new_chunk(self, step: TensorDictBase) -> TensorDict:
         """Return room for a chunk of steps like ``step [B]``."""
         n_envs, n_steps = len(step), self.frames_per_batch
-        steps = step.to(self.storing_device or self.policy.device).apply(
+        device = self.storing_device or self.policy.device
+        steps = step.to(device).apply(
             lambda value: value.new_empty(n_envs, n_steps, *value.shape[1:]), batch_size=[n_envs, n_steps]
         )
-        after = self._policy_inputs(self._carrier).to(steps.device or "cpu")
+        after = self._policy_inputs(self._carrier).to(device)
         # TorchRL counts the frames of workers by their trajectories, which are not told apart here.
         counted = {"collector": TensorDict({"traj_ids": torch.zeros(n_envs, n_steps)}, [n_envs])}
-        return TensorDict({STEPS: steps, AFTER: after.clone(), **counted}, [n_envs])
+        return TensorDict({STEPS: steps, AFTER: after.clone(), **counted}, [n_envs], device=device)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
-from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec, Unbounded
 
 from memo_lightning.errors import UserError, require
 
@@ -264,9 +264,10 @@ def action_of_spec(spec: TensorSpec, n_batch_dims: int, *, masked: bool = False)
         UserError: if actions of this kind are not supported.
     """
     if not isinstance(spec, Categorical | MultiCategorical | Bounded) or isinstance(spec, Binary):
+        hint = "; GymEnv has one with categorical_action_encoding=True" if isinstance(spec, OneHot) else ""
         raise UserError(
             f"action_spec={type(spec).__name__}: must be Categorical (one discrete action), MultiCategorical "
-            f"(several) or Bounded (a vector with bounds)"
+            f"(several) or Bounded (a vector with bounds){hint}"
         )
     return Action(_space_of(spec, n_batch_dims), masked)
 

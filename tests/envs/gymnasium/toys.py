@@ -108,7 +108,7 @@ class Everything(gymnasium.Env):
             "choice": spaces.Discrete(5, start=3),
             "choices": spaces.MultiDiscrete([2, 3]),
             "flags": spaces.MultiBinary(3),
-            "picture": spaces.Box(0, 255, (12, 10, 3), np.uint8),
+            "image": spaces.Box(0, 255, (12, 10, 3), np.uint8),
             "first": spaces.Box(0, 255, (3, 12, 10), np.uint8),
             "grey": spaces.Box(0, 255, (9, 9), np.uint8),
             "pair": spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (1,), np.float32)]),
