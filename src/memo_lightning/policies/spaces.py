@@ -282,9 +282,10 @@ def space_to_plain(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"kind": "multi_discrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        dtype = str(space.dtype)
+        return {"kind": "multi_discrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": dtype}
     if isinstance(space, spaces.MultiBinary):
-        return {"kind": "multi_binary", "shape": list(space.shape)}
+        return {"kind": "multi_binary", "n": space.n if isinstance(space.n, int) else list(space.n)}
     if isinstance(space, spaces.Dict):
         return {"kind": "dict", "spaces": [[str(key), space_to_plain(part)] for key, part in space.spaces.items()]}
     assert isinstance(space, spaces.Tuple), type(space)
@@ -304,11 +305,12 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
         case "discrete":
             return spaces.Discrete(plain["n"], start=plain["start"])
         case "multi_discrete":
-            return spaces.MultiDiscrete(np.array(plain["nvec"]), start=np.array(plain["start"]))
+            nvec, start = np.array(plain["nvec"]), np.array(plain["start"])
+            return spaces.MultiDiscrete(nvec, np.dtype(plain["dtype"]).type, start=start)
         case "multi_binary":
-            return spaces.MultiBinary(tuple(plain["shape"]))
+            return spaces.MultiBinary(plain["n"])
         case "dict":
-            return spaces.Dict({key: space_from_plain(part) for key, part in plain["spaces"]})
+            return spaces.Dict([(key, space_from_plain(part)) for key, part in plain["spaces"]])  # a mapping it sorts
         case "tuple":
             return spaces.Tuple([space_from_plain(part) for part in plain["spaces"]])
         case kind:
@@ -321,8 +323,8 @@ def without_keys(space: Space, ignore: Sequence[str]) -> Space:
     """Return an observation space without the parts that are ignored at its top level, and without an action mask."""
     if not isinstance(space, spaces.Dict):
         return space
-    kept = {key: part for key, part in space.spaces.items() if str(key) not in (*ignore, ACTION_MASK)}
-    return spaces.Dict({str(key): part for key, part in kept.items()})
+    kept = [(str(key), part) for key, part in space.spaces.items()]
+    return spaces.Dict([(key, part) for key, part in kept if key not in (*ignore, ACTION_MASK)])
 
 
 def _walk(space: Space, path: tuple[str | int, ...], name: str) -> Iterator[ObservationKey]:
