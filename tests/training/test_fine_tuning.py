@@ -54,6 +54,16 @@ def test_a_baseline_starts_from_its_own_kind(trained, in_tmp_dir):
     assert all(torch.allclose(value, after[name], atol=1e-8) for name, value in before.items())
 
 
+def test_a_run_starts_from_a_registered_model_of_the_store_that_it_is_logged_to(in_tmp_dir, monkeypatch, capsys):
+    (in_tmp_dir / "elsewhere").mkdir()
+    store = f"logger.tracking_uri=sqlite:///{in_tmp_dir}/mlflow.db"
+    assert train("first", 40, "logger=mlflow") == 0
+    assert main(["register", "run_dir=first", "name=tiny"]) == 0
+    monkeypatch.chdir(in_tmp_dir / "elsewhere")
+    assert train("run", 80, "checkpoint=models:/tiny/1", "logger=mlflow", store) == 0
+    assert "weights of models:/tiny/1, trained for 640 frames; new: none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("memory", "overrides", "message"),
     [
