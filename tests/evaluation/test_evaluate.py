@@ -56,8 +56,7 @@ def cart_pole(tmp_path_factory):
 
 
 def evaluate(run, *overrides):
-    checkpoint = f"checkpoint={run}/checkpoints/last.ckpt"
-    assert main(["evaluate", checkpoint, "n_trials=3", "n_envs=1", *overrides]) == 0
+    assert main(["evaluate", f"checkpoint={run}", "n_trials=3", "n_envs=1", *overrides]) == 0
     return json.loads((run / "evaluation" / "evaluation.json").read_text())
 
 
