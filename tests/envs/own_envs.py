@@ -5,7 +5,8 @@ import time
 import gymnasium
 import numpy as np
 import torch
-from torchrl.data import Bounded, Composite, Unbounded
+from tensordict import TensorDict
+from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
 
@@ -75,6 +76,43 @@ class Batched(EnvBase):
 
     def _set_seed(self, seed):
         torch.manual_seed(seed or 0)
+
+
+class Clock(EnvBase):
+    """Shows the step of the episode; step ``end`` is a true end, and step ``limit`` cuts off. Batched with n_envs."""
+
+    def __init__(self, n_envs=None, end=None, limit=None):
+        shape = () if n_envs is None else (n_envs,)
+        super().__init__(batch_size=shape)
+        self.end, self.limit = end, limit
+        self.observation_spec = Composite(t=Unbounded((*shape, 1)), shape=shape)
+        self.action_spec = Categorical(2, shape=shape)
+        self.reward_spec = Unbounded((*shape, 1))
+        flag = Binary(n=1, shape=(*shape, 1), dtype=torch.bool)
+        ends = {name: flag.clone() for name in ("done", "terminated", "truncated")}
+        self.full_done_spec = Composite(ends, shape=shape)
+        self.t = torch.zeros(*shape, 1)
+
+    def _reset(self, tensordict=None, **_):
+        which = None if tensordict is None else tensordict.get("_reset", None)
+        self.t = torch.zeros_like(self.t) if which is None else self.t.masked_fill(which.view(self.t.shape), 0.0)
+        return self._results()
+
+    def _step(self, tensordict):
+        self.t = self.t + 1
+        return self._results().set("reward", torch.ones_like(self.t))
+
+    def _results(self):
+        terminated, truncated = self.t == (self.end or -1), self.t == (self.limit or -1)
+        ends = {"done": terminated | truncated, "terminated": terminated, "truncated": truncated}
+        return TensorDict({"t": self.t.clone(), **ends}, self.batch_size)
+
+    def _set_seed(self, seed):
+        pass
+
+
+def make_single_clock(**settings):
+    return Clock(**settings)
 
 
 class ForgetsOthers(Batched):

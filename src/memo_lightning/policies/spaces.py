@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,10 @@ from memo_lightning.errors import UserError, require
 # Bounds beyond this stand for "no bound", as in CartPole's velocities.
 UNBOUNDED = 1e6
 ACTION_MASK = "action_mask"  # in an observation or in `info`, by the convention of Gymnasium and PettingZoo
+# What cannot be a key of TorchRL's Composite; it gets an underscore at the end.
+_RESERVED = frozenset(
+    ("batch_size", "cls", "data_cls", "device", "dtype", "names", "self", "shape", "space", "step_mdp_static")
+)
 _ENCODABLE = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
@@ -28,7 +32,8 @@ class ObservationKey:
     Discrete values are int64 from 0, images uint8 ``[H, W, C]``, everything else a float32 vector.
 
     Attributes:
-        name: its name, which is the user's; in a TensorDict it is found at ``("observation", name)``.
+        name: its name, which is the user's; with an underscore at its end where TorchRL reserves it, as ``device``. In
+            a TensorDict it is found at ``("observation", name)``.
         path: keys and indices that lead to it in the observation.
         space: its Gymnasium space.
     """
@@ -130,6 +135,8 @@ def observation_keys(space: Space, ignore: Sequence[str] = ()) -> list[Observati
     for name in ignore:
         require(name in names, "env.ignore", list(ignore), f"among the observation keys, {', '.join(names)}")
     keys = [key for key in keys if key.name not in ignore]
+    keys = [replace(key, name=f"{key.name}_") if key.name in _RESERVED else key for key in keys]
+    names = [key.name for key in keys]
     require(bool(keys), "env.ignore", list(ignore), "such that something is left to observe")
     for key in keys:
         if not isinstance(key.space, _ENCODABLE):

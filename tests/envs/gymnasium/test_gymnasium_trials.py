@@ -164,7 +164,8 @@ def test_components_can_be_hidden():
     [
         (
             "shape",
-            r"environment <Faulty instance>, number 0: observation 'observation' has shape \(3,\); its space says \(2,\)",
+            r"^environment <Faulty instance>, number 0: observation 'observation' has shape \(3,\); its space says "
+            r"\(2,\)$",
         ),
         ("dtype", r"observation 'observation' has dtype <U1; its space says float32"),
         ("reward", r"the reward is None; must be a number"),

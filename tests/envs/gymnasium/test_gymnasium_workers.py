@@ -64,13 +64,15 @@ def test_images_of_the_end_of_an_episode_are_kept_where_they_are_asked_for(worke
     [
         (
             "raise",
-            r"env worker 0: environment <Faulty instance>, number 0: RuntimeError: the motor is on fire\n(.*\n)*.*toys.py",
+            r"env worker 0: environment <Faulty instance>, number 0: RuntimeError: the motor is on fire\n"
+            r"(.*\n)*.*toys.py",
         ),
         ("die", r"env worker 0 \(environments 0 to 1\) died: SIGKILL"),
         ("exit", r"env worker 0 \(environments 0 to 1\) died: exit status 7"),
         (
             "hang",
-            r"env worker 0 \(environments 0 to 1\) hangs: no answer within 2 s \(env.step_timeout\)\n(.*\n)*.*toys.py.*in step",
+            r"env worker 0 \(environments 0 to 1\) hangs: no answer within 2 s \(env.step_timeout\)\n"
+            r"(.*\n)*.*toys.py.*in step",
         ),
     ],
 )
