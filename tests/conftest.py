@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
+from memo_lightning.policies.heads import ActorCriticHeads
 
 TESTS = Path(__file__).parent
 
@@ -96,8 +98,9 @@ def make_policy():
             "summary_length": 2,
         }
         model = MemoTransformer(**{**sizes, **changes})
-        encoder = VectorEncoder(env.observation_spec, model.d_model, ["observation", "previous_step"])
-        return MemoryPolicy(encoder, model, env.action_spec)
+        interface = interface_of(env)
+        encoder = VectorEncoder(interface.observed(), model.d_model, ["observation", "previous_step"])
+        return MemoryPolicy(encoder, model, ActorCriticHeads(model.d_model, interface.action))
 
     return make
 

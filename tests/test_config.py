@@ -32,6 +32,8 @@ def test_a_preset_yields_to_the_command_line():
         ("seed=1.5", "seed=1.5: must be an integer"),
         ("env.lit=3", "env.lit=3: must be true or false"),
         ("algorithm.gamma=high", "algorithm.gamma='high': must be a number"),
+        ("baseline.top_k=3", "unknown override 'baseline.top_k'"),
+        ("env.settings.size=3", "unknown override 'env.settings.size'"),
         ("seed", "override 'seed': must have the form key=value"),
         ("seed=[1", "override 'seed=[1': must have the form key=value"),
     ],
@@ -48,6 +50,20 @@ def test_build_names_what_does_not_fit():
         build(target, n_envs=1)
     with pytest.raises(UserError, match="summary_length=9"):
         build(compose_config("train", ["model.summary_length=9", "model.segment_length=8"]).model)
+
+
+def test_settings_that_the_files_leave_open_need_no_plus():
+    settings = ["env.settings.size=3", "baseline.settings.depth=2", "baseline.rate=0.5", "algorithm.optimizer.eps=1e-5"]
+    settings += ["trainer.max_time=1"]
+    for plus in ("", "+"):
+        config = compose_config("train", ["env=gymnasium", "baseline=custom", *(plus + text for text in settings)])
+        assert config.env.settings == {"size": 3}
+        assert (config.baseline.settings, config.baseline.rate) == ({"depth": 2}, 0.5)
+        assert (config.algorithm.optimizer.eps, config.trainer.max_time) == (1e-5, 1)
+    changes = compose_config("evaluate", ["env.room_size=4", "model.memory_budget=18"])
+    assert (changes.env, changes.model) == ({"room_size": 4}, {"memory_budget": 18})
+    with pytest.raises(UserError, match=r"unknown override 'logger\.run_name'"):
+        compose_config("train", ["logger=none", "logger.run_name=x"])
 
 
 @pytest.mark.parametrize("group", ["env", "debug", "baseline", "experiment", "model"])

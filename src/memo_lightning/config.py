@@ -223,7 +223,9 @@ def _is_open(parent: str, known: dict[str, Any]) -> bool:
     """Say whether settings may be added to a mapping: itself, or any that it is part of."""
     if not parent:
         return False
-    if known.get(parent) == {} or (parent in _OPEN and any(key.startswith(f"{parent}.") for key in known)):
+    if known.get(parent) == {}:
+        return "none" not in group_options(parent)  # baseline=none and logger=none are nothing that takes settings
+    if parent in _OPEN and any(key.startswith(f"{parent}.") for key in known):
         return True
     return _is_open(parent.rpartition(".")[0], known)
 

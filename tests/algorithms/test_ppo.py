@@ -1,4 +1,7 @@
-"""PPO on whole rows: the published loss, the trunk run once, rows kept whole."""
+"""PPO on whole sequences: the published loss, the trunk run once, sequences kept whole."""
+
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ SETTINGS = {
     "recompute_log_probs": False,
     "shuffle_episodes": False,
     "learning_rate": 1e-3,
+    "optimizer": torch.optim.Adam,
     "warmup_frames": 0,
     "schedule": "constant",
     "max_grad_norm": 0.5,
@@ -32,6 +36,16 @@ def fixed_length():
     return {"segment_length": 5}
 
 
+def attach(algorithm, policy):
+    algorithm.attach(policy, SimpleNamespace(rollout_length=20, n_actors=1))
+    return algorithm
+
+
+def policy_inputs(policy, rollout):
+    """Return what the policy reads after the last step of a rollout."""
+    return rollout["next"][:, -1].select(*policy.in_keys)
+
+
 @pytest.fixture
 def setup(make_env, make_policy):
     env = make_env(6, 0)
@@ -39,21 +53,19 @@ def setup(make_env, make_policy):
     torch.nn.init.normal_(policy.actor[0].module.weight)
     with torch.no_grad():
         rollout = env.rollout(20, policy, break_when_any_done=False)
-    algorithm = PPO(**SETTINGS)
-    algorithm.attach(policy)
-    return policy, algorithm, rollout
+    return policy, attach(PPO(**SETTINGS), policy), rollout, policy_inputs(policy, rollout)
 
 
 def test_loss_is_the_published_one(setup):
-    policy, algorithm, rollout = setup
-    experience = algorithm.prepare(policy, rollout, fixed_length)
+    policy, algorithm, rollout, following = setup
+    experience = algorithm.prepare(policy, rollout, following, fixed_length)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.05 * torch.randn_like(parameter)  # ratios on both sides of the clip range
     loss, metrics = algorithm.loss(policy, experience)
 
     hidden = policy.hidden(rollout)
-    logits, value = policy.actor[0].module(hidden), policy.critic.module(hidden)
+    logits, value = policy.actor[0].module(hidden), policy.heads.critic.module(hidden)
     log_probs = logits.log_softmax(-1)
     log_prob = log_probs.gather(-1, rollout["action"].unsqueeze(-1)).squeeze(-1)
     ratio = (log_prob - rollout["action_log_prob"]).exp()
@@ -68,11 +80,11 @@ def test_loss_is_the_published_one(setup):
 
 
 def test_gradient_reaches_the_trunk_and_the_trunk_runs_once(setup):
-    policy, algorithm, rollout = setup
+    policy, algorithm, rollout, following = setup
     calls = []
     policy.sequence_model.register_forward_hook(lambda *_: calls.append(1))
-    loss, _ = algorithm.loss(policy, algorithm.prepare(policy, rollout, fixed_length))
-    calls_for_loss = len(calls) - 1  # one more bootstrapped the rows, which end in the middle of a trial
+    loss, _ = algorithm.loss(policy, algorithm.prepare(policy, rollout, following, fixed_length))
+    calls_for_loss = len(calls) - 1  # one more bootstrapped the sequences, which end in the middle of a trial
     loss.backward()
     assert calls_for_loss == 1
     assert all(parameter.grad is not None for parameter in policy.parameters())
@@ -80,7 +92,7 @@ def test_gradient_reaches_the_trunk_and_the_trunk_runs_once(setup):
     assert policy.encoder.projection.weight.grad.abs().sum() > 0
 
 
-def test_rows_that_end_within_a_trial_are_bootstrapped(make_env, make_policy):
+def test_sequences_that_end_within_a_trial_are_bootstrapped(make_env, make_policy):
     env = make_env(4, 0)
     policy = make_policy(env).eval()
     algorithm = PPO(**{**SETTINGS, "gae_lambda": 0.0})
@@ -88,56 +100,59 @@ def test_rows_that_end_within_a_trial_are_bootstrapped(make_env, make_policy):
         long = env.rollout(12, policy, break_when_any_done=False)
     assert long["next", "done"][:, -1].all()
     cut = long[:, :7].clone()
-    advantage = algorithm.prepare(policy, cut, fixed_length).learned["advantage"]
-    expected = algorithm.prepare(policy, long, fixed_length).learned["advantage"][:, :7]
+    after_cut, after_long = policy_inputs(policy, cut), policy_inputs(policy, long)
+    advantage = algorithm.prepare(policy, cut, after_cut, fixed_length).learned["advantage"]
+    expected = algorithm.prepare(policy, long, after_long, fixed_length).learned["advantage"][:, :7]
     torch.testing.assert_close(advantage, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_minibatches_hold_every_whole_row_once(setup):
-    policy, algorithm, rollout = setup
+def test_minibatches_hold_every_whole_sequence_once(setup):
+    policy, algorithm, rollout, following = setup
     rollout["action_log_prob"] = torch.arange(6.0).unsqueeze(1).expand(6, 20).clone()
-    minibatches = list(algorithm.minibatches(algorithm.prepare(policy, rollout, fixed_length), fixed_length))
-    assert [minibatch.rows.shape for minibatch in minibatches] == [(3, 20), (3, 20)]
-    rows = torch.cat([minibatch.learned["action_log_prob"] for minibatch in minibatches])
+    minibatches = list(algorithm.minibatches(algorithm.prepare(policy, rollout, following, fixed_length), fixed_length))
+    assert [minibatch.inputs.shape for minibatch in minibatches] == [(3, 20), (3, 20)]
+    numbers = torch.cat([minibatch.learned["action_log_prob"] for minibatch in minibatches])
     for minibatch in minibatches:
-        row = minibatch.learned["action_log_prob"][:, 0].long()
-        assert torch.equal(minibatch.rows["observation"], rollout["observation"][row])
-    assert (rows == rows[:, :1]).all()
-    assert sorted(rows[:, 0].tolist()) == list(range(6))
-    with pytest.raises(UserError, match="n_minibatches=2: must be at most the 1 rows"):
-        algorithm.check_rows(1)
+        number = minibatch.learned["action_log_prob"][:, 0].long()
+        assert (minibatch.inputs["observation"] == rollout["observation"][number]).all()
+    assert (numbers == numbers[:, :1]).all()
+    assert sorted(numbers[:, 0].tolist()) == list(range(6))
+    with pytest.raises(UserError, match=r"n_minibatches=2: must be at most collector\.n_envs=1"):
+        algorithm.check_n_envs(1)
 
 
 def test_a_partial_update_sees_all_steps_and_learns_from_the_new_ones(setup):
-    policy, algorithm, rollout = setup
+    policy, algorithm, rollout, following = setup
 
     def loss_after(change):
         changed = rollout.clone()
         change(changed)
-        experience = algorithm.prepare(policy, changed, fixed_length, first=6)
-        assert experience.rows.shape == (6, 20)
+        experience = algorithm.prepare(policy, changed, following, fixed_length, first=6)
+        assert experience.inputs.shape == (6, 20)
         assert experience.learned.shape == (6, 14)
         return algorithm.loss(policy, experience)[0].item()
 
-    loss = loss_after(lambda rows: None)
-    assert loss_after(lambda rows: rows["action"][:, :6].fill_(0)) == loss
-    assert loss_after(lambda rows: rows["next", "reward"][:, :6].fill_(9.0)) == loss
-    assert loss_after(lambda rows: rows["action"][:, 6:].fill_(0)) != loss
-    assert loss_after(lambda rows: rows["observation"][:, 2:5].add_(1.0)) != loss
+    loss = loss_after(lambda steps: None)
+    assert loss_after(lambda steps: steps["action"][:, :6].fill_(0)) == loss
+    assert loss_after(lambda steps: steps["next", "reward"][:, :6].fill_(9.0)) == loss
+    assert loss_after(lambda steps: steps["action"][:, 6:].fill_(0)) != loss
+    assert loss_after(lambda steps: steps["observation", "observation"][:, 2:5].add_(1.0)) != loss
     # GAE looks ahead only, so new steps are worth the same in a partial update as in a full one.
-    partial, full = (algorithm.prepare(policy, rollout.clone(), fixed_length, first).learned for first in (6, 0))
+    partial, full = (
+        algorithm.prepare(policy, rollout.clone(), following, fixed_length, first).learned for first in (6, 0)
+    )
     torch.testing.assert_close(partial["advantage"], full["advantage"][:, 6:])
 
 
 def test_recomputed_log_probs_make_the_first_ratio_one(setup):
-    policy, algorithm, rollout = setup
+    policy, algorithm, rollout, following = setup
     policy.train()
     policy.sequence_model.segment_jitter = 0.4
     draw = policy.sequence_model.draw_pass
     drifted = []
     for recompute in (False, True):
         algorithm.recompute_log_probs = recompute
-        experiences = [algorithm.prepare(policy, rollout.clone(), draw) for _ in range(8)]
+        experiences = [algorithm.prepare(policy, rollout.clone(), following, draw) for _ in range(8)]
         kl = [algorithm.loss(policy, experience)[1]["kl"] for experience in experiences]
         drifted.append(torch.stack(kl).abs().max())
     assert drifted[0] > 1e-4
@@ -150,16 +165,16 @@ def test_an_update_skips_the_same_layers_as_its_old_log_probs_and_values_skip_no
     torch.nn.init.normal_(policy.actor[0].module.weight)
     with torch.no_grad():
         rollout = env.rollout(20, policy, break_when_any_done=False)
-        values = policy.eval().critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
+        values = policy.eval().heads.critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
+    following = policy_inputs(policy, rollout)
     policy.train()
     drifted = []
     for recompute in (False, True):
-        algorithm = PPO(**{**SETTINGS, "recompute_log_probs": recompute})
-        algorithm.attach(policy)
+        algorithm = attach(PPO(**{**SETTINGS, "recompute_log_probs": recompute}), policy)
         draw_pass = policy.sequence_model.draw_pass
         kl = []
         for _ in range(8):
-            experience = algorithm.prepare(policy, rollout.clone(), draw_pass, stale_values=True)
+            experience = algorithm.prepare(policy, rollout.clone(), following, draw_pass, stale_values=True)
             torch.testing.assert_close(experience.learned["state_value"], values)
             minibatches = list(algorithm.minibatches(experience, draw_pass))
             kl += [algorithm.loss(policy, minibatch)[1]["kl"] for minibatch in minibatches]
@@ -169,14 +184,14 @@ def test_an_update_skips_the_same_layers_as_its_old_log_probs_and_values_skip_no
 
 
 def test_stale_values_are_computed_again(setup):
-    policy, algorithm, rollout = setup
+    policy, algorithm, rollout, following = setup
     acted = rollout["state_value"].clone()
     with torch.no_grad():
-        policy.critic.module.bias += 1.0
-        expected = policy.critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
-    algorithm.prepare(policy, rollout, fixed_length)
+        policy.heads.critic.module.bias += 1.0
+        expected = policy.heads.critic(rollout.clone().set("hidden", policy.hidden(rollout)))["state_value"]
+    algorithm.prepare(policy, rollout, following, fixed_length)
     assert torch.equal(rollout["state_value"], acted)
-    algorithm.prepare(policy, rollout, fixed_length, stale_values=True)
+    algorithm.prepare(policy, rollout, following, fixed_length, stale_values=True)
     torch.testing.assert_close(rollout["state_value"], expected)
 
 
@@ -203,3 +218,15 @@ def test_shuffled_episodes_and_returns_across_them_do_not_go_together():
 def test_settings_out_of_range_are_refused(setting, value):
     with pytest.raises(UserError, match=f"algorithm.{setting}="):
         PPO(**{**SETTINGS, setting: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.1}, r"algorithm\.optimizer\.lr=0\.1: is set by"),
+        ({"colour": 1}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_settings_of_the_optimizer_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        PPO(**{**SETTINGS, "optimizer": partial(torch.optim.Adam, **settings)})

@@ -11,11 +11,11 @@ import torch
 from memo_lightning.benchmarks import benchmark as benchmark_module
 from memo_lightning.benchmarks.benchmark import in_fresh_process, measure, summarise
 from memo_lightning.benchmarks.checks import DisagreementError, check_steps
-from memo_lightning.benchmarks.plan import plan
+from memo_lightning.benchmarks.plan import arms_of, plan
 from memo_lightning.benchmarks.ratios import ratios
 from memo_lightning.benchmarks.timing import PeakMemory
 from memo_lightning.cli.main import main
-from memo_lightning.config import compose_config
+from memo_lightning.config import compose_config, config_dir
 
 TINY = [
     "model.d_model=16",
@@ -129,6 +129,16 @@ def test_a_benchmark_leaves_its_figures_and_goes_on_where_it_was(in_tmp_dir, cap
     assert (in_tmp_dir / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     assert main([*command, "memories=[gru]", "model.d_model=32"]) == 2
     assert "run_dir=out: holds a benchmark with other settings" in capsys.readouterr().err
+
+
+def test_every_baseline_is_an_arm():
+    config = compose_config("benchmark", [*TINY, '+arms.mine=["baseline=gru"]'])
+    options = {path.stem for path in (config_dir() / "baseline").glob("*.yaml")} - {"none", "custom"}
+    arms = arms_of(config)
+    assert set(arms) == {"memo", "memo_checkpointed", "mine", *options}
+    assert list(arms)[:4] == ["memo", "memo_checkpointed", "full_context", "rmt"]
+    assert arms["lstm"] == ["baseline=lstm"]
+    assert [case.memory for case in plan(config) if case.key.startswith("update/")] == list(arms)
 
 
 def test_a_memory_of_ones_own_is_an_arm():

@@ -1,4 +1,4 @@
-"""The picture of a benchmark."""
+"""The plot of a benchmark."""
 
 from matplotlib.image import imread
 

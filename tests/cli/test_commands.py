@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from tiny import TIMES, TINY_TRAINING
 
 TINY = [
@@ -81,7 +81,7 @@ def test_same_seed_same_figures_and_weights(trained, in_tmp_dir):
         return {k: v for k, v in metrics.items() if k not in (*TIMES, "mlflow_run_id")}
 
     def weights(run_dir):
-        return load_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
+        return read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
 
     assert figures(trained) == figures(in_tmp_dir / "second")
     assert all(torch.equal(w, weights(in_tmp_dir / "second")[name]) for name, w in weights(trained).items())
@@ -123,11 +123,13 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         "checkpoint=null": "must be the path of a checkpoint",
         "checkpoint=missing.ckpt": "checkpoint=missing.ckpt: no such file",
         f"checkpoint={truncated}": "truncated",
-        f"checkpoint={foreign}": "it lacks config, frames, mlflow_run_id, state_dict",
-        f"checkpoint={checkpoint} +model.d_model=32": "model.d_model=32 (checkpoint: 16)",
-        f"checkpoint={checkpoint} +model.width=32": "model.width: the checkpoint's memory has no such setting",
-        f"checkpoint={checkpoint} +env.size=4": "env.size: the checkpoint's environment has no such setting",
-        f"checkpoint={checkpoint} +env.room_size=4": "other observations or actions",
+        f"checkpoint={foreign}": "it lacks config, frames, mlflow_run_id, policy_spec, state_dict",
+        f"checkpoint={checkpoint} model.d_model=32": "model.d_model=32 (checkpoint: 16)",
+        f"checkpoint={checkpoint} model.width=32": "model.width: the checkpoint's memory has no such setting",
+        f"checkpoint={checkpoint} env.size=4": "env.size: the checkpoint's environment has no such setting",
+        f"checkpoint={checkpoint} env.room_size=4": "env.room_size=4: has other observations than the policy was",
+        f"checkpoint={trained.parent}": "holds no run (no checkpoints/last.ckpt)",
+        f"checkpoint={checkpoint} device=abacus": "device=abacus: must be cpu or cuda",
         f"checkpoint={checkpoint} split=test": "split='test': must be one of",
         f"checkpoint={checkpoint} n_trials=0": "n_trials=0: must be at least 1",
     }
@@ -147,7 +149,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         ("model.segment_length=41", "segment_length=41: must be at most the 40 steps"),
         ("total_frames=-5", "total_frames=-5: must be at least 1"),
         ("algorithm.learning_rate=0", "algorithm.learning_rate=0: must be greater than 0"),
-        ("algorithm.n_minibatches=9", "n_minibatches=9: must be at most the 8 rows"),
+        ("algorithm.n_minibatches=9", "n_minibatches=9: must be at most collector.n_envs=8"),
         ("trainer.devices=-3", "trainer: "),
         ("trainer.accelerator=abacus", "abacus"),
         ("encoder.in_keys=[sight]", "no 'sight'"),
@@ -255,15 +257,15 @@ def test_help_names_verbs_groups_and_settings(capsys):
 
 
 def test_checkpoints_load_without_pickle(trained):
-    checkpoint = load_checkpoint(trained / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(trained / "checkpoints" / "last.ckpt")
     assert checkpoint["frames"] == 960
     assert checkpoint["config"]["model"]["d_model"] == 16
     with pytest.raises(UserError):
-        load_checkpoint(trained / "config.yaml")
+        read_checkpoint(trained / "config.yaml")
 
 
 def test_streaming_is_held_against_full_memory_on_the_same_trials(trained, tmp_path, monkeypatch, capsys):
-    checkpoint = load_checkpoint(trained / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(trained / "checkpoints" / "last.ckpt")
     for weight in checkpoint["state_dict"].values():
         weight *= 5  # after so little training, what is remembered would hardly show in the actions
     trained = tmp_path / "run"

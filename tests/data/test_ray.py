@@ -12,7 +12,7 @@ import torch
 from memo_lightning.cli.main import main
 from memo_lightning.data import RayDataModule
 from memo_lightning.errors import PREEMPTED, UserError
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from started import end, finish, read_until, session, start
 from tiny import TINY_TRAINING
 
@@ -47,7 +47,7 @@ def train(directory, *overrides, **variables):
 
 
 def weights(directory):
-    return load_checkpoint(directory / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    return read_checkpoint(directory / "run" / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def assert_same(one, other):
@@ -100,7 +100,7 @@ def test_a_worker_that_fails_ends_the_run(tmp_path, fault, says):
     assert "Traceback" in output
     assert says in output
     assert time.time() - float((tmp_path / "raised").read_text()) < 30
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(tmp_path):
     process.send_signal(signal.SIGTERM)
     output = finish(process, timeout=30)
     assert process.returncode == PREEMPTED, output
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 1
 
 
 @pytest.mark.slow

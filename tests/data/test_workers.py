@@ -10,7 +10,7 @@ import torch
 from memo_lightning.cli.main import main
 from memo_lightning.data import MultiAsyncDataModule, MultiSyncDataModule
 from memo_lightning.errors import UserError
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from tiny import TINY_TRAINING
 
 TINY = [
@@ -35,7 +35,7 @@ class Breakable(DarkKeyToDoor):
                 raise RuntimeError("the simulator has lost its marbles")
         return super()._advance(action)
 """
-# Holds the policy against what the workers say it did, copies the run after a rollout, and lets a worker raise.
+# Compares the policy with what the workers say it did, copies the run after a rollout, and lets a worker raise.
 WITNESS = """
 import lightning, os, shutil, torch
 
@@ -44,14 +44,16 @@ class Witness(lightning.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         policy, data = pl_module.policy, trainer.datamodule
-        assert batch.shape == (8, 40 // data.n_chunks), batch.shape
-        self.seen.append(batch["observation"].clone())
-        rows = torch.cat([pl_module._rollout, batch], dim=1) if pl_module.in_rollout else batch
-        assert rows["is_init"][:, 0].all() and not rows["is_init"][:, 1:].any()
+        steps = batch["steps"]
+        assert steps.shape == (8, 40 // data.n_chunks), steps.shape
+        self.seen.append(steps["observation", "observation"].clone())
+        so_far = pl_module.algorithm._rollout
+        sequences = steps if so_far is None else torch.cat([so_far, steps], dim=1)
+        assert sequences["is_init"][:, 0].all() and not sequences["is_init"][:, 1:].any()
         if data.seeds_each_rollout:
             with torch.no_grad():
-                value = policy.critic.module(policy.hidden(rows, policy.sequence_model.segment_length))
-            torch.testing.assert_close(batch["state_value"], value[:, -batch.shape[1]:], atol=1e-4, rtol=1e-4)
+                value = policy.heads.critic.module(policy.hidden(sequences, policy.sequence_model.segment_length))
+            torch.testing.assert_close(steps["state_value"], value[:, -steps.shape[1]:], atol=1e-4, rtol=1e-4)
         if pl_module.rollouts_done == 1 and not pl_module.in_rollout and not os.path.exists("copy"):
             shutil.copytree("run", "copy")
 
@@ -94,7 +96,7 @@ def test_rollouts_of_workers_are_of_the_newest_weights_and_reproducible(in_tmp_d
     witness.last = 3
     train_until_a_worker_raises(in_tmp_dir, capfd, "resume=copy")
     assert all(torch.equal(a, b) for a, b in zip(chunks[4:], witness.seen[12:20], strict=True))
-    one, other = (load_checkpoint(in_tmp_dir / d / "checkpoints" / "last.ckpt") for d in ("run", "copy"))
+    one, other = (read_checkpoint(in_tmp_dir / d / "checkpoints" / "last.ckpt") for d in ("run", "copy"))
     assert one["rollouts_done"] == other["rollouts_done"] == 3
     assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
 
@@ -104,7 +106,7 @@ def test_workers_that_do_not_wait_say_how_stale_their_rollouts_are(in_tmp_dir, w
     watched = [*TINY, "collector=multi_async", "+callbacks.witness._target_=witness.Witness"]
     witness.last = 8
     train_until_a_worker_raises(in_tmp_dir, capfd, *watched, "run_dir=run")
-    assert load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 8
+    assert read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 8
     assert all(-0.1 < value < 4 for value in witness.staleness), witness.staleness
     assert max(witness.staleness) > 0.5, "nobody waited"
 
@@ -117,7 +119,7 @@ def test_a_worker_that_is_killed_ends_the_run(in_tmp_dir, witness):
     with pytest.raises((RuntimeError, ConnectionError)):
         main(["train", *watched, "total_frames=1000000", "run_dir=run"])
     assert time.time() - (in_tmp_dir / "broken").stat().st_ctime < 30
-    assert load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
+    assert read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
 
 
 def test_settings_that_cannot_be_are_refused(make_env):

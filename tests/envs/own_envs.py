@@ -5,7 +5,8 @@ import time
 import gymnasium
 import numpy as np
 import torch
-from torchrl.data import Bounded, Composite, Unbounded
+from tensordict import TensorDict
+from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
 
@@ -59,9 +60,9 @@ class Batched(EnvBase):
         self.position = torch.zeros(n_envs, 2)
 
     def _reset(self, tensordict=None, **_):
-        rows = torch.ones(self.batch_size, dtype=torch.bool) if tensordict is None else tensordict.get("_reset", None)
-        rows = torch.ones(self.batch_size, dtype=torch.bool) if rows is None else rows.view(self.batch_size)
-        self.position = self.position.masked_fill(rows.unsqueeze(-1), 0.0)
+        which = None if tensordict is None else tensordict.get("_reset", None)
+        which = torch.ones(self.batch_size, dtype=torch.bool) if which is None else which.view(self.batch_size)
+        self.position = self.position.masked_fill(which.unsqueeze(-1), 0.0)
         return self._results()
 
     def _step(self, tensordict):
@@ -77,8 +78,45 @@ class Batched(EnvBase):
         torch.manual_seed(seed or 0)
 
 
+class Clock(EnvBase):
+    """Shows the step of the episode; step ``end`` is a true end, and step ``limit`` cuts off. Batched with n_envs."""
+
+    def __init__(self, n_envs=None, end=None, limit=None):
+        shape = () if n_envs is None else (n_envs,)
+        super().__init__(batch_size=shape)
+        self.end, self.limit = end, limit
+        self.observation_spec = Composite(t=Unbounded((*shape, 1)), shape=shape)
+        self.action_spec = Categorical(2, shape=shape)
+        self.reward_spec = Unbounded((*shape, 1))
+        flag = Binary(n=1, shape=(*shape, 1), dtype=torch.bool)
+        ends = {name: flag.clone() for name in ("done", "terminated", "truncated")}
+        self.full_done_spec = Composite(ends, shape=shape)
+        self.t = torch.zeros(*shape, 1)
+
+    def _reset(self, tensordict=None, **_):
+        which = None if tensordict is None else tensordict.get("_reset", None)
+        self.t = torch.zeros_like(self.t) if which is None else self.t.masked_fill(which.view(self.t.shape), 0.0)
+        return self._results()
+
+    def _step(self, tensordict):
+        self.t = self.t + 1
+        return self._results().set("reward", torch.ones_like(self.t))
+
+    def _results(self):
+        terminated, truncated = self.t == (self.end or -1), self.t == (self.limit or -1)
+        ends = {"done": terminated | truncated, "terminated": terminated, "truncated": truncated}
+        return TensorDict({"t": self.t.clone(), **ends}, self.batch_size)
+
+    def _set_seed(self, seed):
+        pass
+
+
+def make_single_clock(**settings):
+    return Clock(**settings)
+
+
 class ForgetsOthers(Batched):
-    """Resets all rows whenever it is asked to reset some."""
+    """Resets all environments whenever it is asked to reset some."""
 
     def _reset(self, tensordict=None, **_):
         self.position = torch.zeros_like(self.position)
@@ -118,8 +156,8 @@ def make_and_raise():
     raise ValueError("no such level")
 
 
-def make_single_torchrl():
-    return GymEnv("CartPole-v1")
+def make_single_torchrl(one_hot=False):
+    return GymEnv("CartPole-v1", categorical_action_encoding=not one_hot)
 
 
 def make_number():

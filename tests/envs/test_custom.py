@@ -28,11 +28,11 @@ def build(target, *overrides, n_envs=3):
 
 
 def test_a_gymnasium_environment_gets_trials_and_settings():
-    env = build("own_envs:Guess", "+env.settings.steps=2", "+env.episodes_per_trial=3", "+env.success_return=1")
-    rows = env.rollout(12, break_when_any_done=False)
-    assert rows["next", "done"][0].flatten().nonzero().flatten().tolist() == [5, 11]
-    assert rows["next", "episode_end"][0].flatten().tolist() == [False, True] * 6
-    assert torch.equal(rows["next", "success"].float(), rows["next", "reward"])
+    env = build("own_envs:Guess", "env.settings.steps=2", "+env.episodes_per_trial=3", "+env.success_return=1")
+    rollout = env.rollout(12, break_when_any_done=False)
+    assert rollout["next", "done"][0].flatten().nonzero().flatten().tolist() == [5, 11]
+    assert rollout["next", "episode_end"][0].flatten().tolist() == [False, True] * 6
+    assert torch.equal(rollout["next", "success"].float(), rollout["next", "reward"])
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_episodes_of_a_torchrl_environment_are_trials(target, key):
     check_env_specs(env)
     env.set_seed(0)
     torch.manual_seed(0)
-    rows = env.rollout(40, break_when_any_done=False)
-    assert key in rows.keys()
-    for row in rows:
+    rollout = env.rollout(40, break_when_any_done=False)
+    assert set(rollout["observation"].keys()) == {key}
+    for trajectory in rollout:
         steps, total = 0, 0.0
         for t in range(40):
-            after = row["next"][t]
+            after = trajectory["next"][t]
             steps, total = steps + 1, total + after["reward"].item()
             assert after["episode_length"] == steps <= 9
             assert after["episode_return"].item() == pytest.approx(total, abs=1e-5)
             assert after["episode_end"] == after["done"]
-            assert row["is_init"][t] == (steps == 1)
+            assert trajectory["is_init"][t] == (steps == 1)
             if after["done"]:
                 steps, total = 0, 0.0
-        assert row["next", "done"].sum() >= 4
+        assert trajectory["next", "done"].sum() >= 4
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,11 @@ def test_episodes_of_a_torchrl_environment_are_trials(target, key):
 def test_targets_that_make_no_environment_are_refused(target, message):
     with pytest.raises(UserError, match=message):
         build(target)
+
+
+def test_one_hot_actions_are_refused_with_what_to_do():
+    with pytest.raises(UserError, match=r"action_spec=OneHot: must be Categorical .*categorical_action_encoding=True"):
+        build("own_envs:make_single_torchrl", "env.settings.one_hot=true")
 
 
 def test_settings_that_the_environment_does_not_take_are_named():
@@ -89,9 +94,13 @@ def test_settings_that_the_environment_does_not_take_are_named():
         (
             "own_envs:Escapes",
             2,
-            r"WRONG +values +observation\[1\] is 10 after step 3 in row 0; must be .* from 0 to 5:",
+            r"WRONG +values +observation\[1\] is 10 after step 3 in environment 0; must be .* from 0 to 5:",
         ),
-        ("own_envs:ForgetsOthers", 2, r"WRONG +partial reset +resetting some rows changed 'position' of others"),
+        (
+            "own_envs:ForgetsOthers",
+            2,
+            r"WRONG +partial reset +resetting some environments changed 'position' of others",
+        ),
     ],
 )
 def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
@@ -117,19 +126,19 @@ def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
     ],
 )
 def test_a_torchrl_environment_that_goes_wrong_is_named(fault, error, message):
-    env = build("own_envs:Misshapen", f"+env.settings.fault={fault}", "env.step_timeout=0.5")
+    env = build("own_envs:Misshapen", f"env.settings.fault={fault}", "env.step_timeout=0.5")
     with pytest.raises(error, match=f"env.target=own_envs:Misshapen:? {message}"):
         env.rollout(5, break_when_any_done=False)
 
 
 def test_so_is_one_that_comes_with_transforms():
-    env = build("own_envs:make_transformed", "+env.settings.fault=raise")
+    env = build("own_envs:make_transformed", "env.settings.fault=raise")
     with pytest.raises(EnvironmentFailure, match=r"own_envs:make_transformed: RuntimeError: the motor"):
         env.rollout(5, break_when_any_done=False)
 
 
 def test_check_env_finds_a_step_that_breaks_its_spec(capsys):
-    arguments = ["env=custom", "env.target=own_envs:Misshapen", "+env.settings.fault=shape"]
+    arguments = ["env=custom", "env.target=own_envs:Misshapen", "env.settings.fault=shape"]
     assert main(["check-env", *arguments]) == 2
     assert re.search(r"WRONG +steps .*'position' of shape \(4, 3\)", capsys.readouterr().out)
 
@@ -140,7 +149,7 @@ def test_what_the_target_raises_is_shown_with_its_own_trace_and_not_ours():
     assert "in make_and_raise" in str(error.value)
     assert "custom.py" not in str(error.value)
     with pytest.raises(UserError, match=r"env.target=own_envs:Guess: got an unexpected keyword argument 'colour'"):
-        build("own_envs:Guess", "+env.settings.colour=red")
+        build("own_envs:Guess", "env.settings.colour=red")
 
 
 def test_check_env_takes_the_environments_of_the_project(capsys):

@@ -39,14 +39,14 @@ def test_rules_equal_a_plain_python_room():
     tasks = layouts(env)
     env.set_seed(5)
     rollout = random_rollout(env, SETTINGS["trial_length"])
-    for row, (key, door) in enumerate(tasks):
+    for index, (key, door) in enumerate(tasks):
         position, has_key, step, total = (2, 2), False, 0, 0.0
         for t in range(SETTINGS["trial_length"]):
-            seen = rollout["observation"][row, t]
+            seen = rollout["observation", "observation"][index, t]
             assert (seen[:5].argmax(), seen[5:10].argmax()) == position
             assert seen[10] == has_key
             assert seen[11] == pytest.approx(step / 6)
-            move = MOVES[int(rollout["action"][row, t])]
+            move = MOVES[int(rollout["action"][index, t])]
             position = tuple(min(4, max(0, p + m)) for p, m in zip(position, move, strict=True))
             reward = 0.0
             if position == key and not has_key:
@@ -54,7 +54,7 @@ def test_rules_equal_a_plain_python_room():
             success = position == door and has_key
             reward += success
             step, total = step + 1, total + reward
-            after = rollout["next"][row, t]
+            after = rollout["next"][index, t]
             assert after["reward"] == reward
             assert after["success"] == success
             assert after["episode_return"] == total
@@ -76,16 +76,16 @@ def test_a_trial_keeps_its_task_and_the_next_draws_another():
     assert sum(a == b for a, b in zip(first, layouts(env), strict=True)) < 5
 
 
-def test_partial_reset_touches_only_the_rows_it_names():
+def test_partial_reset_touches_only_the_environments_it_names():
     env = DarkKeyToDoor(n_envs=4, **SETTINGS)
     td = env.reset()
     for _ in range(3):
         td = env.step(env.rand_action(td))["next"]
-    before, observed = layouts(env), td["observation"].clone()
-    rows = torch.tensor([True, False, True, False]).unsqueeze(-1)
-    after = env.reset(td.set("_reset", rows))
+    before, observed = layouts(env), td["observation", "observation"].clone()
+    named = torch.tensor([True, False, True, False]).unsqueeze(-1)
+    after = env.reset(td.set("_reset", named))
     assert [layouts(env)[i] == before[i] for i in (1, 3)] == [True, True]
-    assert torch.equal(after["observation"][[1, 3]], observed[[1, 3]])
+    assert torch.equal(after["observation", "observation"][[1, 3]], observed[[1, 3]])
     assert env._trial_step.tolist() == [0, 3, 0, 3]
 
 
@@ -121,7 +121,7 @@ def test_training_and_held_out_tasks_are_disjoint_and_together_all():
 
 def test_a_lit_room_shows_key_and_door():
     env = DarkKeyToDoor(n_envs=8, lit=True, **SETTINGS)
-    shown = env.reset()["observation"][:, :30].unflatten(1, (6, 5)).argmax(-1).tolist()
+    shown = env.reset()["observation", "observation"][:, :30].unflatten(1, (6, 5)).argmax(-1).tolist()
     assert [((k0, k1), (d0, d1)) for _, _, k0, k1, d0, d1 in shown] == layouts(env)
 
 

@@ -1,4 +1,4 @@
-"""Darkroom: against a plain Python room; its tasks, its pictures."""
+"""Darkroom: against a plain Python room; its tasks, its images."""
 
 import pytest
 import torch
@@ -26,17 +26,17 @@ def test_rules_equal_a_plain_python_room():
     tasks = goals(env)
     env.set_seed(5)
     torch.manual_seed(0)
-    rows = env.rollout(18)
-    for row, goal in zip(rows, tasks, strict=True):
+    rollout = env.rollout(18)
+    for trajectory, goal in zip(rollout, tasks, strict=True):
         position, step, total = (1, 1), 0, 0
         for t in range(18):
-            seen = row["observation"][t]
+            seen = trajectory["observation", "observation"][t]
             assert (seen[:3].argmax(), seen[3:6].argmax()) == position
             assert seen[6] == pytest.approx(step / 6)
-            move = MOVES[int(row["action"][t])]
+            move = MOVES[int(trajectory["action"][t])]
             position = tuple(min(2, max(0, p + m)) for p, m in zip(position, move, strict=True))
             step, total = step + 1, total + (position == goal)
-            after = row["next"][t]
+            after = trajectory["next"][t]
             assert after["reward"] == (position == goal)
             assert after["episode_return"] == total
             assert after["success"] == (total > 0)
@@ -44,7 +44,7 @@ def test_rules_equal_a_plain_python_room():
             assert after["done"] == (t == 17)
             if step == 6:
                 position, step, total = (1, 1), 0, 0
-    assert rows["next", "reward"].sum() > 0
+    assert rollout["next", "reward"].sum() > 0
 
 
 def test_tasks_are_all_cells_but_the_middle_and_split_in_two():
@@ -60,22 +60,22 @@ def test_tasks_are_all_cells_but_the_middle_and_split_in_two():
 
 def test_a_lit_room_shows_its_goal():
     env = Darkroom(n_envs=8, lit=True, **SETTINGS)
-    shown = env.reset()["observation"][:, 6:12].unflatten(1, (2, 3)).argmax(-1).tolist()
+    shown = env.reset()["observation", "observation"][:, 6:12].unflatten(1, (2, 3)).argmax(-1).tolist()
     assert [tuple(cell) for cell in shown] == goals(env)
 
 
 @pytest.mark.parametrize("make", [Darkroom, DarkKeyToDoor])
-def test_pictures_show_the_agent_and_what_it_looks_for(make):
+def test_images_show_the_agent_and_what_it_looks_for(make):
     env = make(n_envs=3, room_size=5)
     td = env.reset()
-    before = env.picture(1)
+    before = env.image(1)
     assert before.shape == (200, 200, 3)
     assert before.dtype.name == "uint8"
     marks = {tuple(cell.tolist()) for cell in env._landmarks() for cell in cell[1:2]} | {(2, 2)}
     drawn = {(r, c) for r in range(5) for c in range(5) if tuple(before[r * 40 + 20, c * 40 + 20]) != (236, 236, 230)}
     assert drawn == marks
     env.step(td.set("action", torch.tensor([0, 1, 0])))
-    assert tuple(env.picture(1)[1 * 40 + 30, 2 * 40 + 20]) == (31, 90, 170), "one cell up"
+    assert tuple(env.image(1)[1 * 40 + 30, 2 * 40 + 20]) == (31, 90, 170), "one cell up"
 
 
 def test_bad_settings_are_refused():

@@ -1,4 +1,4 @@
-"""The speed of the environments that step all rows at once."""
+"""The speed of the environments that step all at once."""
 
 import time
 

@@ -6,6 +6,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase, TransformedEnv, check_env_specs
 
 from memo_lightning.envs import DarkKeyToDoor, PreviousStep
+from memo_lightning.envs.interface import interface_of
 
 
 class Drift(EnvBase):
@@ -14,7 +15,9 @@ class Drift(EnvBase):
     def __init__(self):
         super().__init__(batch_size=[2])
         self.observation_spec = Composite(
-            observation=Unbounded((2, 1)), episode_end=Unbounded((2, 1), dtype=torch.bool), shape=(2,)
+            observation=Composite(observation=Unbounded((2, 1)), shape=(2,)),
+            episode_end=Unbounded((2, 1), dtype=torch.bool),
+            shape=(2,),
         )
         self.action_spec = Bounded(-1, 1, (2, 3))
         self.reward_spec = Unbounded((2, 1))
@@ -36,13 +39,17 @@ class Drift(EnvBase):
         pass
 
 
+def with_previous_step(env):
+    return TransformedEnv(env, PreviousStep(interface_of(env).action))
+
+
 @pytest.mark.parametrize(
     ("make_env", "n_actions"),
     [(lambda: DarkKeyToDoor(n_envs=2, room_size=3, episode_length=2, trial_length=5), 5), (Drift, 3)],
     ids=["discrete", "continuous"],
 )
 def test_every_step_carries_what_came_before(make_env, n_actions):
-    env = TransformedEnv(make_env(), PreviousStep())
+    env = with_previous_step(make_env())
     check_env_specs(env)
     torch.manual_seed(0)
     rollout = env.rollout(13, break_when_any_done=False)
@@ -60,8 +67,8 @@ def test_every_step_carries_what_came_before(make_env, n_actions):
     assert rollout["next", "reward"].any()
 
 
-def test_rows_that_are_not_reset_keep_theirs():
-    env = TransformedEnv(DarkKeyToDoor(n_envs=3, room_size=3, episode_length=2, trial_length=5), PreviousStep())
+def test_environments_that_are_not_reset_keep_theirs():
+    env = with_previous_step(DarkKeyToDoor(n_envs=3, room_size=3, episode_length=2, trial_length=5))
     td = env.step(env.reset().set("action", torch.tensor([1, 2, 3])))["next"]
     after = env.reset(td.set("_reset", torch.tensor([[False], [True], [False]])))
     assert after["previous_step"][:, :5].tolist() == [[0, 1, 0, 0, 0], [0] * 5, [0, 0, 0, 1, 0]]

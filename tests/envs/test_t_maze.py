@@ -25,13 +25,14 @@ def test_specs_hold(carried):
 
 @pytest.mark.parametrize("carried", [True, False])
 def test_rules_equal_a_plain_python_maze(carried):
-    rows = rollout(TMaze(n_envs=200, trial_length=LENGTH + 1, carried=carried, seed=2), 2 * (LENGTH + 1))
+    steps = rollout(TMaze(n_envs=200, trial_length=LENGTH + 1, carried=carried, seed=2), 2 * (LENGTH + 1))
     successes = 0
-    for row in rows:
+    for trajectory in steps:
         for t in range(2 * (LENGTH + 1)):
-            seen, action, after = int(row["observation"][t].argmax()), int(row["action"][t]), row["next"][t]
+            seen = int(trajectory["observation", "observation"][t].argmax())
+            action, after = int(trajectory["action"][t]), trajectory["next"][t]
             if t % (LENGTH + 1) == 0:
-                assert row["episode_length"][t] == 0
+                assert trajectory["episode_length"][t] == 0
                 assert seen in (0, 1)
                 position, step, cue = 0, 0, seen
             place = 3 if position == LENGTH else 2 if position else cue
@@ -56,7 +57,7 @@ def test_rules_equal_a_plain_python_maze(carried):
 def test_success_takes_a_memory(remembers):
     env = TMaze(n_envs=400, trial_length=11, seed=1)
     td = env.reset()
-    cue = td["observation"][:, 1].long()
+    cue = td["observation", "observation"][:, 1].long()
     choice = 2 + (cue if remembers else torch.zeros_like(cue))
     for t in range(11):
         td = env.step(td.set("action", choice if t == 10 else torch.zeros_like(choice)))["next"]
@@ -69,18 +70,18 @@ def test_results_do_not_depend_on_the_environments_beside():
     few, many, other = (rollout(TMaze(n_envs=n, trial_length=4, seed=s), 12) for n, s in ((9, 7), (40, 7), (9, 8)))
     for key in few.keys(True, True):
         assert torch.equal(few[key], many[:9][key]), key
-    assert not torch.equal(few["observation"], other["observation"])
+    assert not torch.equal(few["observation", "observation"], other["observation", "observation"])
 
 
-def test_pictures_show_cue_and_agent():
+def test_images_show_cue_and_agent():
     env = TMaze(n_envs=2, trial_length=5)
     td = env.reset()
-    before = env.picture(0)
+    before = env.image(0)
     assert before.shape == (3 * 40, 5 * 40, 3)
     env.step(td.set("action", torch.zeros(2, dtype=torch.int64)))
-    changed = (env.picture(0) != before).any(-1).any(0).nonzero()[0]
+    changed = (env.image(0) != before).any(-1).any(0).nonzero()[0]
     assert 0 <= changed.min() < 40 <= changed.max() < 80, "the agent went from the first cell to the second"
-    assert TMaze(n_envs=1, trial_length=5001).picture().shape == (120, 25 * 40, 3), "a long corridor is drawn to scale"
+    assert TMaze(n_envs=1, trial_length=5001).image().shape == (120, 25 * 40, 3), "a long corridor is drawn to scale"
 
 
 @pytest.mark.parametrize(

@@ -12,24 +12,28 @@ from memo_lightning.errors import UserError
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8}
 
 
-class Pictures(EnvBase):
-    """Shows random pictures."""
+class Images(EnvBase):
+    """Shows random images."""
 
     def __init__(self, n_envs=3):
         super().__init__(batch_size=torch.Size([n_envs]))
-        self.observation_spec = Composite(rgb=Bounded(0, 255, (n_envs, 20, 20, 3), dtype=torch.uint8), shape=(n_envs,))
+        rgb = Bounded(0, 255, (n_envs, 20, 20, 3), dtype=torch.uint8)
+        self.observation_spec = Composite(observation=Composite(rgb=rgb, shape=(n_envs,)), shape=(n_envs,))
         self.action_spec, self.reward_spec = Unbounded((n_envs, 1)), Unbounded((n_envs, 1))
 
-    def _picture(self):
+    def _image(self):
         return torch.randint(256, (*self.batch_size, 20, 20, 3), dtype=torch.uint8)
 
+    def _observed(self):
+        return {"observation": TensorDict({"rgb": self._image()}, self.batch_size)}
+
     def _reset(self, tensordict=None, **_):
-        return TensorDict({"rgb": self._picture()}, self.batch_size)
+        return TensorDict(self._observed(), self.batch_size)
 
     def _step(self, tensordict):
         flag = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
-        data = {"rgb": self._picture(), "reward": torch.zeros(*self.batch_size, 1), "done": flag, "terminated": flag}
-        return TensorDict(data, self.batch_size)
+        reward = torch.zeros(*self.batch_size, 1)
+        return TensorDict({**self._observed(), "reward": reward, "done": flag, "terminated": flag}, self.batch_size)
 
     def _set_seed(self, seed):
         torch.manual_seed(seed)
@@ -56,28 +60,28 @@ class TestVit:
         save_file(network.state_dict(), tmp_path / "tiny.safetensors")
         return tmp_path / "tiny.safetensors"
 
-    def test_pictures_become_what_the_network_makes_of_them(self, network, weights):
-        env = TransformedEnv(Pictures(), VitFeatures(**settings(weights)))
+    def test_images_become_what_the_network_makes_of_them(self, network, weights):
+        env = TransformedEnv(Images(), VitFeatures(**settings(weights)))
         check_env_specs(env)
         env.set_seed(1)
         rollout = env.rollout(2)
-        assert "rgb" not in rollout.keys()
-        assert rollout["rgb_features"].shape == (3, 2, 24)
+        assert set(rollout["observation"].keys()) == {"rgb_features"}
+        assert rollout["observation", "rgb_features"].shape == (3, 2, 24)
 
         torch.manual_seed(1)
-        picture = Pictures()._picture().permute(0, 3, 1, 2) / 255
-        small = torch.nn.functional.interpolate(picture, (16, 16), mode="bilinear", antialias=True)
+        image = Images()._image().permute(0, 3, 1, 2) / 255
+        small = torch.nn.functional.interpolate(image, (16, 16), mode="bilinear", antialias=True)
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         with torch.no_grad():
             expected = network((small - mean.view(3, 1, 1)) / std.view(3, 1, 1))
-        torch.testing.assert_close(rollout["rgb_features"][:, 0], expected)
+        torch.testing.assert_close(rollout["observation", "rgb_features"][:, 0], expected)
 
     def test_weights_as_masked_autoencoders_publish_them_give_the_same_features(self, network, weights, tmp_path):
         published = {**network.state_dict(), "mask_token": torch.zeros(1), "decoder_embed.weight": torch.zeros(2)}
         torch.save({"model": published}, tmp_path / "mae.pth")
-        pictures = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
+        images = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
         a, b = (VitFeatures(**settings(path)) for path in (weights, tmp_path / "mae.pth"))
-        torch.testing.assert_close(a._apply_transform(pictures), b._apply_transform(pictures))
+        torch.testing.assert_close(a.features(images), b.features(images))
 
     def test_nothing_of_it_is_trained(self, weights):
         assert not any(parameter.requires_grad for parameter in VitFeatures(**settings(weights)).parameters())
@@ -89,7 +93,7 @@ class TestVit:
             "env=ext_objnav", "env/vision=vit", "env.sensors=[rgb]", "env.trial_length=8", "env.episode_length=4",
             *(f"env.dataset.{option}" for option in small),
             *(f"env.vision.{name}={value}" for name, value in vision.items()),
-            *(f"+env.vision.options.{name}={value}" for name, value in TINY.items()),
+            *(f"env.vision.options.{name}={value}" for name, value in TINY.items()),
             "collector.n_envs=2", "algorithm.n_minibatches=1", "total_frames=16", "logger=none",
             "model.segment_length=4", f"run_dir={tmp_path / 'run'}",
         ]  # fmt: skip

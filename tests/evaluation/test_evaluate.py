@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
+from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.evaluation.evaluate import _env_config
-from memo_lightning.evaluation.in_context import TrialRecord
 from memo_lightning.evaluation.trials import _run_round, acting, run_trials
 
 SMALL = [
@@ -23,14 +23,14 @@ def test_trials_are_those_of_a_rollout(make_env, make_policy):
     policy = make_policy(env).eval()
     with acting(deterministic=False):
         record, first = run_trials(env, policy, 10, 12, seed=3)
-        policy.forget()
+        policy.reset_state()
         torch.manual_seed(3)
         env.set_seed(3)
         rows = [env.rollout(12, policy, break_when_any_done=False) for _ in range(2)]
     expected = TrialRecord.concatenate([TrialRecord.of(row) for row in rows])
     for name, value in expected.as_tensors().items():
         torch.testing.assert_close(record.as_tensors()[name], value, equal_nan=True)
-    torch.testing.assert_close(first.inputs, policy.encoder(rows[0][0]))
+    torch.testing.assert_close(first.inputs, policy.encode(rows[0][0]))
     assert torch.equal(first.ends, rows[0][0]["next", "episode_end"].flatten())
     assert torch.equal(first.successes, rows[0][0]["next", "success"].flatten())
 
@@ -56,8 +56,7 @@ def cart_pole(tmp_path_factory):
 
 
 def evaluate(run, *overrides):
-    checkpoint = f"checkpoint={run}/checkpoints/last.ckpt"
-    assert main(["evaluate", checkpoint, "n_trials=3", "n_envs=1", *overrides]) == 0
+    assert main(["evaluate", f"checkpoint={run}", "n_trials=3", "n_envs=1", *overrides]) == 0
     return json.loads((run / "evaluation" / "evaluation.json").read_text())
 
 
@@ -84,7 +83,7 @@ def test_an_evaluation_is_named_by_the_length_that_was_asked_for(cart_pole, caps
 
 def test_the_attention_is_drawn_over_one_trial_and_not_where_that_is_too_short(cart_pole):
     run, _ = cart_pole
-    drawn = {segment: evaluate(run, f"+model.segment_length={segment}")["files"] for segment in (5, 59)}
+    drawn = {segment: evaluate(run, f"model.segment_length={segment}")["files"] for segment in (5, 59)}
     assert "summary_attention.png" in drawn[5]
     assert "summary_attention.png" not in drawn[59]
 

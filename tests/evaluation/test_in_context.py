@@ -5,7 +5,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from memo_lightning.evaluation.in_context import TrialRecord, estimate_mean
+from memo_lightning.data.trial_record import TrialRecord
+from memo_lightning.evaluation.in_context import by_steps, estimate_mean
 from memo_lightning.evaluation.plots import plot_in_context_curve
 
 
@@ -48,7 +49,7 @@ def test_short_trials_are_not_seen_too_often():
 
 def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
     spl = torch.rand_like(rollout["next", "reward"])
-    rollout["next"]["spl"] = spl
+    rollout["next", "measures", "spl"] = spl
     record = TrialRecord.of(rollout)
     expected = {"n_episodes": [0, 0, 0], "success": [0.0, 0.0, 0.0], "spl": [0.0, 0.0, 0.0]}
     for row in range(5):
@@ -58,7 +59,7 @@ def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
                 expected["n_episodes"][k] += 1
                 expected["success"][k] += float(rollout["next", "success"][row, step])
                 expected["spl"][k] += float(spl[row, step])
-    table = record.by_steps(5)
+    table = by_steps(record, 5)
     assert table["steps"] == [5, 10, 15]
     assert table["n_episodes"] == expected["n_episodes"]
     for name in ("success", "spl"):
@@ -66,7 +67,7 @@ def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
 
 
 def test_a_stretch_without_the_end_of_an_episode_has_no_success_and_no_report_means_no_spl(rollout):
-    table = TrialRecord.of(rollout).by_steps(1)
+    table = by_steps(TrialRecord.of(rollout), 1)
     assert table["success"][0] is None
     assert "spl" not in table
 

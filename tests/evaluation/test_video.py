@@ -6,17 +6,20 @@ import pytest
 import torch
 
 from memo_lightning.envs.build import build_env
-from memo_lightning.envs.reports import observed_spec
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.video import record_trial, trial_frames
 from memo_lightning.models import MemoTransformer
-from memo_lightning.policies import EntryEncoder, MemoryPolicy
+from memo_lightning.policies import MemoryPolicy, ObservationEncoder
+from memo_lightning.policies.heads import ActorCriticHeads
 
 
 def policy_for(env):
     torch.manual_seed(0)
     model = MemoTransformer(d_model=16, n_layers=1, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
-    return MemoryPolicy(EntryEncoder(observed_spec(env), 16), model, env.action_spec).eval()
+    interface = interface_of(env)
+    encoder = ObservationEncoder(interface.observed(), 16)
+    return MemoryPolicy(encoder, model, ActorCriticHeads(16, interface.action)).eval()
 
 
 ENVIRONMENTS = {
@@ -48,8 +51,8 @@ def test_frames_show_the_environment_and_mark_where_a_summary_is_written():
     written = [index for index, frame in enumerate(frames) if tuple(frame[-1, -1]) == (255, 205, 130)]
     assert written == [5, 11], "segments have 5 steps, and the sixth ends an episode, which is one frame more"
     env.reset()
-    shown = unscaled(next(trial_frames(env, policy)), env.base_env.picture(0).shape)
-    np.testing.assert_array_equal(shown, env.base_env.picture(0))
+    shown = unscaled(next(trial_frames(env, policy)), env.base_env.image(0).shape)
+    np.testing.assert_array_equal(shown, env.base_env.image(0))
 
 
 def unscaled(frame, shape):
@@ -59,7 +62,7 @@ def unscaled(frame, shape):
 
 @pytest.mark.parametrize("name", ["room", "cart"])
 def test_the_end_of_an_episode_is_shown_before_the_next_begins(name):
-    """Against stepping the same trial without a picture of the next episode in between."""
+    """Against stepping the same trial without an image of the next episode in between."""
     changes = {"episode_length": 6} if name == "cart" else {}
     env = build_env({**ENVIRONMENTS[name], **changes}, 1, 0)
     policy = policy_for(env)
@@ -67,7 +70,7 @@ def test_the_end_of_an_episode_is_shown_before_the_next_begins(name):
     frames = list(trial_frames(env, policy))
     ends = [k for k, frame in enumerate(frames) if tuple(frame[-1, -1]) in {(170, 225, 175), (240, 185, 180)}]
     assert ends == [6, 13]
-    shape = env.base_env.picture(0).shape
+    shape = env.base_env.image(0).shape
     ended, begun = (unscaled(frames[k], shape) for k in (6, 7))
     assert (ended != begun).any()
     # The same steps, in a longer episode that goes on.
@@ -83,10 +86,10 @@ def test_a_video_can_be_cut_off():
     assert len(list(trial_frames(env, policy_for(env), max_steps=5))) == 6
 
 
-def test_an_environment_without_pictures_is_refused(tmp_path, monkeypatch):
+def test_an_environment_without_images_is_refused(tmp_path, monkeypatch):
     env = build_env(ENVIRONMENTS["room"], 1, 0)
     policy = policy_for(env)
-    monkeypatch.delattr("memo_lightning.envs.darkroom.Darkroom.picture")
-    monkeypatch.delattr("memo_lightning.envs.trial_env.TrialEnv.picture")
+    monkeypatch.delattr("memo_lightning.envs.darkroom.Darkroom.image")
+    monkeypatch.delattr("memo_lightning.envs.trial_env.TrialEnv.image")
     with pytest.raises(UserError, match="render=true: Darkroom cannot be drawn"):
         record_trial(env, policy, tmp_path / "trial.mp4")

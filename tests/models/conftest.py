@@ -1,10 +1,9 @@
 """Models of these tests have large weights, so that what is in the memory shows in the outputs."""
 
-import inspect
-
 import pytest
 import torch
 
+from memo_lightning.construct import accepted
 from memo_lightning.models import load_official_state_dict
 
 
@@ -19,16 +18,12 @@ def official_model():
 
     def build(model_class, official, **settings):
         sizes = ("d_model", "n_layers", "n_heads", "d_ff", "segment_length", "summary_length", "position_offset")
-        names = [name for name in (*sizes, "rope_base", "norm_eps") if name in settings_of(model_class)]
+        names = accepted(model_class, dict.fromkeys([*sizes, "rope_base", "norm_eps"]))
         model = model_class(**{name: official.config[name] for name in names}, **settings).double().eval()
         load_official_state_dict(model, official.params)
         return model
 
     return build
-
-
-def settings_of(model_class):
-    return inspect.signature(model_class.__init__).parameters
 
 
 @pytest.fixture

@@ -1,16 +1,21 @@
-"""What every sequence model must do, whatever its memory."""
+"""What every sequence model must do, whatever its memory.
+
+Every option of ``conf/model/`` and ``conf/baseline/`` is held to it by itself, with its settings and small sizes; and
+those that have more to set, with other settings too.
+"""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+import yaml
 
+from memo_lightning.callbacks import Baseline
+from memo_lightning.config import config_dir
 from memo_lightning.models import (
-    GRU,
-    LSTM,
     DirectKVTransformer,
     FullContextTransformer,
-    Memoryless,
     MemoTransformer,
     RecurrentMemoryTransformer,
     RetrievalMemory,
@@ -19,28 +24,45 @@ from memo_lightning.models import (
 D = 16
 STACK = {"d_model": D, "n_layers": 2, "n_heads": 2, "d_ff": 32}
 SEGMENTS = {"segment_length": 5, "summary_length": 2}
+SIZES = {**STACK, **SEGMENTS}
+
+
+def options():
+    """Return the own settings of every memory that ships, by the name of its option."""
+    found = {}
+    for path in sorted((config_dir() / "model").glob("*.yaml")):
+        settings = yaml.safe_load(path.read_text())
+        own = {name: value for name, value in settings.items() if name not in SIZES}
+        found[path.stem] = {"target": own.pop("_target_"), **own}
+    for path in sorted((config_dir() / "baseline").glob("*.yaml")):
+        if path.stem not in ("none", "custom"):
+            settings = yaml.safe_load(path.read_text())
+            assert settings.pop("_target_") == "memo_lightning.callbacks.Baseline"
+            found[path.stem] = settings
+    return found
+
+
+OPTIONS = options()
+
+
+def build_option(name):
+    return Baseline(shared=SIZES, **OPTIONS[name]).model
+
 
 MODELS = {
-    "memo": lambda: MemoTransformer(**STACK, **SEGMENTS),
+    **{name: partial(build_option, name) for name in OPTIONS},
     "memo, sink": lambda: MemoTransformer(**STACK, **SEGMENTS, sink_kv=True),
     "memo, streaming": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=10),
     "memo, streaming one summary": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=8, sink_kv=True),
     "memo, checkpointed": lambda: MemoTransformer(**STACK, **SEGMENTS, checkpoint_segments=True),
     "memo, steps as segments": lambda: MemoTransformer(**STACK, segment_length=1, summary_length=1),
-    "autocompressor": lambda: MemoTransformer(**STACK, **SEGMENTS, gradient_segments=2),
-    "direct_kv": lambda: DirectKVTransformer(**STACK, **SEGMENTS),
     "direct_kv, streaming": lambda: DirectKVTransformer(**STACK, **SEGMENTS, memory_budget=10, sink_kv=True),
-    "rmt": lambda: RecurrentMemoryTransformer(**STACK, **SEGMENTS),
     "rmt, long summary": lambda: RecurrentMemoryTransformer(**STACK, segment_length=5, summary_length=7, sink_kv=True),
-    "full_context": lambda: FullContextTransformer(**STACK),
     "full_context, sink": lambda: FullContextTransformer(**STACK, sink_kv=True, position_offset=9),
     "full_context, streaming": lambda: FullContextTransformer(**STACK, memory_budget=6),
     "full_context, streaming sink": lambda: FullContextTransformer(**STACK, memory_budget=6, sink_kv=True),
-    "retrieval": lambda: RetrievalMemory(**STACK, **SEGMENTS, top_k=3),
+    "retrieval, few": lambda: RetrievalMemory(**STACK, **SEGMENTS, top_k=3),
     "retrieval, streaming": lambda: RetrievalMemory(**STACK, **SEGMENTS, top_k=3, memory_budget=10),
-    "lstm": lambda: LSTM(d_model=D, n_layers=2),
-    "gru": lambda: GRU(d_model=D, n_layers=2),
-    "memoryless": lambda: Memoryless(d_model=D, n_layers=2, d_ff=32),
 }
 
 
@@ -209,7 +231,7 @@ def test_a_state_of_another_batch_size_is_refused(model):
         model.step(torch.randn(3, D), model.init_state(2))
 
 
-@pytest.mark.parametrize("other", ["memo", "full_context", "retrieval", "lstm", "gru", "memoryless"])
+@pytest.mark.parametrize("other", OPTIONS)
 def test_a_state_of_another_model_is_refused(model, other):
     theirs = make(other).init_state(2)
     if set(theirs.keys()) == set(model.state_names):
@@ -256,8 +278,9 @@ def test_wrong_shapes_and_flags_are_refused(model):
         model.step(torch.randn(3, D), model.init_state(3), torch.zeros(4, dtype=torch.bool))
 
 
-def test_memory_spans_the_trial_by_default(model):
-    assert model.memory_scope == "trial"
+@pytest.mark.parametrize("name", OPTIONS)
+def test_memory_spans_the_trial_unless_an_option_says_otherwise(name):
+    assert make(name).memory_scope == OPTIONS[name].get("memory_scope", "trial")
 
 
 @pytest.mark.parametrize("name", ["rmt", "lstm", "gru", "memoryless"])

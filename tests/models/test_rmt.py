@@ -59,5 +59,5 @@ def test_equal_total_memory_is_what_memo_holds_at_the_end_of_the_trial():
         model.step(x_t, states[0])
         memo.step(x_t, states[1])
     assert states[0]["length"].tolist() == states[1]["length"].tolist() == [18 + 2]
-    with pytest.raises(ValueError, match="trial_length=4: must be at least segment_length=5"):
+    with pytest.raises(ValueError, match="equal_memory_at=4: must be at least segment_length=5"):
         RecurrentMemoryTransformer.summary_length_of_equal_memory(4, 5, 2)

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from tensordict import TensorDict
 from torch.distributions import (
     AffineTransform,
@@ -13,11 +15,12 @@ from torch.distributions import (
     TanhTransform,
     TransformedDistribution,
 )
-from torchrl.data import Bounded, MultiCategorical, Unbounded
+from torchrl.data import Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from memo_lightning.errors import UserError
 from memo_lightning.policies.heads import build_actor
+from memo_lightning.policies.spaces import Action, action_of_spec
 
 
 def hidden(n=6, d=8):
@@ -27,7 +30,7 @@ def hidden(n=6, d=8):
 
 def test_several_discrete_actions_are_independent():
     torch.manual_seed(0)
-    actor = build_actor(8, MultiCategorical([2, 4, 3], shape=(6, 3)))
+    actor = build_actor(8, Action(spaces.MultiDiscrete([2, 4, 3])))
     td = actor(hidden())
     parts = [Categorical(logits=part) for part in td["logits"].split([2, 4, 3], -1)]
     assert td["action"].shape == (6, 3)
@@ -45,7 +48,7 @@ def test_several_discrete_actions_are_independent():
 def test_continuous_actions_are_a_squashed_normal_within_the_bounds():
     torch.manual_seed(0)
     low, high = torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 10.0])
-    actor = build_actor(8, Bounded(low.expand(6, 2).clone(), high.expand(6, 2).clone(), (6, 2)))
+    actor = build_actor(8, Action(spaces.Box(low.numpy(), high.numpy(), dtype=np.float32)))
     td = actor(hidden())
     assert ((td["action"] > low) & (td["action"] < high)).all()
     reference = TransformedDistribution(
@@ -62,4 +65,6 @@ def test_continuous_actions_are_a_squashed_normal_within_the_bounds():
 
 def test_other_actions_are_refused():
     with pytest.raises(UserError, match="UnboundedContinuous: must be Categorical"):
-        build_actor(8, Unbounded((6, 2)))
+        action_of_spec(Unbounded((6, 2)), 1)
+    with pytest.raises(UserError, match="action space Text: must be Discrete"):
+        Action(spaces.Text(3))

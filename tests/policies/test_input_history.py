@@ -9,27 +9,27 @@ from memo_lightning.policies.input_history import InputHistory, shuffle_episodes
 
 
 @pytest.fixture
-def rows(make_env):
+def sequences(make_env):
     """Almost three trials of random steps, [5, 34]; episodes have up to 4 steps, trials 12."""
     torch.manual_seed(0)
     return make_env(5, 0).rollout(34, break_when_any_done=False)
 
 
-def episodes_of(row):
-    """Return the trials of a row as lists of episodes, each a list of its observations."""
+def episodes_of(sequence):
+    """Return the trials of a sequence as lists of episodes, each a list of its observations."""
     trials = []
-    for step in row.unbind(0):
+    for step in sequence.unbind(0):
         if step["is_init"]:
             trials.append([[]])
         elif step["episode_end"]:
             trials[-1].append([])
-        trials[-1][-1].append((*step["observation"].tolist(), int(step["action"])))
+        trials[-1][-1].append((*step["observation", "observation"].tolist(), int(step["action"])))
     return trials
 
 
-def test_every_trial_keeps_its_episodes_and_its_last_one_in_place(rows):
+def test_every_trial_keeps_its_episodes_and_its_last_one_in_place(sequences):
     moved = 0
-    for before, after in zip(rows, shuffle_episodes(rows, seed=2), strict=True):
+    for before, after in zip(sequences, shuffle_episodes(sequences, seed=2), strict=True):
         for old, new in zip(episodes_of(before), episodes_of(after), strict=True):
             assert sorted(map(tuple, old)) == sorted(map(tuple, new))
             assert old[-1] == new[-1]
@@ -37,11 +37,11 @@ def test_every_trial_keeps_its_episodes_and_its_last_one_in_place(rows):
     assert moved > 5
 
 
-def test_what_is_said_of_the_step_before_fits_the_new_order(rows):
-    shuffled = shuffle_episodes(rows, seed=1)
+def test_what_is_said_of_the_step_before_fits_the_new_order(sequences):
+    shuffled = shuffle_episodes(sequences, seed=1)
     n_actions = 5
-    for row in shuffled:
-        for before, step in pairwise(row):
+    for sequence in shuffled:
+        for before, step in pairwise(sequence):
             if step["is_init"]:
                 assert not step["previous_step"].any()
                 assert not step["episode_end"]
@@ -52,51 +52,54 @@ def test_what_is_said_of_the_step_before_fits_the_new_order(rows):
             assert bool(end) == bool(step["episode_end"]) == bool(before["next", "episode_end"])
 
 
-def test_order_depends_on_the_seed_alone(rows):
-    assert (shuffle_episodes(rows, 1) == shuffle_episodes(rows.clone(), 1)).all()
-    assert not (shuffle_episodes(rows, 1) == shuffle_episodes(rows, 2)).all()
-    inputs = rows.select("observation", "is_init", "episode_end", "previous_step")
-    of_policy, of_learner = shuffle_episodes(inputs, 1), shuffle_episodes(rows, 1)
+def test_order_depends_on_the_seed_alone(sequences):
+    assert (shuffle_episodes(sequences, 1) == shuffle_episodes(sequences.clone(), 1)).all()
+    assert not (shuffle_episodes(sequences, 1) == shuffle_episodes(sequences, 2)).all()
+    inputs = sequences.select("observation", "is_init", "episode_end", "previous_step")
+    of_policy, of_learner = shuffle_episodes(inputs, 1), shuffle_episodes(sequences, 1)
     assert (of_policy == of_learner.select(*inputs.keys())).all()
 
 
 def test_running_trials_are_shuffled_alike_with_and_without_those_before_them(make_env):
-    """A learner has whole rollouts; a policy begins anew whenever all rows begin a trial, every 12 steps here."""
+    """A learner has whole rollouts; a policy begins anew where all environments begin a trial, here every 12 steps."""
     torch.manual_seed(0)
-    rows = make_env(5, 0, trial_length=36).rollout(72, break_when_any_done=False)
+    sequences = make_env(5, 0, trial_length=36).rollout(72, break_when_any_done=False)
     for n_steps in (48, 60, 72):
-        whole, running = shuffle_episodes(rows[:, :n_steps], 1)[:, 36:], shuffle_episodes(rows[:, 36:n_steps], 1)
+        whole, running = (
+            shuffle_episodes(sequences[:, :n_steps], 1)[:, 36:],
+            shuffle_episodes(sequences[:, 36:n_steps], 1),
+        )
         assert (whole == running).all()
-        assert not (running == rows[:, 36:n_steps]).all()
+        assert not (running == sequences[:, 36:n_steps]).all()
 
 
-def test_all_orders_are_as_likely(rows):
-    row = rows[:1, :12]
-    first = [episodes_of(shuffle_episodes(row, seed)[0])[0][0] for seed in range(600)]
-    episodes = episodes_of(row[0])[0]
+def test_all_orders_are_as_likely(sequences):
+    trial = sequences[:1, :12]
+    first = [episodes_of(shuffle_episodes(trial, seed)[0])[0][0] for seed in range(600)]
+    episodes = episodes_of(trial[0])[0]
     counts = [first.count(episode) for episode in episodes[:-1]]
     assert sum(counts) == 600
     expected = 600 / len(counts)
     assert all(abs(count - expected) < 5 * expected**0.5 for count in counts)
 
 
-def test_history_goes_on_from_the_order_it_gave(rows):
+def test_history_goes_on_from_the_order_it_gave(sequences):
     history = InputHistory(shuffle_episodes=True)
-    for step in rows[:, :20].unbind(1):
+    for step in sequences[:, :20].unbind(1):
         history.append(step)
-    once = history.rows(seed=1)
-    assert (once == shuffle_episodes(rows[:, :20], 1)).all()
-    for step in rows[:, 20:].unbind(1):
+    once = history.sequences(seed=1)
+    assert (once == shuffle_episodes(sequences[:, :20], 1)).all()
+    for step in sequences[:, 20:].unbind(1):
         history.append(step)
-    twice = history.rows(seed=2)
-    assert (twice == shuffle_episodes(torch.cat([once, rows[:, 20:]], 1), 2)).all()
+    twice = history.sequences(seed=2)
+    assert (twice == shuffle_episodes(torch.cat([once, sequences[:, 20:]], 1), 2)).all()
     history.clear()
-    history.append(rows[:, 0])
-    assert history.rows(seed=3).shape == (5, 1)
+    history.append(sequences[:, 0])
+    assert history.sequences(seed=3).shape == (5, 1)
 
 
-def test_history_keeps_the_order_where_it_is_not_to_be_shuffled(rows):
+def test_history_keeps_the_order_where_it_is_not_to_be_shuffled(sequences):
     history = InputHistory(shuffle_episodes=False)
-    for step in rows.unbind(1):
+    for step in sequences.unbind(1):
         history.append(step)
-    assert (history.rows(seed=1) == rows).all()
+    assert (history.sequences(seed=1) == sequences).all()

@@ -8,24 +8,31 @@ from torchrl.envs import Compose, InitTracker, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from memo_lightning.envs import DarkKeyToDoor, PreviousStep
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
-from memo_lightning.policies.heads import build_actor
+from memo_lightning.policies.heads import ActorCriticHeads
+from memo_lightning.policies.spaces import action_of_spec
+
+
+def grid_world(n_envs):
+    base = DarkKeyToDoor(n_envs=n_envs, room_size=3, episode_length=4, trial_length=17)
+    return TransformedEnv(base, Compose(PreviousStep(interface_of(base).action), InitTracker()))
 
 
 @pytest.fixture
 def env():
-    base = DarkKeyToDoor(n_envs=6, room_size=3, episode_length=4, trial_length=17)
-    return TransformedEnv(base, Compose(PreviousStep(), InitTracker()))
+    return grid_world(6)
 
 
 @pytest.fixture
 def policy(env):
     torch.manual_seed(0)
     model = MemoTransformer(d_model=16, n_layers=2, n_heads=2, d_ff=32, segment_length=5, summary_length=2)
-    encoder = VectorEncoder(env.observation_spec, 16, ["observation", "previous_step"])
-    policy = MemoryPolicy(encoder, model, env.action_spec).eval()
+    interface = interface_of(env)
+    encoder = VectorEncoder(interface.observed(), 16, ["observation", "previous_step"])
+    policy = MemoryPolicy(encoder, model, ActorCriticHeads(16, interface.action)).eval()
     torch.nn.init.normal_(policy.actor[0].module.weight)
     return policy
 
@@ -33,7 +40,7 @@ def policy(env):
 def recompute(policy, rollout):
     heads = rollout.clone().set("hidden", policy.hidden(rollout))
     log_prob = policy.actor.get_dist(heads).log_prob(rollout["action"])
-    return log_prob, policy.critic(heads)["state_value"]
+    return log_prob, policy.heads.critic(heads)["state_value"]
 
 
 @torch.no_grad()
@@ -47,7 +54,7 @@ def test_training_recomputes_what_acting_found(env, policy):
 @torch.no_grad()
 def test_an_observation_that_is_not_finite_is_named(env, policy):
     td = env.reset()
-    td["observation"][3, 1] = torch.nan
+    td["observation", "observation"][3, 1] = torch.nan
     with pytest.raises(TrainingStopped, match="observation 'observation' of environment 3 holds nan: must be finite"):
         policy(td)
 
@@ -61,8 +68,8 @@ def test_training_recomputes_acting_also_where_trials_end_at_different_steps(env
         policy(td)
         after, td = env.step_and_maybe_reset(td)
         steps.append(after)
-        rows = torch.rand(6, 1, generator=generator) < 0.1
-        td = env.reset(td.set("_reset", rows)) if rows.any() else td
+        which = torch.rand(6, 1, generator=generator) < 0.1
+        td = env.reset(td.set("_reset", which)) if which.any() else td
     rollout = torch.stack(steps, 1)
     starts = rollout["is_init"].squeeze(-1)
     assert starts[:, 1:].any(1).all()
@@ -73,7 +80,7 @@ def test_training_recomputes_acting_also_where_trials_end_at_different_steps(env
 
 @torch.no_grad()
 def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
-    """Also where trials end at different steps, so that rows hold more than one."""
+    """Also where trials end at different steps, so that sequences hold more than one."""
     policy.keep_inputs(shuffle_episodes=False)
     td = env.reset()
     steps = []
@@ -86,8 +93,8 @@ def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
         policy(td)
         after, td = env.step_and_maybe_reset(td)
         steps.append(after)
-        rows = torch.rand(6, 1, generator=generator) < 0.1
-        td = env.reset(td.set("_reset", rows)) if rows.any() else td
+        which = torch.rand(6, 1, generator=generator) < 0.1
+        td = env.reset(td.set("_reset", which)) if which.any() else td
         if t in (11, 26, 39):
             rollout = torch.stack(steps, 1)
             log_prob, value = recompute(policy, rollout)
@@ -95,7 +102,7 @@ def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
             torch.testing.assert_close(value[:, since:], rollout["state_value"][:, since:], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(log_prob[:, since:], rollout["action_log_prob"][:, since:], atol=1e-5, rtol=1e-5)
     scratch = copy.deepcopy(policy)
-    scratch.forget()
+    scratch.reset_state()
     for step in steps:
         scratch(step.select(*policy.in_keys))
     batch = td.select(*policy.in_keys)
@@ -139,15 +146,13 @@ def test_exploration_type_decides_between_sampling_and_mode(env, policy):
 
 def test_memory_follows_the_number_of_environments(env, policy):
     policy(env.reset())
-    other = TransformedEnv(DarkKeyToDoor(n_envs=2, room_size=3, episode_length=4, trial_length=17))
-    other.append_transform(Compose(PreviousStep(), InitTracker()))
-    assert policy(other.reset())["action"].shape == (2,)
-    policy.forget()
+    assert policy(grid_world(2).reset())["action"].shape == (2,)
+    policy.reset_state()
     assert policy.memory_nbytes() == 0
 
 
-def test_entries_that_cannot_be_encoded_are_refused(env):
+def test_keys_that_cannot_be_encoded_are_refused(env):
     with pytest.raises(UserError, match="no 'position'"):
-        VectorEncoder(env.observation_spec, 16, ["position"])
+        VectorEncoder(interface_of(env).observed(), 16, ["position"])
     with pytest.raises(UserError, match="Categorical"):
-        build_actor(16, env.observation_spec["observation"])
+        action_of_spec(env.observation_spec["observation", "observation"], 1)

@@ -60,7 +60,7 @@ def test_drawn_values_arrive_in_the_configuration():
         ({"model.segment_length": {"type": "int", "low": 8, "high": 999}}, "at most the 200"),
         (
             {"collector.n_envs": {"type": "int", "low": 1, "high": 8}},
-            "algorithm.n_minibatches=8: must be at most the 1",
+            "algorithm.n_minibatches=8: must be at most collector.n_envs=1",
         ),
         ({"total_frames": {"type": "int", "low": 1, "high": 9}}, "space.total_frames: is fixed"),
         (
@@ -72,7 +72,7 @@ def test_drawn_values_arrive_in_the_configuration():
                 "baseline": {"type": "categorical", "choices": ["lstm", "rmt"]},
                 "baseline.equal_memory_at": {"type": "int", "low": 1, "high": 9, "when": {"baseline": "lstm"}},
             },
-            "unknown override 'baseline.equal_memory_at'",
+            "space.baseline.equal_memory_at=1: LSTM: got an unexpected keyword argument 'equal_memory_at'",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """What goes wrong in a run is said, survived where it can be, and never costs the last good checkpoint.
 
-Of processes, see also tests/training/test_launchers.py and tests/rollouts/test_workers.py.
+Of processes, see also tests/training/test_launchers.py and tests/data/test_workers.py.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 
 from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.training.run_dir import claimed_run_dir
 from tiny import TINY_TRAINING
 
@@ -79,7 +79,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(module, in_tmp_dir)
     (in_tmp_dir / "meddling.py").open("a").write('\nNAMES = ("skipped", "entropy")\n')
     tiny = [*TINY, "logger=none", record, "env._target_=faulty.BadRewards"]
     assert main(["train", *tiny, "total_frames=960"]) == 0
-    checkpoint = load_checkpoint(in_tmp_dir / CHECKPOINT)
+    checkpoint = read_checkpoint(in_tmp_dir / CHECKPOINT)
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     assert main(["train", "resume=run", "total_frames=1280"]) == 0
     from meddling import Meddling
@@ -94,9 +94,9 @@ def test_many_skipped_updates_end_the_run_and_name_the_first_bad_tensor(module, 
     assert main(["train", *TINY, "logger=none", "env._target_=faulty.BadRewards"]) == 1
     error = capsys.readouterr().err
     assert "10 updates in a row had a loss or gradient that is not finite" in error
-    assert "first such tensor: rollout entry advantage; checkpoint: run/checkpoints/last.ckpt" in error
+    assert "first such tensor: rollout advantage; checkpoint: run/checkpoints/last.ckpt" in error
     assert "Traceback" not in error
-    checkpoint = load_checkpoint(in_tmp_dir / CHECKPOINT)
+    checkpoint = read_checkpoint(in_tmp_dir / CHECKPOINT)
     assert checkpoint["rollouts_done"] == 1
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 
@@ -119,7 +119,7 @@ def test_a_full_disk_does_not_end_the_run_and_nothing_is_lost(module, in_tmp_dir
     assert error.count("last.ckpt: cannot be written (File too large); keeping the last one") == 1
     assert error.count("last.ckpt: written again") == 1
     assert error.count("MLflow cannot be written") == error.count("MLflow can be written again") == 1
-    assert load_checkpoint(in_tmp_dir / CHECKPOINT)["frames"] == 1600
+    assert read_checkpoint(in_tmp_dir / CHECKPOINT)["frames"] == 1600
     assert mlflow_history(f"sqlite:///{in_tmp_dir}/mlflow.db")[0] == [320, 640, 960, 1280, 1600]
     assert sorted(p.name for p in (in_tmp_dir / "run").rglob("*") if p.suffix in (".partial", ".json")) == [
         "metrics.json"
@@ -139,9 +139,9 @@ def test_a_disk_that_stays_full_is_an_error_and_the_last_checkpoint_is_good(modu
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     error = capsys.readouterr().err
-    assert "the report cannot be written (File too large); its figures:\n{" in error
+    assert "the report cannot be written (File too large); its metrics:\n{" in error
     assert "the end of the run could not be saved (File too large)" in error
-    assert load_checkpoint(in_tmp_dir / CHECKPOINT)["rollouts_done"] == 2
+    assert read_checkpoint(in_tmp_dir / CHECKPOINT)["rollouts_done"] == 2
 
 
 @contextlib.contextmanager

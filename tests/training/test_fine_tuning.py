@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memo_lightning.cli.main import main
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 
 SIZES = ["debug=smoke", "model.d_model=16", "model.d_ff=32", "model.segment_length=10", "env.episode_length=10"]
 TINY = [*SIZES, "collector.n_envs=8", "logger=none"]
@@ -27,31 +27,41 @@ def trained(tmp_path_factory):
 
 def weights_at_start(run_dir):
     """Return what a run that learns at rate almost zero has in the end."""
-    return load_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
+    return read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def test_a_model_trained_on_short_trials_goes_on_with_long_ones(trained, in_tmp_dir, capsys):
     source = trained / "none" / "checkpoints" / "last.ckpt"
     assert train("run", 160, f"checkpoint={source}", "algorithm.learning_rate=1e-12") == 0
     assert "trained for 640 frames; new: none" in capsys.readouterr().err
-    before, after = load_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
+    before, after = read_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
     assert all(torch.allclose(value, after[name], atol=1e-8) for name, value in before.items())
-    assert load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["frames"] == 2 * 8 * 160
+    assert read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["frames"] == 2 * 8 * 160
 
 
 def test_memo_starts_from_a_full_context_transformer(trained, in_tmp_dir, capsys):
     source = trained / "full_context" / "checkpoints" / "last.ckpt"
     assert train("run", 80, f"checkpoint={source}", "algorithm.learning_rate=1e-12") == 0
     assert "new: summary_queries" in capsys.readouterr().err
-    before, after = load_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
+    before, after = read_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
     assert all(torch.allclose(value, after[name], atol=1e-8) for name, value in before.items())
 
 
 def test_a_baseline_starts_from_its_own_kind(trained, in_tmp_dir):
     source = trained / "lstm" / "checkpoints" / "last.ckpt"
     assert train("run", 80, f"checkpoint={source}", "baseline=lstm", "algorithm.learning_rate=1e-12") == 0
-    before, after = load_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
+    before, after = read_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
     assert all(torch.allclose(value, after[name], atol=1e-8) for name, value in before.items())
+
+
+def test_a_run_starts_from_a_registered_model_of_the_store_that_it_is_logged_to(in_tmp_dir, monkeypatch, capsys):
+    (in_tmp_dir / "elsewhere").mkdir()
+    store = f"logger.tracking_uri=sqlite:///{in_tmp_dir}/mlflow.db"
+    assert train("first", 40, "logger=mlflow") == 0
+    assert main(["register", "run_dir=first", "name=tiny"]) == 0
+    monkeypatch.chdir(in_tmp_dir / "elsewhere")
+    assert train("run", 80, "checkpoint=models:/tiny/1", "logger=mlflow", store) == 0
+    assert "weights of models:/tiny/1, trained for 640 frames; new: none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 
 import memo_lightning
 from memo_lightning.errors import PREEMPTED
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.training.launchers import cluster_environment, launcher_overrides
 from started import finish, read_until, start
 from tiny import TIMES, TINY_TRAINING
@@ -74,7 +74,7 @@ def fabric_options(free_port):
 
 def outcome(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
-    checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     return {k: v for k, v in metrics.items() if k not in TIMES}, checkpoint["state_dict"]
 
 
@@ -151,7 +151,7 @@ def test_a_terminated_first_process_leaves_none_behind_and_a_checkpoint(tmp_path
     process.terminate()
     output = finish(process, timeout=30)
     assert process.returncode == PREEMPTED, output
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] >= 1
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def broken(tmp_path_factory):
 def test_an_environment_that_breaks_in_one_process_ends_all(broken):
     process, output, directory = broken
     assert process.returncode not in (0, 2), output
-    assert load_checkpoint(directory / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
+    assert read_checkpoint(directory / "run" / "checkpoints" / "last.ckpt")["rollouts_done"] == 1
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ SETTINGS = {
     "recompute_log_probs": False,
     "shuffle_episodes": False,
     "learning_rate": 1e-2,
+    "optimizer": torch.optim.Adam,
     "warmup_frames": 0,
     "schedule": "constant",
     "max_grad_norm": 0.5,
@@ -34,18 +35,18 @@ SETTINGS = {
 
 
 class Witness(lightning.Callback):
-    """Holds what was acted against what training computes from the rows, before each update; and logs updates."""
+    """Compares what was acted with what training computes from the sequences, before each update; and logs updates."""
 
     def __init__(self):
         self.errors, self.metrics, self.learned_from = [], [], []
 
     @torch.no_grad()
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        policy, so_far = pl_module.policy, pl_module._rollout
-        rows = batch if so_far is None else torch.cat([so_far, batch], dim=1)
-        hidden = policy.hidden(rows, policy.sequence_model.segment_length)
-        value = policy.critic(rows.clone().set("hidden", hidden))["state_value"]
-        self.errors.append((value - rows["state_value"])[:, -batch.shape[1] :].abs().max().item())
+        policy, so_far, chunk = pl_module.policy, pl_module.algorithm._rollout, batch["steps"]
+        sequences = chunk if so_far is None else torch.cat([so_far, chunk], dim=1)
+        hidden = policy.hidden(sequences, policy.sequence_model.segment_length)
+        value = policy.heads.critic(sequences.clone().set("hidden", hidden))["state_value"]
+        self.errors.append((value - sequences["state_value"])[:, -chunk.shape[1] :].abs().max().item())
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
@@ -66,7 +67,7 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
     algorithm = PPO(**{**SETTINGS, **changes})
     if keep_inputs:
         policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
-    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False, "seed": 0}, length)
+    learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False, "seed": 0})
     witness = Witness()
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -83,7 +84,7 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
 
 @pytest.mark.parametrize("shuffle_episodes", [False, True])
 def test_acting_goes_on_with_a_memory_of_the_new_weights(make_env, make_policy, shuffle_episodes):
-    """After each update the rest of the trial is acted as if the rows had been read by the new weights."""
+    """After each update the rest of the trial is acted as if the sequences had been read by the new weights."""
     learner, witness = train(make_env, make_policy, n_chunks=4, shuffle_episodes=shuffle_episodes)
     assert len(witness.errors) == 8
     assert max(witness.errors) < 1e-5

@@ -16,7 +16,7 @@ TINY = [
 ]
 
 
-class Figures(lightning.Callback):
+class Metrics(lightning.Callback):
     """Keeps what was logged after every rollout."""
 
     seen: list[dict]
@@ -25,20 +25,20 @@ class Figures(lightning.Callback):
         type(self).seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def figures(*overrides):
-    Figures.seen = []
-    assert main(["train", *TINY, f"+callbacks.figures._target_={__name__}.Figures", *overrides]) == 0
-    return Figures.seen
+def metrics(*overrides):
+    Metrics.seen = []
+    assert main(["train", *TINY, f"+callbacks.seen._target_={__name__}.Metrics", *overrides]) == 0
+    return Metrics.seen
 
 
 @pytest.fixture
 def in_32_bits(in_tmp_dir):
-    return figures("run_dir=32", "trainer.precision=32")
+    return metrics("run_dir=32", "trainer.precision=32")
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_reduced_precision_learns_the_same_to_its_rounding(precision, in_32_bits):
-    reduced = figures("run_dir=reduced", f"trainer.precision={precision}")
+    reduced = metrics("run_dir=reduced", f"trainer.precision={precision}")
     for one, other in zip(in_32_bits[:1], reduced[:1], strict=True):
         for name in ("update/entropy", "update/value_loss", "update/gradient_norm"):
             assert other[name] == pytest.approx(one[name], rel=0.05)
@@ -99,7 +99,7 @@ def _one_step(weights, x, scaler):
 
 @pytest.mark.slow
 def test_the_compiled_model_learns_the_same(in_32_bits):
-    compiled = figures("run_dir=compiled", "compile=true")
+    compiled = metrics("run_dir=compiled", "compile=true")
     for one, other in zip(in_32_bits, compiled, strict=True):
         for name in ("update/entropy", "update/value_loss", "update/gradient_norm"):
             assert other[name] == pytest.approx(one[name], rel=1e-3)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from tiny import TIMES, TINY_TRAINING
 
 TINY = [
@@ -34,7 +34,7 @@ def outcome(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     for name in (*TIMES, "mlflow_run_id"):
         del metrics[name]
-    checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     return metrics, checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]
 
 
@@ -80,7 +80,7 @@ def test_sigterm_saves_the_run_which_then_goes_on_bit_for_bit(uninterrupted, in_
     _, error = process.communicate(timeout=30)
     assert process.returncode == PREEMPTED, error
     assert "preempted; checkpoint: run/checkpoints/last.ckpt\nnext: memo train resume=run" in error
-    assert 0 < load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["frames"] < 1920
+    assert 0 < read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["frames"] < 1920
     assert main(["train", "resume=run"]) == 0
     assert_same(outcome(in_tmp_dir / "run"), uninterrupted)
 

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
+from memo_lightning import __version__
 from memo_lightning.cli.main import main
-from memo_lightning.training.checkpoints import load_checkpoint
+from memo_lightning.policies.checkpoint import read_checkpoint
 from tiny import TINY_TRAINING
 
 TINY = [
@@ -55,7 +56,7 @@ def test_a_run_that_was_stopped_before_its_report_has_only_the_report_to_make(ru
 
 def test_a_learning_rate_is_taken_over(run):
     assert resume("total_frames=960", "algorithm.learning_rate=1e-12") == 0
-    optimizer = load_checkpoint(run / "checkpoints/last.ckpt")["optimizer_states"][0]
+    optimizer = read_checkpoint(run / "checkpoints/last.ckpt")["optimizer_states"][0]
     assert optimizer["param_groups"][0]["lr"] == 1e-12
 
 
@@ -70,8 +71,8 @@ def test_rollouts_of_another_size_go_on_to_the_same_frames(n_envs, frames, run):
     ("override", "message"),
     [
         ("model.d_model=32", "another architecture: model.d_model=32 (checkpoint: 16); first weight"),
-        ("run_dir=other", "run_dir: a run that goes on has its own"),
-        ("checkpoint=other.ckpt", "checkpoint: a run that goes on has its own"),
+        ("run_dir=other", "run_dir: a resumed run keeps its own"),
+        ("checkpoint=other.ckpt", "checkpoint: a resumed run keeps its own"),
     ],
 )
 def test_what_cannot_be_changed_is_refused_and_the_run_left_as_it_was(override, message, run, capsys):
@@ -83,12 +84,22 @@ def test_what_cannot_be_changed_is_refused_and_the_run_left_as_it_was(override, 
     assert (run / "config.yaml").read_text() == before
 
 
-def test_a_checkpoint_of_another_version_is_refused(run, capsys):
+@pytest.mark.parametrize(
+    ("changes", "version"),
+    [({"memo_format": None, "memo_version": None, "policy_spec": None}, "0.1"), ({"memo_format": 1}, __version__)],
+    ids=["without a format", "another format"],
+)
+def test_a_checkpoint_of_another_version_is_refused_and_left_as_it_was(changes, version, run, capsys):
     path = run / "checkpoints/last.ckpt"
-    checkpoint = load_checkpoint(path)
-    del checkpoint["update_guard"]
-    torch.save(checkpoint, path)
-    assert resume("total_frames=960") == 2
-    error = capsys.readouterr().err
-    assert "resume=run: its checkpoint, of another version, lacks update_guard; checkpoint=run/checkpoints" in error
-    assert error.count("\n") == 1, error
+    checkpoint = read_checkpoint(path) | changes
+    torch.save({name: value for name, value in checkpoint.items() if value is not None}, path)
+    before = path.read_bytes()
+    commands = [["train", "resume=run", "total_frames=960"], ["train", *TINY, "run_dir=new", f"checkpoint={path}"]]
+    for command in [*commands, ["evaluate", "checkpoint=run"]]:
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"last.ckpt: written by memo-lightning {version}, whose checkpoints this version cannot read; " in error
+        assert f"pip install 'memo-lightning=={version}.*', or train again" in error
+        assert error.count("\n") == 1, error
+    assert path.read_bytes() == before
+    assert not (run.parent / "new").exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.benchmarks.case import Case
-from memo_lightning.config import compose_config, nearest
+from memo_lightning.config import compose_config, group_options, nearest
 from memo_lightning.errors import UserError, require
 from memo_lightning.models.segments import SegmentedModel
 from memo_lightning.policies.spec import build_memory
@@ -16,6 +17,11 @@ from memo_lightning.training.train import build_baseline
 
 # Settings that say which cases there are. All others are the same for all cases of a benchmark.
 _WHICH_CASES = ("memories", "context_lengths", "measures", "arms", "staggered", "streaming_steps", "run_dir", "choices")
+# How memories are ordered in tables; others follow.
+_FIRST = (
+    *("memo", "memo_checkpointed", "full_context", "rmt", "autocompressor", "direct_kv", "retrieval"),
+    *("lstm", "gru", "memoryless"),
+)
 
 
 def plan(config: DictConfig) -> list[Case]:
@@ -24,8 +30,10 @@ def plan(config: DictConfig) -> list[Case]:
     Raises:
         UserError: if a setting is out of range or does not fit the others.
     """
-    _check(config)
-    models = {memory: _model_settings(config, memory) for memory in config.memories}
+    arms = arms_of(config)
+    memories = list(arms) if config.memories is None else list(config.memories)
+    _check(config, memories, arms)
+    models = {memory: _model_settings(config, arms[memory]) for memory in memories}
     segmented = [name for name, model in models.items() if isinstance(build_memory(model), SegmentedModel)]
     whole = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     settings = {str(key): value for key, value in whole.items() if key not in _WHICH_CASES}
@@ -42,13 +50,24 @@ def plan(config: DictConfig) -> list[Case]:
             require(memory in segmented, "staggered", memory, allowed)
             cases.append(Case("staggered", memory, models[memory], config.staggered_length, settings))
     if config.streaming_steps:
-        memo = {**_model_settings(config, "memo"), "memory_budget": config.streaming_budget}
+        memo = {**_model_settings(config, arms["memo"]), "memory_budget": config.streaming_budget}
         build_memory(memo)
         cases.append(Case("streaming", "memo", memo, config.streaming_steps, settings))
     return cases
 
 
-def _check(config: DictConfig) -> None:
+def arms_of(config: DictConfig) -> dict[str, list[str]]:
+    """Return the memories that can be measured, and what ``memo train`` is told to get each.
+
+    They are Memo, every option of ``conf/baseline/`` that is a memory, and what ``config.arms`` adds.
+    """
+    options = [option for option in group_options("baseline") if option not in ("none", "custom")]
+    arms: dict[str, list[str]] = {"memo": [], **{option: [f"baseline={option}"] for option in options}}
+    arms |= {str(name): list(overrides) for name, overrides in config.arms.items()}
+    return {name: arms[name] for name in dict.fromkeys([*_FIRST, *arms]) if name in arms}
+
+
+def _check(config: DictConfig, memories: Sequence[str], arms: Mapping[str, Sequence[str]]) -> None:
     """Raise :class:`UserError` unless every setting is in range."""
     least = {"update_rows": 1, "acting_rows": 1, "input_sets": 1, "max_seconds": 0, "threads": 1, "streaming_steps": 0}
     for name, smallest in least.items():
@@ -62,20 +81,20 @@ def _check(config: DictConfig) -> None:
     for name, length in [*(("context_lengths", n) for n in lengths), ("staggered_length", config.staggered_length)]:
         valid = isinstance(length, int) and length >= 2 * segment and length % segment == 0
         require(valid, name, length, f"a multiple of model.segment_length={segment}, at least twice as long")
-    require(len(config.memories) > 0, "memories", [], f"one or more of {', '.join(config.arms)}")
+    require(len(memories) > 0, "memories", [], f"one or more of {', '.join(arms)}")
     for measure in config.measures:
         require(measure in ("update", "acting"), "measures", measure, "update or acting")
     require(len(config.measures) > 0, "measures", [], "update, acting or both")
-    for memory in config.memories:
-        if memory not in config.arms:
-            raise UserError(f"memories={memory}: {nearest(memory, config.arms)}")
+    for memory in memories:
+        if memory not in arms:
+            raise UserError(f"memories={memory}: {nearest(memory, arms)}")
 
 
-def _model_settings(config: DictConfig, memory: str) -> dict[str, Any]:
+def _model_settings(config: DictConfig, arm: Sequence[str]) -> dict[str, Any]:
     """Return ``_target_`` and settings of a memory, as ``memo train`` with the overrides of its arm has them."""
     sizes = [f"model.{name}={value}" for name, value in config.model.items()]
     trained: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-        compose_config("train", [*sizes, *config.arms[memory]]), resolve=True
+        compose_config("train", [*sizes, *arm]), resolve=True
     )
     baseline = build_baseline(trained)
     return baseline.memory if baseline else trained["model"]

@@ -124,4 +124,4 @@ class TrialCollector(Collector):
         after = self._policy_inputs(self._carrier).to(device).clone()
         # TorchRL counts the frames of workers by their trajectories, which are not told apart here.
         counted = TensorDict({"traj_ids": torch.zeros(n_envs, n_steps)}, [n_envs])
-        return TensorDict({STEPS: steps, AFTER: after, "collector": counted}, [n_envs])
+        return TensorDict({STEPS: steps, AFTER: after, "collector": counted}, [n_envs], device=device)

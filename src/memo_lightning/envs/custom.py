@@ -236,6 +236,10 @@ class NestObservations(Transform):
         """Nest the specs of what is observed."""
         leaves = [key for key in observation_spec.keys(True, True) if _first(key) not in self._reports]
         self._names = {key: key if isinstance(key, str) else "_".join(key) for key in leaves}
+        names = list(self._names.values())
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"observation {name!r}: two parts have this name; rename one with a transform")
         specs = {name: observation_spec[key] for key, name in self._names.items()}
         kept = {name: observation_spec[name] for name in observation_spec.keys() if name in self._reports}
         shape, device = observation_spec.shape, observation_spec.device

@@ -123,9 +123,10 @@ class Agent:
         kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
         policy = self.policy
         try:
-            hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, state.is_first)
+            starts = policy.memory_starts(inputs)
+            hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, starts)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise UserError(policy.non_finite_input(inputs) or str(error)) from None
         with set_exploration_type(kind):
             chosen = policy.actor(policy.head_inputs(hidden, inputs)).get("action")
         state.previous_action, state.is_first = chosen, torch.zeros_like(state.is_first)

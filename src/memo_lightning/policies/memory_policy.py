@@ -97,7 +97,7 @@ class MemoryPolicy(TensorDictModuleBase):
             TrainingStopped: if an observation is not finite.
         """
         n_envs = tensordict.batch_size[0]
-        starts = self._memory_starts(tensordict)
+        starts = self.memory_starts(tensordict)
         # Where every environment begins a trial the memory is made anew: what is acted must not depend, not even in
         # rounding, on how far the buffers had grown before, or a resumed run would not be the same run.
         if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
@@ -110,7 +110,8 @@ class MemoryPolicy(TensorDictModuleBase):
         try:
             hidden, self._memory = self.sequence_model.step(self.encode(tensordict), self._memory, starts)
         except ValueError:
-            self._check_observations(tensordict)
+            if bad := self.non_finite_input(tensordict):
+                raise TrainingStopped(bad) from None
             raise
         heads = self.heads(self.head_inputs(hidden, tensordict))
         if self._noise is not None and exploration_type() is ExplorationType.RANDOM:
@@ -129,7 +130,7 @@ class MemoryPolicy(TensorDictModuleBase):
 
         ``segment_length`` and the other settings of the pass are as in :meth:`SequenceModel.forward`.
         """
-        inputs, starts = self.encode(sequences), self._memory_starts(sequences)
+        inputs, starts = self.encode(sequences), self.memory_starts(sequences)
         return self.sequence_model(inputs, starts, segment_length, **settings).float()
 
     @torch.no_grad()
@@ -165,25 +166,27 @@ class MemoryPolicy(TensorDictModuleBase):
         masks = {key: inputs.get(key) for key in self.head_keys}
         return TensorDict({"hidden": hidden.float(), **masks}, hidden.shape[:-1])
 
-    def _check_observations(self, tensordict: TensorDictBase) -> None:
+    def memory_starts(self, tensordict: TensorDictBase) -> Tensor:
+        """Return bool ``[*batch]``, where the memory is emptied: at trial starts, or at all episode starts."""
+        starts = tensordict.get("is_init")
+        if self.sequence_model.memory_scope == "episode":
+            starts = starts | tensordict.get("episode_end")  # of the step before
+        return starts.squeeze(-1)
+
+    def non_finite_input(self, inputs: TensorDictBase) -> str | None:
+        """Return in words which of the policy inputs ``[N]`` is not finite; None if all are."""
         for key in self.encoder.in_keys:
-            bad = ~tensordict.get(key).isfinite()
+            bad = ~inputs.get(key).isfinite()
             if bad.any():
                 environment, *_ = bad.nonzero()[0].tolist()
-                value = tensordict.get(key)[bad][0].item()
+                value = inputs.get(key)[bad][0].item()
                 what = "the reward or action before" if key == PREVIOUS_STEP else f"observation {name_of(key)!r}"
-                raise TrainingStopped(f"{what} of environment {environment} holds {value}: must be finite")
+                return f"{what} of environment {environment} holds {value}: must be finite"
+        return None
 
     @torch.no_grad()
     def _refresh(self, history: InputHistory) -> None:
         """Recompute the memory with the weights as they are."""
         self._memory_version = int(self.weights_version)
         sequences = history.sequences(seed=self._memory_version)
-        _, self._memory = self.sequence_model.prefill(self.encode(sequences), self._memory_starts(sequences))
-
-    def _memory_starts(self, tensordict: TensorDictBase) -> Tensor:
-        """Return bool ``[*batch]``, where the memory is emptied: at trial starts, or at all episode starts."""
-        starts = tensordict.get("is_init")
-        if self.sequence_model.memory_scope == "episode":
-            starts = starts | tensordict.get("episode_end")  # of the step before
-        return starts.squeeze(-1)
+        _, self._memory = self.sequence_model.prefill(self.encode(sequences), self.memory_starts(sequences))

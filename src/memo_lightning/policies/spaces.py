@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
-from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec, Unbounded
 
 from memo_lightning.errors import UserError, require
 
 # Bounds beyond this stand for "no bound", as in CartPole's velocities.
 UNBOUNDED = 1e6
 ACTION_MASK = "action_mask"  # in an observation or in `info`, by the convention of Gymnasium and PettingZoo
+# What cannot be a key of TorchRL's Composite; it gets an underscore at the end.
+_RESERVED = frozenset(
+    ("batch_size", "cls", "data_cls", "device", "dtype", "names", "self", "shape", "space", "step_mdp_static")
+)
 _ENCODABLE = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
@@ -28,7 +32,8 @@ class ObservationKey:
     Discrete values are int64 from 0, images uint8 ``[H, W, C]``, everything else a float32 vector.
 
     Attributes:
-        name: its name, which is the user's; in a TensorDict it is found at ``("observation", name)``.
+        name: its name, which is the user's; with an underscore at its end where TorchRL reserves it, as ``device``. In
+            a TensorDict it is found at ``("observation", name)``.
         path: keys and indices that lead to it in the observation.
         space: its Gymnasium space.
     """
@@ -109,7 +114,7 @@ class ObservationKey:
             limit = self.space.n if isinstance(self.space, spaces.Discrete) else self.space.nvec  # type: ignore[attr-defined]
             if (value < 0).any() or (value >= limit).any():
                 raise UserError(f"observation {self.name!r} is {value}; its space says {self.space}")
-        return value.reshape(*batch_shape, *self.shape)
+        return value.reshape((*batch_shape, *self.shape))
 
 
 def observation_keys(space: Space, ignore: Sequence[str] = ()) -> list[ObservationKey]:
@@ -130,6 +135,8 @@ def observation_keys(space: Space, ignore: Sequence[str] = ()) -> list[Observati
     for name in ignore:
         require(name in names, "env.ignore", list(ignore), f"among the observation keys, {', '.join(names)}")
     keys = [key for key in keys if key.name not in ignore]
+    keys = [replace(key, name=f"{key.name}_") if key.name in _RESERVED else key for key in keys]
+    names = [key.name for key in keys]
     require(bool(keys), "env.ignore", list(ignore), "such that something is left to observe")
     for key in keys:
         if not isinstance(key.space, _ENCODABLE):
@@ -264,9 +271,10 @@ def action_of_spec(spec: TensorSpec, n_batch_dims: int, *, masked: bool = False)
         UserError: if actions of this kind are not supported.
     """
     if not isinstance(spec, Categorical | MultiCategorical | Bounded) or isinstance(spec, Binary):
+        hint = "; GymEnv has one with categorical_action_encoding=True" if isinstance(spec, OneHot) else ""
         raise UserError(
             f"action_spec={type(spec).__name__}: must be Categorical (one discrete action), MultiCategorical "
-            f"(several) or Bounded (a vector with bounds)"
+            f"(several) or Bounded (a vector with bounds){hint}"
         )
     return Action(_space_of(spec, n_batch_dims), masked)
 
@@ -281,9 +289,10 @@ def space_to_plain(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"kind": "multi_discrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        dtype = str(space.dtype)
+        return {"kind": "multi_discrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": dtype}
     if isinstance(space, spaces.MultiBinary):
-        return {"kind": "multi_binary", "shape": list(space.shape)}
+        return {"kind": "multi_binary", "n": space.n if isinstance(space.n, int) else list(space.n)}
     if isinstance(space, spaces.Dict):
         return {"kind": "dict", "spaces": [[str(key), space_to_plain(part)] for key, part in space.spaces.items()]}
     assert isinstance(space, spaces.Tuple), type(space)
@@ -303,11 +312,12 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
         case "discrete":
             return spaces.Discrete(plain["n"], start=plain["start"])
         case "multi_discrete":
-            return spaces.MultiDiscrete(np.array(plain["nvec"]), start=np.array(plain["start"]))
+            nvec, start = np.array(plain["nvec"]), np.array(plain["start"])
+            return spaces.MultiDiscrete(nvec, np.dtype(plain["dtype"]).type, start=start)
         case "multi_binary":
-            return spaces.MultiBinary(tuple(plain["shape"]))
+            return spaces.MultiBinary(plain["n"])
         case "dict":
-            return spaces.Dict({key: space_from_plain(part) for key, part in plain["spaces"]})
+            return spaces.Dict([(key, space_from_plain(part)) for key, part in plain["spaces"]])  # a mapping it sorts
         case "tuple":
             return spaces.Tuple([space_from_plain(part) for part in plain["spaces"]])
         case kind:
@@ -320,8 +330,8 @@ def without_keys(space: Space, ignore: Sequence[str]) -> Space:
     """Return an observation space without the parts that are ignored at its top level, and without an action mask."""
     if not isinstance(space, spaces.Dict):
         return space
-    kept = {key: part for key, part in space.spaces.items() if str(key) not in (*ignore, ACTION_MASK)}
-    return spaces.Dict({str(key): part for key, part in kept.items()})
+    kept = [(str(key), part) for key, part in space.spaces.items()]
+    return spaces.Dict([(key, part) for key, part in kept if key not in (*ignore, ACTION_MASK)])
 
 
 def _walk(space: Space, path: tuple[str | int, ...], name: str) -> Iterator[ObservationKey]:

@@ -187,7 +187,8 @@ def _checkpoint_to_resume_from(config: DictConfig) -> dict[str, Any]:
 
 def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceModel) -> str:
     """Load the weights of another run; return a line that says so."""
-    pretrained = find_checkpoint(config["checkpoint"])
+    tracking_uri = config["logger"]["tracking_uri"] if config["logger"] else None
+    pretrained = find_checkpoint(config["checkpoint"], tracking_uri)
     new = start_from(pretrained, config, policy, model)
     trained_for = f"trained for {pretrained['frames']:,} frames"
     return f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(new) or 'none'}"

@@ -6,15 +6,15 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from memo_lightning.envs.gymnasium.spaces import Action
 from torchrl.envs import check_env_specs
 from toys import Everything, Keeps, OwnTrials, Walk, faulty
 
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectComponents
-from memo_lightning.envs.reports import observed_spec
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import EnvironmentFailure, UserError
-from memo_lightning.policies import EntryEncoder
+from memo_lightning.policies import ObservationEncoder
+from memo_lightning.policies.spaces import Action
 
 
 def rollout(env, steps=40, seed=0):
@@ -37,25 +37,29 @@ def test_specs_hold(make):
 
 @pytest.mark.parametrize(("trial_length", "episodes"), [(11, None), (1000, 3), (9, 2)])
 def test_trials_equal_stepping_by_hand(trial_length, episodes):
-    rows = rollout(GymnasiumEnv(n_envs=4, make=Walk, trial_length=trial_length, episodes_per_trial=episodes, seed=5))
-    for row in rows:
+    env = GymnasiumEnv(n_envs=4, make=Walk, trial_length=trial_length, episodes_per_trial=episodes, seed=5)
+    for trajectory in rollout(env):
         trial_step = episode = step = 0
         total, env = 0.0, Walk()
         for t in range(40):
             if step == 0:
-                env.reset(seed=seeds_of(row["observation"][t])[0])
-            np.testing.assert_array_equal(row["observation"][t], env._observe().astype(np.float32))
-            action = int(row["action"][t]) - 1
+                env.reset(seed=seeds_of(trajectory["observation", "observation"][t])[0])
+            seen = env._observe().astype(np.float32)
+            np.testing.assert_array_equal(trajectory["observation", "observation"][t], seen)
+            action = int(trajectory["action"][t]) - 1
             _, reward, over, _, _ = env.step(action)
             trial_step, step, total = trial_step + 1, step + 1, total + reward
             done = trial_step == trial_length or (over and episode + 1 == episodes)
-            after = row["next"][t]
+            after = trajectory["next"][t]
             assert after["reward"] == reward
             assert after["episode_return"] == total
             assert after["episode_length"] == step
             assert after["episode_end"] == over
             assert after["success"] == (over and action == 1)
-            assert after["done"] == after["terminated"] == done
+            assert after["done"] == done
+            assert after["terminated"] == (done and over), "the walk itself only ends truly"
+            assert after["truncated"] == (done and not over)
+            assert after["episode_truncated"] == (done and not over)
             if over or done:
                 step, total, episode = 0, 0.0, episode + 1
             if done:
@@ -63,21 +67,21 @@ def test_trials_equal_stepping_by_hand(trial_length, episodes):
 
 
 def test_an_environment_may_make_its_trials_itself():
-    rows = rollout(GymnasiumEnv(n_envs=2, make=OwnTrials, trial_length=100), steps=12)
-    after = rows["next"]
+    steps = rollout(GymnasiumEnv(n_envs=2, make=OwnTrials, trial_length=100), steps=12)
+    after = steps["next"]
     assert after["done"][0].flatten().nonzero().flatten().tolist() == [5, 11]
     assert after["episode_end"][0].flatten().tolist() == [False, True] * 6
     assert after["episode_return"][0].flatten().tolist() == [1, 2] * 6
     assert after["success"][0].flatten().nonzero().flatten().tolist() == [3, 9]
-    assert rows["goal"][0].tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert steps["observation", "goal"][0].tolist() == [0, 0, 1, 1, 2, 2] * 2
 
 
 def test_episodes_of_a_trial_keep_their_task_as_the_environment_can():
     def trials(make, same_task):
         env = GymnasiumEnv(n_envs=1, make=make, trial_length=100, episodes_per_trial=4, same_task=same_task)
-        rows = rollout(env, steps=60)[0]
-        trial = rows["next", "done"].flatten().cumsum(0) - rows["next", "done"].flatten().long()
-        return [set(seeds_of(rows["observation"][trial == k])) for k in range(3)]
+        steps = rollout(env, steps=60)[0]
+        trial = steps["next", "done"].flatten().cumsum(0) - steps["next", "done"].flatten().long()
+        return [set(seeds_of(steps["observation", "observation"][trial == k])) for k in range(3)]
 
     assert [len(seeds) for seeds in trials(Walk, "none")] == [4, 4, 4]
     for make, same_task in ((Walk, "seed"), (Keeps, "option")):
@@ -92,28 +96,28 @@ def test_results_do_not_depend_on_the_environments_beside_and_seeds_repeat():
     )
     for key in few.keys(True, True):
         assert torch.equal(few[key], many[:3][key]), key
-    assert not torch.equal(few["observation"], other["observation"])
+    assert not torch.equal(few["observation", "observation"], other["observation", "observation"])
     env = GymnasiumEnv(n_envs=3, make=Walk, trial_length=15, seed=1)
     rollout(env)
     env.set_seed(7)
-    assert torch.equal(rollout(env)["observation"], few["observation"])
+    assert torch.equal(rollout(env)["observation", "observation"], few["observation", "observation"])
 
 
 def test_held_out_seeds_are_never_trained_on():
     def seeds(split):
         env = GymnasiumEnv(n_envs=8, make=Walk, trial_length=15, split=split)
-        return seeds_of(rollout(env)["observation"])
+        return seeds_of(rollout(env)["observation", "observation"])
 
     assert {seed % 2 for seed in seeds("train")} == {0}
     assert {seed % 2 for seed in seeds("held_out")} == {1}
     assert {seed % 2 for seed in seeds("all")} == {0, 1}
 
 
-def test_partial_reset_touches_only_the_rows_it_names():
+def test_partial_reset_touches_only_the_environments_it_names():
     env = GymnasiumEnv(n_envs=3, make=Walk, trial_length=50)
     td = env.step(env.reset().set("action", torch.zeros(3, dtype=torch.int64)))["next"]
-    before = td["observation"].clone()
-    after = env.reset(td.set("_reset", torch.tensor([[False], [True], [False]])))["observation"]
+    before = td["observation", "observation"].clone()
+    after = env.reset(td.set("_reset", torch.tensor([[False], [True], [False]])))["observation", "observation"]
     assert torch.equal(after[[0, 2]], before[[0, 2]])
     assert after[1, 3] == 0
 
@@ -122,18 +126,18 @@ def test_every_kind_of_observation_arrives_as_it_was():
     env = GymnasiumEnv(n_envs=1, make=Everything, trial_length=10)
     td = env.reset()
     for _ in range(3):
-        seen, last = td[0], env._rows._rows[0].env.last
+        seen, last = td["observation"][0], env._runners._runners[0].env.last
         np.testing.assert_array_equal(seen["vector"], last["vector"].flatten())
         assert seen["choice"] == last["choice"] - 3
         np.testing.assert_array_equal(seen["choices"], last["choices"])
         np.testing.assert_array_equal(seen["flags"], last["flags"])
-        np.testing.assert_array_equal(seen["picture"], last["picture"])
+        np.testing.assert_array_equal(seen["image"], last["image"])
         np.testing.assert_array_equal(seen["first"], last["first"].transpose(1, 2, 0))
         np.testing.assert_array_equal(seen["grey"], last["grey"][..., None])
         assert seen["pair_0"] == last["pair"][0]
         np.testing.assert_array_equal(seen["pair_1"], last["pair"][1])
         td = env.step(env.rand_action(td))["next"]
-    assert env.observation_spec["picture"].dtype == torch.uint8
+    assert env.observation_spec["observation", "image"].dtype == torch.uint8
 
 
 def test_continuous_actions_stay_within_their_bounds():
@@ -160,7 +164,8 @@ def test_components_can_be_hidden():
     [
         (
             "shape",
-            r"environment <Faulty instance>, row 0: observation 'observation' has shape \(3,\); its space says \(2,\)",
+            r"^environment <Faulty instance>, number 0: observation 'observation' has shape \(3,\); its space says "
+            r"\(2,\)$",
         ),
         ("dtype", r"observation 'observation' has dtype <U1; its space says float32"),
         ("reward", r"the reward is None; must be a number"),
@@ -175,7 +180,7 @@ def test_a_step_that_breaks_the_spec_is_one_line(fault, message, workers):
 
 
 def test_what_an_environment_raises_is_shown_with_its_own_trace():
-    with pytest.raises(EnvironmentFailure, match=r"row 0: RuntimeError: the motor is on fire\n(.*\n)*.*in step"):
+    with pytest.raises(EnvironmentFailure, match=r"number 0: RuntimeError: the motor is on fire\n(.*\n)*.*in step"):
         GymnasiumEnv(n_envs=2, make=faulty("raise"), trial_length=10).rollout(5)
 
 
@@ -193,11 +198,11 @@ def test_several_choices_may_have_any_shape():
     """A table of choices, observed and acted, is flat to the policy and has its shape in the environment."""
     env = build_env({"_target_": "memo_lightning.envs.gymnasium.GymnasiumEnv", "make": Table, "trial_length": 6}, 3, 0)
     check_env_specs(env)
-    encoder = EntryEncoder(observed_spec(env), 8)
-    rows = env.rollout(6)
-    assert rows["observation"].shape == (3, 6, 4)
-    assert encoder(rows).shape == (3, 6, 8)
-    assert torch.equal(rows["observation"][:, 1:], rows["action"][:, :-1])
+    encoder = ObservationEncoder(interface_of(env).observed(), 8)
+    steps = env.rollout(6)
+    assert steps["observation", "observation"].shape == (3, 6, 4)
+    assert encoder(steps).shape == (3, 6, 8)
+    assert torch.equal(steps["observation", "observation"][:, 1:], steps["action"][:, :-1])
 
 
 class Table(gymnasium.Env):
@@ -235,13 +240,16 @@ def test_actions_that_are_whole_numbers_are_the_nearest_ones():
         ({"split": "test"}, "env.split='test': must be one of"),
         ({"workers": 3}, "env.workers=3: must be at least 0 and at most the 2 environments"),
         ({"step_timeout": 0}, "env.step_timeout=0: must be greater than 0"),
-        ({"ignore": ["colour"]}, "env.ignore=.*'colour'.*: must be among the entries of the observation, observation"),
+        ({"ignore": ["colour"]}, "env.ignore=.*'colour'.*: must be among the observation keys, observation"),
         ({"ignore": ["observation"]}, "something is left"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         GymnasiumEnv(**{"n_envs": 2, "id": "CartPole-v1", "trial_length": 10, **change})
+
+
+BIT = gymnasium.spaces.Discrete(2)
 
 
 class Unsupported(Walk):
@@ -253,16 +261,12 @@ class Unsupported(Walk):
     ("space", "message"),
     [
         (
-            {
-                "observation_space": gymnasium.spaces.Dict(
-                    a=gymnasium.spaces.Discrete(2), mission=gymnasium.spaces.Text(9)
-                )
-            },
+            {"observation_space": gymnasium.spaces.Dict(a=BIT, mission=gymnasium.spaces.Text(9))},
             r"observation 'mission' is a Text space, .* env.ignore=\[mission\]",
         ),
         (
-            {"observation_space": gymnasium.spaces.Dict(reward=gymnasium.spaces.Discrete(2))},
-            "'reward': the name is taken",
+            {"observation_space": gymnasium.spaces.Dict(a_b=BIT, a=gymnasium.spaces.Dict(b=BIT))},
+            "'a_b': two parts have this name; rename one with a wrapper",
         ),
         ({"action_space": gymnasium.spaces.Box(-np.inf, 1, (2,))}, "must have finite bounds"),
         ({"action_space": gymnasium.spaces.Text(3)}, "action space Text: must be Discrete"),

@@ -30,7 +30,7 @@ def have_ended(pids, seconds=20):
 
 
 def worker_pids(env):
-    return [worker.process.pid for worker in env._rows._workers]
+    return [worker.process.pid for worker in env._runners._workers]
 
 
 @pytest.mark.parametrize("make", [Walk, Everything])
@@ -48,14 +48,14 @@ def test_results_do_not_depend_on_the_number_of_workers(make, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pictures_of_the_end_of_an_episode_are_kept_where_they_are_asked_for(workers):
+def test_images_of_the_end_of_an_episode_are_kept_where_they_are_asked_for(workers):
     env = GymnasiumEnv(n_envs=2, make=Walk, trial_length=50, workers=workers)
     td = env.reset()
     env.watch()
     while not td["episode_end"][1]:
         td = env.step(env.rand_action(td))["next"]
-    assert (env.last_picture(1) == int(td["episode_length"][1])).all()
-    assert (env.picture(1) == 0).all(), "the next one has begun"
+    assert (env.last_image(1) == int(td["episode_length"][1])).all()
+    assert (env.image(1) == 0).all(), "the next one has begun"
     env.close()
 
 
@@ -64,13 +64,15 @@ def test_pictures_of_the_end_of_an_episode_are_kept_where_they_are_asked_for(wor
     [
         (
             "raise",
-            r"env worker 0: environment <Faulty instance>, row 0: RuntimeError: the motor is on fire\n(.*\n)*.*toys.py",
+            r"env worker 0: environment <Faulty instance>, number 0: RuntimeError: the motor is on fire\n"
+            r"(.*\n)*.*toys.py",
         ),
-        ("die", r"env worker 0 \(rows 0 to 1\) died: SIGKILL"),
-        ("exit", r"env worker 0 \(rows 0 to 1\) died: exit status 7"),
+        ("die", r"env worker 0 \(environments 0 to 1\) died: SIGKILL"),
+        ("exit", r"env worker 0 \(environments 0 to 1\) died: exit status 7"),
         (
             "hang",
-            r"env worker 0 \(rows 0 to 1\) hangs: no answer within 2 s \(env.step_timeout\)\n(.*\n)*.*toys.py.*in step",
+            r"env worker 0 \(environments 0 to 1\) hangs: no answer within 2 s \(env.step_timeout\)\n"
+            r"(.*\n)*.*toys.py.*in step",
         ),
     ],
 )

@@ -28,12 +28,12 @@ def test_popgym_tasks_keep_the_contract(name):
     check_env_specs(env)
     env.set_seed(1)
     torch.manual_seed(0)
-    rows = env.rollout(104, break_when_any_done=False)
+    steps = env.rollout(104, break_when_any_done=False)
     env.set_seed(1)
     torch.manual_seed(0)
     again = env.rollout(104, break_when_any_done=False)
-    assert torch.equal(rows["next", "reward"], again["next", "reward"]), "seeded"
-    assert rows["next", "done"].any(1).all()
+    assert torch.equal(steps["next", "reward"], again["next", "reward"]), "seeded"
+    assert steps["next", "done"].any(1).all()
 
 
 def train(*overrides):
@@ -41,7 +41,7 @@ def train(*overrides):
     assert main(["train", *tiny, "logger=none", "run_dir=run", *overrides]) == 0
 
 
-def test_minigrid_memory_trains_on_pictures_and_is_filmed(in_tmp_dir):
+def test_minigrid_memory_trains_on_images_and_is_filmed(in_tmp_dir):
     train("experiment=minigrid_memory", "env.trial_length=20", "env.episode_length=10", "model.segment_length=5")
     metrics = json.loads((in_tmp_dir / "run" / "metrics.json").read_text())
     assert metrics["env"] == "minigrid:MiniGrid-MemoryS7-v0"
@@ -53,5 +53,5 @@ def test_minigrid_memory_trains_on_pictures_and_is_filmed(in_tmp_dir):
 def test_pendulum_without_velocity_trains_with_continuous_actions(in_tmp_dir):
     train("experiment=pendulum_hidden_velocity", "env.trial_length=20", "model.segment_length=5")
     assert main(["evaluate", "checkpoint=run/checkpoints/last.ckpt", "n_trials=2", "n_envs=2"]) == 0
-    figures = json.loads((in_tmp_dir / "run" / "evaluation" / "evaluation.json").read_text())
-    assert figures["return_per_trial"] < 0
+    metrics = json.loads((in_tmp_dir / "run" / "evaluation" / "evaluation.json").read_text())
+    assert metrics["return_per_trial"] < 0

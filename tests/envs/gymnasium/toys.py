@@ -51,6 +51,50 @@ class OwnTrials(gymnasium.Env):
         return observation, 1.0, False, self.t == 6, {"episode_end": self.t % 2 == 0, "success": self.t == 4}
 
 
+class Clock(gymnasium.Env):
+    """Shows the step of the episode; every step is worth one. Step ``end`` is a true end, and there is no limit."""
+
+    observation_space = spaces.Box(0, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, end=None):
+        self.end = end
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._observe(), 1.0, self.t == self.end, False, {}
+
+    def _observe(self):
+        return np.full(1, self.t, np.float32)
+
+
+class OwnLimits(Clock):
+    """Makes trials of seven steps itself, cut off by ``truncated``; in them every third step cuts an episode off."""
+
+    def __init__(self, tells_final):
+        self.tells_final = tells_final
+
+    def reset(self, *, seed=None, options=None):
+        self.trial_step = 0
+        observation, _ = super().reset()
+        return observation, {"episode_end": False}
+
+    def step(self, action):
+        self.trial_step += 1
+        self.t += 1
+        observation, info = self._observe(), {"episode_end": self.t == 3}
+        if self.t == 3:
+            info["episode_truncated"] = True
+            if self.tells_final:
+                info["final_obs"] = observation
+            observation, _ = super().reset()
+        return observation, 1.0, False, self.trial_step == 7, info
+
+
 class Keeps(Walk):
     """Keeps its task across resets when asked to."""
 
@@ -108,7 +152,7 @@ class Everything(gymnasium.Env):
             "choice": spaces.Discrete(5, start=3),
             "choices": spaces.MultiDiscrete([2, 3]),
             "flags": spaces.MultiBinary(3),
-            "picture": spaces.Box(0, 255, (12, 10, 3), np.uint8),
+            "image": spaces.Box(0, 255, (12, 10, 3), np.uint8),
             "first": spaces.Box(0, 255, (3, 12, 10), np.uint8),
             "grey": spaces.Box(0, 255, (9, 9), np.uint8),
             "pair": spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (1,), np.float32)]),

@@ -16,10 +16,10 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
     checkpoint = run / "checkpoints" / "last.ckpt"
     evaluation = ["split=held_out_placements", "n_trials=2", "n_envs=2", "bin_steps=12"]
     assert main(["evaluate", f"checkpoint={checkpoint}", *evaluation]) == 0
-    figures = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert figures["by_steps"]["steps"] == [12, 24]
-    assert sum(figures["by_steps"]["n_episodes"]) == sum(figures["by_episode"]["n_trials"]) >= 2 * 4
-    for table in (figures["by_steps"], figures["by_episode"]):
+    metrics = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert metrics["by_steps"]["steps"] == [12, 24]
+    assert sum(metrics["by_steps"]["n_episodes"]) == sum(metrics["by_episode"]["n_trials"]) >= 2 * 4
+    for table in (metrics["by_steps"], metrics["by_episode"]):
         assert len(table["spl"]) == len(table["success"])
         assert all(
             spl is None or 0 <= spl <= success for spl, success in zip(table["spl"], table["success"], strict=True)

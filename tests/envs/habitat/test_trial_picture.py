@@ -33,11 +33,11 @@ def test_how_an_episode_ended_is_kept_for_a_video():
     env.reset(seed=0)
     env.watch()
     env.step(1)
-    assert env.last_picture is None
+    assert env.last_image is None
     before = env.render()
     env.step(0)
-    np.testing.assert_array_equal(env.last_picture[HEADER:], before[HEADER:])
-    assert (env.render() != env.last_picture).mean() > 0.1, "the next episode begins elsewhere"
+    np.testing.assert_array_equal(env.last_image[HEADER:], before[HEADER:])
+    assert (env.render() != env.last_image).mean() > 0.1, "the next episode begins elsewhere"
 
 
 def test_the_goal_is_ringed_on_the_map_where_it_stands():

@@ -105,7 +105,7 @@ class TrialRunner:
         self._keys, self._action, self._rules, self._measures = keys, action, rules, measures
         self._index, self._arrays, self._makes_trials = index, arrays, makes_trials
         self._seed, self._trial = 0, -1
-        self._watched = False
+        self._watched = self._has_final = False
         self.last_image: NDArray[np.uint8] | None = None
 
     def image(self) -> NDArray[np.uint8]:
@@ -128,6 +128,8 @@ class TrialRunner:
         self._trial_step, self._episode = 0, -1
         observation, info = self._begin_episode()
         self._report(info, reward=0.0, episode_end=False, success=False, done=False, terminated=False, truncated=False)
+        self._write(TRUNCATED, False)
+        self._drop_final_observation()
         self._observe(OBSERVATION, observation)
         self._mask(observation, info, is_over=False)
 
@@ -157,12 +159,14 @@ class TrialRunner:
             truncated=done and cut_off,
         )
         self._write(TRUNCATED, cut_off)
+        self._drop_final_observation()
         if episode_end and self._watched:
             of_trials = getattr(self.env.unwrapped, "last_image", None)  # there the next episode has begun already
             self.last_image = of_trials if self._makes_trials else self.image()
         if episode_end and not done:
             if cut_off:
                 self._observe(FINAL_OBSERVATION, self._final_observation(observation, info))
+                self._has_final = True
             if self._makes_trials:
                 self._count_episode()
             else:
@@ -192,6 +196,13 @@ class TrialRunner:
                 f"info has {TRUNCATED}, and not final_obs, the last observation of the episode; must have both"
             )
         return info["final_obs"]
+
+    def _drop_final_observation(self) -> None:
+        """Write zeros over that of an earlier step: what a step holds must depend on nothing before its trial."""
+        if self._has_final:
+            for key in self._keys:
+                self._write((FINAL_OBSERVATION, key.name), 0)
+            self._has_final = False
 
     def _begin_episode(self) -> tuple[Any, dict[str, Any]]:
         self._count_episode()

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
-from memo_lightning.callbacks.baselines import FullContextBaseline, LSTMBaseline, NoInterEpisodeAttentionBaseline
 
+from memo_lightning.callbacks import Baseline
 from memo_lightning.cli.main import main
 from memo_lightning.config import config_dir
 from memo_lightning.errors import UserError
-from memo_lightning.training.checkpoints import load_checkpoint, restore_policy
+from memo_lightning.policies.checkpoint import read_checkpoint, restore_policy
 from tiny import TINY_TRAINING
 
 BASELINES = sorted(path.stem for path in (config_dir() / "baseline").glob("*.yaml"))
@@ -58,7 +58,7 @@ def own_module(in_tmp_dir, monkeypatch):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_trains_and_its_checkpoint_acts(name, own_module, capsys):
-    own = ["baseline.target=own_model.Blur", "+baseline.settings.rate=0.7"] if name == "custom" else []
+    own = ["baseline.target=own_model.Blur", "baseline.settings.rate=0.7"] if name == "custom" else []
     assert main(["train", *TINY, f"baseline={name}", *own]) == 0
     said = capsys.readouterr().err
     assert (name == "none") == ("in place of MemoTransformer" not in said)
@@ -70,7 +70,7 @@ def test_every_baseline_trains_and_its_checkpoint_acts(name, own_module, capsys)
 
 def test_the_swap_happens_before_optimizer_and_collector(in_tmp_dir):
     assert main(["train", *TINY, "baseline=gru"]) == 0
-    checkpoint = load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")
     weights = checkpoint["state_dict"]
     trained = checkpoint["optimizer_states"][0]["state"]
     parameters = weights.keys() - {"policy.weights_version"}
@@ -81,7 +81,7 @@ def test_the_swap_happens_before_optimizer_and_collector(in_tmp_dir):
 
 def test_settings_are_those_of_the_model_group(in_tmp_dir):
     assert main(["train", *TINY, "baseline=full_context", "model.n_layers=3"]) == 0
-    weights = load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    weights = read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["state_dict"]
     assert any("blocks.2." in name for name in weights)
 
 
@@ -92,7 +92,9 @@ def test_what_the_swap_says(make_env, make_policy, capsys):
     class Learner:
         policy = make_policy(make_env(2, 0))
 
-    LSTMBaseline(d_model=16, n_layers=1).setup(Stage(), Learner(), "fit")
+    baseline = Baseline(target="memo_lightning.models.LSTM", shared={"d_model": 16, "n_layers": 1, "d_ff": 32})
+    assert baseline.memory == {"_target_": "memo_lightning.models.LSTM", "d_model": 16, "n_layers": 1}
+    baseline.setup(Stage(), Learner(), "fit")
     said = capsys.readouterr().err
     expected = 4 * 16 * (16 + 16 + 2)
     assert f"LSTM in place of MemoTransformer, {expected:,} parameters instead of" in said
@@ -102,14 +104,15 @@ def test_attention_within_the_episode_forgets_at_its_end(make_env, make_policy):
     env = make_env(4, 0)
     sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32}
     policies = {}
-    for name, baseline in {"no_iea": NoInterEpisodeAttentionBaseline, "full": FullContextBaseline}.items():
+    for name, own in {"no_iea": {"memory_scope": "episode"}, "full": {}}.items():
         policies[name] = make_policy(env)
         torch.manual_seed(1)
-        baseline(**sizes).apply(policies[name])
+        target = "memo_lightning.models.FullContextTransformer"
+        Baseline(target=target, shared=sizes, **own).apply(policies[name])
     with torch.no_grad():
         rollout = env.rollout(12, policies["no_iea"], break_when_any_done=False)
         changed = rollout.clone()
-        changed["observation"][:, 0] += 1
+        changed["observation", "observation"][:, 0] += 1
         later = rollout["episode_end"].squeeze(-1).cumsum(1) > 0  # after the first episode
         assert later.any()
         reach = {
@@ -128,7 +131,7 @@ def test_attention_within_the_episode_forgets_at_its_end(make_env, make_policy):
         (["baseline=custom", "baseline.target=nowhere.Model"], "baseline.target=nowhere.Model: cannot be imported"),
         (["baseline=custom", "baseline.target=own_model.Foreign"], "must be a subclass of"),
         (["baseline=custom", "baseline.target=own_model.Unfinished"], "must implement forward, init_state, step"),
-        (["baseline=custom", "baseline.target=own_model.Blur", "+baseline.settings.depth=1"], "'depth'"),
+        (["baseline=custom", "baseline.target=own_model.Blur", "baseline.settings.depth=1"], "'depth'"),
         (["baseline=rmt", "baseline.segment_length=50"], "segment_length=50: must be at most the 40 steps"),
         (["baseline=retrieval", "baseline.top_k=9", "baseline.memory_budget=14"], "top_k=9"),
         (["baseline=full_contxt"], "did you mean full_context"),
@@ -142,9 +145,8 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing(overrides, message, ow
     assert not (own_module / "run").exists()
 
 
-def test_weights_of_another_memory_are_refused(in_tmp_dir, make_env):
+def test_weights_of_another_memory_are_refused(in_tmp_dir):
     assert main(["train", *TINY, "baseline=lstm"]) == 0
-    checkpoint = load_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")
-    env = make_env(2, 0, room_size=5)
+    checkpoint = read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match=r"model.n_layers=3 \(checkpoint: 2\)"):
-        restore_policy(checkpoint, {"n_layers": 3}, env)
+        restore_policy(checkpoint, {"n_layers": 3})

@@ -1,4 +1,4 @@
-"""LayerDrop: a training pass without some layers is one of a model that never had them."""
+"""LayerDrop, which transformers share: a training pass without some layers is one of a model that never had them."""
 
 import copy
 

@@ -11,7 +11,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.habitat.ext_objnav import make_trial_env
 from memo_lightning.envs.habitat.trial import TrialEnv
-from memo_lightning.envs.reports import observed_spec
+from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import EnvironmentFailure, UserError
 
 DATASET = {"n_houses": 2, "n_placements": 3, "min_rooms": 2, "max_rooms": 2, "n_types": 4, "n_objects": 5}
@@ -39,7 +39,7 @@ def test_it_is_a_torchrl_environment(env):
 
 def test_images_are_bytes_and_the_policy_sees_no_numbers_of_instances():
     env = make(1, ["env.sensors=[rgb,depth,semantic]"])
-    observation = env.reset()
+    observation = env.reset()["observation"]
     for name, channels in (("rgb", 3), ("depth", 1)):
         assert observation[name].shape == (1, 64, 64, channels)
         assert observation[name].dtype == torch.uint8
@@ -51,23 +51,26 @@ def test_a_trajectory_is_the_trial_that_stepping_gives(env):
     env.set_seed(3)
     rollout = env.rollout(24, break_when_any_done=False)
     trajectory = rollout[1]
+    seen = trajectory["observation"]
     trial = TrialEnv(trial_steps=24, episode_steps=8, sensors=("columns",), n_columns=16, dataset=DATASET)
     matches = []
     for placement in range(6):
         observation, _ = trial.reset(options={"placement": placement})
-        if not np.allclose(observation["column_range"].ravel(), trajectory["column_range"][0]):
+        if not np.allclose(observation["column_range"].ravel(), seen["column_range"][0]):
             continue
         for step in range(24):
             observation, reward, _, truncated, info = trial.step(int(trajectory["action"][step]))
             after = trajectory["next"][step]
-            np.testing.assert_array_equal(observation["column_range"].ravel(), after["column_range"])
-            np.testing.assert_array_equal(observation["column_type"], after["column_type"])
-            np.testing.assert_array_equal(observation["goal"], after["goal"])
-            np.testing.assert_allclose(observation["position"], after["position"][:4], rtol=1e-6)
+            following = after["observation"]
+            np.testing.assert_array_equal(observation["column_range"].ravel(), following["column_range"])
+            np.testing.assert_array_equal(observation["column_type"], following["column_type"])
+            np.testing.assert_array_equal(observation["goal"], following["goal"])
+            np.testing.assert_allclose(observation["position"], following["position"][:4], rtol=1e-6)
             assert float(after["reward"]) == pytest.approx(reward, abs=1e-6)
-            assert bool(after["done"]) == truncated
-            for name in ("episode_end", "success", "spl", "episode_return", "episode_length"):
+            assert bool(after["done"]) == bool(after["terminated"]) == truncated, "its limits are ends"
+            for name in ("episode_end", "success", "episode_return", "episode_length"):
                 assert float(after[name]) == pytest.approx(float(info[name]), abs=1e-6)
+            assert float(after["measures", "spl"]) == pytest.approx(float(info["spl"]), abs=1e-6)
         matches.append(placement)
     assert len(matches) == 1
 
@@ -75,7 +78,7 @@ def test_a_trajectory_is_the_trial_that_stepping_gives(env):
 def test_what_the_policy_knows_of_its_past_is_its_last_action_and_the_time(env):
     trajectory = env.rollout(24, break_when_any_done=False)[0]
     previous, action, end = (
-        trajectory["previous_action"],
+        trajectory["observation", "previous_action"],
         trajectory["action"],
         trajectory["next", "episode_end"].squeeze(-1),
     )
@@ -83,7 +86,7 @@ def test_what_the_policy_knows_of_its_past_is_its_last_action_and_the_time(env):
     assert previous[0] == 0
     assert torch.equal(previous[1:], expected)
     length = torch.where(end, 0, trajectory["next", "episode_length"].squeeze(-1))
-    torch.testing.assert_close(trajectory["next", "episode_time"].squeeze(-1), length / 8)
+    torch.testing.assert_close(trajectory["next", "observation", "episode_time"].squeeze(-1), length / 8)
 
 
 def test_the_reward_is_no_part_of_what_is_observed(env):
@@ -92,7 +95,7 @@ def test_the_reward_is_no_part_of_what_is_observed(env):
     action = torch.eye(6)[trajectory["action"][:-1]]
     end = trajectory["next", "episode_end"][:-1].float()
     assert torch.equal(trajectory["previous_step"][1:], torch.cat([action, end], -1))
-    assert "spl" not in observed_spec(env).keys()
+    assert "spl" not in [key.name for key in interface_of(env).keys]
 
 
 def test_the_goal_is_seen_in_the_columns_of_its_type():
@@ -162,10 +165,11 @@ def test_workers_give_what_one_process_gives_and_one_that_dies_ends_the_run_at_o
                 data["action"] = actions[:, step]
                 data = env.step_mdp(env.step(data))
             steps.append(data)
-        for name in ("column_range", "position", "goal", "episode_return"):
-            torch.testing.assert_close(steps[0][name], steps[1][name])
+        for name in ("column_range", "position", "goal"):
+            torch.testing.assert_close(steps[0]["observation", name], steps[1]["observation", name])
+        torch.testing.assert_close(steps[0]["episode_return"], steps[1]["episode_return"])
 
-        worker = spread.base_env._rows._workers[0].process
+        worker = spread.base_env._runners._workers[0].process
         os.kill(worker.pid, signal.SIGKILL)
         start = time.monotonic()
         with pytest.raises(EnvironmentFailure):
