@@ -49,7 +49,7 @@ class TrialCollector(Collector):
             for t in range(self.frames_per_batch):
                 step = self._step()
                 if not stored:
-                    chunk = chunk or self._new_chunk(step)
+                    chunk = self._new_chunk(step) if chunk is None else chunk
                     stored = {key: chunk[STEPS].get(key) for key in step}
                 for key, value in step.items():
                     stored[key][:, t] = value
