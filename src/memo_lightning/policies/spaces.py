@@ -315,7 +315,7 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
         case "multi_binary":
             return spaces.MultiBinary(tuple(plain["shape"]))
         case "dict":
-            return spaces.Dict({key: space_from_plain(part) for key, part in plain["spaces"]})
+            return spaces.Dict([(key, space_from_plain(part)) for key, part in plain["spaces"]])  # a dict is sorted
         case "tuple":
             return spaces.Tuple([space_from_plain(part) for part in plain["spaces"]])
         case kind:
@@ -328,8 +328,7 @@ def without_keys(space: Space, ignore: Sequence[str]) -> Space:
     """Return an observation space without the parts that are ignored at its top level, and without an action mask."""
     if not isinstance(space, spaces.Dict):
         return space
-    kept = {key: part for key, part in space.spaces.items() if str(key) not in (*ignore, ACTION_MASK)}
-    return spaces.Dict({str(key): part for key, part in kept.items()})
+    return spaces.Dict([(str(k), part) for k, part in space.spaces.items() if str(k) not in (*ignore, ACTION_MASK)])
 
 
 def _walk(space: Space, path: tuple[str | int, ...], name: str) -> Iterator[ObservationKey]:
