@@ -174,6 +174,52 @@ class Everything(gymnasium.Env):
         return self.last, 0.0, False, False, {}
 
 
+class Picky(gymnasium.Env):
+    """Draws at every step which actions are allowed, and raises at any other.
+
+    Args:
+        action_space: Discrete or MultiDiscrete.
+        where: whether the mask is in ``info`` or in the ``observation``.
+        fault: what is wrong with the mask of the third step: ``shape``, ``none`` allowed, or ``missing``.
+    """
+
+    def __init__(self, action_space, where="info", fault=None):
+        self.action_space, self.where, self.fault = copy.deepcopy(action_space), where, fault
+        several = isinstance(action_space, spaces.MultiDiscrete)
+        self.sizes = action_space.nvec.tolist() if several else [int(action_space.n)]
+        self.observation_space = spaces.Dict(t=spaces.Box(0, 9, (1,), np.float32))
+        if where == "observation":
+            self.observation_space["action_mask"] = spaces.MultiBinary(sum(self.sizes))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observe()
+
+    def step(self, action):
+        chosen = np.atleast_1d(action) - np.atleast_1d(self.action_space.start)
+        for allowed, choice in zip(self.allowed, chosen, strict=True):
+            if not allowed[choice]:
+                raise ValueError(f"action {action} is not allowed")
+        self.t += 1
+        observation, info = self._observe()
+        return observation, 1.0, self.t == 9, False, info
+
+    def _observe(self):
+        self.allowed = [self.np_random.random(n) < 0.4 for n in self.sizes]
+        for allowed in self.allowed:
+            allowed[self.np_random.integers(len(allowed))] = True
+        mask = np.concatenate(self.allowed).astype(np.int8)
+        observation, info = {"t": np.full(1, self.t, np.float32)}, {}
+        if self.t == 3 and self.fault == "shape":
+            mask = mask[1:]
+        if self.t == 3 and self.fault == "none":
+            mask = np.concatenate([mask[: -self.sizes[-1]], np.zeros(self.sizes[-1], np.int8)])
+        if not (self.t == 3 and self.fault == "missing"):
+            (observation if self.where == "observation" else info)["action_mask"] = mask
+        return observation, info
+
+
 class Slow(Walk):
     """A step takes ten milliseconds, in which the processor is free for others."""
 
