@@ -6,12 +6,14 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector
+from torchrl.envs import Transform, TransformedEnv
 
 from memo_lightning.callbacks import Baseline
 from memo_lightning.config import config_dir
 from memo_lightning.data.collector import TrialCollector
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.interface import interface_of
+from memo_lightning.errors import UserError
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, ObservationEncoder
 from memo_lightning.policies.heads import ActorCriticHeads
@@ -157,6 +159,16 @@ def test_a_look_at_the_last_observation_leaves_the_memory_as_it_was():
     assert "final_value" not in kinds[1]["next"].keys()
     for key in ("action", "state_value", "action_log_prob"):
         assert torch.equal(kinds[0][key], kinds[1][key]), key
+
+
+def test_an_environment_that_does_not_say_what_ended_an_episode_is_told():
+    class Silent(Transform):
+        def _step(self, tensordict, next_tensordict):
+            return next_tensordict.exclude("final_observation")
+
+    env = TransformedEnv(make_env(), Silent())
+    with pytest.raises(UserError, match="episode_truncated is true within a trial, but there is no final_observation"):
+        collect(env, make_policy(make_env()), 22)
 
 
 def test_images_are_stored_once():

@@ -89,6 +89,9 @@ def test_moments_equal_numpys_over_all_data():
     moments = RunningMoments(1)
     moments.update(torch.full((9, 1), 4.0), alone)
     assert moments.deviation == 1, "all values were the same"
+    moments = RunningMoments(1)
+    moments.update(torch.tensor([[-1e-6], [1e-6]]), alone)
+    np.testing.assert_allclose(moments.deviation, 1e-6, err_msg="small, and not the same")
 
 
 def test_ranks_have_the_moments_of_all_data_together():

@@ -12,6 +12,7 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import set_exploration_type
 
 from memo_lightning.envs.reports import FINAL_OBSERVATION, TRUNCATED
+from memo_lightning.errors import UserError
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, as_if_the_episode_went_on
@@ -98,8 +99,14 @@ class TrialCollector(Collector):
         values = torch.zeros_like(after["reward"])
         cut_off = after[TRUNCATED].flatten().nonzero().flatten()
         if len(cut_off):
-            if FINAL_OBSERVATION in after.keys():
-                within = (after[TRUNCATED] & ~after["done"]).flatten()  # of others, it is what is observed next
+            within = (after[TRUNCATED] & ~after["done"]).flatten()  # of others, it is what is observed next
+            if within.any():
+                if FINAL_OBSERVATION not in after.keys():
+                    raise UserError(
+                        f"env: {TRUNCATED} is true within a trial, but there is no {FINAL_OBSERVATION}; report what"
+                        f" ended the episode as ('{FINAL_OBSERVATION}', KEY), or a limit that is an end not as"
+                        f" {TRUNCATED}"
+                    )
                 after = after.copy()
                 after[OBSERVATION] = torch.where(within, after[FINAL_OBSERVATION], after[OBSERVATION])
             inputs = self._policy_inputs(after)

@@ -20,7 +20,7 @@ from memo_lightning.policies.previous_step import PREVIOUS_STEP
 Sum = Callable[[Tensor], Tensor]
 """Adds up a tensor over all ranks."""
 
-_EPSILON = 1e-8
+_ROUNDING = 1e-6  # relative; values that differ by less are the same in float32
 _LIMIT = 10.0  # standard deviations; farther values are clipped
 
 
@@ -56,7 +56,7 @@ class RunningMoments(nn.Module):
     def deviation(self) -> Tensor:
         """The standard deviation ``[size]``; one where nothing was seen yet, or all values were the same."""
         variance = self.squares / self.count.clamp(min=1)
-        return torch.where(variance > _EPSILON, variance, torch.ones_like(variance)).sqrt()
+        return torch.where(variance > (_ROUNDING * self.mean).square(), variance, 1.0).sqrt()
 
 
 class Normalizer(nn.Module):
