@@ -166,6 +166,10 @@ def test_an_environment_that_does_not_say_what_ended_an_episode_is_told():
         def _step(self, tensordict, next_tensordict):
             return next_tensordict.exclude("final_observation")
 
+        def transform_observation_spec(self, spec):
+            del spec["final_observation"]
+            return spec
+
     env = TransformedEnv(make_env(), Silent())
     with pytest.raises(UserError, match="episode_truncated is true within a trial, but there is no final_observation"):
         collect(env, make_policy(make_env()), 22)
