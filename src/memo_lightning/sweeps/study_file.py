@@ -110,10 +110,11 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     file = _find(path)
     config = compose_config("sweep")
     del config.choices
+    optional = [str(key) for key, value in config.items() if value is None]
     merge_file(config, file)
     own = [override for override in overrides if override_key(override).partition(".")[0] in config]
     train = [override for override in overrides if override not in own]
-    apply_overrides(config, own, optional=["pruner"])
+    apply_overrides(config, own, optional=optional)
     config.train = [*config.train, *train]
     config.name = config.name or file.stem
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
