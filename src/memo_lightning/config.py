@@ -24,6 +24,7 @@ _OPTIONAL_GROUPS = ("experiment", "debug")
 # Mappings that take settings of which the files name none or not all; whoever gets them refuses what it does not know.
 # So does every mapping that is empty by default, and one of a class that the user names with `_target_`.
 _OPEN = ("algorithm.optimizer", "arms", "baseline", "pruner", "sampler", "trainer")
+_FROM_ENVIRONMENT = "${oc.env:"
 _MAX_SEED = 2**32 - 1  # of numpy's and Lightning's seeds
 _TYPES = {
     bool: "true or false",
@@ -309,13 +310,13 @@ def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False
 
 def _resolve_environment(config: DictConfig) -> None:
     """Replace what is read from environment variables by its value."""
-    for key, _ in list(_leaves(config)):
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(config, parent) if parent else config
-        raw = OmegaConf.to_container(node, resolve=False)
-        text = raw.get(name) if isinstance(raw, dict) else None
-        if isinstance(text, str) and text.startswith("${oc.env:"):
-            node[name] = node[name]
+    for node in (config, config.get("logger")):
+        for name, text in OmegaConf.to_container(node, resolve=False).items() if node else ():
+            if isinstance(text, str) and text.startswith(_FROM_ENVIRONMENT):
+                variable = text.removeprefix(_FROM_ENVIRONMENT).partition(",")[0]
+                if node[name] == "":
+                    raise UserError(f"{variable}='': must be the default of {name}; without one: unset {variable}")
+                node[name] = node[name]
 
 
 def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key, require_seed
 from memo_lightning.errors import UserError, require
 from memo_lightning.sweeps.space import Parameter, check_space, parse_space
+from memo_lightning.training.trainer import check_trainer_settings
 
 # What may change between two commands on one study: how much is done, and by whom.
 CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
@@ -119,6 +120,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     config.name = config.name or file.stem
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
 
+    require_seed(settings["seed"])
     for name in ("n_trials", "n_seeds", "workers"):
         require(settings[name] >= 1, name, settings[name], "at least 1")
     require(settings["retries"] >= 0, "retries", settings["retries"], "at least 0")
@@ -132,6 +134,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     space = parse_space(settings["space"])
     objectives = _parse_objectives(settings["objectives"])
     train_config = compose_config("train", settings["train"])
+    check_trainer_settings(train_config.trainer)
     check_space(space, settings["train"])
     spec = StudySpec(
         settings["name"],
