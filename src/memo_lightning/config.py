@@ -10,20 +10,30 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.construct import construct
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
+from memo_lightning.overrides import override_text, parse_override, quoted
 
 _OPTIONAL_GROUPS = ("experiment", "debug")
 # Mappings that take settings of which the files name none or not all; whoever gets them refuses what it does not know.
-# So does every mapping that is empty by default.
-_OPEN = ("baseline", "algorithm.optimizer", "trainer", "sampler", "pruner")
+# So does every mapping that is empty by default, and one of a class that the user names with `_target_`.
+_OPEN = ("algorithm.optimizer", "arms", "baseline", "pruner", "sampler", "trainer")
+_FROM_ENVIRONMENT = "${oc.env:"
+_MAX_SEED = 2**32 - 1  # of numpy's and Lightning's seeds
+_TYPES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list, e.g. [a,b]",
+    dict: "settings, e.g. {name: value}",
+}
 
 
 def config_dir() -> Path:
@@ -36,39 +46,39 @@ def config_dir() -> Path:
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose ``conf/<name>.yaml`` with Hydra overrides such as ``env=dark_key_to_door_9x9 seed=1``.
 
-    The chosen option of every group is added under ``choices``, e.g. ``choices.env``.
+    The chosen option of every group is added under ``choices``, e.g. ``choices.env``. What comes from environment
+    variables, as ``MLFLOW_TRACKING_URI``, is resolved: a run that is resumed elsewhere keeps it.
 
     Args:
         name: the primary configuration, e.g. ``"train"``.
-        overrides: command-line overrides in Hydra's grammar; ``experiment`` also takes the path of a file.
+        overrides: command-line overrides as :func:`~memo_lightning.overrides.parse_override` reads them;
+            ``experiment`` also takes the path of a file.
 
     Raises:
         UserError: if an override cannot be parsed, names an unknown key or option (the nearest valid ones are
             named), or gives a value of another type.
     """
-    for override in map(_parse, overrides):
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
         _check_option(override)
-    overrides = [part for override in overrides for part in _find_experiment(override)]
-    parsed = [_parse(override) for override in overrides]
+    parsed = [part for override in parsed for part in _find_experiment(override)]
     keys = [override.key_or_group for override in parsed]
     groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
-        chosen = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group in groups]
+        chosen = [_text(override) for override in parsed if override.key_or_group in groups]
         ships = "hydra.searchpath" not in groups  # a user's file may change while this process lives
         known = (_cached_defaults if ships else _defaults)(name, tuple(chosen))
-        for index, override in enumerate(parsed):
-            key = override.key_or_group
-            if key in groups or override.is_add():
-                continue
-            if key not in known and _is_open(key.rpartition(".")[0], known):
-                overrides[index] = f"++{overrides[index]}"
-            else:
-                _check_key(key, known)
-        config = _compose(name, list(overrides))
+        new = _new_settings([override for override in parsed if override.key_or_group not in groups], known)
+        config = _compose(name, [f"++{_text(o)}" if o.key_or_group in new else _text(o) for o in parsed])
+    values = dict(_leaves(config))
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
-    for key, value in sorted(_leaves(config), key=lambda leaf: leaf[0] not in keys):
-        _check_type(key, value, known.get(key))
+    for key in sorted(known, key=lambda key: key not in keys):
+        if key in values:
+            _check_type(key, values[key], known[key], may_be_null=key == "env.episodes_per_trial")
+        elif OmegaConf.is_dict(OmegaConf.select(config, key)):
+            _check_type(key, {}, known[key])
+    _resolve_environment(config)
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices
         config.choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
@@ -81,25 +91,25 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Coll
     Args:
         config: the configuration.
         overrides: each ``key=value``.
-        optional: groups that ``key=null`` switches off as a whole.
+        optional: settings, or groups as a whole, that ``key=null`` switches off.
 
     Raises:
         UserError: if an override cannot be parsed, names an unknown key or a whole group, or gives a value of
             another type.
     """
     known = dict(_leaves(config))
-    for text in overrides:
-        override = _parse(text)
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
         key = override.key_or_group
         if group_options(key):
-            raise UserError(f"{text}: {key} cannot be swapped in a run that goes on")
-        if key in optional and override.value() is None:
-            config[key] = None
-            continue
-        if key not in known:
-            raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
-        OmegaConf.update(config, key, override.value())
-        _check_type(key, OmegaConf.select(config, key), known[key])
+            raise UserError(f"{_text(override)}: a run that is resumed keeps its {key}; start a new run to change it")
+    switched_off = [o for o in parsed if o.value() is None and o.key_or_group in optional]
+    _new_settings([override for override in parsed if override not in switched_off], known)
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        OmegaConf.update(config, key, value, force_add=True)
+        if override not in switched_off:
+            _check_type(key, value, known.get(key))
 
 
 def merge_file(config: DictConfig, path: Path) -> None:
@@ -130,18 +140,27 @@ def override_key(text: str) -> str:
     Raises:
         UserError: if it cannot be parsed.
     """
-    return _parse(text).key_or_group
+    return parse_override(text).key_or_group
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Call the ``_target_`` of a configuration node with its settings, ``args`` and ``kwargs``.
 
     Raises:
-        UserError: if the settings do not fit the target's signature, or it refuses them with ``ValueError``.
+        UserError: if the target, or that of a node within, cannot be imported; if the settings do not fit its
+            signature, or it refuses them with ``ValueError``.
     """
-    # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
-    settings = instantiate(node, _partial_=True, _convert_="all").keywords
+    try:
+        # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
+        settings = instantiate(node, _partial_=True, _convert_="all").keywords
+    except InstantiationException as error:
+        raise UserError(" ".join(str(error.__cause__ or error).split())) from error
     return construct(get_object(node["_target_"]), *args, **{**settings, **kwargs})
+
+
+def require_seed(seed: int) -> None:
+    """Raise :class:`UserError` unless ``seed`` is one that every random generator takes."""
+    require(0 <= seed <= _MAX_SEED, "seed", seed, f"from 0 to {_MAX_SEED}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -164,25 +183,24 @@ def setting_names(config: DictConfig) -> list[str]:
     return [name for name, _ in _leaves(config) if name.partition(".")[0] != "choices" and "._target_" not in name]
 
 
-def _find_experiment(override: str) -> list[str]:
+def _find_experiment(override: Override) -> list[Override]:
     """Turn ``experiment=PATH/experiment/NAME.yaml`` into what makes Hydra find a file outside ``conf/``."""
     if not _is_own_experiment(override):
         return [override]
-    path = Path(override.partition("=")[2]).absolute()
+    path = Path(override.value()).absolute()
     if not path.is_file() or path.parent.name != "experiment":
-        raise UserError(f"{override}: must be an existing file in a folder called experiment")
-    return [f"hydra.searchpath=['file://{path.parent.parent}']", f"experiment={path.stem}"]
+        raise UserError(f"experiment={override.value()}: must be an existing file in a folder called experiment")
+    searchpath = f"hydra.searchpath=[{quoted(f'file://{path.parent.parent}')}]"
+    return [parse_override(searchpath), parse_override(override_text("experiment", path.stem))]
 
 
-def _is_own_experiment(override: str) -> bool:
-    return override.startswith("experiment=") and override.endswith(".yaml")
+def _is_own_experiment(override: Override) -> bool:
+    return override.key_or_group == "experiment" and str(override.value()).endswith(".yaml")
 
 
-def _parse(text: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException:
-        raise UserError(f"override {text!r}: must have the form key=value") from None
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
 
 
 def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
@@ -201,46 +219,104 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 
 def _check_option(override: Override) -> None:
-    if _is_own_experiment(override.input_line or ""):
-        return
     group, option = override.key_or_group, override.value()
-    options = group_options(group)
-    if option is None and group in _OPTIONAL_GROUPS:
+    if _is_own_experiment(override) or (option is None and group in _OPTIONAL_GROUPS):
         return
+    options = group_options(group)
     if options and option not in options:
         shown = "null" if option is None else option
         raise UserError(f"{group}={shown}: no such option; {nearest(str(shown), options)}")
 
 
-def _check_key(key: str, known: dict[str, Any]) -> None:
-    if key in known or any(leaf.startswith(f"{key}.") for leaf in known):
-        return
+def _new_settings(overrides: Sequence[Override], known: dict[str, Any]) -> set[str]:
+    """Return the keys of overrides that add settings to those that are ``known``, where that is allowed.
+
+    Raises:
+        UserError: if an override names a setting that neither exists nor can be added.
+    """
+    named = {override.key_or_group: list(_plain_leaves(override.key_or_group, override.value())) for override in overrides}
+    classes = {key.removesuffix("._target_") for leaves in named.values() for key, _ in leaves if key.endswith("._target_")}
+    new = set()
+    for key, leaves in named.items():
+        for leaf, value in leaves:
+            if leaf in known and not isinstance(value, dict):
+                continue
+            if value is None and leaf.rpartition(".")[0] == "callbacks":
+                continue  # switches it off
+            if known.get(leaf) != {} and not _is_open(leaf.rpartition(".")[0], known, classes):
+                _refuse_key(leaf, value, known)
+            new.add(key)
+    return new
+
+
+def _plain_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that ``key=value`` changes: several where the value is a mapping."""
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _plain_leaves(f"{key}.{name}", part)
+    else:
+        yield key, value
+
+
+def _refuse_key(key: str, value: Any, known: dict[str, Any]) -> None:
+    parts = sorted(leaf for leaf in known if leaf.startswith(f"{key}."))
+    if parts:
+        raise UserError(f"{key}={'null' if value is None else value}: must be settings, e.g. {parts[0]}=...")
+    group, _, setting = key.partition(".")
+    files = {option: config_dir() / group / f"{option}.yaml" for option in group_options(group)}
+    elsewhere = [option for option, file in files.items() if setting in (yaml.safe_load(file.read_text()) or {})]
+    if elsewhere:
+        raise UserError(f"unknown override {key!r}: a setting of {group}={f' and {group}='.join(elsewhere)} only")
     groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
-    raise UserError(f"unknown override {key!r}: {nearest(key, [*known, *groups])}")
+    hint = nearest(key, [*known, *groups])
+    if hint.startswith("known"):  # all of them would fill the screen
+        hint = f"{nearest(key, {leaf.partition('.')[0] for leaf in known})}; all settings: --help"
+    raise UserError(f"unknown override {key!r}: {hint}")
 
 
-def _is_open(parent: str, known: dict[str, Any]) -> bool:
-    """Say whether settings may be added to a mapping: itself, or any that it is part of."""
+def _is_open(parent: str, known: dict[str, Any], classes: Collection[str]) -> bool:
+    """Say whether settings may be added to a mapping: itself, or any that it is part of.
+
+    Args:
+        parent: the mapping.
+        known: all settings.
+        classes: mappings of which the user names the class.
+    """
     if not parent:
         return False
     if known.get(parent) == {}:
         return "none" not in group_options(parent)  # baseline=none and logger=none are nothing that takes settings
-    if parent in _OPEN and any(key.startswith(f"{parent}.") for key in known):
+    if parent in _OPEN and (parent in known or any(key.startswith(f"{parent}.") for key in known)):
         return True
-    return _is_open(parent.rpartition(".")[0], known)
+    if parent in classes and (f"{parent}._target_" in known or parent.rpartition(".")[0] == "callbacks"):
+        return True
+    return _is_open(parent.rpartition(".")[0], known, classes)
 
 
-def _check_type(key: str, value: Any, default: Any) -> None:
-    """Refuse a value of another type than the default's; None stands for any type, and ints serve as floats."""
-    if default is None or value is None:
+def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False) -> None:
+    """Refuse a value of another type than the default's; a default of None takes any, and ints serve as floats."""
+    if default is None or (value is None and may_be_null):
         return
-    names = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
     expected = type(default)
     fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if expected is float and type(value) is int:
         fits = True
-    if expected in names and not fits:
-        raise UserError(f"{key}={value!r}: must be {names[expected]}")
+    if expected in _TYPES and not fits:
+        shown = "null" if value is None else repr(value)
+        raise UserError(f"{key}={shown}: must be {_TYPES[expected]}")
+    if key == "seed":
+        require_seed(value)
+
+
+def _resolve_environment(config: DictConfig) -> None:
+    """Replace what is read from environment variables by its value."""
+    for node in (config, config.get("logger")):
+        for name, text in OmegaConf.to_container(node, resolve=False).items() if node else ():
+            if isinstance(text, str) and text.startswith(_FROM_ENVIRONMENT):
+                variable = text.removeprefix(_FROM_ENVIRONMENT).partition(",")[0]
+                if node[name] == "":
+                    raise UserError(f"{variable}='': must be the default of {name}; without one: unset {variable}")
+                node[name] = node[name]
 
 
 def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,6 +33,32 @@ class Guess(gymnasium.Env):
         return np.array([self.number if self.t == 0 else 5, self.t], np.float32)
 
 
+class WithoutBounds(Guess):
+    """Has actions of any size."""
+
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def step(self, action):
+        observation, _, *rest = super().step(0)
+        return observation, float(np.abs(action).max()), *rest
+
+
+class Scale(gymnasium.ObservationWrapper):
+    """Multiplies observations."""
+
+    def __init__(self, env, factor):
+        super().__init__(env)
+        self.factor = factor
+        self.observation_space = gymnasium.spaces.Box(0, 5 * factor, env.observation_space.shape, np.float32)
+
+    def observation(self, observation):
+        return observation * self.factor
+
+
+def make_cart_pole():
+    return gymnasium.make("CartPole-v1")
+
+
 class Unseeded(Guess):
     """Draws from numpy's global numbers."""
 

@@ -28,11 +28,66 @@ def build(target, *overrides, n_envs=3):
 
 
 def test_a_gymnasium_environment_gets_trials_and_settings():
-    env = build("own_envs:Guess", "env.settings.steps=2", "+env.episodes_per_trial=3", "+env.success_return=1")
+    env = build("own_envs:Guess", "env.settings.steps=2", "env.episodes_per_trial=3", "env.success_return=1")
     rollout = env.rollout(12, break_when_any_done=False)
     assert rollout["next", "done"][0].flatten().nonzero().flatten().tolist() == [5, 11]
     assert rollout["next", "episode_end"][0].flatten().tolist() == [False, True] * 6
     assert torch.equal(rollout["next", "success"].float(), rollout["next", "reward"])
+
+
+def test_every_setting_of_gymnasium_environments_is_one_of_custom_ones():
+    settings = {name: set(compose_config("train", [f"env={name}"]).env) for name in ("gymnasium", "custom")}
+    assert settings["gymnasium"] - settings["custom"] == {"id"}, "env.target makes the environment instead"
+    with pytest.raises(UserError, match=r"unknown override 'env.id': a setting of env=gymnasium only"):
+        build("own_envs:Guess", "env.id=CartPole-v1")
+    with pytest.raises(UserError, match=r"env.id=CartPole-v1: the environment is made by env.target; .*env=gymnasium"):
+        build_env({**compose_config("train", ["env=custom"]).env, "id": "CartPole-v1"}, 1, 0)
+
+
+def test_wrappers_are_applied_and_take_arguments():
+    names = "gymnasium.wrappers.FlattenObservation,{_target_: own_envs.Scale, factor: 10}"
+    env, plain = build("own_envs:Guess", f"env.wrappers=[{names}]"), build("own_envs:Guess")
+    scaled, rollout = env.rollout(3), plain.rollout(3)
+    assert torch.equal(scaled["observation", "observation"], 10 * rollout["observation", "observation"])
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        ("nowhere.Wrapper", "env.wrappers=nowhere.Wrapper: cannot be imported"),
+        ("{_target_: nowhere.Wrapper}", "nowhere"),
+        ("own_envs.Scale", r"env.wrappers: Scale: .*'factor'; arguments are given as 'env.wrappers=\[{_target_: own_envs.S"),
+        ("{_target_: own_envs.Scale, factor: 2, colour: red}", "env.wrappers: Scale: .*colour"),
+        ("own_envs.make_number", "env.wrappers: make_number"),
+        ("own_envs.__name__", "env.wrappers='own_envs.__name__': must be functions or classes"),
+        (
+            "{_target_: gymnasium.wrappers.RescaleAction, min_action: -1, max_action: 1}",
+            "env.wrappers: gymnasium.*RescaleAction: .*Box action space",
+        ),
+    ],
+)
+def test_wrappers_that_cannot_be_used_are_one_line(wrapper, message):
+    with pytest.raises(UserError, match=message) as error:
+        build("own_envs:Guess", f"env.wrappers=[{wrapper}]")
+    assert "\n" not in str(error.value)
+
+
+def test_episodes_are_cut_off_after_the_episode_length():
+    env = build("own_envs:Guess", "env.settings.steps=9", "env.episode_length=3", "env.trial_length=12")
+    assert env.rollout(12)["next", "episode_end"][0].flatten().nonzero().flatten().tolist() == [2, 5, 8, 11]
+    with pytest.raises(UserError, match=r"env.episode_length=600: must be at most 500, after which the environment"):
+        build("own_envs:make_cart_pole", "env.episode_length=600")
+
+
+def test_the_advice_for_actions_without_bounds_can_be_pasted():
+    with pytest.raises(UserError, match="must have finite bounds") as error:
+        build("own_envs:WithoutBounds")
+    (advice,) = re.findall(r"'(env.wrappers=.*)'", str(error.value))
+    env = build("own_envs:WithoutBounds", advice)
+    assert env.action_spec.space.low.min() == -1
+    assert env.rollout(3)["action"].abs().max() <= 1
+    with pytest.raises(UserError, match=r"high=-1: must be above low=1"):
+        build("own_envs:WithoutBounds", advice.replace("low: -1, high: 1", "low: 1, high: -1"))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +134,11 @@ def test_one_hot_actions_are_refused_with_what_to_do():
 
 
 def test_settings_that_the_environment_does_not_take_are_named():
-    with pytest.raises(UserError, match="GymnasiumEnv: got an unexpected keyword argument 'worker'"):
-        build("own_envs:Guess", "+env.worker=2")
-    with pytest.raises(UserError, match=r"env.workers: a setting of Gymnasium environments"):
-        build("own_envs:Batched", "+env.workers=2")
+    with pytest.raises(UserError, match=r"unknown override 'env.worker': did you mean env.workers"):
+        build("own_envs:Guess", "env.worker=2")
+    for setting in ("workers=2", "wrappers=[a.b]", "ignore=[x]", "episode_length=3", "same_task=seed"):
+        with pytest.raises(UserError, match=rf"env.{setting.partition('=')[0]}=.*: a setting of Gymnasium environments"):
+            build("own_envs:Batched", f"env.{setting}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.comparison import as_markdown, compare
+from memo_lightning.tracking import describe_store
 
 HELP = """Compares the finished runs in MLflow: scores with intervals over seeds, costs, learning curves and in-context
 curves. Leaves comparison.md, comparison.png and comparison.json in run_dir."""
@@ -17,8 +18,9 @@ def main(arguments: Sequence[str]) -> None:
     if print_help("compare", HELP, arguments):
         return
     config = compose_config("compare", arguments)
-    what = f"study {config.study}" if config.study else f"experiment {config.experiment_name}"
-    print(f"comparing the finished runs of {what} in {config.tracking_uri}, writing to {config.run_dir}\n")
+    what = f"study {config.study} in " if config.study else ""
+    where = describe_store(config.tracking_uri, config.experiment_name)
+    print(f"comparing the finished runs of {what}{where}, writing to {config.run_dir}\n")
     print(as_markdown(compare(config)))
     print(f"results: {config.run_dir}/comparison.md, comparison.png, comparison.json")
     print("next: memo ui")

@@ -22,7 +22,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 from memo_lightning.sweeps.devices import n_cores
 from memo_lightning.sweeps.storage import open_storage, without_password
-from memo_lightning.tracking import store_file
+from memo_lightning.tracking import describe_store, store_file
 
 HELP = "Looks at this machine and says what memo can use of it and what is wrong. Exit status 2 if something is."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     if print_help("doctor", HELP, arguments):
         return
     config = compose_config("doctor", arguments)
-    print(f"looking at this machine, at {config.tracking_uri} and at where studies are kept; nothing is changed\n")
+    print(f"looking at this machine, at {describe_store(config.tracking_uri)} and at where studies are kept; nothing is changed\n")
     bad = []
     for check in _checks(config.tracking_uri, config.storage):
         for finding in check():

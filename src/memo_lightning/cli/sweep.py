@@ -11,6 +11,7 @@ from memo_lightning.sweeps.run import run_study
 from memo_lightning.sweeps.space import as_overrides
 from memo_lightning.sweeps.storage import without_password
 from memo_lightning.sweeps.study_file import read_study, shipped_studies
+from memo_lightning.tracking import describe_store
 
 HELP = """Runs a study: memo sweep sweeps/NAME.yaml [override ...]. Settings of the study are overridden as key=value
 (n_trials=40 workers=2 storage=postgresql://user@host/db); every other override is one of memo train, for all
@@ -27,10 +28,12 @@ def main(arguments: Sequence[str]) -> None:
     spec = read_study(arguments[0], arguments[1:])
     objectives = ", ".join(f"{objective.direction} {objective.metric}" for objective in spec.objectives)
     storage = without_password(spec.settings["storage"] or str(spec.run_dir / "journal.log"))
+    logger = spec.train_config.logger
+    logged = f", logging to {describe_store(logger.tracking_uri, logger.experiment_name)}" if logger else ""
     print(
         f"study {spec.name}: {objectives} over {len(spec.space)} settings, {spec.settings['n_trials']} trials of "
         f"{spec.settings['n_seeds']} seed(s) x {spec.train_config.total_frames:,} frames, "
-        f"{spec.settings['workers']} at once; kept in {storage}, writing to {spec.run_dir}",
+        f"{spec.settings['workers']} at once; kept in {storage}, writing to {spec.run_dir}{logged}",
         file=sys.stderr,
     )
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError, require
-from memo_lightning.tracking import store_file
+from memo_lightning.tracking import describe_store, store_file
 
 HELP = "Opens the MLflow UI on 127.0.0.1 over the store that memo train logs to."
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", config.port)) == 0:
             raise UserError(f"port={config.port}: in use; must be a free port")
-    print(f"serving {config.tracking_uri} at http://127.0.0.1:{config.port} until Ctrl-C", flush=True)
+    print(f"serving {describe_store(config.tracking_uri)} at http://127.0.0.1:{config.port} until Ctrl-C", flush=True)
     # One process serves one person well. Without this, MLflow starts nine, most of them to judge language models.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = ["mlflow", "ui", "--workers", "1", "--backend-store-uri", config.tracking_uri]

@@ -121,7 +121,6 @@ class RolloutDataModule(lightning.LightningDataModule):
         require(rollout_length >= 1, "collector.rollout_length", rollout_length, "at least 1")
         divides = n_chunks >= 1 and rollout_length % n_chunks == 0
         require(divides, "collector.n_chunks", n_chunks, f"a divisor of collector.rollout_length={rollout_length}")
-        require(seed >= 0, "seed", seed, "at least 0")
         self.n_envs, self.rollout_length, self.n_chunks = n_envs, rollout_length, n_chunks
         self.total_frames, self.seed = total_frames, seed
         self._make_env = make_env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -30,6 +31,8 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     """
     settings = {str(key): value for key, value in config.items() if key not in _OF_THE_POLICY}
     vision, with_reward = settings.pop("vision", None), settings.pop("observe_reward", True)
+    if "wrappers" in settings:  # each is given its arguments here, and the environment when that is made
+        settings["wrappers"] = [_as_partial(wrapper) for wrapper in settings["wrappers"]]
     env = build(settings, n_envs=n_envs, **changes)
     if vision:
         env = TransformedEnv(env, build(vision))
@@ -37,6 +40,10 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     env = TransformedEnv(env, Compose(previous_step, InitTracker()))
     env.set_seed(seed)
     return env
+
+
+def _as_partial(wrapper: Any) -> Any:
+    return {**wrapper, "_partial_": True} if isinstance(wrapper, Mapping) else wrapper
 
 
 def observes_reward(config: DictConfig | dict[str, Any]) -> bool:

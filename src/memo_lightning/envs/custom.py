@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,6 +60,11 @@ def make_custom_env(
             returns something else than its specs say.
         EnvironmentFailure: if the target or the environment raises anything else, or hangs; then or later.
     """
+    if "id" in gymnasium_settings:
+        raise UserError(
+            f"env.id={gymnasium_settings['id']}: the environment is made by env.target; one with an id is trained on "
+            f"with env=gymnasium env.id={gymnasium_settings['id']}"
+        )
     if not target:
         raise UserError("env.target=null: must be the path of a function that makes an environment, my.module:make_env")
     function = resolve("env.target", target)
@@ -88,9 +93,7 @@ def make_custom_env(
             device=device,
             **gymnasium_settings,
         )
-    unused = sorted(set(gymnasium_settings) - {"split"})
-    if unused:
-        raise UserError(f"env.{unused[0]}: a setting of Gymnasium environments, and env.target={target} makes another")
+    _refuse_gymnasium_settings(gymnasium_settings, target)
     if not isinstance(made, EnvBase):
         raise UserError(
             f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
@@ -123,6 +126,20 @@ def make_custom_env(
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
     env.set_seed(seed)
     return env
+
+
+def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None:
+    """Raise :class:`UserError` where a setting that only Gymnasium environments have is not at its default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(GymnasiumEnv.__init__).parameters.items()}
+    for name, value in settings.items():
+        if name not in defaults:
+            raise UserError(f"env.{name}: no such setting; its arguments are env.settings.NAME=VALUE")
+        default = defaults[name]
+        if name != "split" and value != default and (value, default) != ([], ()):
+            raise UserError(
+                f"env.{name}={value}: a setting of Gymnasium environments, and env.target={target} makes one of "
+                f"TorchRL, which does this itself; leave it out"
+            )
 
 
 def _make_one(make: Callable[[], EnvBase], target: str, index: int, step_timeout: float) -> EnvBase:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from memo_lightning.config import require_seed
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
@@ -28,6 +29,7 @@ from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import Interface, MemoryPolicy
 from memo_lightning.policies.loading import MODELS, load
+from memo_lightning.tracking import describe_store
 
 _BIN_STEPS = 500  # or a tenth of a trial that is shorter than ten such bins
 
@@ -49,6 +51,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         raise UserError(
             "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
         )
+    require_seed(config.seed)
     for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
@@ -65,8 +68,11 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     try:
         _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
         _set_budget(policy, config.memory_budget)
+        source = config.checkpoint
+        if source.startswith(MODELS):
+            source = f"{source} of {describe_store(config.tracking_uri)}"
         announce(
-            f"evaluating {config.checkpoint}: {-(-config.n_trials // n_envs) * n_envs} trials of {config.split} tasks, "
+            f"evaluating {source}: {-(-config.n_trials // n_envs) * n_envs} trials of {config.split} tasks, "
             f"at most {length:,} steps each, {n_envs} at a time; writing to {run_dir}"
         )
         try:

@@ -12,7 +12,7 @@ import torch
 from memo_lightning.errors import UserError
 from memo_lightning.policies.agent import Agent
 from memo_lightning.policies.checkpoint import read_checkpoint, restore_policy
-from memo_lightning.tracking.store import DEFAULT_STORE, resolve_store
+from memo_lightning.tracking.store import default_store, resolve_store
 
 MODELS = "models:/"
 
@@ -31,7 +31,8 @@ def load(
     Args:
         source: the folder of a run, a checkpoint, or ``models:/NAME/VERSION`` of MLflow's model registry.
         device: where it is to compute.
-        tracking_uri: the store of ``models:/``; by default ``mlflow.db`` in the working directory.
+        tracking_uri: the store of ``models:/``; by default that of ``MLFLOW_TRACKING_URI``, or else ``mlflow.db`` in the
+            working directory.
         model: settings of the memory to be used instead of those it was trained with, e.g. ``memory_budget``.
 
     Raises:
@@ -49,7 +50,7 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
         from memo_lightning.tracking.registry import fetch_checkpoint  # MLflow takes seconds to import
 
         with tempfile.TemporaryDirectory() as folder:
-            store = resolve_store(tracking_uri or DEFAULT_STORE)
+            store = resolve_store(tracking_uri or default_store())
             return read_checkpoint(fetch_checkpoint(store, str(source), Path(folder)))
     path = Path(source)
     if path.is_dir():

@@ -187,8 +187,8 @@ class Action:
         if isinstance(self.space, spaces.Box):
             if not (np.isfinite(self.space.low).all() and np.isfinite(self.space.high).all()):
                 raise UserError(
-                    f"action space {self.space}: must have finite bounds; set them with a wrapper in env.wrappers, "
-                    f"e.g. gymnasium.wrappers.RescaleAction"
+                    f"action space {self.space}: must have finite bounds; set them, with values of your own, by "
+                    f"'env.wrappers=[{{_target_: memo_lightning.envs.gymnasium.BoundActions, low: -1, high: 1}}]'"
                 )
         elif not isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise UserError(

@@ -15,6 +15,7 @@ from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.spec import build_memory
 from memo_lightning.training.train import build_baseline
+from memo_lightning.training.trainer import check_trainer_settings
 
 _DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
 
@@ -151,6 +152,7 @@ def _beside(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[s
 
 def _build_parts(config: DictConfig) -> None:
     """Build the memory and the algorithm as a training would, so that they refuse what they cannot take."""
+    check_trainer_settings(config.trainer)
     build(config.algorithm).check_n_envs(config.collector.n_envs)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     baseline, model = build_baseline(plain), build_memory(plain["model"])

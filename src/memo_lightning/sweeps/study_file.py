@@ -13,9 +13,10 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key, require_seed
 from memo_lightning.errors import UserError, require
 from memo_lightning.sweeps.space import Parameter, check_space, parse_space
+from memo_lightning.training.trainer import check_trainer_settings
 
 # What may change between two commands on one study: how much is done, and by whom.
 CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
@@ -110,14 +111,16 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     file = _find(path)
     config = compose_config("sweep")
     del config.choices
+    optional = [str(key) for key, value in config.items() if value is None]
     merge_file(config, file)
     own = [override for override in overrides if override_key(override).partition(".")[0] in config]
     train = [override for override in overrides if override not in own]
-    apply_overrides(config, own, optional=["pruner"])
+    apply_overrides(config, own, optional=optional)
     config.train = [*config.train, *train]
     config.name = config.name or file.stem
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
 
+    require_seed(settings["seed"])
     for name in ("n_trials", "n_seeds", "workers"):
         require(settings[name] >= 1, name, settings[name], "at least 1")
     require(settings["retries"] >= 0, "retries", settings["retries"], "at least 0")
@@ -131,6 +134,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     space = parse_space(settings["space"])
     objectives = _parse_objectives(settings["objectives"])
     train_config = compose_config("train", settings["train"])
+    check_trainer_settings(train_config.trainer)
     check_space(space, settings["train"])
     spec = StudySpec(
         settings["name"],

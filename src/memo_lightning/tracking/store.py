@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 from pathlib import Path
 
 from filelock import FileLock
 
 _SQLITE = "sqlite:///"
+TRACKING_URI, EXPERIMENT_NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"  # MLflow's own variables
 DEFAULT_STORE = "sqlite:///mlflow.db"  # in the working directory
 
 # Of MLflow's client in every command of this process and of those it starts, where the user has not set them:
@@ -35,6 +37,25 @@ for name, level in {
 def resolve_store(uri: str) -> str:
     """Return ``uri`` with a relative SQLite path made absolute, so that it means the same from any directory."""
     return f"{_SQLITE}{store_file(uri)}" if store_file(uri) else uri
+
+
+def default_store() -> str:
+    """Return the store of ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory."""
+    return os.environ.get(TRACKING_URI) or DEFAULT_STORE
+
+
+def describe_store(uri: str, experiment: str | None = None) -> str:
+    """Return what a command says of where it looks or logs to, without a password, and which variables decided it.
+
+    Args:
+        uri: the store.
+        experiment: name of the experiment in it, where only that is meant.
+    """
+    shown = re.sub(r"(//[^/:@]*):[^/@]*@", r"\1:***@", uri)
+    text = f"experiment {experiment} in {shown}" if experiment else shown
+    given = {TRACKING_URI: resolve_store(uri), EXPERIMENT_NAME: experiment}
+    used = [name for name, value in given.items() if value and resolve_store(os.environ.get(name, "")) == value]
+    return f"{text} ({', '.join(used)})" if used else text
 
 
 def store_file(uri: str) -> Path | None:

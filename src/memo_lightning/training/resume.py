@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, override_key
+from memo_lightning.config import apply_overrides, override_key, setting_names
 from memo_lightning.errors import UserError
 from memo_lightning.training.run_dir import checkpoint_path
 
@@ -31,6 +31,6 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"{key}: a resumed run keeps its own; leave it out, or start a new run without resume=")
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
-    apply_overrides(config, overrides)
+    apply_overrides(config, overrides, optional=[name for name in setting_names(config) if "." in name])
     config.resume, config.run_dir = str(run_dir), str(run_dir)
     return config

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torchrl.envs import EnvBase
 
 from memo_lightning.algorithms import Algorithm
-from memo_lightning.config import build
+from memo_lightning.config import build, require_seed
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
@@ -30,10 +29,10 @@ from memo_lightning.policies import MemoryPolicy, PolicySpec
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.policies.loading import find_checkpoint
 from memo_lightning.processes import end_with_parent
-from memo_lightning.tracking import code_tags, environment_name, memory_name, resolve_store
+from memo_lightning.tracking import code_tags, describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.checkpoints import check_same_architecture, start_from
-from memo_lightning.training.launchers import cluster_environment, started_by_lightning, started_by_the_run
+from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.preemption import preemptible
 from memo_lightning.training.run_dir import (
@@ -44,9 +43,13 @@ from memo_lightning.training.run_dir import (
     reported_frames,
     write_config,
 )
+from memo_lightning.training.trainer import build_trainer, check_trainer_settings
 
 if TYPE_CHECKING:
     from memo_lightning.tracking.run_logger import RunLogger
+
+
+_NEEDED_CALLBACKS = ("checkpointing", "metrics", "report")
 
 
 class MemorySwap(Protocol):
@@ -81,6 +84,11 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         Preempted: after SIGTERM.
     """
     _silence_libraries()
+    require_seed(config.seed)
+    check_trainer_settings(config.trainer)
+    for name in _NEEDED_CALLBACKS:
+        if not config.callbacks.get(name):
+            raise UserError(f"callbacks.{name}=null: cannot be switched off; every run leaves a checkpoint and a report")
     if started_by_the_run(os.environ):
         end_with_parent()
     checkpoint = _checkpoint_to_resume_from(config) if config.resume else None
@@ -109,17 +117,20 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     origin = _start_from(plain_config, policy, model) if config.checkpoint and not checkpoint else None
     algorithm.prepare_policy(policy, data)
     learner = PolicyLearner(policy, algorithm, plain_config, spec)
-    all_callbacks = [*(build(callback) for callback in config.callbacks.values()), *callbacks]
+    all_callbacks = [*(build(callback) for callback in config.callbacks.values() if callback), *callbacks]
     if baseline:
         all_callbacks.insert(0, baseline)
     checkpoint_io = AtomicCheckpointIO()
-    trainer = _build_trainer(config, all_callbacks, checkpoint_io)
+    trainer = build_trainer(config, all_callbacks, checkpoint_io)
     if trainer.is_global_zero and not checkpoint:
         check_run_dir(run_dir)
     with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             _begin_run(config, trainer, plain_config, checkpoint, type(model))
-            _announce(config, model, checkpoint, origin)
+            n_frames = checkpoint["frames"] if checkpoint else 0
+            per_rollout = data.frames_per_rollout * trainer.world_size
+            n_frames += max(0, -(-(config.total_frames - n_frames) // per_rollout)) * per_rollout
+            _announce(config, model, checkpoint, origin, _frames_in_words(config, n_frames))
         _fit(trainer, learner, data, resume=checkpoint is not None)
     if trainer.is_global_zero and checkpoint_io.error:
         raise TrainingStopped(
@@ -229,19 +240,6 @@ def _check_trial_length(model: SequenceModel, rollout_length: int) -> None:
         raise UserError(str(error)) from None
 
 
-def _build_trainer(
-    config: DictConfig, callbacks: list[lightning.Callback], checkpoint_io: AtomicCheckpointIO
-) -> lightning.Trainer:
-    plugins: list[Any] = [checkpoint_io]
-    try:
-        if environment := cluster_environment(os.environ):
-            plugins.append(environment)
-        settings = {"logger": False, "default_root_dir": config.run_dir, "plugins": plugins}
-        return build(config.trainer, callbacks=callbacks, **settings)
-    except (MisconfigurationException, TypeError, RuntimeError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
-
-
 def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None, model_class: type[SequenceModel]) -> RunLogger:
     memory, environment = memory_name(config, model_class), environment_name(config)
     return build(
@@ -260,13 +258,25 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None, model_c
     )
 
 
-def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None, origin: str | None) -> None:
+def _frames_in_words(config: DictConfig, n_frames: int) -> str:
+    """Return how many frames a run trains for, and why they are more than were asked for."""
+    if n_frames <= config.total_frames:
+        return f"{n_frames:,} frames"
+    n_envs, length = config.collector.n_envs, config.collector.rollout_length
+    return f"{n_frames:,} frames (total_frames={config.total_frames} in whole rollouts of {n_envs} x {length} steps)"
+
+
+def _announce(
+    config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None, origin: str | None, frames: str
+) -> None:
     if origin:
         print(origin, file=sys.stderr)
     verb = f"resuming at {checkpoint['frames']:,} frames" if checkpoint else "training"
+    logger = config.logger
+    logged = f", logging to {describe_store(logger.tracking_uri, logger.experiment_name)}" if logger else ""
     print(
-        f"{verb} {type(model).__name__} on {environment_name(config)}, {config.total_frames:,} frames, "
-        f"seed {config.seed}; writing to {config.run_dir}",
+        f"{verb} {type(model).__name__} on {environment_name(config)}, {frames}, "
+        f"seed {config.seed}; writing to {config.run_dir}{logged}",
         file=sys.stderr,
     )
 

@@ -15,7 +15,7 @@ from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from memo_lightning.envs.failures import named, within
-from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id
+from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id, make_limited, make_wrapped
 from memo_lightning.envs.gymnasium.runners import Plan, Runners
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, SameTask, TrialRules
 from memo_lightning.envs.gymnasium.workers import WorkerRunners
@@ -38,13 +38,13 @@ class GymnasiumEnv(EnvBase):
     Args:
         n_envs: number of environments N.
         id: a registered environment, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0``.
-        make: makes one environment, instead of ``id``.
+        make: makes one environment, instead of ``id`` and ``settings``.
         settings: arguments of the registered environment.
-        wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order.
+        wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order, after the episode length.
         ignore: observation keys to leave out.
         mask_actions: whether an action mask is obeyed, where the environment gives one.
         measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
-        episode_length: steps after which an episode is truncated; None for what is registered.
+        episode_length: steps after which an episode is truncated; None for what is registered, or none.
         trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end: see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
         workers: processes to spread the environments over; 0 for none beside this one.
@@ -87,9 +87,14 @@ class GymnasiumEnv(EnvBase):
         require(0 <= workers <= n_envs, "env.workers", workers, f"at least 0 and at most the {n_envs} environments")
         require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
         require(episode_length is None or episode_length >= 1, "env.episode_length", episode_length, "at least 1")
-        make = make or partial(make_from_id, id, settings or {}, list(wrappers), episode_length)
+        require(make is None or not (id or settings), "make", make, "None beside id or settings")
+        if make is None:
+            unwrapped = partial(make_from_id, id, settings or {}, episode_length)
+        else:
+            unwrapped = partial(make_limited, make, episode_length)
+        made = partial(make_wrapped, unwrapped, list(wrappers))
         with named(f"environment {id or getattr(make, 'func', make)}", also_mistakes=False):
-            first = make()
+            first = made()
         if success_return is None and first.spec:
             success_return = first.spec.reward_threshold
         rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end)
@@ -100,7 +105,7 @@ class GymnasiumEnv(EnvBase):
         observed = getattr(first.observation_space, "spaces", {})
         masked = mask_actions and (ACTION_MASK in info or ACTION_MASK in observed)
         action = Action(first.action_space, masked)
-        plan = Plan(name, make, keys, action, rules, "episode_end" in info, tuple(measures))
+        plan = Plan(name, made, keys, action, rules, "episode_end" in info, tuple(measures))
         self.interface = Interface(without_keys(first.observation_space, ignore), keys, action)
 
         super().__init__(device=device, batch_size=torch.Size([n_envs]))

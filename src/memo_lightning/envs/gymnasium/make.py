@@ -1,35 +1,34 @@
-"""Making Gymnasium environments from what the configuration says."""
+"""Making Gymnasium environments as the configuration says."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from memo_lightning.construct import resolve
-from memo_lightning.errors import UserError
+from memo_lightning.construct import construct, resolve
+from memo_lightning.errors import UserError, require
 
 Wrapper = Callable[[gymnasium.Env], gymnasium.Env]
 
 
-def make_from_id(
-    id: str | None, settings: dict[str, Any], wrappers: Sequence[str | Wrapper], episode_length: int | None
-) -> gymnasium.Env:
+def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int | None) -> gymnasium.Env:
     """Make a registered environment, ready to be rendered to images where it can be.
 
     Args:
         id: as ``gymnasium.make`` takes it, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0`` to import the module that
             registers it.
         settings: its arguments.
-        wrappers: applied in this order; dotted paths, or callables.
         episode_length: steps after which an episode is truncated; None for what is registered.
 
     Raises:
-        UserError: if there is no such environment or wrapper, or it does not take the settings.
+        UserError: if there is no such environment, or it does not take the settings.
     """
     if not id:
         raise UserError("env.id=null: must be the id of a registered environment, e.g. env.id=CartPole-v1")
@@ -54,11 +53,62 @@ def make_from_id(
         if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()):
             settings = {"render_mode": "rgb_array", **settings}
         # Gymnasium's own checker warns at every step of what `memo check-env` says once.
-        env = gymnasium.make(spec, disable_env_checker=True, **limit, **settings)
+        return gymnasium.make(spec, disable_env_checker=True, **limit, **settings)
     except TypeError as error:
         raise UserError(f"env.settings={settings}: {error}") from error
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise UserError(f"env.id={id}: {error}") from error
+
+
+def make_limited(make: Callable[[], gymnasium.Env], episode_length: int | None) -> gymnasium.Env:
+    """Make an environment that is not registered, whose episodes are truncated after ``episode_length`` steps.
+
+    Raises:
+        UserError: if the environment truncates them earlier itself.
+    """
+    env = make()
+    if episode_length is None:
+        return env
+    own = env.spec.max_episode_steps if env.spec else None
+    if own is not None and own < episode_length:
+        raise UserError(
+            f"env.episode_length={episode_length}: must be at most {own}, after which the environment itself ends "
+            f"episodes; a longer limit is an argument of gymnasium.make, max_episode_steps"
+        )
+    return gymnasium.wrappers.TimeLimit(env, episode_length)
+
+
+def make_wrapped(make: Callable[[], gymnasium.Env], wrappers: Sequence[str | Wrapper]) -> gymnasium.Env:
+    """Make an environment and wrap it.
+
+    Args:
+        make: makes the environment.
+        wrappers: applied in this order; dotted paths, or callables.
+
+    Raises:
+        UserError: if there is no such wrapper, or it does not take the environment or its arguments.
+    """
+    env = make()
     for wrapper in wrappers:
-        env = (resolve("env.wrappers", wrapper) if isinstance(wrapper, str) else wrapper)(env)
+        function = resolve("env.wrappers", wrapper) if isinstance(wrapper, str) else wrapper
+        require(callable(function), "env.wrappers", wrapper, "functions or classes that wrap an environment")
+        env = _wrap(function, env)
     return env
+
+
+def _wrap(wrapper: Wrapper, env: gymnasium.Env) -> gymnasium.Env:
+    target = wrapper.func if isinstance(wrapper, partial) else wrapper
+    arguments = wrapper.keywords if isinstance(wrapper, partial) else {}
+    name = f"{target.__module__}.{target.__qualname__}"
+    try:
+        wrapped = construct(target, env, **arguments)
+    except UserError as error:
+        raise UserError(
+            f"env.wrappers: {error}; arguments are given as "
+            f"{shlex.quote(f'env.wrappers=[{{_target_: {name}, NAME: VALUE}}]')}"
+        ) from None
+    except (AssertionError, TypeError) as error:  # how Gymnasium's own wrappers refuse an environment
+        raise UserError(f"env.wrappers: {name}: {' '.join(str(error).split())}") from error
+    if not isinstance(wrapped, gymnasium.Env):
+        raise UserError(f"env.wrappers: {name} returned a {type(wrapped).__name__}; must return a gymnasium.Env")
+    return wrapped

@@ -1,4 +1,4 @@
-"""Gymnasium wrappers that make tasks need a memory."""
+"""Gymnasium wrappers for tasks that need a memory, and for policies that need bounds."""
 
 from __future__ import annotations
 
@@ -40,3 +40,31 @@ class SelectComponents(gymnasium.ObservationWrapper):
     def observation(self, observation: NDArray) -> NDArray[np.floating]:
         """Return the components to keep."""
         return observation[self._keep]
+
+
+class BoundActions(gymnasium.Wrapper):
+    """Give continuous actions bounds, which a policy needs and an action space without them lacks.
+
+    Actions reach the environment as they are.
+
+    Args:
+        env: an environment with a Box action space.
+        low: least value of an action; one for all components, or one for each.
+        high: largest value.
+
+    Raises:
+        UserError: if actions are not continuous, or the bounds are no interval within those of the environment.
+    """
+
+    def __init__(self, env: gymnasium.Env, low: float | Sequence[float], high: float | Sequence[float]) -> None:
+        super().__init__(env)
+        space = env.action_space
+        require(isinstance(space, gymnasium.spaces.Box), "action_space", space, "a Box to be given bounds")
+        assert isinstance(space, gymnasium.spaces.Box)
+        for name, bound in (("low", low), ("high", high)):
+            require(np.ndim(bound) == 0 or np.shape(bound) == space.shape, name, bound, f"one number or {space.shape}")
+        lows, highs = (np.broadcast_to(bound, space.shape).astype(space.dtype) for bound in (low, high))
+        require(bool((lows < highs).all()), "high", high, f"above low={low}")
+        inside = (lows >= space.low).all() and (highs <= space.high).all()
+        require(bool(inside), "low, high", (low, high), f"within {space.low} to {space.high}")
+        self.action_space = gymnasium.spaces.Box(lows, highs, dtype=space.dtype.type)

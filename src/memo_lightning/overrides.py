@@ -1,0 +1,103 @@
+"""Overrides such as ``env.trial_length=100``: reading them, and writing them so that they can be pasted into a shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from memo_lightning.errors import UserError
+
+# Settings whose value is a path or the address of a store, by the last part of their name. They are taken as they are:
+# `=`, `#`, spaces, commas and letters outside ASCII mean something else in Hydra's grammar, or nothing.
+_PATHS = frozenset(
+    ("checkpoint", "data_path", "object_folder", "resume", "run_dir", "scene_dataset", "storage", "tracking_uri")
+)
+_KEY = re.compile(r"\+{0,2}[\w./-]+")
+
+
+def parse_override(text: str) -> Override:
+    """Read an override, in Hydra's grammar where that can read it.
+
+    A path needs no quotes, and neither does text with characters that the grammar does not know. A ``+`` before the
+    name is dropped: whether a setting exists or is added is found out, not said.
+
+    Raises:
+        UserError: if it is no ``key=value``, its value cannot be read, or it stands for several values or for none.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        hint = "; a setting cannot be removed" if text.startswith("~") else ""
+        raise UserError(f"override {text!r}: must have the form key=value{hint}")
+    if not _KEY.fullmatch(key):
+        raise UserError(
+            f"override {text!r}: must have the form key=value, with a key of letters, digits, '_', '-', '.' and '/'; "
+            f"other names are given together, e.g. 'logger.tags={{my note: first}}'"
+        )
+    if "/" not in key:  # with one, Hydra adds a group to the list of those it composes
+        key = key.lstrip("+")
+    if _is_path(key, value):
+        return _parse(f"{key}={quoted(value)}", text)
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        if value[:1] in ("[", "{", "(", "'", '"'):
+            raise UserError(
+                f"override {text!r}: must have the form key=value, and the value ends before its brackets or quotes "
+                f"are closed, or text in it needs quotes"
+            ) from None
+        return _parse(f"{key}={quoted(value)}", text)
+    if override.is_sweep_override():
+        raise UserError(
+            f"override {text!r}: must be one value; for a list write {shlex.quote(f'{key}=[{value}]')}, for text with "
+            f"commas {shlex.quote(f'{key}={quoted(value)}')}; memo sweep tries several values"
+        )
+    return override
+
+
+def override_text(key: str, value: str) -> str:
+    """Return the override that gives a setting the text ``value``, in quotes only where it needs them.
+
+    Example:
+        >>> override_text("run_dir", "runs/rate=0.1")
+        'run_dir=runs/rate=0.1'
+        >>> override_text("study", "2024")
+        "study='2024'"
+    """
+    plain = f"{key}={value}"
+    try:
+        if parse_override(plain).value() == value:
+            return plain
+    except UserError:
+        pass
+    return f"{key}={quoted(value)}"
+
+
+def command(*words: str) -> str:
+    """Return a command as it is typed into a shell."""
+    return shlex.join(words)
+
+
+def _parse(text: str, original: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise UserError(f"override {original!r}: must have the form key=value") from None
+
+
+def quoted(value: str) -> str:
+    """Return text in the quotes of Hydra's grammar, whatever is in it."""
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def _is_path(key: str, value: str) -> bool:
+    is_path = key.rpartition(".")[2] in _PATHS or (key == "experiment" and value.endswith(".yaml"))
+    if not is_path or value in ("", "null"):
+        return False
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in ("'", '"')
+    return not is_quoted and "${" not in value
+

@@ -1,0 +1,103 @@
+"""Building Lightning's Trainer, and refusing those of its settings that a run does not follow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig
+
+from memo_lightning.config import build
+from memo_lightning.errors import UserError
+from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
+from memo_lightning.training.launchers import cluster_environment
+
+# An epoch is the whole run, and a batch a rollout or a chunk of one.
+_FIXED = {
+    "max_epochs": 1,
+    "enable_checkpointing": False,  # callbacks/default.yaml has its own, which counts rollouts
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+_LENGTH = "total_frames=N says how long to train"
+_CLIPPING = "algorithm.max_grad_norm=VALUE clips gradients by their norm"
+_EVALUATION = "there is no validation during training; memo evaluate runs held-out trials"
+# Settings of Lightning's that a run does not follow, as it optimises manually, counts frames and has files of its own;
+# and what to use instead.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches", "overfit_batches"), _LENGTH
+    ),
+    **dict.fromkeys(("gradient_clip_val", "gradient_clip_algorithm"), _CLIPPING),
+    "accumulate_grad_batches": "algorithm.n_minibatches=N says into how many parts a rollout is cut for an update",
+    **dict.fromkeys(
+        (
+            "val_check_interval",
+            "check_val_every_n_epoch",
+            "num_sanity_val_steps",
+            "limit_val_batches",
+            "limit_test_batches",
+            "limit_predict_batches",
+            "inference_mode",
+        ),
+        _EVALUATION,
+    ),
+    "fast_dev_run": "debug=smoke trains for seconds",
+    "barebones": "logger=none and callbacks.progress=null switch parts off",
+    "enable_checkpointing": "callbacks.checkpointing.every_n_rollouts=N says how often checkpoints are written",
+    "enable_progress_bar": "callbacks.progress=null switches the progress bar off",
+    "enable_model_summary": "memo check-env counts the parameters",
+    "logger": "logger=NAME chooses the logger",
+    "callbacks": "callbacks.NAME._target_=CLASS adds a callback",
+    "default_root_dir": "run_dir=FOLDER says where a run is written",
+    "model_registry": "memo register puts a checkpoint into the registry",
+    **dict.fromkeys(
+        ("enable_autolog_hparams", "plugins", "reload_dataloaders_every_n_epochs", "use_distributed_sampler"),
+        "leave it out",
+    ),
+}
+
+
+def check_trainer_settings(settings: Mapping[str, Any]) -> None:
+    """Check that a run follows what the ``trainer`` group says.
+
+    Raises:
+        UserError: if it does not; the message names the setting to use instead.
+    """
+    for name, value in settings.items():
+        if name in _INSTEAD and value != _FIXED.get(name):  # runs of before have those that are fixed in their files
+            raise UserError(f"trainer.{name}={value}: is not followed by memo train; {_INSTEAD[name]}")
+
+
+def build_trainer(
+    config: DictConfig, callbacks: Sequence[lightning.Callback], checkpoint_io: AtomicCheckpointIO
+) -> lightning.Trainer:
+    """Return the Trainer of a run.
+
+    Args:
+        config: a configuration of ``memo train``.
+        callbacks: all of the run.
+        checkpoint_io: writes its checkpoints.
+
+    Raises:
+        UserError: if a setting of the ``trainer`` group is wrong, is not followed, or does not fit this machine.
+    """
+    check_trainer_settings(config.trainer)
+    plugins: list[Any] = [checkpoint_io]
+    settings = {
+        **_FIXED,
+        "logger": False,
+        "default_root_dir": config.run_dir,
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
+    }
+    try:
+        if environment := cluster_environment(os.environ):
+            plugins.append(environment)
+        return build(config.trainer, callbacks=list(callbacks), plugins=plugins, **settings)
+    except UserError as error:
+        raise UserError(f"trainer: {error}") from None
+    except Exception as error:  # Lightning raises a dozen kinds for settings that are wrong
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
