@@ -46,7 +46,7 @@ def test_train_leaves_what_the_contract_names(trained):
     assert metrics["frames"] == 960
     assert len(metrics["return_by_quarter"]) == 4
     assert sum(metrics["return_by_quarter"]) == pytest.approx(metrics["return_per_trial"])
-    assert (metrics["seed"], metrics["baseline"], metrics["env"]) == (0, "none", "dark_key_to_door")
+    assert (metrics["seed"], metrics["baseline"], metrics["env"]) == (0, "memo", "dark_key_to_door")
     assert metrics["frames_per_second"] > 0
     assert metrics["wall_seconds"] > 0
     assert (trained / "in_context_curve.png").read_bytes().startswith(b"\x89PNG")
