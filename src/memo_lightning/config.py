@@ -91,11 +91,11 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Coll
     for text in overrides:
         override = _parse(text)
         key = override.key_or_group
-        if group_options(key):
-            raise UserError(f"{text}: {key} cannot be swapped in a run that goes on")
         if key in optional and override.value() is None:
             config[key] = None
             continue
+        if group_options(key):
+            raise UserError(f"{text}: {key} cannot be swapped in a resumed run")
         if key not in known:
             raise UserError(f"unknown override {key!r}: {nearest(key, known)}")
         OmegaConf.update(config, key, override.value())

@@ -101,7 +101,7 @@ def test_evaluate_writes_figures_and_adds_them_to_the_run(trained, capsys, monke
     assert "return per trial" in capsys.readouterr().out
     client = MlflowClient(f"sqlite:///{trained.parent}/mlflow.db")
     run = client.get_run(figures["mlflow_run_id"])
-    assert run.data.metrics["eval/held_out/40_steps/return_per_trial"] == figures["return_per_trial"]
+    assert run.data.metrics["val/held_out/40_steps/return_per_trial"] == figures["return_per_trial"]
     folder = "evaluation/held_out_40_steps"
     logged = {artifact.path.split("/")[-1] for artifact in client.list_artifacts(run.info.run_id, folder)}
     assert logged == {"evaluation.json", "in_context_curve.png", "summary_attention.png"}

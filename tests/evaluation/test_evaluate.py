@@ -67,8 +67,8 @@ def test_an_evaluation_is_named_by_the_length_that_was_asked_for(cart_pole, caps
     assert figures["n_trials"] == 3
     evaluate(run, "trial_multiplier=2", "memory_budget=15", "split=train")
     stored = client.get_run(figures["mlflow_run_id"])
-    names = {name for name in stored.data.metrics if name.startswith("eval/")}
-    held_out, budgeted = "eval/held_out/60_steps", "eval/train/120_steps/budget_15"
+    names = {name for name in stored.data.metrics if name.startswith("val/")}
+    held_out, budgeted = "val/held_out/60_steps", "val/train/120_steps/budget_15"
     values = ["return_per_trial", "success", *(f"return_quarter_{k}" for k in (1, 2, 3, 4))]
     assert names == {f"{name}/{value}" for name in (held_out, budgeted) for value in values}
     folders = {artifact.path for artifact in client.list_artifacts(figures["mlflow_run_id"], "evaluation")}

@@ -23,10 +23,10 @@ def memory_name(config: DictConfig | Mapping[str, Any]) -> str:
     """
     baseline, model = config["choices"]["baseline"], config["choices"]["model"]
     if baseline == "custom":
-        return _class_name(config["baseline"]["target"] or baseline)
+        return class_name(config["baseline"]["target"] or baseline)
     if baseline != "none":
         return baseline
-    target = _class_name(config["model"]["_target_"])
+    target = class_name(config["model"]["_target_"])
     # The option that ships stands for one class; an option of a user's own for whatever it names.
     return target if model == MEMO and target != "MemoTransformer" else model
 
@@ -47,5 +47,6 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name).lstrip(".-") or "-"
 
 
-def _class_name(path: str) -> str:
+def class_name(path: str) -> str:
+    """Return the last part of the path of a class, e.g. ``Mine`` of ``my.module.Mine``."""
     return re.split(r"[.:]", path)[-1]
