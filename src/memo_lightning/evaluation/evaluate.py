@@ -221,7 +221,7 @@ def _log_to_mlflow(config: DictConfig, training: Mapping[str, Any], metrics: dic
     if run_id is None or not logger:
         return
     if config.checkpoint.startswith(MODELS):
-        store = resolve_store(config.tracking_uri)  # where the model was found
+        store: str | None = resolve_store(config.tracking_uri)  # where the model was found
     else:
         store = store_of_run(logger["tracking_uri"], run_id, Path(config.checkpoint))
     if store is None:

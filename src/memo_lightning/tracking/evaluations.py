@@ -45,14 +45,19 @@ class EvaluationKind:
     @classmethod
     def of(cls, evaluation: Mapping[str, Any]) -> EvaluationKind:
         """Return the kind of an evaluation, given as its ``evaluation.json``."""
-        names = ("split", "trial_length", "memory_budget", "deterministic")
         changes = [
             f"{group}.{name}={value}"
             for group in ("env", "model")
             for name, value in sorted(evaluation.get(group, {}).items())
             if not (group == "env" and name in _SAME_MEASUREMENT)
         ]
-        return cls(*(evaluation[name] for name in names), tuple(changes))
+        return cls(
+            evaluation["split"],
+            evaluation["trial_length"],
+            evaluation["memory_budget"],
+            evaluation["deterministic"],
+            tuple(changes),
+        )
 
     @property
     def parts(self) -> list[str]:

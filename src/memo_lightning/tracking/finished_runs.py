@@ -22,6 +22,7 @@ from memo_lightning.errors import UserError
 from memo_lightning.tracking.evaluations import FOLDER, EvaluationKind
 from memo_lightning.tracking.names import MEMO, class_name
 from memo_lightning.tracking.store import check_not_deleted, open_store
+from memo_lightning.wording import listed
 
 FRAMES = "frames"  # in place of total_frames, which a resumed run may have changed
 # Settings that say where a run is kept, and which one of its kind it is.
@@ -56,7 +57,7 @@ class FinishedRun:
 
     @property
     def memory(self) -> str:
-        """What its memory is called; earlier versions called Memo ``none`` and every memory of a user's own ``custom``."""
+        """What its memory is called; earlier versions called Memo ``none``, and users' own memories ``custom``."""
         memory = self.tags["memory"]
         if memory == "custom":
             return class_name(self.settings.get("baseline/target", memory))
@@ -64,7 +65,7 @@ class FinishedRun:
 
     @cached_property
     def what_matters(self) -> Mapping[str, str]:
-        """The settings that make a difference, as ``algorithm.gamma``; runs with the same ones are seeds of one thing."""
+        """The settings that make a difference, by names as ``algorithm.gamma``; all the same in seeds of one thing."""
         matters = {
             name.replace("/", "."): value
             for name, value in self.settings.items()
@@ -136,11 +137,13 @@ class RunStore:
             if not of_studies:
                 chosen = [run for run in trainings if "study" not in run.data.tags]
                 studies = Counter(run.data.tags["study"] for run in trainings if "study" in run.data.tags)
-                left_out += [f"{_runs(n)} of the study {study}; those of a study need study=NAME" for study, n in studies.items()]
+                left_out += [f"{_runs(n)} of a study: study={study} shows them" for study, n in studies.items()]
             running = [run for run in chosen if run.info.status != "FINISHED"]
             if running:
-                states = ", ".join(f"{run.info.run_name} {run.info.status}" for run in running)
-                left_out.append(f"{_runs(len(running))} not finished ({states}); memo train resume=RUN_DIR continues one")
+                names = listed(f"{run.info.run_name}: {run.info.status}" for run in running)
+                left_out.append(
+                    f"{_runs(len(running))} not finished ({names}); memo train resume=RUN_DIR continues one"
+                )
             read, unusable = [], defaultdict(list)
             for run in chosen:
                 if run.info.status == "FINISHED":
@@ -151,7 +154,8 @@ class RunStore:
                         unusable[found].append(run)
         except MlflowException as error:
             raise self._unreadable(error) from None
-        left_out += [f"{_runs(len(runs))} {why} ({_names(runs)})" for why, runs in unusable.items()]
+        for why, runs in unusable.items():
+            left_out.append(f"{_runs(len(runs))} {why} ({listed(run.info.run_name for run in runs)})")
         if not read:
             asked = " ".join(f"{key}={value}" for key, value in tags.items()) or "at all"
             hint = f"; left out: {'; '.join(left_out)}" if left_out else ""
@@ -267,7 +271,3 @@ def differing_settings(runs: Sequence[FinishedRun]) -> list[str]:
 
 def _runs(number: int) -> str:
     return f"{number} run{'s' if number > 1 else ''}"
-
-
-def _names(runs: Sequence[Run]) -> str:
-    return ", ".join(run.info.run_name for run in runs)

@@ -182,7 +182,9 @@ class RunLogger(MLFlowLogger):
     def _fail(self, error: Exception) -> None:
         self._next_attempt = time.monotonic() + self.retry_seconds
         if not self._failing:
-            print(f"\nMLflow cannot be written ({_reason(error)}); training continues, metrics are kept", file=sys.stderr)
+            print(
+                f"\nMLflow cannot be written ({_reason(error)}); training continues, metrics are kept", file=sys.stderr
+            )
         self._failing = True
         self._keep()
 

@@ -74,7 +74,7 @@ def prepare_store(uri: str) -> None:
     """Make an SQLite store where there is none, such that several processes can write to it at once.
 
     MLflow's own way of making its tables fails where two processes do so together. With a write-ahead log, readers and
-    a writer do not wait for each other, which with a plain database they do until they fail with ``database is locked``.
+    a writer need not wait for each other; with a plain database they do, until they fail with ``database is locked``.
 
     Args:
         uri: a store; other kinds are left alone.

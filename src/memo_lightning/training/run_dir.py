@@ -47,7 +47,7 @@ def chosen_run_dir(config: DictConfig) -> Iterator[Path]:
         yield Path(config.run_dir)
         return
     made = [] if _RUNS.exists() else [_RUNS]
-    folder = new_run_dir(run_name(config), make=rank_zero_only.rank == 0)  # the first process writes for all
+    folder = new_run_dir(run_name(config), make=_is_first_process())
     config.run_dir = str(folder)
     try:
         yield folder
@@ -138,6 +138,11 @@ def write_config(config: DictConfig, run_dir: Path) -> None:
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+
+
+def _is_first_process() -> bool:
+    """Say whether this process writes for the others of its run, before a Trainer knows of them."""
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def _make(folder: Path) -> bool:
