@@ -141,9 +141,7 @@ class RunStore:
             running = [run for run in chosen if run.info.status != "FINISHED"]
             if running:
                 names = listed(f"{run.info.run_name}: {run.info.status}" for run in running)
-                left_out.append(
-                    f"{_runs(len(running))} not finished ({names}); memo train resume=RUN_DIR continues one"
-                )
+                left_out.append(f"{_runs(len(running))} not finished ({names}); memo train resume=RUN_DIR resumes one")
             read, unusable = [], defaultdict(list)
             for run in chosen:
                 if run.info.status == "FINISHED":
