@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -131,6 +131,25 @@ def override_key(text: str) -> str:
         UserError: if it cannot be parsed.
     """
     return _parse(text).key_or_group
+
+
+def override_value(text: str) -> Any:
+    """Return the value that an override such as ``encoder.in_keys=[observation]`` gives, here a list.
+
+    Raises:
+        UserError: if it cannot be parsed.
+    """
+    return _parse(text).value()
+
+
+def quoted_value(text: str) -> str:
+    """Return text as the value of an override, in quotes where Hydra would read something else or nothing at all."""
+    try:  # in a list, where more characters have a meaning than by itself
+        values = override_value(f"key=[{text}]")
+        fits = len(values) == 1 and (not isinstance(values[0], str) or values[0] == text)
+    except UserError:
+        fits = False
+    return text if fits else QuotedString(text, Quote.single).with_quotes()
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -252,15 +252,25 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         unsent=checkpoint.get("unsent_metrics", ()) if checkpoint else (),
-        run_name=Path(config.run_dir).name,
+        run_name=config.logger.get("run_name") or Path(config.run_dir).name,
         tags={
             **config.logger.get("tags", {}),
             "memory": memory_name(config),
             "environment": environment_name(config),
             "seed": str(config.seed),
             "run_dir": config.run_dir,
+            "mlflow.source.name": "memo train",
+            "mlflow.note.content": _description(config),
             **code_tags(),
         },
+    )
+
+
+def _description(config: DictConfig) -> str:
+    """Return what MLflow's page of the run says above its metrics."""
+    return (
+        f"{memory_name(config)} on {environment_name(config)}, {config.total_frames:,} frames, seed {config.seed}. "
+        f"Its folder: `{config.run_dir}`. Its settings are parameters, and `config.yaml` among the artifacts."
     )
 
 
