@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -143,6 +143,25 @@ def override_key(text: str) -> str:
     return parse_override(text).key_or_group
 
 
+def override_value(text: str) -> Any:
+    """Return the value that an override such as ``encoder.in_keys=[observation]`` gives, here a list.
+
+    Raises:
+        UserError: if it cannot be parsed.
+    """
+    return parse_override(text).value()
+
+
+def quoted_value(text: str) -> str:
+    """Return text as the value of an override, in quotes where Hydra would read something else or nothing at all."""
+    try:  # in a list, where more characters have a meaning than by itself
+        values = override_value(f"key=[{text}]")
+        fits = len(values) == 1 and (not isinstance(values[0], str) or values[0] == text)
+    except UserError:
+        fits = False
+    return text if fits else QuotedString(text, Quote.single).with_quotes()
+
+
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Call the ``_target_`` of a configuration node with its settings, ``args`` and ``kwargs``.
 
@@ -234,8 +253,12 @@ def _new_settings(overrides: Sequence[Override], known: dict[str, Any]) -> set[s
     Raises:
         UserError: if an override names a setting that neither exists nor can be added.
     """
-    named = {override.key_or_group: list(_plain_leaves(override.key_or_group, override.value())) for override in overrides}
-    classes = {key.removesuffix("._target_") for leaves in named.values() for key, _ in leaves if key.endswith("._target_")}
+    named = {
+        override.key_or_group: list(_plain_leaves(override.key_or_group, override.value())) for override in overrides
+    }
+    classes = {
+        key.removesuffix("._target_") for leaves in named.values() for key, _ in leaves if key.endswith("._target_")
+    }
     new = set()
     for key, leaves in named.items():
         for leaf, value in leaves:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -100,4 +99,3 @@ def _is_path(key: str, value: str) -> bool:
         return False
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in ("'", '"')
     return not is_quoted and "${" not in value
-

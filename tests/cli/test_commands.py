@@ -46,7 +46,7 @@ def test_train_leaves_what_the_contract_names(trained):
     assert metrics["frames"] == 960
     assert len(metrics["return_by_quarter"]) == 4
     assert sum(metrics["return_by_quarter"]) == pytest.approx(metrics["return_per_trial"])
-    assert (metrics["seed"], metrics["baseline"], metrics["env"]) == (0, "none", "dark_key_to_door")
+    assert (metrics["seed"], metrics["baseline"], metrics["env"]) == (0, "memo", "dark_key_to_door")
     assert metrics["frames_per_second"] > 0
     assert metrics["wall_seconds"] > 0
     assert (trained / "in_context_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -101,7 +101,7 @@ def test_evaluate_writes_figures_and_adds_them_to_the_run(trained, capsys, monke
     assert "return per trial" in capsys.readouterr().out
     client = MlflowClient(f"sqlite:///{trained.parent}/mlflow.db")
     run = client.get_run(figures["mlflow_run_id"])
-    assert run.data.metrics["eval/held_out/40_steps/return_per_trial"] == figures["return_per_trial"]
+    assert run.data.metrics["val/held_out/40_steps/return_per_trial"] == figures["return_per_trial"]
     folder = "evaluation/held_out_40_steps"
     logged = {artifact.path.split("/")[-1] for artifact in client.list_artifacts(run.info.run_id, folder)}
     assert logged == {"evaluation.json", "in_context_curve.png", "summary_attention.png"}

@@ -1,4 +1,4 @@
-"""memo compare: its table holds the runs' own figures, and it is honest about what they can tell."""
+"""memo compare: its table holds the runs' own numbers, and it is honest about what they can tell."""
 
 import json
 import math
@@ -48,14 +48,14 @@ def evaluated(store, name, **changes):
     kind = {"split": "held_out", "trial_length": 40, "memory_budget": None, "deterministic": False, **changes}
     budget = f"_budget_{kind['memory_budget']}" if kind["memory_budget"] else ""
     score = 1.0 + "abcde".index(name)
-    figures = {**kind, "n_trials": 4, "return_per_trial": score, "in_context_curve": {"reward": [score / 4] * 4}}
+    numbers = {**kind, "n_trials": 4, "return_per_trial": score, "in_context_curve": {"reward": [score / 4] * 4}}
     run_id = metrics_of(store)[name]["mlflow_run_id"]
     path = f"evaluation/{kind['split']}_{kind['trial_length']}_steps{budget}/evaluation.json"
-    MlflowClient(f"sqlite:///{store}/mlflow.db").log_dict(run_id, figures, path)
+    MlflowClient(f"sqlite:///{store}/mlflow.db").log_dict(run_id, numbers, path)
     return score
 
 
-def test_groups_hold_their_runs_figures(store, monkeypatch, capsys):
+def test_groups_hold_their_runs_numbers(store, monkeypatch, capsys):
     monkeypatch.chdir(store)
     groups, said = compare(capsys)
     metrics = metrics_of(store)
@@ -78,12 +78,15 @@ def test_groups_hold_their_runs_figures(store, monkeypatch, capsys):
     assert "one seed: none" in said
     assert "Few seeds" in said
     assert "measured at: the end of training" in said
-    assert "Not seeds of one thing" not in said
+    assert "Other settings" not in said
+    assert (
+        "**Left out**: 1 older run(s) of a seed that was run again with the same settings (a); +tags.run_dir=a" in said
+    )
     assert (store / "comparison/comparison.md").read_text() in said
     assert (store / "comparison/comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_only_evaluations_of_one_kind_are_held_against_each_other(store, monkeypatch, capsys):
+def test_only_evaluations_of_one_kind_are_compared(store, monkeypatch, capsys):
     monkeypatch.chdir(store)
     groups, said = compare(capsys)
     end_of_training = {name: group["return_per_trial"] for name, group in groups.items()}
@@ -111,7 +114,7 @@ def test_only_evaluations_of_one_kind_are_held_against_each_other(store, monkeyp
     assert "measured at: held_out tasks, 40 steps" in said
 
 
-def test_settings_that_differ_are_named_or_compared(store, monkeypatch, capsys):
+def test_runs_that_differ_in_a_setting_have_rows_of_their_own(store, monkeypatch, capsys):
     monkeypatch.chdir(store)
     other = ["baseline=gru", "logger.experiment_name=other"]
     for seed, rate in ((0, 0.001), (1, 0.002)):
@@ -119,25 +122,98 @@ def test_settings_that_differ_are_named_or_compared(store, monkeypatch, capsys):
             main(["train", *TINY, *other, f"seed={seed}", f"algorithm.learning_rate={rate}", f"run_dir=g{seed}"]) == 0
         )
     groups, said = compare(capsys, "experiment_name=other", "run_dir=other")
-    assert groups["gru"]["differing_settings"] == {"algorithm/learning_rate": ["0.001", "0.002"]}
-    assert "**Not seeds of one thing** (gru): the runs differ in algorithm/learning_rate 0.001, 0.002." in said
+    assert {name: (group["seeds"], group["settings"]) for name, group in groups.items()} == {
+        "gru (learning_rate=0.001)": ([0], {"algorithm.learning_rate": "0.001"}),
+        "gru (learning_rate=0.002)": ([1], {"algorithm.learning_rate": "0.002"}),
+    }
+    assert "**Other settings, other rows** (gru): algorithm.learning_rate (0.001, 0.002)." in said
 
     groups, said = compare(capsys, "experiment_name=other", "run_dir=rates", "group_by=algorithm.learning_rate")
     slow, fast = groups["algorithm.learning_rate=0.001"], groups["algorithm.learning_rate=0.002"]
     assert (slow["seeds"], fast["seeds"]) == ([0], [1])
-    assert slow["differing_settings"] == {}
+    assert slow["settings"] == {}
     assert "| environment | algorithm.learning_rate |" in said
-    assert "Not seeds of one thing" not in said
+    assert "Other settings" not in said
 
     groups, _ = compare(capsys, "experiment_name=other", "run_dir=frames", "group_by=total_frames")
-    assert len(groups) == 1, "a setting whose difference is no reason to tell runs apart"
+    assert set(groups) == {
+        "total_frames=640 (learning_rate=0.001)",
+        "total_frames=640 (learning_rate=0.002)",
+    }
+
+
+def test_runs_of_other_lengths_or_resumed_for_longer_do_not_hide_each_other(store, monkeypatch, capsys):
+    """A short trial run, made last, must not take the place of the long one of its seed."""
+    monkeypatch.chdir(store)
+    here = ["logger.experiment_name=lengths", "baseline=memoryless"]
+    assert main(["train", *TINY, *here, "run_dir=long"]) == 0
+    assert main(["train", "resume=long", "total_frames=960"]) == 0
+    assert main(["train", *TINY, *here, "total_frames=320", "run_dir=short"]) == 0
+    groups, _ = compare(capsys, "experiment_name=lengths", "run_dir=lengths")
+    assert {name: group["frames"] for name, group in groups.items()} == {
+        "memoryless (frames=960)": [960],
+        "memoryless (frames=320)": [320],
+    }
+
+
+def test_memories_of_ones_own_are_told_apart_by_class_and_settings(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    (store / "own_memories.py").write_text(
+        "from memo_lightning.models import GRU\n\n\nclass One(GRU):\n    pass\n\n\nclass Two(GRU):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(store)
+    own = [*TINY, "total_frames=320", "baseline=custom", "logger.experiment_name=own"]
+    for target, n_layers in (("One", 1), ("Two", 1), ("Two", 2)):
+        name = [f"baseline.target=own_memories.{target}", f"baseline.settings.n_layers={n_layers}"]
+        assert main(["train", *own, *name, f"run_dir={target}{n_layers}"]) == 0
+    groups, _ = compare(capsys, "experiment_name=own", "run_dir=own")
+    assert set(groups) == {"One", "Two (n_layers=1)", "Two (n_layers=2)"}
+    for run in MlflowClient(f"sqlite:///{store}/mlflow.db").search_runs(
+        [MlflowClient(f"sqlite:///{store}/mlflow.db").get_experiment_by_name("own").experiment_id]
+    ):  # as earlier versions tagged them
+        MlflowClient(f"sqlite:///{store}/mlflow.db").set_tag(run.info.run_id, "memory", "custom")
+    groups, _ = compare(capsys, "experiment_name=own", "run_dir=own")
+    assert set(groups) == {"One", "Two (n_layers=1)", "Two (n_layers=2)"}
+
+
+def test_runs_that_cannot_be_compared_are_named(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    here = [*TINY, "logger.experiment_name=unfit"]
+    assert main(["train", *here, "run_dir=fit"]) == 0
+    assert main(["train", *here, "run_dir=no_trial", "collector.rollout_length=20", "total_frames=160"]) == 0
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    experiment = client.get_experiment_by_name("unfit").experiment_id
+    tags = {"memory": "memo", "environment": "dark_key_to_door", "seed": "5"}
+    client.create_run(experiment, tags=tags, run_name="stopped")
+    client.create_run(experiment, tags={**tags, "study": "s", "kind": "seed"})
+    client.set_terminated(client.create_run(experiment, tags=tags, run_name="empty").info.run_id)
+    groups, said = compare(capsys, "experiment_name=unfit", "run_dir=unfit")
+    assert set(groups) == {"memo"}
+    for line in (
+        "1 run not finished (stopped: RUNNING); memo train resume=RUN_DIR resumes one",
+        "1 run of a study: study=s shows them",
+        "1 run in which no trial was complete (no_trial)",
+        "1 run without a metrics.json: their files are not in MLflow any more, or training was ended early (empty)",
+    ):
+        assert f"**Left out**: {line}." in said
+
+
+@pytest.mark.parametrize("value", ["it's", 'a "b"', 'it\'s "both"', "a,b / ü", "2024", "0.5"])
+def test_tags_are_compared_as_they_are_whatever_they_hold(store, monkeypatch, capsys, value):
+    monkeypatch.chdir(store)
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    client.set_tag(metrics_of(store)["e"]["mlflow_run_id"], "note", value)
+    quoted = "'" + value.replace("'", "\\'") + "'"
+    groups, _ = compare(capsys, f"+tags.note={quoted}", "run_dir=tagged")
+    assert set(groups) == {"lstm"}
+    assert main(["compare", "+tags.note=other's"]) == 2
 
 
 def test_what_cannot_be_compared_is_one_line(store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(store)
     for override, message in {
         "experiment_name=memo-lightening": "did you mean memo-lightning",
-        "study=none": "no finished run study=none",
+        "study=none": "no finished run study=none in experiment memo-lightning",
         "group_by=trial": "has no such tag and no such setting; it has the tags ",
         "+tags.memory=gru": "no finished run memory=gru",
         "group_by=model.colour": "has no such tag and no such setting; it has the tags ",

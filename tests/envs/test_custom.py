@@ -56,7 +56,10 @@ def test_wrappers_are_applied_and_take_arguments():
     [
         ("nowhere.Wrapper", "env.wrappers=nowhere.Wrapper: cannot be imported"),
         ("{_target_: nowhere.Wrapper}", "nowhere"),
-        ("own_envs.Scale", r"env.wrappers: Scale: .*'factor'; arguments are given as 'env.wrappers=\[{_target_: own_envs.S"),
+        (
+            "own_envs.Scale",
+            r"env.wrappers: Scale: .*'factor'; arguments are given as 'env.wrappers=\[{_target_: own_envs.S",
+        ),
         ("{_target_: own_envs.Scale, factor: 2, colour: red}", "env.wrappers: Scale: .*colour"),
         ("own_envs.make_number", "env.wrappers: make_number"),
         ("own_envs.__name__", "env.wrappers='own_envs.__name__': must be functions or classes"),
@@ -137,7 +140,9 @@ def test_settings_that_the_environment_does_not_take_are_named():
     with pytest.raises(UserError, match=r"unknown override 'env.worker': did you mean env.workers"):
         build("own_envs:Guess", "env.worker=2")
     for setting in ("workers=2", "wrappers=[a.b]", "ignore=[x]", "episode_length=3", "same_task=seed"):
-        with pytest.raises(UserError, match=rf"env.{setting.partition('=')[0]}=.*: a setting of Gymnasium environments"):
+        with pytest.raises(
+            UserError, match=rf"env.{setting.partition('=')[0]}=.*: a setting of Gymnasium environments"
+        ):
             build("own_envs:Batched", f"env.{setting}")
 
 

@@ -11,6 +11,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.evaluation.evaluate import _env_config
 from memo_lightning.evaluation.trials import _run_round, acting, run_trials
+from memo_lightning.tracking.evaluations import EvaluationKind
 
 SMALL = [
     "collector.n_envs=4", "algorithm.n_minibatches=1", "model.d_model=16", "model.d_ff=16", "model.n_heads=2",
@@ -67,8 +68,8 @@ def test_an_evaluation_is_named_by_the_length_that_was_asked_for(cart_pole, caps
     assert figures["n_trials"] == 3
     evaluate(run, "trial_multiplier=2", "memory_budget=15", "split=train")
     stored = client.get_run(figures["mlflow_run_id"])
-    names = {name for name in stored.data.metrics if name.startswith("eval/")}
-    held_out, budgeted = "eval/held_out/60_steps", "eval/train/120_steps/budget_15"
+    names = {name for name in stored.data.metrics if name.startswith("val/")}
+    held_out, budgeted = "val/held_out/60_steps", "val/train/120_steps/budget_15"
     values = ["return_per_trial", "success", *(f"return_quarter_{k}" for k in (1, 2, 3, 4))]
     assert names == {f"{name}/{value}" for name in (held_out, budgeted) for value in values}
     folders = {artifact.path for artifact in client.list_artifacts(figures["mlflow_run_id"], "evaluation")}
@@ -79,6 +80,43 @@ def test_an_evaluation_is_named_by_the_length_that_was_asked_for(cart_pole, caps
     assert "evaluating" in output.err
     assert "3 trials of held_out tasks, at most 60 steps each, 1 at a time; writing to" in output.err
     assert "next: memo evaluate" in output.out
+
+
+def test_an_evaluation_that_is_repeated_adds_no_second_point(cart_pole, capsys):
+    run, client = cart_pole
+
+    def points():
+        names = client.get_run(first["mlflow_run_id"]).data.metrics
+        history = {name: client.get_metric_history(first["mlflow_run_id"], name) for name in names}
+        return {n: [(p.step, p.value) for p in h] for n, h in history.items() if n.startswith("val/all/60_steps")}
+
+    first = evaluate(run, "split=all", "seed=1")
+    once = points()
+    assert once["val/all/60_steps/return_per_trial"] == [(240, first["return_per_trial"])]
+    assert evaluate(run, "split=all", "seed=1")["return_per_trial"] == first["return_per_trial"]
+    assert points() == once
+    other = evaluate(run, "split=all", "seed=2", "n_trials=5")
+    assert other["return_per_trial"] != first["return_per_trial"]
+    sampled = "val/all/60_steps/n_trials_5_n_envs_1_seed_2/return_per_trial"
+    assert points()[sampled] == [(240, other["return_per_trial"])]
+    assert {name: points()[name] for name in once} == once
+    assert "not logged" not in capsys.readouterr().err
+
+
+def test_an_evaluation_with_changed_settings_is_another_measurement(cart_pole):
+    run, client = cart_pole
+    changed = evaluate(run, "deterministic=true", "+env.step_timeout=9.0", "+model.segment_length=4")
+    parts = ["held_out", "60_steps", "deterministic", "model.segment_length_4"]
+    metrics = client.get_run(changed["mlflow_run_id"]).data.metrics
+    assert metrics["/".join(["val", *parts, "return_per_trial"])] == changed["return_per_trial"]
+    folders = {artifact.path for artifact in client.list_artifacts(changed["mlflow_run_id"], "evaluation")}
+    assert f"evaluation/{'_'.join(parts)}" in folders
+    kind = EvaluationKind.of(changed)
+    assert kind == EvaluationKind("held_out", 60, None, True, ("model.segment_length=4",))
+    assert str(kind) == "held_out tasks, 60 steps, most likely actions, model.segment_length=4"
+    assert EvaluationKind.of({key: changed[key] for key in changed if key not in ("env", "model")}).changes == (), (
+        "as earlier versions wrote them"
+    )
 
 
 def test_the_attention_is_drawn_over_one_trial_and_not_where_that_is_too_short(cart_pole):

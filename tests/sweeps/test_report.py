@@ -4,6 +4,7 @@ import pytest
 from mlflow import MlflowClient
 from studies import write_study
 
+from memo_lightning.config import compose_config, override_value
 from memo_lightning.sweeps.report import write_report
 from memo_lightning.sweeps.run import open_runs
 from memo_lightning.sweeps.space import draw
@@ -29,3 +30,24 @@ def test_of_several_objectives_the_best_of_each_is_logged_whoever_reached_it(in_
     metrics = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db").get_run(mlflow_run_of(study)).data.metrics
     assert metrics == pytest.approx({"best/return_per_trial": 3.0, "best/memory_bytes": 10.0, "trials/complete": 4.0})
     assert {"pareto_front", "history_return_per_trial"} <= {file.stem for file in report.files}
+
+
+def test_a_study_of_lists_with_any_name_is_drawn_and_its_best_settings_are_an_experiment(in_tmp_dir):
+    choices = [["observation"], ["observation", "previous_step"]]
+    space = {
+        "encoder.in_keys": {"type": "categorical", "choices": choices},
+        "algorithm.n_epochs": {"type": "int", "low": 1, "high": 2},
+    }
+    path = write_study(in_tmp_dir / "lists.yaml", name="it's a/b, 1", space=space, run_dir="here")
+    spec = read_study(str(path), ["logger=none"])
+    study = begin_study(spec, open_storage(str(spec.run_dir / "journal.log")), None)
+    for value in (1.0, 3.0, 2.0, 4.0):
+        trial = study.ask()
+        values = draw(spec.space, trial)
+        study.tell(trial, value)
+    report = write_report(spec, study, None)
+    assert {"history", "parallel_coordinates", "importances"} <= {file.stem for file in report.files}
+    (experiment,) = report.experiments
+    config = compose_config("train", [f"experiment={experiment}"])
+    assert list(config.encoder.in_keys) == list(override_value(f"k={values['encoder.in_keys']}"))
+    assert config.algorithm.n_epochs == values["algorithm.n_epochs"]

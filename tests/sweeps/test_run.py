@@ -176,7 +176,7 @@ def test_compare_keeps_searches_and_trainings_apart(killed_and_finished, monkeyp
     folder, _ = killed_and_finished
     monkeypatch.chdir(folder)
     assert main(["compare"]) == 2
-    assert "those of a study need study=NAME" in capsys.readouterr().err
+    assert "study=small shows them" in capsys.readouterr().err
     assert main(["train", *TINY, "seed=7", "run_dir=plain"]) == 0
     assert main(["compare", "run_dir=plain_only"]) == 0
     (group,) = read_json(folder / "plain_only/comparison.json")
@@ -188,7 +188,7 @@ def test_compare_keeps_searches_and_trainings_apart(killed_and_finished, monkeyp
     assert group["seeds"] == [0, 1]
     best = load(folder, "small").best_trial
     assert group["return_per_trial"]["mean"] == pytest.approx(best.value)
-    assert not group["differing_settings"], "the seeds of one trial"
+    assert not group["settings"], "the seeds of one trial"
     assert "**Chosen by the score** (maximize return_per_trial)" in capsys.readouterr().out
 
 

@@ -48,6 +48,7 @@ def test_drawn_values_arrive_in_the_configuration():
         ({"algorithm.gamma": {"type": "float", "low": 1}}, "missing a required argument: 'high'"),
         ({"algorithm.gamma": {"type": "float", "low": 0, "high": 1, "log": True}}, "space.algorithm.gamma: "),
         ({"baseline": {"type": "categorical", "choices": []}}, "space.baseline: "),
+        ({"env": {"type": "categorical", "choices": [{"lit": True}]}}, "space.env.choices: {'lit': True} is a mapping"),
         ({"algorithm.gama": {"type": "float", "low": 0, "high": 1}}, "did you mean algorithm.gamma"),
         ({"baseline": {"type": "categorical", "choices": ["none", "lsmt"]}}, "did you mean lstm"),
         ({"algorithm.n_epochs": {"type": "float", "low": 1.5, "high": 2.5}}, "must be an integer"),
@@ -89,3 +90,28 @@ def test_a_value_that_fits_some_others_is_right():
         "model.summary_length": {"type": "int", "low": 1, "high": 4},
     }
     check_space(parse_space(space), [])
+
+
+def test_lists_are_choices_that_optuna_can_keep_and_memo_train_can_read():
+    choices = [["observation"], ["observation", "previous_step"]]
+    space = parse_space(
+        {
+            "encoder.in_keys": {"type": "categorical", "choices": choices},
+            "algorithm.gamma": {"type": "float", "low": 0.9, "high": 0.99, "when": {"encoder.in_keys": [choices[1]]}},
+        }
+    )
+    check_space(space, [])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = [study.ask() for _ in range(20)]
+    drawn = [draw(space, trial) for trial in trials]
+    read = [list(compose_config("train", as_overrides(values)).encoder.in_keys) for values in drawn]
+    assert {tuple(keys) for keys in read} == {tuple(keys) for keys in choices}
+    assert [len(keys) == 2 for keys in read] == ["algorithm.gamma" in values for values in drawn]
+    assert [as_overrides(trial.params) for trial in trials] == [as_overrides(values) for values in drawn]
+
+
+@pytest.mark.parametrize("word", ["it's", "a,b", "a b", 'say "x"', "x=y", "é", "(x)", "back\\", "a/b:c", "[a,b"])
+def test_words_arrive_as_they_are_whatever_they_hold(word):
+    config = compose_config("train", as_overrides({"encoder.in_keys": [word, ""], "run_dir": word}))
+    assert config.run_dir == word
+    assert list(config.encoder.in_keys) == [word, ""]

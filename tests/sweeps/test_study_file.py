@@ -5,9 +5,12 @@ import re
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 from studies import write_study
 
 from memo_lightning.errors import UserError
+from memo_lightning.sweeps.space import draw
+from memo_lightning.sweeps.study import begin_study, open_study
 from memo_lightning.sweeps.study_file import read_study, shipped_studies
 
 
@@ -24,6 +27,17 @@ def test_overrides_reach_the_study_or_all_its_trials(tmp_path):
     assert (spec.name, spec.settings["n_trials"], spec.settings["workers"]) == ("other", 7, 2)
     assert spec.train_config.env.lit is True
     assert str(spec.run_dir) == "studies/other"
+
+
+@pytest.mark.parametrize("name", ["2024", "0.5", "1e3", "'a, b'"])
+def test_a_study_can_have_any_name(tmp_path, name):
+    path = write_study(tmp_path / "small.yaml")
+    spec = read_study(str(path), [f"name={name}", "logger=none"])
+    assert isinstance(spec.name, str)
+    assert spec.settings["name"] == spec.name
+    storage = InMemoryStorage()
+    assert begin_study(spec, storage, None).study_name == spec.name
+    assert open_study(spec, storage) is not None, "the same command finds it again"
 
 
 def test_the_command_line_can_switch_pruning_off(tmp_path):
@@ -54,6 +68,13 @@ def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
         with contextlib.suppress(RuntimeError):  # that all has been tried
             study.tell(trial, trial.suggest_int("algorithm.n_epochs", 1, 4))
     assert sorted(trial.value for trial in study.trials) == [1, 2, 3, 4]
+
+    lists = {"encoder.in_keys": [["observation"], ["observation", "previous_step"]]}
+    space = {"encoder.in_keys": {"type": "categorical", "choices": lists["encoder.in_keys"]}}
+    grid = {"_target_": "optuna.samplers.GridSampler", "search_space": lists}
+    spec = read_study(str(write_study(tmp_path / "lists.yaml", sampler=grid, space=space)), [])
+    study = optuna.create_study(sampler=spec.sampler(0, "a"))
+    assert draw(spec.space, study.ask())["encoder.in_keys"] in ("[observation]", "[observation,previous_step]")
 
     sequence = {"_target_": "optuna.samplers.QMCSampler"}
     spec = read_study(str(write_study(tmp_path / "sequence.yaml", sampler=sequence)), [])

@@ -68,7 +68,7 @@ def test_a_locked_store_does_not_make_training_wait_and_is_said_in_one_line(
         while not (error := capsys.readouterr().err):
             assert time.monotonic() - start < 30.0
             time.sleep(0.1)
-    assert error == "\nMLflow cannot be written (database is locked); training goes on, metrics are kept\n"
+    assert error == "\nMLflow cannot be written (database is locked); training continues, metrics are kept\n"
     logger.log_hyperparams({"gamma": 0.9})
     logger.finalize()
     assert history(uri, logger.run_id) == [(0, 1.0), (1, 1.0), (2, 1.0)]
@@ -105,12 +105,16 @@ def test_a_run_goes_on_while_its_server_is_away_but_none_begins(make_logger, uri
         assert time.monotonic() - start < 30.0, "MLflow's own patience is minutes"
     error = capsys.readouterr().err
     assert error.count("MLflow cannot be written") == 1
-    assert "unsent_metrics.json; sent when the run goes on" in error
+    assert "unsent_metrics.json; sent when the run is resumed" in error
     make_logger(run_id=logger.run_id).finalize()
     assert history(uri, logger.run_id) == [(1, 1.0)]
 
 
-def test_a_run_that_the_store_does_not_hold_cannot_go_on(make_logger):
+def test_a_run_that_the_store_does_not_hold_cannot_be_resumed(make_logger, in_tmp_dir):
+    with pytest.raises(UserError, match="no such store yet"):
+        make_logger(run_id="ab")
+    assert not list(in_tmp_dir.iterdir()), "looking for a run makes no store"
+    make_logger().finalize()
     with pytest.raises(UserError, match="Run with id=ab not found"):
         make_logger(run_id="ab")
 

@@ -2,14 +2,22 @@
 
 import json
 import multiprocessing
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from memo_lightning.cli.main import main
 from memo_lightning.tracking import code_tags
 from memo_lightning.tracking.run_logger import RunLogger
+from memo_lightning.tracking.store import experiment_id_of, open_store, prepare_store
 from tiny import TINY_TRAINING
 
 TINY = [
@@ -82,3 +90,159 @@ def test_what_cannot_be_registered_is_one_line(in_tmp_dir, capsys):
     }.items():
         assert main(["register", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project folder with two runs, of which one was evaluated and registered."""
+    folder = tmp_path_factory.mktemp("made") / "project"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for seed in (0, 1):
+            assert main(["train", *TINY, f"seed={seed}", f"run_dir=runs/{seed}"]) == 0
+        assert main(["register", "run_dir=runs/0", 'name="it\'s 2024"']) == 0
+    return folder
+
+
+@pytest.fixture
+def moved(project, tmp_path, monkeypatch):
+    """The project in another folder; nothing is left where it was."""
+    here = tmp_path / "elsewhere" / "project"
+    shutil.copytree(project, here)
+    away = project.rename(project.with_name("away"))
+    monkeypatch.chdir(here)
+    _artifact_repos_cache.clear()  # a command is a process of its own, which has not seen the runs where they were
+    yield here
+    assert not project.exists(), "the old folder was made anew"
+    away.rename(project)
+
+
+def run_ids(folder):
+    return {
+        path.parent.name: json.loads(path.read_text())["mlflow_run_id"] for path in folder.glob("runs/*/metrics.json")
+    }
+
+
+def test_after_a_move_runs_are_compared_evaluated_and_resumed_where_the_store_is_now(moved, capsys):
+    client, ids = MlflowClient(f"sqlite:///{moved}/mlflow.db"), run_ids(moved)
+    assert main(["compare"]) == 0
+    (group,) = json.loads((moved / "comparison/comparison.json").read_text())
+    assert group["seeds"] == [0, 1]
+
+    assert main(["evaluate", "checkpoint=runs/0", "n_trials=4", "n_envs=4"]) == 0
+    assert "not logged" not in capsys.readouterr().err
+    folder = moved / f"mlruns/memo-lightning/{ids['0']}/artifacts"
+    assert (folder / "evaluation/held_out_40_steps/evaluation.json").is_file()
+    assert main(["evaluate", 'checkpoint="models:/it\'s 2024/1"', "n_trials=4", "n_envs=4", "run_dir=registered"]) == 0
+
+    assert main(["train", "resume=runs/1", "total_frames=960"]) == 0
+    steps = [point.step for point in client.get_metric_history(ids["1"], "train/return_per_trial")]
+    assert steps == [320, 640, 960]
+    metrics = json.loads((moved / f"mlruns/memo-lightning/{ids['1']}/artifacts/metrics.json").read_text())
+    assert metrics["frames"] == 960
+
+
+def test_a_run_is_resumed_in_a_moved_project_from_anywhere(moved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"resume={moved}/runs/0", "total_frames=960"]) == 0
+    assert not (tmp_path / "mlflow.db").exists()
+    history = MlflowClient(f"sqlite:///{moved}/mlflow.db").get_metric_history(run_ids(moved)["0"], "update/kl")
+    assert history[-1].step == 960
+
+
+def test_without_the_files_of_its_runs_a_store_is_one_line(moved, capsys):
+    shutil.rmtree("mlruns")
+    assert main(["compare"]) == 2
+    error = capsys.readouterr().err
+    assert "no finished run at all in experiment memo-lightning; left out: 2 runs without a metrics.json" in error
+    assert error.count("\n") == 1
+    assert not (moved / "comparison").exists()
+
+
+def test_without_its_store_a_run_says_how_to_go_on(moved, capsys):
+    for file in moved.glob("mlflow.db*"):
+        file.unlink()
+    assert main(["train", "resume=runs/0", "total_frames=960"]) == 2
+    error = capsys.readouterr().err
+    assert "in the folders above it or in this one; name its store with logger.tracking_uri=" in error
+    assert main(["evaluate", "checkpoint=runs/0", "n_trials=4", "n_envs=4"]) == 0
+    assert f"not logged to MLflow: its run {run_ids(moved)['0']} is not in" in capsys.readouterr().err
+    assert main(["register", "run_dir=runs/0", "name=x"]) == 2
+    assert "run_dir=runs/0: its run" in capsys.readouterr().err
+    for command in (["compare"], ["evaluate", "checkpoint=models:/x/1"], ["ui"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "tracking_uri=sqlite:///" in error
+        assert "no such store" in error
+    assert not list(moved.glob("mlflow.db*")), "looking for a store does not make one"
+    assert main(["train", "resume=runs/0", "total_frames=960", "logger=null"]) == 0, "the remedy"
+
+
+def test_runs_are_beside_the_store_and_not_where_the_command_runs(in_tmp_dir, monkeypatch):
+    (in_tmp_dir / "here").mkdir()
+    monkeypatch.chdir("here")
+    store = f"logger.tracking_uri=sqlite:///{in_tmp_dir}/there/mlflow.db"
+    assert main(["train", *TINY, store, "run_dir=run", "logger.experiment_name='a/b, c'"]) == 0
+    assert not (in_tmp_dir / "here/mlruns").exists()
+    run_id = json.loads((in_tmp_dir / "here/run/metrics.json").read_text())["mlflow_run_id"]
+    assert (in_tmp_dir / f"there/mlruns/a-b-c/{run_id}/artifacts/metrics.json").is_file()
+
+
+def test_other_places_for_artifacts_are_not_touched(in_tmp_dir):
+    prepare_store("sqlite:///mlflow.db")
+    client = MlflowClient("sqlite:///mlflow.db")
+    places = {"bucket": "s3://bucket/mlruns/1", "chosen": "/nowhere/chosen/1", "server": "mlflow-artifacts:/1"}
+    for name, place in places.items():
+        client.create_experiment(name, place)
+    client.create_experiment("moved", "/nowhere/mlruns/moved")
+    open_store("sqlite:///mlflow.db", "tracking_uri")
+    for name, place in {**places, "moved": f"{in_tmp_dir}/mlruns/moved"}.items():
+        assert MlflowClient("sqlite:///mlflow.db").get_experiment_by_name(name).artifact_location == place
+
+
+def restore(error):
+    """Run the command of MLflow that a message names."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(shlex.split(error.split("`")[1]), env={**os.environ, "PATH": path}, check=True)
+
+
+def test_what_was_deleted_in_mlflow_is_restored_by_the_command_that_is_named(moved, capsys):
+    client = MlflowClient(f"sqlite:///{moved}/mlflow.db")
+    client.delete_experiment(client.get_experiment_by_name("memo-lightning").experiment_id)
+    for setting, command in {
+        "logger.experiment_name": ["train", *TINY, "run_dir=new"],
+        "experiment_name": ["compare"],
+    }.items():
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{setting}=memo-lightning: was deleted in MLflow; restore it with `" in error
+        assert f"or name another with {setting}=NAME" in error
+        assert error.count("\n") == 1
+    assert not (moved / "new").exists()
+    assert main(["train", "resume=runs/0", "total_frames=960"]) == 2
+    error = capsys.readouterr().err
+    assert "its experiment memo-lightning was deleted in MLflow" in error
+    restore(error)
+    assert main(["compare"]) == 0
+
+    client.delete_run(run_ids(moved)["0"])
+    assert main(["evaluate", "checkpoint=runs/0", "n_trials=4", "n_envs=4"]) == 0
+    assert "not logged to MLflow: run" in capsys.readouterr().err
+    assert main(["register", "run_dir=runs/0", "name=x"]) == 2
+    assert "was deleted in MLflow" in capsys.readouterr().err
+    assert main(["train", "resume=runs/0", "total_frames=960"]) == 2
+    error = capsys.readouterr().err
+    assert "was deleted in MLflow; restore it with `" in error
+    restore(error)
+    assert main(["train", "resume=runs/0", "total_frames=960"]) == 0
+
+
+def test_an_experiment_is_shown_as_one_of_trainings(in_tmp_dir):
+    prepare_store("sqlite:///mlflow.db")
+    MlflowClient("sqlite:///mlflow.db").create_experiment("old", tags={"mlflow.note.content": "mine"})
+    for name in ("new", "old"):
+        tags = MlflowClient("sqlite:///mlflow.db").get_experiment(experiment_id_of("sqlite:///mlflow.db", name)).tags
+        assert tags["mlflow.experimentKind"] == "custom_model_development"
+        assert tags["mlflow.experiment.primaryMetric.name"] == "train/return_per_trial"
+        assert ("memo compare" in tags["mlflow.note.content"]) == (name == "new"), "what the user has written stays"

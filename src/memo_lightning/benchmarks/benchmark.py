@@ -30,6 +30,7 @@ from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
 from memo_lightning.models import SequenceModel
 from memo_lightning.processes import end_with_parent
+from memo_lightning.training.run_dir import new_run_dir
 
 _MODULE = "memo_lightning.benchmarks.benchmark"
 
@@ -51,7 +52,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         UserError: if a setting is wrong, or ``run_dir`` holds a benchmark with other settings.
     """
     cases = plan(config)
-    run_dir = Path(config.run_dir or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-benchmark")
+    run_dir = Path(config.run_dir) if config.run_dir else new_run_dir("benchmark")
     config.run_dir = str(run_dir)
     results = _open_results(run_dir, cases[0].settings)
     _write(run_dir, results)  # before hours are spent on what cannot be kept

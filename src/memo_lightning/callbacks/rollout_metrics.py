@@ -93,8 +93,8 @@ class RolloutMetrics(lightning.Callback):
         self.train_seconds += seconds
         self.collect_seconds += waited
         metrics = {
-            "speed/frames_per_second": rollout.numel() * trainer.world_size / seconds,
-            "speed/collecting": waited / seconds,
+            "wall_clock/frames_per_second": rollout.numel() * trainer.world_size / seconds,
+            "wall_clock/collecting": waited / seconds,
         }
         if "policy_version" in steps.keys():  # of workers that do not wait for new weights
             metrics["train/staleness"] = batch_idx + 1 - float(steps.get("policy_version").float().mean())

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     if print_help("doctor", HELP, arguments):
         return
     config = compose_config("doctor", arguments)
-    print(f"looking at this machine, at {describe_store(config.tracking_uri)} and at where studies are kept; nothing is changed\n")
+    print(
+        f"looking at this machine, at {describe_store(config.tracking_uri)} and at where studies are kept; nothing is changed\n"
+    )
     bad = []
     for check in _checks(config.tracking_uri, config.storage):
         for finding in check():

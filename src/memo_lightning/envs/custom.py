@@ -130,7 +130,9 @@ def make_custom_env(
 
 def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None:
     """Raise :class:`UserError` where a setting that only Gymnasium environments have is not at its default."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(GymnasiumEnv.__init__).parameters.items()}
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(GymnasiumEnv.__init__).parameters.items()
+    }
     for name, value in settings.items():
         if name not in defaults:
             raise UserError(f"env.{name}: no such setting; its arguments are env.settings.NAME=VALUE")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,18 @@ from memo_lightning.errors import UserError
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.plots import include_zero
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
-from memo_lightning.tracking import resolve_store
+from memo_lightning.tracking.evaluations import EvaluationKind
 from memo_lightning.tracking.finished_runs import (
-    EvaluationKind,
     FinishedRun,
     RunStore,
     differing_settings,
     latest_of_each_seed,
     shared_evaluation,
 )
-from memo_lightning.wording import returns_in_words
+from memo_lightning.wording import listed, returns_in_words
 
 _CURVE_POINTS = 60
-_SHOWN_SETTINGS = 5
+_SHOWN_SETTINGS = 4  # in the name of a row
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one memory on one environment, a run per seed.
+    """The runs of one memory with one choice of settings on one environment, a run per seed.
 
     Attributes:
-        name: of the memory, or whatever was grouped by.
+        name: of the memory, or whatever was grouped by, with the settings that tell the group from others of its name.
+        memory: its name.
+        settings: those settings by name; None where a run has no such setting.
         environment: that it was trained on.
         seeds: of the runs.
         frames: that each run was trained for.
@@ -57,7 +58,6 @@ class Group:
             environment.
         partly_evaluated: whether some of the runs have evaluations that the score is not of, as others have none
             of the kind.
-        differing: settings that are not the same in all runs, with the values they have.
         frames_per_second: in training, mean over the runs.
         memory_bytes: the most that one environment's memory held, mean over the runs.
         flops_per_step: of the memory in an acting step at the end of a trial, mean over the runs; NaN where a run
@@ -67,13 +67,14 @@ class Group:
     """
 
     name: str
+    memory: str
+    settings: dict[str, str | None]
     environment: str
     seeds: list[int]
     frames: list[int]
     score: Estimate
     score_of: str
     partly_evaluated: bool
-    differing: dict[str, list[str]]
     frames_per_second: float
     memory_bytes: float
     flops_per_step: float
@@ -89,15 +90,17 @@ class Comparison:
         groups: best first within each environment.
         group_by: the tag or setting whose values they are.
         chosen_by: what the trials of a study were chosen by; None where the runs are of no study.
+        left_out: for every reason to leave runs out a line that says which, and how to see them.
     """
 
     groups: list[Group]
     group_by: str
     chosen_by: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def compare(config: DictConfig) -> Comparison:
-    """Compare what ``conf/compare.yaml`` and its overrides choose; leaves a table, a picture and the figures.
+    """Compare what ``conf/compare.yaml`` and its overrides choose; leaves a table, a plot and the numbers.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
@@ -108,28 +111,21 @@ def compare(config: DictConfig) -> Comparison:
     Raises:
         UserError: if no run fits, or nothing can be written.
     """
-    tags = {**config.tags, **({"study": config.study} if config.study else {})}
-    store, chosen_by = RunStore(resolve_store(config.tracking_uri), config.experiment_name), None
-    runs = store.finished(tags, of_studies=bool({"study", "trial"} & {*tags, config.group_by}))
-    if config.study:
-        runs, chosen_by = store.best_trials(config.study, runs, config.group_by)
-    by_environment: dict[str, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        name = run.group(config.group_by)
-        if name is None:
-            known = ", ".join(sorted(tag for tag in run.tags if not tag.startswith("mlflow.")))
-            raise UserError(
-                f"group_by={config.group_by}: run {run.run_id} has no such tag and no such setting; it has the tags "
-                f"{known}, and the settings in its config.yaml"
-            )
-        by_environment[run.tags["environment"]][name].append(run)
-    groups = []
-    for environment, all_members in by_environment.items():
-        members = {name: latest_of_each_seed(runs) for name, runs in all_members.items()}
-        kind = shared_evaluation([run for runs in members.values() for run in runs])
-        groups += [_summarise(name, environment, runs, kind) for name, runs in members.items()]
+    tags = {**config.tags, **({"study": config.study} if config.study is not None else {})}
+    store, chosen_by = RunStore(config.tracking_uri, config.experiment_name), None
+    runs, left_out = store.finished(tags, of_studies=bool({"study", "trial"} & {*tags, config.group_by}))
+    if config.study is not None:
+        runs, chosen_by = store.best_trials(str(config.study), runs, config.group_by)
+    groups, repeated = _groups(runs, config.group_by)
+    if repeated:
+        example = repeated[0].tags.get("run_dir", "RUN_DIR")
+        names = listed(run.name for run in repeated)
+        left_out.append(
+            f"{len(repeated)} older run(s) of a seed that was run again with the same settings ({names}); "
+            f"+tags.run_dir={example} shows one"
+        )
     groups.sort(key=lambda group: (group.environment, -float(group.score.mean)))
-    comparison, run_dir = Comparison(groups, config.group_by, chosen_by), Path(config.run_dir)
+    comparison, run_dir = Comparison(groups, config.group_by, chosen_by, tuple(left_out)), Path(str(config.run_dir))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "comparison.md").write_text(as_markdown(comparison))
@@ -138,6 +134,80 @@ def compare(config: DictConfig) -> Comparison:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
     plot_comparison(groups, run_dir / "comparison.png")
     return comparison
+
+
+def _groups(runs: Sequence[FinishedRun], group_by: str) -> tuple[list[Group], list[FinishedRun]]:
+    """Return the groups, and runs that were left out because their seed was run again; ``runs`` newest first.
+
+    Raises:
+        UserError: if a run does not have what is grouped by.
+    """
+    by_environment: dict[str, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        name = run.group(group_by)
+        if name is None:
+            known = ", ".join(sorted(tag for tag in run.tags if not tag.startswith("mlflow.")))
+            raise UserError(
+                f"group_by={group_by}: run {run.name} has no such tag and no such setting; it has the tags {known}, "
+                "and the settings in its config.yaml"
+            )
+        by_environment[run.tags["environment"]][name].append(run)
+    groups, repeated = [], []
+    for environment, by_name in by_environment.items():
+        members = []
+        for name, alike in by_name.items():
+            for full_name, settings, same in _told_apart(name, alike):
+                newest, older = latest_of_each_seed(same)
+                members.append((full_name, settings, newest))
+                repeated += older
+        kind = shared_evaluation([run for *_, newest in members for run in newest])
+        groups += [_summarise(name, settings, environment, newest, kind) for name, settings, newest in members]
+    return groups, repeated
+
+
+def _told_apart(
+    name: str, runs: Sequence[FinishedRun]
+) -> Iterator[tuple[str, dict[str, str | None], list[FinishedRun]]]:
+    """Tell the runs of a name apart by memory and settings, so that those that stay together differ in the seed only.
+
+    Yields:
+        A name that says what sets the runs apart from the others, their values of these settings, and the runs.
+    """
+    by_memory: dict[str, list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        by_memory[run.memory].append(run)
+    for memory, alike in by_memory.items():
+        differing = differing_settings(alike)
+        by_settings: dict[tuple[str | None, ...], list[FinishedRun]] = defaultdict(list)
+        for run in alike:
+            by_settings[tuple(run.what_matters.get(setting) for setting in differing)].append(run)
+        short = [_shortest(setting, differing) for setting in differing]
+        words = {
+            values: [f"{setting}={value or 'unset'}" for setting, value in zip(short, values, strict=True)]
+            for values in by_settings
+        }
+        enough = _n_words_that_tell_apart(list(words.values()))
+        for values, same in by_settings.items():
+            shown = [*([memory] if len(by_memory) > 1 else []), *words[values][:enough]]
+            shown += ["..."] if enough < len(differing) else []
+            settings = dict(zip(differing, values, strict=True))
+            yield (f"{name} ({', '.join(shown)})" if shown else name), settings, same
+
+
+def _n_words_that_tell_apart(rows: Sequence[Sequence[str]]) -> int:
+    """Return how many of the first words of each row to show: a few, or as many as it takes that no two are alike."""
+    longest = len(rows[0])
+    return next(
+        n
+        for n in range(min(_SHOWN_SETTINGS, longest), longest + 1)
+        if len({tuple(row[:n]) for row in rows}) == len(rows)
+    )
+
+
+def _shortest(setting: str, others: Sequence[str]) -> str:
+    """Return the last part of a setting's name where that is enough to tell it from ``others``, else all of it."""
+    last = setting.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in others) == 1 else setting
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -153,7 +223,7 @@ def as_markdown(comparison: Comparison) -> str:
         score, *ends = returns_in_words(*(value for value in estimate if not math.isnan(value)))
         interval = " to ".join(ends) or "one seed: none"
         lines.append(
-            f"| {group.environment} | {group.name} | {score} | {interval} | {len(group.seeds)} "
+            f"| {_cell(group.environment)} | {_cell(group.name)} | {score} | {interval} | {len(group.seeds)} "
             f"| {_spread(group.frames)} | {group.frames_per_second:,.0f} | {_kilobytes(group.memory_bytes)} "
             f"| {_megaflops(group.flops_per_step)} |"
         )
@@ -182,12 +252,17 @@ def _notes(comparison: Comparison) -> list[str]:
             f"**Evaluations left out** ({_names(partly)}): not every run was evaluated in the same way. memo evaluate "
             "with the same settings for each run makes them comparable."
         )
+    apart: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for group in groups:
-        if group.differing:
-            settings = [f"{name} {', '.join(values)}" for name, values in group.differing.items()]
-            more = len(settings) - _SHOWN_SETTINGS
-            shown = "; ".join(settings[:_SHOWN_SETTINGS]) + (f"; and {more} more" if more > 0 else "")
-            notes.append(f"**Not seeds of one thing** ({group.name}): the runs differ in {shown}.")
+        for setting, value in group.settings.items():
+            apart[group.memory][setting].add(value or "unset")
+    for memory, settings in apart.items():
+        shown = listed((f"{setting} ({', '.join(sorted(values))})" for setting, values in settings.items()), "; ")
+        notes.append(
+            f"**Other settings, other rows** ({memory}): {shown}. Only runs that differ in nothing but the seed share "
+            "a row; comparison.json has the settings of each."
+        )
+    notes += [f"**Left out**: {reason}." for reason in comparison.left_out]
     few = [group.name for group in groups if len(group.seeds) < FEW_SEEDS]
     if few:
         notes.append(
@@ -225,7 +300,13 @@ def plot_comparison(groups: Sequence[Group], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _summarise(name: str, environment: str, runs: Sequence[FinishedRun], kind: EvaluationKind | None) -> Group:
+def _summarise(
+    name: str,
+    settings: dict[str, str | None],
+    environment: str,
+    runs: Sequence[FinishedRun],
+    kind: EvaluationKind | None,
+) -> Group:
     """Put the runs of a group together; ``kind`` is the evaluation that the score is of, None for the training."""
     if kind:
         evaluations = [run.evaluations[kind] for run in runs]
@@ -240,13 +321,14 @@ def _summarise(name: str, environment: str, runs: Sequence[FinishedRun], kind: E
     per_step = curves * n_parts / np.array(lengths, dtype=np.float64)[:, None]
     return Group(
         name=name,
+        memory=runs[0].memory,
+        settings=settings,
         environment=environment,
         seeds=[int(run.tags["seed"]) for run in runs],
         frames=[run.metrics["frames"] for run in runs],
         score=estimate_over_seeds(np.array(scores)),
         score_of=str(kind) if kind else "the end of training",
         partly_evaluated=kind is None and any(run.evaluations for run in runs),
-        differing=differing_settings(runs),
         frames_per_second=float(np.mean([run.metrics["frames_per_second"] for run in runs])),
         memory_bytes=float(np.mean([run.metrics["memory_bytes"] for run in runs])),
         flops_per_step=float(np.mean([run.metrics.get("flops_per_step", math.nan) for run in runs])),
@@ -287,11 +369,12 @@ def _as_plain(group: Group) -> dict[str, Any]:
 
     return {
         "name": group.name,
+        "memory": group.memory,
+        "settings": group.settings,
         "environment": group.environment,
         "seeds": group.seeds,
         "frames": group.frames,
         "score_of": group.score_of,
-        "differing_settings": group.differing,
         "return_per_trial": numbers(group.score),
         "frames_per_second": group.frames_per_second,
         "memory_bytes": group.memory_bytes,
@@ -305,6 +388,11 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(entry) for entry in value]
     return None if math.isnan(value) else value
+
+
+def _cell(text: str) -> str:
+    """Return text as it can stand in a table: a bar would end the cell."""
+    return text.replace("|", "\\|")
 
 
 def _spread(values: Sequence[int]) -> str:

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
@@ -29,7 +27,9 @@ from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import Interface, MemoryPolicy
 from memo_lightning.policies.loading import MODELS, load
-from memo_lightning.tracking import describe_store
+from memo_lightning.tracking import describe_store, resolve_store
+from memo_lightning.tracking.evaluations import log_evaluation
+from memo_lightning.tracking.store import no_store_of_run, store_of_run
 
 _BIN_STEPS = 500  # or a tenth of a trial that is shorter than ten such bins
 
@@ -95,6 +95,9 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         "split": config.split,
         "deterministic": config.deterministic,
         "seed": config.seed,
+        "n_envs": n_envs,
+        "env": OmegaConf.to_container(config.env),
+        "model": OmegaConf.to_container(config.model),
         "frames_trained": training["frames"],
         "mlflow_run_id": training["mlflow_run_id"],
         "memory_budget": config.memory_budget,
@@ -112,7 +115,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     results = run_dir / "evaluation.json"
     metrics["files"] = [results.name, *(file.name for file in files)]
     results.write_text(json.dumps(metrics, indent=2) + "\n")
-    _log_to_mlflow(training, metrics, [results, *files])
+    _log_to_mlflow(config, training, metrics, [results, *files])
     return metrics
 
 
@@ -217,24 +220,16 @@ def _metrics(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     }
 
 
-def _log_to_mlflow(training: Mapping[str, Any], metrics: dict[str, Any], files: list[Path]) -> None:
-    """Add the metrics to the training run, in the store that it was logged to."""
+def _log_to_mlflow(config: DictConfig, training: Mapping[str, Any], metrics: dict[str, Any], files: list[Path]) -> None:
+    """Add the evaluation to the training's run, in the store that holds it now."""
     run_id, logger = training["mlflow_run_id"], training["config"]["logger"]
     if run_id is None or not logger:
         return
-    # A longer trial or a smaller memory is another measurement, so it has another name.
-    split, length, budget = (metrics[name] for name in ("split", "trial_length", "memory_budget"))
-    prefix = f"eval/{split}/{length}_steps" + (f"/budget_{budget}" if budget is not None else "")
-    folder = f"evaluation/{split}_{length}_steps" + (f"_budget_{budget}" if budget is not None else "")
-    values: dict[str, float] = {
-        name: metrics[name] for name in ("return_per_trial", "success", "spl") if name in metrics
-    }
-    values |= {f"return_quarter_{k}": value for k, value in enumerate(metrics["return_by_quarter"], start=1)}
-    try:
-        client = MlflowClient(logger["tracking_uri"])
-        for name, value in values.items():
-            client.log_metric(run_id, f"{prefix}/{name}", value, step=metrics["frames_trained"])
-        for file in files:
-            client.log_artifact(run_id, str(file), folder)
-    except MlflowException as error:
-        print(f"not logged to MLflow: {str(error).splitlines()[0]}", file=sys.stderr)
+    if config.checkpoint.startswith(MODELS):
+        store: str | None = resolve_store(config.tracking_uri)  # where the model was found
+    else:
+        store = store_of_run(logger["tracking_uri"], run_id, Path(config.checkpoint))
+    if store is None:
+        print(f"not logged to MLflow: {no_store_of_run(logger['tracking_uri'], run_id)}", file=sys.stderr)
+        return
+    log_evaluation(store, run_id, metrics, files)

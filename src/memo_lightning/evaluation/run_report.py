@@ -52,8 +52,8 @@ class RunReport(lightning.Callback):
             return
         callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         rollouts = next(callback for callback in callbacks if isinstance(callback, RolloutMetrics))
-        config, choices = pl_module.config, pl_module.config["choices"]
-        memory, environment = memory_name(config, type(pl_module.policy.sequence_model)), environment_name(config)
+        config = pl_module.config
+        memory, environment = memory_name(config), environment_name(config)
         logger: RunLogger | None = trainer.logger  # type: ignore[assignment]
         record = rollouts.latest
         trial_length = int(record.lengths.max()) if record else pl_module.data.rollout_length
@@ -70,7 +70,7 @@ class RunReport(lightning.Callback):
             "memory_bytes": peak_memory_bytes(model, trial_length),
             "flops_per_step": flops_per_step(model, trial_length),
             "seed": config["seed"],
-            "baseline": choices["baseline"],
+            "baseline": memory,
             "env": environment,
             "mlflow_run_id": logger.run_id if logger else None,
             "history": rollouts.history,

@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
-from memo_lightning.config import config_dir
+from memo_lightning.config import config_dir, override_key, override_value
 from memo_lightning.sweeps.space import as_overrides
 from memo_lightning.sweeps.study import INTERRUPTED, mlflow_run_of
 from memo_lightning.sweeps.study_file import StudySpec
+from memo_lightning.tracking import file_name
 from memo_lightning.tracking.study_runs import StudyRuns
 
 _PRESETS = ("experiment", "debug")  # groups whose files change others
@@ -102,16 +103,16 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
     groups: dict[str, str] = {}
     values = OmegaConf.create()
     for override in [*spec.train, *as_overrides(trial.params)]:
-        key, _, value = override.lstrip("+").partition("=")
+        key, value = override_key(override), override_value(override)
         if key in _PRESETS:
             _take_over(_preset(key, value), groups, values)
         elif key in spec.train_config.choices:
             groups[key] = value
         else:
-            OmegaConf.update(values, key, OmegaConf.create(f"value: {value}").value, force_add=True)
+            OmegaConf.update(values, key, value, force_add=True)
     figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
     defaults = [{f"override /{group}": option} for group, option in groups.items()]
-    path = spec.run_dir / "experiment" / f"{spec.name}_trial_{trial.number}.yaml"
+    path = spec.run_dir / "experiment" / f"{file_name(spec.name)}_trial_{trial.number}.yaml"
     text = f"# @package _global_\n# Trial {trial.number} of study {spec.name}: {figures}.\n"
     text += f"#   memo train experiment={path}\n"
     if defaults:

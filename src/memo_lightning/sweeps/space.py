@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from memo_lightning.config import build, compose_config, nearest
+from memo_lightning.config import build, compose_config, nearest, quoted_value
 from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.spec import build_memory
@@ -126,11 +126,13 @@ def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence
         if other not in earlier:
             hint = nearest(other, earlier) if earlier else "there is none"
             raise UserError(f"{name}.when.{other}: must be a setting listed before this one; {hint}")
+    if distribution is CategoricalDistribution:
+        settings = _with_plain_choices(name, settings)
     try:
         chosen = construct(distribution, **settings)
     except (UserError, TypeError) as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
-    return Parameter(key, chosen, {k: v if isinstance(v, list) else [v] for k, v in when.items()})
+    return Parameter(key, chosen, {k: [*map(as_choice, v if isinstance(v, list) else [v])] for k, v in when.items()})
 
 
 def _beside(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
@@ -169,7 +171,35 @@ def _context(parameter: Parameter, space: Sequence[Parameter]) -> dict[str, Any]
     return values
 
 
+def _with_plain_choices(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a categorical distribution with choices that Optuna can keep, compare and plot.
+
+    Raises:
+        UserError: if a choice is a mapping, which an override would merge with the default instead of replacing it.
+    """
+    choices = settings.get("choices")
+    if not isinstance(choices, list):
+        return dict(settings)  # its constructor refuses them
+    for choice in choices:
+        if isinstance(choice, Mapping):
+            raise UserError(
+                f"{name}.choices: {choice} is a mapping; must be numbers, words, true, false, null or lists of these "
+                f"(a setting within it can vary by itself: {name}.NAME)"
+            )
+    return {**settings, "choices": [*map(as_choice, choices)]}
+
+
+def as_choice(value: Any) -> Any:
+    """Return a choice as Optuna takes it, which has no lists: a list becomes the text that an override has for it."""
+    return _as_text(value) if isinstance(value, list) else value
+
+
 def _as_text(value: Any) -> str:
+    """Write a value as the command line has it."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_text, value))}]"
+    return quoted_value(value) if isinstance(value, str) else str(value)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key, require_seed
 from memo_lightning.errors import UserError, require
-from memo_lightning.sweeps.space import Parameter, check_space, parse_space
+from memo_lightning.sweeps.space import Parameter, as_choice, check_space, parse_space
 from memo_lightning.training.trainer import check_trainer_settings
 
 # What may change between two commands on one study: how much is done, and by whom.
@@ -87,7 +87,10 @@ class StudySpec:
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         kind = pkgutil.resolve_name(self.settings["sampler"]["_target_"])
         if issubclass(kind, optuna.samplers.GridSampler):
-            return build(self.settings["sampler"], seed=self.settings["seed"])
+            sampler = dict(self.settings["sampler"])
+            if isinstance(grid := sampler.get("search_space"), dict):
+                sampler["search_space"] = {key: [*map(as_choice, choices)] for key, choices in grid.items()}
+            return build(sampler, seed=self.settings["seed"])
         if issubclass(kind, optuna.samplers.QMCSampler):
             rest = optuna.samplers.RandomSampler(seed)  # draws what the sequence cannot hold
             return build(self.settings["sampler"], seed=self.settings["seed"], independent_sampler=rest)
@@ -117,7 +120,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     train = [override for override in overrides if override not in own]
     apply_overrides(config, own, optional=optional)
     config.train = [*config.train, *train]
-    config.name = config.name or file.stem
+    config.name = file.stem if config.name is None else str(config.name)  # a name may be a number
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
 
     require_seed(settings["seed"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +15,21 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from memo_lightning.config import nearest
 from memo_lightning.errors import UserError
-from memo_lightning.tracking.store import store_file
+from memo_lightning.tracking.evaluations import FOLDER, EvaluationKind
+from memo_lightning.tracking.names import MEMO, class_name
+from memo_lightning.tracking.store import check_not_deleted, open_store
+from memo_lightning.wording import listed
 
-# Settings that say where a run is kept, and which one of its kind it is; `total_frames` shows in its frames.
-_NO_MATTER = {"seed", "run_dir", "total_frames"}
-_NO_MATTER_GROUPS = ("logger/", "callbacks/")
-
-
-@dataclass(frozen=True)
-class EvaluationKind:
-    """What was measured: evaluations of one kind can be held against each other.
-
-    Attributes:
-        split: tasks that were drawn from.
-        trial_length: steps of a trial.
-        memory_budget: entries that the memory was limited to, None for all.
-        deterministic: whether the most likely action was taken.
-    """
-
-    split: str
-    trial_length: int
-    memory_budget: int | None
-    deterministic: bool
-
-    def __str__(self) -> str:
-        """Return it in words."""
-        words = [f"{self.split} tasks, {self.trial_length:,} steps"]
-        words += [f"newest {self.memory_budget} entries of memory"] if self.memory_budget is not None else []
-        return ", ".join([*words, *(["most likely actions"] if self.deterministic else [])])
+FRAMES = "frames"  # in place of total_frames, which a resumed run may have changed
+# Settings that say where a run is kept, and which one of its kind it is.
+_NO_MATTER = {"seed", "run_dir", "resume", "total_frames"}
+# Options of groups are told by what they set, and the memory by its name.
+_NO_MATTER_GROUPS = ("logger/", "callbacks/", "choices/")
+_NEEDED_TAGS = ("memory", "environment", "seed")
 
 
 @dataclass(frozen=True)
@@ -67,15 +51,40 @@ class FinishedRun:
     evaluations: Mapping[EvaluationKind, Mapping[str, Any]]
 
     @property
+    def name(self) -> str:
+        """What the run is called in MLflow's pages."""
+        return self.tags.get(MLFLOW_RUN_NAME, self.run_id)
+
+    @property
+    def memory(self) -> str:
+        """What its memory is called; earlier versions called Memo ``none``, and users' own memories ``custom``."""
+        memory = self.tags["memory"]
+        if memory == "custom":
+            return class_name(self.settings.get("baseline/target", memory))
+        return MEMO if memory == "none" else memory
+
+    @cached_property
+    def what_matters(self) -> Mapping[str, str]:
+        """The settings that make a difference, by names as ``algorithm.gamma``; all the same in seeds of one thing."""
+        matters = {
+            name.replace("/", "."): value
+            for name, value in self.settings.items()
+            if name.rpartition("/")[2] not in _NO_MATTER and not name.startswith(_NO_MATTER_GROUPS)
+        }
+        return {**matters, FRAMES: str(self.metrics["frames"])}
+
+    @property
     def score(self) -> float:
         """Return per trial at the end of training."""
         return self.metrics["return_per_trial"]
 
     def group(self, group_by: str) -> str | None:
         """Return the value of a tag, or ``NAME=VALUE`` of a setting such as ``algorithm.n_epochs``; None without."""
+        if group_by == "memory":
+            return self.memory
         if group_by in self.tags:
             return self.tags[group_by]
-        setting = self.settings.get(group_by.replace(".", "/"))
+        setting = self.settings.get(group_by, self.settings.get(group_by.replace(".", "/")))
         return None if setting is None else f"{group_by}={setting}"
 
 
@@ -87,15 +96,12 @@ class RunStore:
         experiment_name: the MLflow experiment.
 
     Raises:
-        UserError: if there is no such store or experiment.
+        UserError: if there is no such store or experiment, or the experiment is deleted.
     """
 
     def __init__(self, tracking_uri: str, experiment_name: str) -> None:
-        file = store_file(tracking_uri)
-        if file and not file.is_file():
-            raise UserError(f"tracking_uri={tracking_uri}: no such store yet; memo train makes it")
         self._uri, self._name = tracking_uri, experiment_name
-        self._client = MlflowClient(tracking_uri)
+        self._client = MlflowClient(open_store(tracking_uri, "tracking_uri"))
         try:
             experiment = self._client.get_experiment_by_name(experiment_name)
             known = [] if experiment else [other.name for other in self._client.search_experiments()]
@@ -103,30 +109,56 @@ class RunStore:
             raise self._unreadable(error) from None
         if experiment is None:
             raise UserError(f"experiment_name={experiment_name}: no such experiment; {nearest(experiment_name, known)}")
+        check_not_deleted(self._client, experiment, "experiment_name")
         self._experiment_id = experiment.experiment_id
 
-    def finished(self, tags: Mapping[str, str], *, of_studies: bool) -> list[FinishedRun]:
-        """Return the finished trainings, newest first.
+    def finished(self, tags: Mapping[str, str], *, of_studies: bool) -> tuple[list[FinishedRun], list[str]]:
+        """Return the finished trainings, newest first, and what was left out.
 
         Args:
             tags: tags that the runs must have.
             of_studies: whether to return those of studies' trials too; they have settings that a search has drawn.
 
+        Returns:
+            The runs, and for every reason to leave some out a line that says which, and how to see them.
+
         Raises:
             UserError: if there is none, or the store cannot be read.
         """
         try:
-            runs = self._search({"attributes.status": "FINISHED", **{f"tags.`{k}`": v for k, v in tags.items()}})
             # Studies and their trials are runs too, but no trainings.
-            trainings = [r for r in runs if "memory" in r.data.tags and r.data.tags.get("kind", "seed") == "seed"]
-            chosen = [run for run in trainings if of_studies or "study" not in run.data.tags]
-            if not chosen:
-                asked = " ".join(f"{key}={value}" for key, value in tags.items()) or "at all"
-                hint = "; those of a study need study=NAME" if trainings else ""
-                raise UserError(f"tags: no finished run {asked} in experiment {self._name}{hint}")
-            return [finished for run in chosen if (finished := self._read(run))]
+            trainings = [
+                run
+                for run in self._search(tags)
+                if run.data.tags.get("kind", "seed") == "seed" and all(tag in run.data.tags for tag in _NEEDED_TAGS)
+            ]
+            left_out = []
+            chosen = trainings
+            if not of_studies:
+                chosen = [run for run in trainings if "study" not in run.data.tags]
+                studies = Counter(run.data.tags["study"] for run in trainings if "study" in run.data.tags)
+                left_out += [f"{_runs(n)} of a study: study={study} shows them" for study, n in studies.items()]
+            running = [run for run in chosen if run.info.status != "FINISHED"]
+            if running:
+                names = listed(f"{run.info.run_name}: {run.info.status}" for run in running)
+                left_out.append(f"{_runs(len(running))} not finished ({names}); memo train resume=RUN_DIR resumes one")
+            read, unusable = [], defaultdict(list)
+            for run in chosen:
+                if run.info.status == "FINISHED":
+                    found = self._read(run)
+                    if isinstance(found, FinishedRun):
+                        read.append(found)
+                    else:
+                        unusable[found].append(run)
         except MlflowException as error:
             raise self._unreadable(error) from None
+        for why, runs in unusable.items():
+            left_out.append(f"{_runs(len(runs))} {why} ({listed(run.info.run_name for run in runs)})")
+        if not read:
+            asked = " ".join(f"{key}={value}" for key, value in tags.items()) or "at all"
+            hint = f"; left out: {'; '.join(left_out)}" if left_out else ""
+            raise UserError(f"tags: no finished run {asked} in experiment {self._name}{hint}")
+        return read, left_out
 
     def best_trials(self, study: str, runs: Sequence[FinishedRun], group_by: str) -> tuple[list[FinishedRun], str]:
         """Keep, of every group and environment within a study, the runs of the best of its complete trials.
@@ -143,9 +175,9 @@ class RunStore:
             UserError: if no trial is complete, or the store cannot be read.
         """
         try:
-            parents = self._search({"tags.kind": "study", "tags.study": study})
+            parents = self._search({"kind": "study", "study": study})
             settings = self._artifact(parents[0].info.run_id, "study.yaml") if parents else None
-            children = self._search({"tags.kind": "trial", "tags.study": study, "tags.state": "complete"})
+            children = self._search({"kind": "trial", "study": study, "state": "complete"})
         except MlflowException as error:
             raise self._unreadable(error) from None
         if settings is None or not children:
@@ -158,30 +190,38 @@ class RunStore:
             trial = run.tags.get(MLFLOW_PARENT_RUN_ID, "")
             if trial in values:
                 trials[run.tags["environment"], run.group(group_by)][trial].append(run)
+        if not trials:
+            raise UserError(f"study={study}: the finished runs of its complete trials are not in MLflow any more")
         best = [members[max(members, key=values.__getitem__)] for members in trials.values()]
         return [run for members in best for run in members], f"{objective['direction']} {metric}"
 
-    def _search(self, conditions: Mapping[str, str]) -> list[Run]:
-        """Return all runs that meet the conditions, newest first."""
-        words = " and ".join(f"{key} = '{value}'" for key, value in conditions.items())
+    def _search(self, tags: Mapping[str, Any]) -> list[Run]:
+        """Return all runs that have these tags, newest first.
+
+        They are chosen here: in a filter of MLflow's, a quote in a tag would end its value.
+        """
         runs: list[Run] = []
         token: str | None = None
         while True:
-            page = self._client.search_runs([self._experiment_id], words, page_token=token)
-            runs += page
+            page = self._client.search_runs([self._experiment_id], page_token=token)
+            runs += [run for run in page if all(run.data.tags.get(key) == str(tags[key]) for key in tags)]
             token = page.token
             if not token:
                 return runs
 
-    def _read(self, run: Run) -> FinishedRun | None:
+    def _read(self, run: Run) -> FinishedRun | str:
+        """Return a run with its results, or why that cannot be done."""
         metrics = self._artifact(run.info.run_id, "metrics.json")
-        if metrics is None or "memory_bytes" not in metrics:  # ended early, or made before this was measured
-            return None
+        if metrics is None:
+            return "without a metrics.json: their files are not in MLflow any more, or training was ended early"
+        if "memory_bytes" not in metrics:
+            return "of an earlier version, which did not measure the memory"
+        if metrics["return_per_trial"] is None or not metrics["history"]:
+            return "in which no trial was complete"
         evaluations = {}
-        for folder in self._client.list_artifacts(run.info.run_id, "evaluation"):
+        for folder in self._client.list_artifacts(run.info.run_id, FOLDER):
             if folder.is_dir and (found := self._artifact(run.info.run_id, f"{folder.path}/evaluation.json")):
-                names = ("split", "trial_length", "memory_budget", "deterministic")
-                evaluations[EvaluationKind(*(found[name] for name in names))] = found
+                evaluations[EvaluationKind.of(found)] = found
         return FinishedRun(run.info.run_id, run.data.tags, run.data.params, metrics, evaluations)
 
     def _artifact(self, run_id: str, path: str) -> Any:
@@ -196,16 +236,17 @@ class RunStore:
         return UserError(f"tracking_uri={self._uri}: cannot be read ({str(error).splitlines()[0]})")
 
 
-def latest_of_each_seed(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Keep the newest run of every seed, that runs which were repeated do not count twice; ``runs`` newest first."""
+def latest_of_each_seed(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[FinishedRun]]:
+    """Return the newest run of every seed, and the older ones, which would count twice; ``runs`` newest first."""
     by_seed: dict[str, FinishedRun] = {}
     for run in runs:
         by_seed.setdefault(run.tags["seed"], run)
-    return sorted(by_seed.values(), key=lambda run: int(run.tags["seed"]))
+    newest = sorted(by_seed.values(), key=lambda run: int(run.tags["seed"]))
+    return newest, [run for run in runs if by_seed[run.tags["seed"]] is not run]
 
 
 def shared_evaluation(runs: Sequence[FinishedRun]) -> EvaluationKind | None:
-    """Return the kind of evaluation by which all ``runs`` can be held against each other, None if there is none.
+    """Return the kind of evaluation by which all ``runs`` can be compared, None if there is none.
 
     Of several it is the plainest: held-out tasks, trials as long as in training, all of the memory, sampled actions.
     """
@@ -214,17 +255,17 @@ def shared_evaluation(runs: Sequence[FinishedRun]) -> EvaluationKind | None:
 
     def oddity(kind: EvaluationKind) -> tuple[Any, ...]:
         length, budget = abs(kind.trial_length - trained), kind.memory_budget or 0
-        return kind.split != "held_out", kind.memory_budget is not None, length, kind.deterministic, budget, str(kind)
+        plain = kind.split != "held_out", kind.memory_budget is not None, bool(kind.changes)
+        return *plain, length, kind.deterministic, budget, str(kind)
 
     return min(shared, key=oddity, default=None)
 
 
-def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
-    """Return the settings that matter and are not the same in all ``runs``, with their values, ``?`` for none."""
-    names = sorted({name for run in runs for name in run.settings if _matters(name)})
-    values = {name: list(dict.fromkeys(run.settings.get(name, "?") for run in runs)) for name in names}
-    return {name: different for name, different in values.items() if len(different) > 1}
+def differing_settings(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return the names of the settings that matter and are not the same in all ``runs``."""
+    names = sorted({name for run in runs for name in run.what_matters})
+    return [name for name in names if len({run.what_matters.get(name) for run in runs}) > 1]
 
 
-def _matters(setting: str) -> bool:
-    return setting.rpartition("/")[2] not in _NO_MATTER and not setting.startswith(_NO_MATTER_GROUPS)
+def _runs(number: int) -> str:
+    return f"{number} run{'s' if number > 1 else ''}"

@@ -7,8 +7,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from memo_lightning.errors import UserError
+from memo_lightning.tracking.store import check_run_not_deleted, open_store
 
 PREFIX = "models:/"
 _CHECKPOINT = "last.ckpt"  # as the run's artifact is called
@@ -22,10 +24,15 @@ def register_checkpoint(tracking_uri: str, run_id: str, name: str) -> int:
     """
     client = MlflowClient(tracking_uri)
     try:
+        check_run_not_deleted(client, run_id)
+        where = client.get_run(run_id).info.artifact_uri
         if _CHECKPOINT not in {artifact.path for artifact in client.list_artifacts(run_id)}:
-            raise UserError(f"run {run_id}: has no checkpoint in MLflow; it has not ended yet")
-        if not client.search_registered_models(f"name = '{name}'"):
+            raise UserError(f"run {run_id}: has no checkpoint in MLflow, for it has not ended, or {where} was removed")
+        try:
             client.create_registered_model(name)
+        except MlflowException as error:  # to look it up would take a filter, in which a quote ends the name
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
         run = client.get_run(run_id)
         tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
         source = f"{run.info.artifact_uri}/{_CHECKPOINT}"
@@ -48,15 +55,16 @@ def fetch_checkpoint(tracking_uri: str, uri: str, folder: Path) -> Path:
     Raises:
         UserError: if there is no such model, or it cannot be fetched.
     """
-    name, _, version = uri.removeprefix(PREFIX).partition("/")
+    name, slash, version = uri.removeprefix(PREFIX).rpartition("/")  # names of models hold no slash
+    tracking_uri = open_store(tracking_uri, "tracking_uri")
     client = MlflowClient(tracking_uri)
     try:
-        if "@" in name:
-            model = client.get_model_version_by_alias(*name.split("@", 1))
-        else:
+        if slash:
             model = client.get_model_version(name, version)
+        else:
+            model = client.get_model_version_by_alias(*version.rsplit("@", 1))
         return Path(download_artifacts(artifact_uri=model.source, dst_path=str(folder), tracking_uri=tracking_uri))
-    except (MlflowException, OSError, ValueError) as error:
+    except (MlflowException, OSError, ValueError, TypeError) as error:  # a TypeError without "@"
         raise UserError(
             f"checkpoint={uri}: cannot be fetched from {tracking_uri} ({str(error).splitlines()[0]}); "
             "must be models:/NAME/VERSION or models:/NAME@ALIAS"

@@ -22,7 +22,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
-from memo_lightning.tracking.store import experiment_id_of
+from memo_lightning.tracking.store import check_run_not_deleted, experiment_id_of, open_store
 
 logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  # it reports every new experiment
 
@@ -36,20 +36,20 @@ class RunLogger(MLFlowLogger):
     """Lightning's MLflow logger, for runs that must not end, nor wait, because their store does.
 
     A thread of its own talks to the store. While that cannot be written, everything is kept and sent when it is back,
-    at the latest when the run goes on: metrics also in ``<run_dir>/unsent_metrics.json``. It also keeps files, and
+    at the latest when the run is resumed: metrics also in ``<run_dir>/unsent_metrics.json``. It also keeps files, and
     tells a run that was interrupted from a failed one.
 
     Args:
         tracking_uri: the store, e.g. ``sqlite:///mlflow.db`` or ``http://...``.
         experiment_name: the MLflow experiment that holds the run.
         run_dir: the run's folder.
-        run_id: the MLflow run to go on with; None makes a new one.
-        unsent: what :meth:`unsent` returned when the run to go on with was saved.
+        run_id: the MLflow run to resume; None makes a new one.
+        unsent: what :meth:`unsent` returned when the run to resume was saved.
         retry_seconds: time between attempts while the store cannot be written.
         kwargs: further arguments of Lightning's ``MLFlowLogger``.
 
     Raises:
-        UserError: if the store cannot be used when a new run begins, or does not hold the one to go on with.
+        UserError: if the store cannot be used when a new run begins, or does not hold the one to resume.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class RunLogger(MLFlowLogger):
         self._settings = {"experiment_name": experiment_name, "tracking_uri": tracking_uri, "run_id": run_id, **kwargs}
         try:
             self._begin()
+        except UserError:
+            raise
         except Exception as error:  # whatever the store's own library raises
             if run_id is None or _is_missing(error):
                 raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({_reason(error)})") from None
@@ -81,7 +83,11 @@ class RunLogger(MLFlowLogger):
 
     def _begin(self) -> None:
         """Connect to the store, and create the run if it is new."""
-        experiment_id_of(self._tracking_uri, self._settings["experiment_name"])
+        if self._run_id is None:
+            experiment_id_of(self._tracking_uri, self._settings["experiment_name"])
+        else:
+            client = MlflowClient(open_store(self._tracking_uri, "logger.tracking_uri"))
+            check_run_not_deleted(client, self._run_id)
         super().__init__(**self._settings)
         super().experiment.update_run(self._run_id, status="RUNNING")
         self._begun = True
@@ -119,11 +125,11 @@ class RunLogger(MLFlowLogger):
         self._do(*(partial(self._store_file, path) for path in paths if path.exists()))
 
     def finalize(self, status: str = "success") -> None:
-        """Close the run: FINISHED, FAILED, or KILLED where the user or the machine's has interrupted it."""
+        """Close the run: FINISHED, FAILED, or KILLED where it was interrupted, by Ctrl-C or by SIGTERM."""
         status = "KILLED" if isinstance(sys.exception(), KeyboardInterrupt) else status
         self._do(lambda: MLFlowLogger.finalize(self, status))
         if self._points:
-            print(f"not in MLflow yet: {self._unsent_path}; sent when the run goes on", file=sys.stderr)
+            print(f"not in MLflow yet: {self._unsent_path}; sent when the run is resumed", file=sys.stderr)
 
     def _points_of(self, metrics: Mapping[str, float], step: int) -> list[Point]:
         """Return the points of metrics: of one step at one time, so that a point logged again is the same."""
@@ -132,7 +138,7 @@ class RunLogger(MLFlowLogger):
         return [(name, float(value), self._stamp[1], step) for name, value in metrics.items()]
 
     def _do(self, *actions: Callable[[], object]) -> None:
-        """Wait for an attempt to send all there is, and to do ``actions`` then."""
+        """Wait until it was tried to send everything, and then to do ``actions``."""
         self._actions += actions
         self._sender.submit(self._send).result()
 
@@ -176,7 +182,9 @@ class RunLogger(MLFlowLogger):
     def _fail(self, error: Exception) -> None:
         self._next_attempt = time.monotonic() + self.retry_seconds
         if not self._failing:
-            print(f"\nMLflow cannot be written ({_reason(error)}); training goes on, metrics are kept", file=sys.stderr)
+            print(
+                f"\nMLflow cannot be written ({_reason(error)}); training continues, metrics are kept", file=sys.stderr
+            )
         self._failing = True
         self._keep()
 

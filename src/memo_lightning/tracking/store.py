@@ -5,14 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
+
+from memo_lightning.errors import UserError
+from memo_lightning.tracking.names import file_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 _SQLITE = "sqlite:///"
 TRACKING_URI, EXPERIMENT_NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"  # MLflow's own variables
 DEFAULT_STORE = "sqlite:///mlflow.db"  # in the working directory
+_ARTIFACTS = "mlruns"  # the folder beside an SQLite store that holds the files of its runs
 
 # Of MLflow's client in every command of this process and of those it starts, where the user has not set them:
 # by default it tries for minutes to reach a server that is not there, and draws a bar for every small file.
@@ -32,6 +43,23 @@ for name, level in {
     "urllib3.connectionpool": logging.ERROR,
 }.items():
     logging.getLogger(name).setLevel(level)
+
+# What MLflow's pages show of an experiment of ours. Without the kind they guess, and guess language models.
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "train/return_per_trial",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+    "mlflow.note.content": (
+        "Reinforcement learning with long memory, by memo-lightning. A run is a training; its name says memory, "
+        "environment and seed. Steps are environment frames.\n\n"
+        "| metrics | |\n|---|---|\n"
+        "| `train/` | learning curves: return per trial, and by quarter of the trial |\n"
+        "| `update/` | losses and other quantities of the algorithm |\n"
+        "| `val/` | `memo evaluate`: split, length of the trials, what else was changed |\n"
+        "| `wall_clock/` | frames per second, and the share of the time spent collecting |\n\n"
+        "`memo compare` makes a table and a plot of the runs, with intervals over seeds."
+    ),
+}
 
 
 def resolve_store(uri: str) -> str:
@@ -66,8 +94,8 @@ def store_file(uri: str) -> Path | None:
 def prepare_store(uri: str) -> None:
     """Make an SQLite store where there is none, such that several processes can write to it at once.
 
-    MLflow's own way of making its tables fails where two processes do so together. A write-ahead log lets readers
-    and a writer go on beside each other, which with a plain database wait until they run into ``database is locked``.
+    MLflow's own way of making its tables fails where two processes do so together. With a write-ahead log, readers and
+    a writer need not wait for each other; with a plain database they do, until they fail with ``database is locked``.
 
     Args:
         uri: a store; other kinds are left alone.
@@ -79,20 +107,67 @@ def prepare_store(uri: str) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        connection = sqlite3.connect(file, timeout=60)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
+        with closing(sqlite3.connect(file, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
         MlflowClient(uri).search_experiments(max_results=1)
+        with suppress(sqlite3.Error):  # a store that can only be read
+            _follow_move(file)
 
 
-def experiment_id_of(uri: str, name: str) -> str:
+def open_store(uri: str, setting: str) -> str:
+    """Return ``uri`` resolved, of a store that must be there: looking for a store never makes one.
+
+    Args:
+        uri: the store.
+        setting: what the user calls it, e.g. ``"tracking_uri"``.
+
+    Raises:
+        UserError: if it is a file and does not exist.
+    """
+    file = store_file(uri)
+    if file is None:
+        return uri
+    if not file.is_file():
+        raise UserError(f"{setting}={uri}: no such store yet; memo train makes it, or name another")
+    with suppress(sqlite3.Error):
+        _follow_move(file)
+    return resolve_store(uri)
+
+
+def store_of_run(uri: str, run_id: str, run_dir: Path) -> str | None:
+    """Return the store that holds a run now: where it was logged or, if the project was moved since, near its folder.
+
+    Args:
+        uri: the store that it was logged to.
+        run_id: the run's id in MLflow.
+        run_dir: the run's folder, where it is now.
+
+    Returns:
+        The store; None if no such SQLite file holds the run.
+    """
+    file = store_file(uri)
+    if file is None:
+        return uri
+    near = (folder / file.name for folder in (*run_dir.absolute().parents, Path.cwd()))
+    found = next((candidate for candidate in (*near, file) if _holds(candidate, run_id)), None)
+    return open_store(f"{_SQLITE}{found}", "tracking_uri") if found else None
+
+
+def no_store_of_run(uri: str, run_id: str) -> str:
+    """Return what to say where :func:`store_of_run` finds nothing."""
+    return f"its run {run_id} is not in {uri}, nor in a {Path(uri).name} in the folders above it or in this one"
+
+
+def experiment_id_of(uri: str, name: str, setting: str = "logger.experiment_name") -> str:
     """Return the id of an MLflow experiment, which is made where there is none.
-
-    It is marked as one of trainings: MLflow's pages would guess otherwise, and show those for language models.
 
     Args:
         uri: the store.
         name: of the experiment.
+        setting: what the user calls it.
+
+    Raises:
+        UserError: if the experiment is deleted.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -100,12 +175,89 @@ def experiment_id_of(uri: str, name: str) -> str:
     prepare_store(uri)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)
-    if experiment:
-        return experiment.experiment_id
+    if experiment is None:
+        file = store_file(uri)
+        # By default, MLflow would put the files of the runs wherever the command runs.
+        location = str(file.parent / _ARTIFACTS / file_name(name)) if file else None
+        try:
+            return client.create_experiment(name, location, _EXPERIMENT_TAGS)
+        except MlflowException:  # another process was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    check_not_deleted(client, experiment, setting)
+    _describe(client, experiment)
+    return experiment.experiment_id
+
+
+def check_not_deleted(client: MlflowClient, experiment: Experiment, setting: str) -> None:
+    """Raise :class:`UserError`, which says how to restore it, if an experiment was deleted in MLflow's pages."""
+    if experiment.lifecycle_stage == "deleted":
+        command = _restore(client, "experiments", "--experiment-id", experiment.experiment_id)
+        raise UserError(
+            f"{setting}={experiment.name}: was deleted in MLflow; restore it with `{command}`, or name another with "
+            f"{setting}=NAME"
+        )
+
+
+def check_run_not_deleted(client: MlflowClient, run_id: str) -> None:
+    """Raise :class:`UserError`, which says how to restore it, if a run, or its experiment, was deleted.
+
+    Raises:
+        MlflowException: if there is no such run.
+    """
+    run = client.get_run(run_id)
+    experiment = client.get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":  # and with it, its runs
+        command = _restore(client, "experiments", "--experiment-id", experiment.experiment_id)
+        raise UserError(f"run {run_id}: its experiment {experiment.name} was deleted in MLflow; restore: `{command}`")
+    if run.info.lifecycle_stage == "deleted":
+        command = _restore(client, "runs", "--run-id", run_id)
+        raise UserError(f"run {run_id}: was deleted in MLflow; restore it with `{command}`")
+
+
+def _restore(client: MlflowClient, kind: str, *which: str) -> str:
+    """Return the command of MLflow that restores an experiment or a run, for pasting into a shell."""
+    return shlex.join(["env", f"MLFLOW_TRACKING_URI={client.tracking_uri}", "mlflow", kind, "restore", *which])
+
+
+def _describe(client: MlflowClient, experiment: Experiment) -> None:
+    """Tag an experiment as one of trainings, unless the user has tagged it otherwise."""
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+
+
+def _holds(file: Path, run_id: str) -> bool:
+    """Say whether a database has a run, without changing it."""
+    if not file.is_file():
+        return False
     try:
-        return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
-    except MlflowException:  # another process was faster, or the experiment is deleted, which the caller will find
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return experiment.experiment_id
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
+            return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
+    except sqlite3.Error:
+        return False
+
+
+def _follow_move(file: Path) -> None:
+    """Make a store that was moved or copied together with its ``mlruns`` find the files of its runs again.
+
+    MLflow keeps their absolute paths and has no command to change them. Only those within a folder called ``mlruns``
+    are changed: another place for artifacts was chosen by somebody, and stays.
+    """
+    with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
+        for experiment, location in connection.execute("SELECT experiment_id, artifact_location FROM experiments"):
+            old = Path(location.removeprefix("file://"))
+            new = file.parent / _ARTIFACTS / old.name
+            if not old.is_absolute() or old.parent.name != _ARTIFACTS:  # such as s3://BUCKET/mlruns/1
+                continue
+            if old == new or (old.exists() and not new.exists()):
+                continue
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (str(new), experiment)
+            )
+            for table, column in (("runs", "artifact_uri"), ("model_versions", "source")):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (str(new), len(location) + 1, len(location) + 1, f"{location}/"),
+                )

@@ -33,6 +33,8 @@ class StudyRuns:
         self._client = MlflowClient(tracking_uri)
         try:
             self._experiment_id = experiment_id_of(tracking_uri, experiment_name)
+        except UserError:
+            raise
         except Exception as error:  # whatever the store's own library raises
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None

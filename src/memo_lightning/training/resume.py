@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.config import apply_overrides, override_key, setting_names
 from memo_lightning.errors import UserError
+from memo_lightning.policies.checkpoint import read_checkpoint
+from memo_lightning.tracking.store import no_store_of_run, store_of_run
 from memo_lightning.training.run_dir import checkpoint_path
 
 
@@ -31,6 +33,19 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"{key}: a resumed run keeps its own; leave it out, or start a new run without resume=")
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
-    apply_overrides(config, overrides, optional=[name for name in setting_names(config) if "." in name])
+    recorded = config.logger.tracking_uri if config.logger else None
+    apply_overrides(config, overrides, optional=[*(name for name in setting_names(config) if "." in name), "logger"])
+    if config.logger and config.logger.tracking_uri == recorded:
+        config.logger.tracking_uri = _store_now(recorded, run_dir)
     config.resume, config.run_dir = str(run_dir), str(run_dir)
     return config
+
+
+def _store_now(recorded: str, run_dir: Path) -> str:
+    """Return where the MLflow store of the run is now: its project may have been moved since."""
+    run_id = read_checkpoint(checkpoint_path(run_dir))["mlflow_run_id"]
+    store = store_of_run(recorded, run_id, run_dir) if run_id else recorded
+    if store is None:
+        remedy = "name its store with logger.tracking_uri=sqlite:///PATH/mlflow.db, or train without one: logger=null"
+        raise UserError(f"resume={run_dir}: {no_store_of_run(recorded, run_id)}; {remedy}")
+    return store

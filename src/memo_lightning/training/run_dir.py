@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
-from memo_lightning.tracking import environment_name
+from memo_lightning.tracking import run_name
+
+_RUNS = Path("runs")  # where runs are kept by default
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -23,12 +26,55 @@ def checkpoint_path(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
-def default_run_dir(config: DictConfig) -> Path:
-    """Return ``runs/<time>-<env>-<memory>-seed<seed>``, which says what the run is and does not exist yet."""
-    environment = re.sub(r"[^\w.]+", "-", environment_name(config))
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{environment}-{config.choices.baseline}-seed{config.seed}"
-    candidates = [Path("runs") / name, *(Path("runs") / f"{name}-{k}" for k in range(2, 1000))]
-    return next(path for path in candidates if not path.exists())
+@contextmanager
+def chosen_run_dir(config: DictConfig) -> Iterator[Path]:
+    """Fill in ``config.run_dir`` where it is null: ``runs/<memory>-<environment>-s<seed>-<time>``.
+
+    That folder is made when its name is chosen, so that of several commands in one second each gets its own. It is
+    removed again if it is empty at the end of the block, as after a mistake in the configuration.
+
+    Args:
+        config: a configuration of ``memo train``, which is changed in place.
+
+    Yields:
+        The folder.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    if config.run_dir is not None:
+        config.run_dir = str(config.run_dir)  # a name may be a number
+        yield Path(config.run_dir)
+        return
+    made = [] if _RUNS.exists() else [_RUNS]
+    folder = new_run_dir(run_name(config), make=_is_first_process())
+    config.run_dir = str(folder)
+    try:
+        yield folder
+    finally:
+        _remove_empty([folder, *made])
+
+
+def new_run_dir(name: str, *, make: bool = True) -> Path:
+    """Return ``runs/<name>-<time>``, or the next such name that is free, and make it.
+
+    Args:
+        name: begins the folder's name.
+        make: whether to make it, or only to find a name.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    name = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folders = (_RUNS / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    if not make:
+        return next(folder for folder in folders if not folder.exists())
+    try:
+        _RUNS.mkdir(exist_ok=True)
+        return next(folder for folder in folders if _make(folder))
+    except OSError as error:
+        reason = f"{_RUNS.absolute()} cannot be written ({error.strerror}); name another folder with run_dir=PATH"
+        raise UserError(f"run_dir=null: {reason}") from None
 
 
 def check_run_dir(run_dir: Path) -> None:
@@ -79,9 +125,7 @@ def claimed_run_dir(run_dir: Path) -> Iterator[None]:
         if lock.is_locked:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
+        _remove_empty(made)
 
 
 def write_config(config: DictConfig, run_dir: Path) -> None:
@@ -94,3 +138,24 @@ def write_config(config: DictConfig, run_dir: Path) -> None:
         write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
+
+
+def _is_first_process() -> bool:
+    """Say whether this process writes for the others of its run, before a Trainer knows of them."""
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder, and say whether it is new."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that are empty, in the given order."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

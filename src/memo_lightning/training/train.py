@@ -38,8 +38,8 @@ from memo_lightning.training.preemption import preemptible
 from memo_lightning.training.run_dir import (
     check_run_dir,
     checkpoint_path,
+    chosen_run_dir,
     claimed_run_dir,
-    default_run_dir,
     reported_frames,
     write_config,
 )
@@ -88,12 +88,20 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     check_trainer_settings(config.trainer)
     for name in _NEEDED_CALLBACKS:
         if not config.callbacks.get(name):
-            raise UserError(f"callbacks.{name}=null: cannot be switched off; every run leaves a checkpoint and a report")
+            raise UserError(
+                f"callbacks.{name}=null: cannot be switched off; every run leaves a checkpoint and a report"
+            )
     if started_by_the_run(os.environ):
         end_with_parent()
     checkpoint = _checkpoint_to_resume_from(config) if config.resume else None
-    run_dir = Path(str(config.run_dir or default_run_dir(config)))  # a name may be a number
-    config.run_dir = str(run_dir)
+    with chosen_run_dir(config) as run_dir:
+        return _train(config, run_dir, checkpoint, callbacks)
+
+
+def _train(
+    config: DictConfig, run_dir: Path, checkpoint: dict[str, Any] | None, callbacks: Sequence[lightning.Callback]
+) -> dict[str, Any]:
+    """Build the parts and run them; ``checkpoint`` is that of the run to resume."""
     if config.logger:
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
 
@@ -126,7 +134,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         check_run_dir(run_dir)
     with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
-            _begin_run(config, trainer, plain_config, checkpoint, type(model))
+            _begin_run(config, trainer, plain_config, checkpoint)
             n_frames = checkpoint["frames"] if checkpoint else 0
             per_rollout = data.frames_per_rollout * trainer.world_size
             n_frames += max(0, -(-(config.total_frames - n_frames) // per_rollout)) * per_rollout
@@ -171,11 +179,10 @@ def _begin_run(
     trainer: lightning.Trainer,
     plain_config: dict[str, Any],
     checkpoint: dict[str, Any] | None,
-    model_class: type[SequenceModel],
 ) -> None:
     """Write the configuration and make the run in MLflow; the first process does so, before the others start."""
     run_dir = Path(config.run_dir)
-    logger = _build_logger(config, checkpoint, model_class) if config.logger else None
+    logger = _build_logger(config, checkpoint) if config.logger else None
     write_config(config, run_dir)
     if logger:
         if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
@@ -240,21 +247,30 @@ def _check_trial_length(model: SequenceModel, rollout_length: int) -> None:
         raise UserError(str(error)) from None
 
 
-def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None, model_class: type[SequenceModel]) -> RunLogger:
-    memory, environment = memory_name(config, model_class), environment_name(config)
+def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
     return build(
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         unsent=checkpoint.get("unsent_metrics", ()) if checkpoint else (),
-        run_name=Path(config.run_dir).name,
+        run_name=config.logger.get("run_name") or Path(config.run_dir).name,
         tags={
             **config.logger.get("tags", {}),
-            "memory": memory,
-            "environment": environment,
+            "memory": memory_name(config),
+            "environment": environment_name(config),
             "seed": str(config.seed),
             "run_dir": config.run_dir,
+            "mlflow.source.name": "memo train",
+            "mlflow.note.content": _description(config),
             **code_tags(),
         },
+    )
+
+
+def _description(config: DictConfig) -> str:
+    """Return what MLflow's page of the run says above its metrics."""
+    return (
+        f"{memory_name(config)} on {environment_name(config)}, {config.total_frames:,} frames, seed {config.seed}. "
+        f"Its folder: `{config.run_dir}`. Its settings are parameters, and `config.yaml` among the artifacts."
     )
 
 
