@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ def make_custom_env(
     target: str | None,
     settings: dict[str, Any],
     trial_length: int,
+    images: Mapping[str, str] | None = None,
     time_limit_is_end: bool = False,
     step_timeout: float = 20.0,
     seed: int = 0,
@@ -47,6 +48,8 @@ def make_custom_env(
         target: dotted path of a function or class, ``my.module:make_env``.
         settings: its arguments.
         trial_length: steps after which a trial ends.
+        images: layouts of images by observation key, of a Gymnasium environment; see
+            :class:`~memo_lightning.policies.spaces.ObservationKey`.
         time_limit_is_end: whether an episode that a limit of steps cuts off is over; see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
         step_timeout: seconds that a step or reset may take.
@@ -82,6 +85,7 @@ def make_custom_env(
             n_envs=n_envs,
             make=partial(function, **settings),
             trial_length=trial_length,
+            images=images,
             time_limit_is_end=time_limit_is_end,
             step_timeout=step_timeout,
             seed=seed,
@@ -94,6 +98,10 @@ def make_custom_env(
     if not isinstance(made, EnvBase):
         raise UserError(
             f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
+        )
+    if images:
+        raise UserError(
+            f"env.images={dict(images)}: a setting of Gymnasium environments; images of TorchRL's must be [H, W, C]"
         )
     # TorchRL takes transforms off an environment to which it adds others.
     base = made.base_env if isinstance(made, TransformedEnv) else made

@@ -22,7 +22,7 @@ from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
 from memo_lightning.policies.encoders import OBSERVATION, name_of
-from memo_lightning.policies.spaces import ACTION_MASK, ObservationKey
+from memo_lightning.policies.spaces import ACTION_MASK
 from memo_lightning.training.train import policy_spec
 
 _N_ENVS = 4
@@ -56,7 +56,7 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     env = build_env(config.env, _N_ENVS, 0)
     try:
         interface = interface_of(env)
-        yield Finding("observation", note=", ".join(map(_describe, interface.keys)))
+        yield Finding("observation", note=", ".join(f"{key.name}: {key.description}" for key in interface.keys))
         masked = ", some of them masked" if interface.action.masked else ""
         yield Finding("action", note=f"{_describe_action(env.action_spec)}{masked}")
         missing = [name for name in (*REPORTS, "done", "reward") if name not in _reported(env)]
@@ -87,11 +87,6 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
 
 def _reported(env: EnvBase) -> set[str]:
     return {*env.observation_spec.keys(), *env.full_done_spec.keys(), *env.full_reward_spec.keys()}
-
-
-def _describe(key: ObservationKey) -> str:
-    kind = "image" if key.is_image else "discrete" if key.is_discrete else "vector"
-    return f"{key.name} ({kind} {list(key.shape)})" if key.shape else f"{key.name} ({kind})"
 
 
 def _describe_action(spec: TensorSpec) -> str:

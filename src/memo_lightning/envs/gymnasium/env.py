@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,8 @@ class GymnasiumEnv(EnvBase):
         settings: arguments of the registered environment.
         wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order.
         ignore: observation keys to leave out.
+        images: layouts of images by observation key, where their shape does not say it; see
+            :class:`~memo_lightning.policies.spaces.ObservationKey`.
         mask_actions: whether an action mask is obeyed, where the environment gives one.
         measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
         episode_length: steps after which an episode is truncated; None for what is registered.
@@ -69,6 +71,7 @@ class GymnasiumEnv(EnvBase):
         settings: dict[str, Any] | None = None,
         wrappers: Sequence[str | Wrapper] = (),
         ignore: Sequence[str] = (),
+        images: Mapping[str, str] | None = None,
         mask_actions: bool = True,
         measures: Sequence[str] = (),
         episode_length: int | None = None,
@@ -93,7 +96,7 @@ class GymnasiumEnv(EnvBase):
         if success_return is None and first.spec:
             success_return = first.spec.reward_threshold
         rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end)
-        keys = observation_keys(first.observation_space, ignore)
+        keys = observation_keys(first.observation_space, ignore, images)
         name = first.spec.id if first.spec else str(first)
         with named(f"environment {name}, number 0"), within(step_timeout, f"environment {name}"):
             _, info = first.reset(seed=0, options=rules.reset_options(new_task=True))
