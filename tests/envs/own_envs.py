@@ -171,3 +171,29 @@ class Board(Guess):
 
     def _observe(self):
         return np.full((4, 7, 6), self.t, np.uint8)
+
+
+class SeedsTorch(Guess):
+    """Seeds the global random numbers of torch in every reset, as if it were alone in the process."""
+
+    def reset(self, *, seed=None, options=None):
+        torch.manual_seed(seed)
+        return super().reset(seed=seed)
+
+
+class SeedsNumpy(Guess):
+    """Does so with numpy's, and draws from them."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        np.random.seed(seed)  # noqa: NPY002 - the mistake that is to be found
+        self.number = int(np.random.randint(3))  # noqa: NPY002
+        return self._observe(), {}
+
+
+class SeedsTorchInReset(Batched):
+    """The same as an environment of TorchRL."""
+
+    def _reset(self, tensordict=None, **_):
+        torch.manual_seed(3)
+        return super()._reset(tensordict)

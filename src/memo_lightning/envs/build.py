@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 
 from memo_lightning.config import build
+from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.previous_step import PreviousStep
 
@@ -30,9 +31,10 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     """
     settings = {str(key): value for key, value in config.items() if key not in _OF_THE_POLICY}
     vision, with_reward = settings.pop("vision", None), settings.pop("observe_reward", True)
-    env = build(settings, n_envs=n_envs, **changes)
-    if vision:
-        env = TransformedEnv(env, build(vision))
+    with GlobalStreams(seed).in_use():  # making an environment may seed torch, too
+        env = build(settings, n_envs=n_envs, **changes)
+        if vision:
+            env = TransformedEnv(env, build(vision))
     previous_step = PreviousStep(interface_of(env).action, with_reward=with_reward)
     env = TransformedEnv(env, Compose(previous_step, InitTracker()))
     env.set_seed(seed)

@@ -16,6 +16,7 @@ from torchrl.envs.transforms import Transform
 
 from memo_lightning.construct import construct, resolve
 from memo_lightning.envs.failures import named, within
+from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
 from memo_lightning.errors import UserError, require
@@ -142,22 +143,31 @@ def _make_one(make: Callable[[], EnvBase], target: str, index: int, step_timeout
 
 
 def _guard(env: EnvBase, name: str, step_timeout: float) -> None:
-    """Let an environment say whose error it raises, whether it hangs, and what does not match its specs."""
-    step, reset = env._step, env._reset
+    """Let an environment say whose error it raises, whether it hangs, and what does not match its specs.
+
+    It gets global random numbers of its own.
+    """
+    step, reset, set_seed = env._step, env._reset, env._set_seed
+    streams = GlobalStreams(draws_from_torch=True)
+
+    def guarded_set_seed(seed: int | None) -> None:
+        streams.seed(seed or 0)
+        with streams.in_use(), named(name):
+            set_seed(seed)
 
     def guarded_step(tensordict: TensorDictBase) -> TensorDictBase:
-        with within(step_timeout, name), named(name):
+        with within(step_timeout, name), named(name), streams.in_use():
             after = step(tensordict)
             _check(after, "a step", env.full_observation_spec, env.full_done_spec, env.full_reward_spec)
         return after
 
     def guarded_reset(tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        with within(step_timeout, name), named(name):
+        with within(step_timeout, name), named(name), streams.in_use():
             after = reset(tensordict, **kwargs)
             _check(after, "a reset", env.full_observation_spec)
         return after
 
-    env._step, env._reset = guarded_step, guarded_reset
+    env._step, env._reset, env._set_seed = guarded_step, guarded_reset, guarded_set_seed
 
 
 def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:

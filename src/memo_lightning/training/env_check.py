@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase, check_env_specs
 from memo_lightning.algorithms import Algorithm
 from memo_lightning.config import build
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.global_streams import noticing_changes
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
@@ -53,7 +54,7 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     Raises:
         UserError: if the environment or a policy for it cannot be built.
     """
-    env = build_env(config.env, _N_ENVS, 0)
+    env = _build_env(config, _N_ENVS)
     try:
         interface = interface_of(env)
         yield Finding("observation", note=", ".join(f"{key.name}: {key.description}" for key in interface.keys))
@@ -66,11 +67,13 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
         steps = min(_STEPS, config.env.trial_length + 5)
         actions = _draw_actions(env, steps)
         try:
-            first = _rollout(env, actions, seed=1)
+            with noticing_changes() as changed:
+                first = _rollout(env, actions, seed=1)
         except UserError as error:
             yield Finding("steps", str(error))
             return
         yield _check_values(env, first)
+        yield _check_global_streams(changed)
         yield _check_specs(env)
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         algorithm: Algorithm = build(config.algorithm)
@@ -83,6 +86,11 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
         env.close()
     yield _check_neighbours(config, actions, first)
     yield _measure(config)
+
+
+def _build_env(config: DictConfig, n_envs: int) -> EnvBase:
+    """Return a few environments, in this process, where what they do to it can be seen."""
+    return build_env(config.env, n_envs, 0, **({"workers": 0} if config.env.get("workers") else {}))
 
 
 def _reported(env: EnvBase) -> set[str]:
@@ -183,6 +191,16 @@ def _allowed(spec: TensorSpec, index: list[int]) -> str:
     return f"from 0 to {int(spec.n) - 1}" if isinstance(spec, Categorical) else "finite"
 
 
+def _check_global_streams(changed: set[str]) -> Finding:
+    if not changed:
+        return Finding("random numbers", note="resets and steps leave the global random numbers alone")
+    return Finding(
+        "random numbers",
+        f"a reset or step seeds or draws the global random numbers of {' and '.join(sorted(changed))}, so what one "
+        f"environment does depends on the others of its process; use a generator of its own (Gymnasium: self.np_random)",
+    )
+
+
 def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
     done, end = steps.get(("next", "done")).squeeze(-1), steps.get(("next", "episode_end")).squeeze(-1)
     if len(done[0]) >= trial_length and not done[:, :trial_length].any(1).all():
@@ -260,7 +278,7 @@ def _steps_around_reset(env: EnvBase, actions: list[Tensor], *, resets: bool) ->
 
 
 def _check_neighbours(config: DictConfig, actions: list[Tensor], first: TensorDictBase) -> Finding:
-    env = build_env(config.env, 2, 0)
+    env = _build_env(config, 2)
     try:
         differing = _differing(first[:2], _rollout(env, [action[:2] for action in actions], seed=1))
     finally:

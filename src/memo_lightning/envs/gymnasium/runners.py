@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import gymnasium
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memo_lightning.envs.failures import named, within
+from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, TrialRules, TrialRunner
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
 from memo_lightning.policies.encoders import OBSERVATION
@@ -93,6 +94,7 @@ class Runners:
         step_timeout: float | None = None,
     ) -> None:
         self._name, self._arrays, self._step_timeout = plan.name, arrays, step_timeout
+        self._streams = GlobalStreams()
         self._runners: list[TrialRunner] = []
         for index in indices:
             with self._named(index):
@@ -105,12 +107,13 @@ class Runners:
 
     def seed(self, seed: int) -> None:
         """Begin all random streams anew."""
+        self._streams.seed(seed)
         for runner in self._runners:
             runner.seed(seed)
 
     def reset(self) -> None:
         """Begin a new trial where ``arrays["reset"]`` is true."""
-        with self._in_time():
+        with self._stepping():
             for index, runner in zip(self._indices, self._runners, strict=True):
                 if self._arrays["reset"][index]:
                     with self._named(index):
@@ -118,7 +121,7 @@ class Runners:
 
     def step(self) -> None:
         """Apply ``arrays["action"]``."""
-        with self._in_time():
+        with self._stepping():
             for index, runner in zip(self._indices, self._runners, strict=True):
                 with self._named(index):
                     runner.step()
@@ -147,5 +150,11 @@ class Runners:
     def _named(self, index: int) -> AbstractContextManager[None]:
         return named(f"environment {self._name}, number {index}")
 
-    def _in_time(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        """Step or reset within the time there is, with global random numbers of the environments' own."""
+        in_time = (
+            nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")
+        )
+        with in_time, self._streams.in_use():
+            yield
