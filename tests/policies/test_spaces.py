@@ -34,6 +34,8 @@ def key_of(shape, layout=None):
         ((84, 84), (84, 84, 1), "image 84 x 84, 1 channel (channels_last)"),
         ((84, 96, 3), (84, 96, 3), "image 84 x 96, 3 channels (channels_last)"),
         ((7, 7, 3), (7, 7, 3), "image 7 x 7, 3 channels (channels_last)"),
+        ((7, 7, 20), (7, 7, 20), "image 7 x 7, 20 channels (channels_last)"),
+        ((4, 4, 8), (4, 4, 8), "image 4 x 4, 8 channels (channels_last)"),
         ((3, 84, 96), (84, 96, 3), "image 84 x 96, 3 channels (channels_first)"),
         ((12, 84, 96), (84, 96, 12), "image 84 x 96, 12 channels (channels_first)"),
         ((4, 84, 96, 3), (84, 96, 12), "image 84 x 96, 4 frames of 3 channels (channels_last)"),
@@ -65,7 +67,7 @@ def test_the_channels_of_stacked_frames_follow_one_another(shape, axis):
             np.testing.assert_array_equal(stored[1, :, :, 3 * frame + channel], expected)
 
 
-@pytest.mark.parametrize("shape", [(4, 7, 6), (3, 3, 3), (4, 4, 3), (84, 84, 84), (2, 4, 7, 6), (84, 84, 3, 4)])
+@pytest.mark.parametrize("shape", [(4, 7, 6), (4, 5, 5), (3, 3, 3), (84, 84, 84), (2, 4, 7, 6), (84, 84, 3, 4)])
 def test_a_shape_that_could_be_several_images_is_refused_with_what_to_set(shape):
     with pytest.raises(UserError, match=r"env\.images\.observation=channels_last, or to channels_first or vector") as e:
         key_of(shape)

@@ -1,7 +1,7 @@
 """Keeping what environments do to the global random numbers away from the policy and the learner, and noticing it.
 
-An environment whose ``reset(seed=...)`` seeds torch would otherwise make a policy draw the same actions in every episode,
-and one that draws from torch would change what is learned.
+An environment whose ``reset(seed=...)`` seeds torch would otherwise make a policy draw the same actions in every
+episode, and one that draws from torch would change what is learned.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GlobalStreams:
     def _look(self) -> dict[str, object]:
         """Return the states of all global streams, by the names of their libraries."""
         state = torch.initial_seed() if self._draws_from_torch else torch.get_rng_state().numpy().tobytes()
-        kind, keys, position, *rest = np.random.get_state(legacy=True)
+        kind, keys, position, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - it is to be looked at
         return {
             "torch": state,
             "numpy": (kind, np.asarray(keys).tobytes(), position, *rest),

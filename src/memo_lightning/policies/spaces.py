@@ -423,12 +423,13 @@ def _layout_of(name: str, shape: tuple[int, ...]) -> ImageLayout:
 def _plausible_layouts(shape: tuple[int, ...]) -> list[ImageLayout]:
     """Return the layouts in which ``shape``, of three dimensions, looks like that of an image.
 
-    There are at least three times as many pixels along either side as channels; by the convention of Gymnasium, up to
-    four channels that come last may also be those of an image of a few pixels.
+    There are at least three times as many pixels along either side as channels. By the convention of Gymnasium,
+    channels that come last may be more where the sides are equal, as in grids of one-hot cells, and up to four always.
     """
     first, middle, last = shape
     found: list[ImageLayout] = []
-    if 3 * last <= min(first, middle) or last <= _MAX_CHANNELS < min(first, middle):
+    few = 3 * last <= min(first, middle) or last <= _MAX_CHANNELS < min(first, middle)
+    if few or first == middle != last:
         found.append("channels_last")
     if 3 * first <= min(middle, last):
         found.append("channels_first")

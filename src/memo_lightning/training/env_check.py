@@ -196,8 +196,8 @@ def _check_global_streams(changed: set[str]) -> Finding:
         return Finding("random numbers", note="resets and steps leave the global random numbers alone")
     return Finding(
         "random numbers",
-        f"a reset or step seeds or draws the global random numbers of {' and '.join(sorted(changed))}, so what one "
-        f"environment does depends on the others of its process; use a generator of its own (Gymnasium: self.np_random)",
+        f"a reset or step seeds or draws the global random numbers of {' and '.join(sorted(changed))}, so what an "
+        f"environment does depends on others of its process; use a generator of its own (Gymnasium: self.np_random)",
     )
 
 
