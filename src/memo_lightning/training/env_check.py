@@ -158,13 +158,15 @@ def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
         if wrong.any():
             index, step, *rest = wrong.nonzero()[0].tolist()
             name = name_of(key)
-            where = f"{name}{rest}" if len(rest) and value[0, 0].numel() > 1 else name
+            where = (
+                f"the {name}" if key == "reward" else f"{name}{rest}" if len(rest) and value[0, 0].numel() > 1 else name
+            )
             number = value[(index, step, *rest)].item()
             after = "the reset" if step == 0 and key != "reward" else f"step {step + (key == 'reward')}"
+            advice = "" if key == "reward" else ": correct the space, or clip the value"
             return Finding(
                 "values",
-                f"{where} is {number:g} after {after} in environment {index}; must be {_allowed(spec, rest)}: correct "
-                f"the space, or clip the value",
+                f"{where} is {number:g} after {after} in environment {index}; must be {_allowed(spec, rest)}{advice}",
             )
         if key != "reward":
             largest = max(largest, float(value.float().abs().max()))
