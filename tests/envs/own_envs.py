@@ -197,3 +197,11 @@ class SeedsTorchInReset(Batched):
     def _reset(self, tensordict=None, **_):
         torch.manual_seed(3)
         return super()._reset(tensordict)
+
+
+class SpeaksOfSuccess(Guess):
+    """Says `success` where there is one, and nothing elsewhere."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"success": True} if reward else {}

@@ -18,7 +18,7 @@ from memo_lightning.construct import construct, resolve
 from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium import GymnasiumEnv
-from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.spaces import ACTION_MASK
@@ -193,15 +193,13 @@ def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
 class EpisodeIsTrial(Transform):
     """Report each episode as a trial: ``episode_end`` is ``done``, and an episode that is truncated is said to be.
 
-    ``success`` is false unless the environment reports it.
-
     Args:
         time_limit_is_end: whether a truncated episode is over, as where the time that is left is observed.
     """
 
     def __init__(self, *, time_limit_is_end: bool) -> None:
         self._time_limit_is_end = time_limit_is_end
-        super().__init__(in_keys=["done"], out_keys=["episode_end", TRUNCATED, "success"])
+        super().__init__(in_keys=["done"], out_keys=["episode_end", TRUNCATED])
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         done, terminated = next_tensordict.get("done"), next_tensordict.get("terminated")
@@ -215,8 +213,6 @@ class EpisodeIsTrial(Transform):
     def _report(self, tensordict: TensorDictBase, end: torch.Tensor, cut_off: torch.Tensor) -> TensorDictBase:
         tensordict.set("episode_end", end)
         tensordict.set(TRUNCATED, cut_off)
-        if tensordict.get("success", None) is None:
-            tensordict.set("success", torch.zeros_like(end))
         return tensordict
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
@@ -239,7 +235,8 @@ class NestObservations(Transform):
 
     def __init__(self, reports: Sequence[str] = ()) -> None:
         super().__init__()
-        self._reports = {*REPORTS, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK, *reports}
+        self._reports = {*REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK}
+        self._reports |= set(reports)
         self._names: dict[NestedKey, str] = {}
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:

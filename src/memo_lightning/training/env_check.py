@@ -17,6 +17,7 @@ from torchrl.envs import EnvBase, check_env_specs
 
 from memo_lightning.algorithms import Algorithm
 from memo_lightning.config import build
+from memo_lightning.data.trial_record import successes
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.global_streams import noticing_changes
 from memo_lightning.envs.interface import interface_of
@@ -220,9 +221,10 @@ def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
         if not torch.allclose(returns, total[:, t], rtol=1e-3, atol=1e-3):
             said = total[:, t].tolist()
             return Finding("trials", f"episode_return is {said} at step {t}; must be {returns.tolist()}")
-    return Finding(
-        "trials", note=f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
-    )
+    note = f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
+    if end.any() and successes(steps) is None:
+        note += "; success is never reported (info['success'] or env.success_return would), so results are without it"
+    return Finding("trials", note=note)
 
 
 def _check_seeds(env: EnvBase, actions: list[Tensor], first: TensorDictBase) -> Finding:

@@ -19,7 +19,7 @@ from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id
 from memo_lightning.envs.gymnasium.runners import Plan, Runners
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, SameTask, TrialRules
 from memo_lightning.envs.gymnasium.workers import WorkerRunners
-from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.errors import require
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.spaces import ACTION_MASK, Action, observation_keys, without_keys
@@ -147,8 +147,10 @@ class GymnasiumEnv(EnvBase):
             "episode_end": flag.clone(),
             "episode_return": number.clone(),
             "episode_length": Unbounded((n, 1), dtype=torch.int64, device=device),
-            "success": flag.clone(),
+            SUCCESS: flag.clone(),
         }
+        if not plan.decides_success:
+            specs[SUCCESS_REPORTED] = flag.clone()
         if plan.action.masked:
             specs[ACTION_MASK] = Binary(shape=(n, sum(plan.action.n_values)), dtype=torch.bool, device=device)
         if plan.truncates:
@@ -162,7 +164,14 @@ class GymnasiumEnv(EnvBase):
         self.reward_spec = number.clone()
         ends = ["done", "terminated", *(["truncated"] if plan.truncates else [])]
         self.full_done_spec = Composite({name: flag.clone() for name in ends}, shape=(n,))
-        self._per_environment = {*REPORTS, TRUNCATED, "reward", *ends}  # numbers, which TorchRL has as [N, 1]
+        self._per_environment = {
+            *REPORTS,
+            SUCCESS,
+            SUCCESS_REPORTED,
+            TRUNCATED,
+            "reward",
+            *ends,
+        }  # numbers, which TorchRL has as [N, 1]
 
     def _set_seed(self, seed: int | None) -> None:
         self._runners.seed(seed or 0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, TrialRules, TrialRunner
-from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.spaces import ACTION_MASK, Action, ObservationKey
 
@@ -46,6 +46,11 @@ class Plan:
         return not self.rules.time_limit_is_end
 
     @property
+    def decides_success(self) -> bool:
+        """Whether the return of an episode decides its success, where the environment does not say."""
+        return self.rules.success_return is not None
+
+    @property
     def truncates_within_trials(self) -> bool:
         """Whether that can happen in the middle of a trial."""
         return self.truncates and (self.makes_trials or self.rules.episodes_per_trial != 1)
@@ -60,7 +65,8 @@ class Plan:
             "episode_end": ((), np.bool_),
             "episode_return": ((), np.float32),
             "episode_length": ((), np.int64),
-            "success": ((), np.bool_),
+            SUCCESS: ((), np.bool_),
+            **({} if self.decides_success else {SUCCESS_REPORTED: ((), np.bool_)}),
             "done": ((), np.bool_),
             "terminated": ((), np.bool_),
             **({"truncated": ((), np.bool_), TRUNCATED: ((), np.bool_)} if self.truncates else {}),
