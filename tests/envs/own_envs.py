@@ -188,3 +188,46 @@ def make_single_torchrl(one_hot=False):
 
 def make_number():
     return 3
+
+
+class Board(Guess):
+    """Shows an image of which nothing says where its channels are."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 7, 6), np.uint8)
+
+    def _observe(self):
+        return np.full((4, 7, 6), self.t, np.uint8)
+
+
+class SeedsTorch(Guess):
+    """Seeds the global random numbers of torch in every reset, as if it were alone in the process."""
+
+    def reset(self, *, seed=None, options=None):
+        torch.manual_seed(seed)
+        return super().reset(seed=seed)
+
+
+class SeedsNumpy(Guess):
+    """Does so with numpy's, and draws from them."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        np.random.seed(seed)  # noqa: NPY002 - the mistake that is to be found
+        self.number = int(np.random.randint(3))  # noqa: NPY002
+        return self._observe(), {}
+
+
+class SeedsTorchInReset(Batched):
+    """The same as an environment of TorchRL."""
+
+    def _reset(self, tensordict=None, **_):
+        torch.manual_seed(3)
+        return super()._reset(tensordict)
+
+
+class SpeaksOfSuccess(Guess):
+    """Says `success` where there is one, and nothing elsewhere."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"success": True} if reward else {}

@@ -204,6 +204,15 @@ def test_check_env_finds_a_step_that_breaks_its_spec(capsys):
     assert re.search(r"WRONG +steps .*'position' of shape \(4, 3\)", capsys.readouterr().out)
 
 
+def test_check_env_says_what_images_were_taken_for(capsys):
+    arguments = ["check-env", "env=custom", "env.target=own_envs:Board", "env.trial_length=4", "collector.n_envs=4"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "set env.images.observation=channels_last, or to channels_first or vector" in error
+    assert main([*arguments, "env.images.observation=channels_first", "model.segment_length=4"]) == 0
+    assert "image 7 x 6, 4 channels (channels_first)" in capsys.readouterr().out
+
+
 def test_what_the_target_raises_is_shown_with_its_own_trace_and_not_ours():
     with pytest.raises(EnvironmentFailure, match=r"own_envs:make_and_raise: ValueError: no such level") as error:
         build("own_envs:make_and_raise")

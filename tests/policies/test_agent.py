@@ -36,6 +36,7 @@ NESTED = spaces.Dict(
 SPACES = {  # observation, action
     "discrete with start": (spaces.Discrete(5, start=2), spaces.Discrete(3, start=-1)),
     "image, channels first": (spaces.Box(0, 255, (3, 10, 12), np.uint8), spaces.MultiDiscrete([2, 4])),
+    "stacked frames": (spaces.Box(0, 255, (2, 10, 12, 3), np.uint8), spaces.Discrete(3)),
     "nested": (NESTED, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 3.0]), (2,), np.float64)),
     "whole numbers": (VECTOR, spaces.Box(0, 9, (2, 1), np.int32)),
     "masked": (VECTOR, spaces.Discrete(4)),

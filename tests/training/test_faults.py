@@ -94,11 +94,21 @@ def test_many_skipped_updates_end_the_run_and_name_the_first_bad_tensor(module, 
     assert main(["train", *TINY, "logger=none", "env._target_=faulty.BadRewards"]) == 1
     error = capsys.readouterr().err
     assert "10 updates in a row had a loss or gradient that is not finite" in error
-    assert "first such tensor: rollout advantage; checkpoint: run/checkpoints/last.ckpt" in error
+    assert "first such tensor: environment reward; checkpoint: run/checkpoints/last.ckpt" in error
     assert "Traceback" not in error
     checkpoint = read_checkpoint(in_tmp_dir / CHECKPOINT)
     assert checkpoint["rollouts_done"] == 1
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_a_reward_that_is_not_a_number_is_called_one(module, in_tmp_dir, capsys):
+    """In the middle of trials, where it reaches the policy as an input."""
+    module("faulty", BAD_REWARDS.replace("BAD_STEPS", "(45,)").replace("BAD_ROWS", "3"))
+    tiny = [*TINY, "logger=none", "env._target_=faulty.BadRewards"]
+    assert main(["train", *tiny]) == 1
+    assert "memo: the reward of environment 0 is nan: must be finite; checkpoint" in capsys.readouterr().err
+    assert main(["check-env", *tiny, "env.trial_length=50"]) == 2
+    assert "the reward is nan after step 45 in environment 0; must be finite\n" in capsys.readouterr().out
 
 
 def test_a_full_disk_does_not_end_the_run_and_nothing_is_lost(module, in_tmp_dir, capsys):

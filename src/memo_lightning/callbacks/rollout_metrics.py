@@ -1,4 +1,4 @@
-"""What the rollouts show: return per trial and by quarter, episode success, speed."""
+"""What the rollouts show: return per trial and by quarter, episode success where there is such a thing, speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDictBase
 
 from memo_lightning.data.collector import STEPS
-from memo_lightning.data.trial_record import READ, TrialRecord
+from memo_lightning.data.trial_record import READ, TrialRecord, successes
 from memo_lightning.training.learner import PolicyLearner
 
 N_QUARTERS = 4
@@ -108,7 +108,8 @@ class RolloutMetrics(lightning.Callback):
         episodes = rollout.get(("next", "episode_end"))
         if episodes.any():
             metrics["train/episode_return"] = float(rollout.get(("next", "episode_return"))[episodes].mean())
-            metrics["train/episode_success"] = float(rollout.get(("next", "success"))[episodes].float().mean())
+            if (success := successes(rollout)) is not None:
+                metrics["train/episode_success"] = float(success[episodes].float().mean())
         if len(record.returns):
             self._latest.append(record)
             self.first = self.first or record

@@ -48,8 +48,10 @@ def _with_interval(metrics: dict[str, Any]) -> str:
 def _print_table(name: str, columns: Any, table: dict[str, list[Any]], n_columns: int = 10) -> None:
     """Print the first columns of a table of metrics by episode or by steps."""
     heads = [f"{head:>6}" for head in columns][:n_columns]
-    print(f"{name:<17} " + " ".join(heads))
-    for key, label in (("return", "return"), ("success", "success"), ("spl", "SPL")):
-        if key in table:
-            values = ["     -" if value is None else f"{value:6.2f}" for value in table[key]]
-            print(f"  {label:<15} " + " ".join(values[: len(heads)]))
+    labels = {"return": "return", "success": "success", "spl": "SPL"}
+    shown = [key for key in labels if key in table]
+    if shown:
+        print(f"{name:<17} " + " ".join(heads))
+    for key in shown:
+        values = ["     -" if value is None else f"{value:6.2f}" for value in table[key]]
+        print(f"  {labels[key]:<15} " + " ".join(values[: len(heads)]))

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from memo_lightning.envs.reports import MEASURES
+from memo_lightning.envs.reports import MEASURES, SUCCESS, SUCCESS_REPORTED
 
 SPL = (MEASURES, "spl")
-# What of `next` a record is made of; the last of them only where it is reported.
-READ = ("reward", "done", "episode_end", "episode_return", "success", SPL)
+# What of `next` a record is made of, and which of them are there only where the environment reports them.
+READ = ("reward", "done", "episode_end", "episode_return", SUCCESS, SUCCESS_REPORTED, SPL)
+OPTIONAL = (SUCCESS, SUCCESS_REPORTED, SPL)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class TrialRecord:
         lengths: steps of each trial, ``[n_trials]``.
         episode_returns: return of each trial's k-th ended episode, ``[n_trials, n_episodes]``, NaN where a
             trial had fewer.
-        episode_successes: the same, 1 where the episode reached its goal, 0 where not.
+        episode_successes: the same, 1 where the episode reached its goal, 0 where not; NaN for all where the
+            environment never says.
         episode_spl: the same, success weighted by path length, for environments that report it; NaN for others.
         episode_ends: the same, steps of the trial until the episode ended.
     """
@@ -97,13 +99,15 @@ class TrialRecord:
             table[trial[ends], episode] = values[ends].double()
             return table[complete].numpy()
 
+        nothing = torch.full((len(trial),), torch.nan)
+        success = successes(steps)
         reports_spl = ("next", *SPL) in steps.keys(include_nested=True)
         return TrialRecord(
             bins.view(n_trials, n_bins)[complete].numpy(),
             lengths[complete].numpy(),
             by_episode(flat("episode_return")),
-            by_episode(flat("success")),
-            by_episode(flat(*SPL) if reports_spl else torch.full((len(trial),), torch.nan)),
+            by_episode(nothing if success is None else success.reshape(-1).cpu()),
+            by_episode(flat(*SPL) if reports_spl else nothing),
             by_episode(place + 1),
         )
 
@@ -123,3 +127,17 @@ class TrialRecord:
             np.concatenate([widened(record.episode_spl) for record in records]),
             np.concatenate([widened(record.episode_ends) for record in records]),
         )
+
+
+def successes(steps: TensorDictBase) -> Tensor | None:
+    """Return bool ``[B, T, 1]``, where an episode is a success; None where it is never said.
+
+    An environment that speaks of success at the end of some episodes only means that the others had none.
+
+    Args:
+        steps: a rollout ``[B, T]`` with the reports in ``next``.
+    """
+    reported = steps.get(("next", SUCCESS_REPORTED), None)
+    if reported is not None and not reported.any():
+        return None
+    return steps.get(("next", SUCCESS), None)

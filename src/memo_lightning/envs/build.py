@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 
 from memo_lightning.config import build
+from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.previous_step import PreviousStep
 
@@ -33,9 +34,10 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     vision, with_reward = settings.pop("vision", None), settings.pop("observe_reward", True)
     if "wrappers" in settings:  # each is given its arguments here, and the environment when that is made
         settings["wrappers"] = [_as_partial(wrapper) for wrapper in settings["wrappers"]]
-    env = build(settings, n_envs=n_envs, **changes)
-    if vision:
-        env = TransformedEnv(env, build(vision))
+    with GlobalStreams(seed).in_use():  # making an environment may seed torch, too
+        env = build(settings, n_envs=n_envs, **changes)
+        if vision:
+            env = TransformedEnv(env, build(vision))
     previous_step = PreviousStep(interface_of(env).action, with_reward=with_reward)
     env = TransformedEnv(env, Compose(previous_step, InitTracker()))
     env.set_seed(seed)

@@ -16,8 +16,9 @@ from torchrl.envs.transforms import Transform
 
 from memo_lightning.construct import construct, resolve
 from memo_lightning.envs.failures import named, within
+from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium import GymnasiumEnv
-from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.spaces import ACTION_MASK
@@ -29,6 +30,7 @@ def make_custom_env(
     target: str | None,
     settings: dict[str, Any],
     trial_length: int,
+    images: Mapping[str, str] | None = None,
     time_limit_is_end: bool = False,
     step_timeout: float = 20.0,
     seed: int = 0,
@@ -47,6 +49,8 @@ def make_custom_env(
         target: dotted path of a function or class, ``my.module:make_env``.
         settings: its arguments.
         trial_length: steps after which a trial ends.
+        images: layouts of images by observation key, of a Gymnasium environment; see
+            :class:`~memo_lightning.policies.spaces.ObservationKey`.
         time_limit_is_end: whether an episode that a limit of steps cuts off is over; see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
         step_timeout: seconds that a step or reset may take.
@@ -87,6 +91,7 @@ def make_custom_env(
             n_envs=n_envs,
             make=partial(function, **settings),
             trial_length=trial_length,
+            images=images,
             time_limit_is_end=time_limit_is_end,
             step_timeout=step_timeout,
             seed=seed,
@@ -97,6 +102,10 @@ def make_custom_env(
     if not isinstance(made, EnvBase):
         raise UserError(
             f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
+        )
+    if images:
+        raise UserError(
+            f"env.images={dict(images)}: a setting of Gymnasium environments; images of TorchRL's must be [H, W, C]"
         )
     # TorchRL takes transforms off an environment to which it adds others.
     base = made.base_env if isinstance(made, TransformedEnv) else made
@@ -153,22 +162,31 @@ def _make_one(make: Callable[[], EnvBase], target: str, index: int, step_timeout
 
 
 def _guard(env: EnvBase, name: str, step_timeout: float) -> None:
-    """Let an environment say whose error it raises, whether it hangs, and what does not match its specs."""
-    step, reset = env._step, env._reset
+    """Let an environment say whose error it raises, whether it hangs, and what does not match its specs.
+
+    It gets global random numbers of its own.
+    """
+    step, reset, set_seed = env._step, env._reset, env._set_seed
+    streams = GlobalStreams(draws_from_torch=True)
+
+    def guarded_set_seed(seed: int | None) -> None:
+        streams.seed(seed or 0)
+        with streams.in_use(), named(name):
+            set_seed(seed)
 
     def guarded_step(tensordict: TensorDictBase) -> TensorDictBase:
-        with within(step_timeout, name), named(name):
+        with within(step_timeout, name), named(name), streams.in_use():
             after = step(tensordict)
             _check(after, "a step", env.full_observation_spec, env.full_done_spec, env.full_reward_spec)
         return after
 
     def guarded_reset(tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        with within(step_timeout, name), named(name):
+        with within(step_timeout, name), named(name), streams.in_use():
             after = reset(tensordict, **kwargs)
             _check(after, "a reset", env.full_observation_spec)
         return after
 
-    env._step, env._reset = guarded_step, guarded_reset
+    env._step, env._reset, env._set_seed = guarded_step, guarded_reset, guarded_set_seed
 
 
 def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
@@ -194,15 +212,13 @@ def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
 class EpisodeIsTrial(Transform):
     """Report each episode as a trial: ``episode_end`` is ``done``, and an episode that is truncated is said to be.
 
-    ``success`` is false unless the environment reports it.
-
     Args:
         time_limit_is_end: whether a truncated episode is over, as where the time that is left is observed.
     """
 
     def __init__(self, *, time_limit_is_end: bool) -> None:
         self._time_limit_is_end = time_limit_is_end
-        super().__init__(in_keys=["done"], out_keys=["episode_end", TRUNCATED, "success"])
+        super().__init__(in_keys=["done"], out_keys=["episode_end", TRUNCATED])
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         done, terminated = next_tensordict.get("done"), next_tensordict.get("terminated")
@@ -216,8 +232,6 @@ class EpisodeIsTrial(Transform):
     def _report(self, tensordict: TensorDictBase, end: torch.Tensor, cut_off: torch.Tensor) -> TensorDictBase:
         tensordict.set("episode_end", end)
         tensordict.set(TRUNCATED, cut_off)
-        if tensordict.get("success", None) is None:
-            tensordict.set("success", torch.zeros_like(end))
         return tensordict
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
@@ -240,7 +254,8 @@ class NestObservations(Transform):
 
     def __init__(self, reports: Sequence[str] = ()) -> None:
         super().__init__()
-        self._reports = {*REPORTS, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK, *reports}
+        self._reports = {*REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED, FINAL_OBSERVATION, MEASURES, ACTION_MASK}
+        self._reports |= set(reports)
         self._names: dict[NestedKey, str] = {}
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:

@@ -138,7 +138,9 @@ def _check_interface(trained: Interface, given: Interface, config: DictConfig) -
     ):
         if one != other:
             raise UserError(f"{changes}: has other {name} than the policy was trained on: {other}; must be {one}")
-    raise UserError(f"{changes}: has another action mask or other RL^2 inputs than the policy was trained on")
+    raise UserError(
+        f"{changes}: has another action mask, other RL^2 inputs or other env.images than the policy was trained on"
+    )
 
 
 def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def by_steps(record: TrialRecord, bin_steps: int) -> dict[str, list[Any]]:
     """Return success and SPL of the episodes that ended in each ``bin_steps`` steps of a trial.
 
     Returns:
-        ``steps`` (the end of each bin), ``n_episodes``, and of ``success`` and, where it is reported, ``spl`` the
+        ``steps`` (the end of each bin), ``n_episodes``, and, where they are reported, of ``success`` and ``spl`` the
         mean over episodes and, as ``success_interval`` and ``spl_interval``, its 95 % interval; None for what does
         not exist, as in a bin in which no episode ended.
     """
@@ -91,7 +91,7 @@ def by_episode(record: TrialRecord) -> dict[str, list[Any]]:
     """Return figures of the k-th episode of a trial, over the trials that had so many.
 
     Returns:
-        ``n_trials``, and of ``return``, ``success`` and, where it is reported, ``spl`` the mean and, as
+        ``n_trials``, and of ``return`` and, where they are reported, ``success`` and ``spl`` the mean and, as
         ``return_interval`` and so on, its 95 % interval; None for an interval that does not exist.
     """
     table: dict[str, list[Any]] = {"n_trials": np.isfinite(record.episode_returns).sum(0).tolist()}
@@ -103,15 +103,15 @@ def by_episode(record: TrialRecord) -> dict[str, list[Any]]:
 
 
 def mean_over_episodes(record: TrialRecord) -> dict[str, float]:
-    """Return ``success`` and, where it is reported, ``spl``, the mean over all episodes; nothing without any."""
+    """Return ``success`` and ``spl``, where they are reported, as means over all episodes; nothing without any."""
     measures = _measures(record)
     return {name: float(np.nanmean(values)) for name, values in measures.items() if np.isfinite(values).any()}
 
 
 def _measures(record: TrialRecord) -> dict[str, NDArray[np.float64]]:
     """Return what episodes are measured by, ``[n_trials, n_episodes]`` by name."""
-    spl = {"spl": record.episode_spl} if np.isfinite(record.episode_spl).any() else {}
-    return {"success": record.episode_successes, **spl}
+    measures = {"success": record.episode_successes, "spl": record.episode_spl}
+    return {name: values for name, values in measures.items() if np.isfinite(values).any()}
 
 
 def _plain(values: NDArray[np.float64]) -> list[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from memo_lightning.data.trial_record import READ, SPL, TrialRecord
+from memo_lightning.data.trial_record import OPTIONAL, READ, TrialRecord, successes
 from memo_lightning.policies import MemoryPolicy
 
 N_BINS = 20
@@ -26,7 +26,7 @@ class FirstTrial:
     Attributes:
         inputs: what the memory read, ``[T, D]``.
         ends: bool ``[T]``, the steps in which an episode ended.
-        successes: bool ``[T]``, those in which it ended with success.
+        successes: bool ``[T]``, those in which it ended with success; none where the environment never says.
     """
 
     inputs: Tensor
@@ -70,8 +70,10 @@ def run_trials(
         steps, inputs = _run_round(env, policy, trial_length, progress, keeps_inputs=first is None)
         records.append(TrialRecord.of(steps, N_BINS, trial_length))
         if first is None:
-            flags = (steps[0]["next", key].flatten()[: len(inputs)] for key in ("episode_end", "success"))
-            first = FirstTrial(inputs, *flags)
+            ends = steps["next", "episode_end"]
+            success = successes(steps)
+            success = torch.zeros_like(ends) if success is None else success
+            first = FirstTrial(inputs, *(flags[0].flatten()[: len(inputs)] for flags in (ends, success)))
     assert first is not None
     return TrialRecord.concatenate(records), first
 
@@ -84,7 +86,8 @@ def _run_round(
     Returns:
         What was reported, ``[N, t]``, and, if it is kept, what the memory read in the first trial, ``[T, D]``.
     """
-    reports = [key for key in READ if key != SPL or SPL in env.observation_spec.keys(True)]
+    reported = env.observation_spec.keys(True)
+    reports = [key for key in READ if key not in OPTIONAL or key in reported]
     steps, inputs = None, []
     td = env.reset()
     ended = torch.zeros(env.batch_size, dtype=torch.bool)

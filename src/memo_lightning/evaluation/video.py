@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
+from memo_lightning.envs.reports import SUCCESS, SUCCESS_REPORTED
 from memo_lightning.errors import UserError
 from memo_lightning.policies import MemoryPolicy
 
@@ -80,22 +82,28 @@ def trial_frames(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = Non
     while not done and (max_steps is None or step < max_steps):
         after = env.step(td.update(policy(td.to(policy.device)).select("action").to(env.device or "cpu")))["next"]
         step, reward = step + 1, reward + float(after["reward"])
-        done, ended, success = (bool(after[name]) for name in ("done", "episode_end", "success"))
+        done, ended = (bool(after[name]) for name in ("done", "episode_end"))
         memory = f" | summaries {step // segment_length}" if segment_length else ""
         colour = _WRITTEN if segment_length and step % segment_length == 0 else _PAPER
         lines = [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"]
         ending = env.base_env.last_image(0) if ended and watched else None
         if ending is not None:
-            outcome = "success" if success else "no success"
-            yield _captioned(
-                _checked(ending), [f"{lines[0]} ends: {outcome}", lines[1]], _SUCCESS if success else _FAILURE
-            )
+            outcome, outcome_colour = _outcome(after)
+            yield _captioned(_checked(ending), [f"{lines[0]} ends{outcome}", lines[1]], outcome_colour)
         if ended and not done:
             episode += 1
             lines[0] = f"step {step} | episode {episode}"
         if ending is None or not done:
             yield _captioned(_image(env), lines, colour)
         td = step_mdp(td.set("next", after))
+
+
+def _outcome(after: TensorDictBase) -> tuple[str, tuple[int, int, int]]:
+    """Return in words and as a colour whether an episode is a success, where the environment says so."""
+    said = SUCCESS in after.keys() and bool(after.get(SUCCESS_REPORTED, torch.ones(1)))
+    if not said:
+        return "", _PAPER
+    return (": success", _SUCCESS) if bool(after[SUCCESS]) else (": no success", _FAILURE)
 
 
 def _image(env: EnvBase) -> NDArray[np.uint8]:

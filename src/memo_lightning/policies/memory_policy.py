@@ -180,8 +180,9 @@ class MemoryPolicy(TensorDictModuleBase):
             if bad.any():
                 environment, *_ = bad.nonzero()[0].tolist()
                 value = inputs.get(key)[bad][0].item()
-                what = "the reward or action before" if key == PREVIOUS_STEP else f"observation {name_of(key)!r}"
-                return f"{what} of environment {environment} holds {value}: must be finite"
+                if key == PREVIOUS_STEP:  # of which the action is the policy's own, and the end of an episode a flag
+                    return f"the reward of environment {environment} is {value}: must be finite"
+                return f"observation {name_of(key)!r} of environment {environment} holds {value}: must be finite"
         return None
 
     @torch.no_grad()

@@ -49,7 +49,7 @@ class Interface:
         """Return it as strings, numbers, lists and dictionaries."""
         return {
             "observation_space": space_to_plain(self.observation_space),
-            "keys": [[key.name, list(key.path), space_to_plain(key.space)] for key in self.keys],
+            "keys": [[key.name, list(key.path), space_to_plain(key.space), key.layout] for key in self.keys],
             "action": space_to_plain(self.action.space),
             "masked": self.action.masked,
             "observes_reward": self.observes_reward,
@@ -60,7 +60,11 @@ class Interface:
         """Return what :meth:`as_plain` was called on."""
         return Interface(
             space_from_plain(plain["observation_space"]),
-            [ObservationKey(name, tuple(path), space_from_plain(space)) for name, path, space in plain["keys"]],
+            [
+                # Checkpoints of development versions have no layout.
+                ObservationKey(name, tuple(path), space_from_plain(space), *layout)
+                for name, path, space, *layout in plain["keys"]
+            ],
             Action(space_from_plain(plain["action"]), plain["masked"]),
             plain["observes_reward"],
         )

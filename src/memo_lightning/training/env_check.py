@@ -17,12 +17,14 @@ from torchrl.envs import EnvBase, check_env_specs
 
 from memo_lightning.algorithms import Algorithm
 from memo_lightning.config import build
+from memo_lightning.data.trial_record import successes
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.global_streams import noticing_changes
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
 from memo_lightning.policies.encoders import OBSERVATION, name_of
-from memo_lightning.policies.spaces import ACTION_MASK, ObservationKey
+from memo_lightning.policies.spaces import ACTION_MASK
 from memo_lightning.training.train import policy_spec
 
 _N_ENVS = 4
@@ -53,10 +55,10 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     Raises:
         UserError: if the environment or a policy for it cannot be built.
     """
-    env = build_env(config.env, _N_ENVS, 0)
+    env = _build_env(config, _N_ENVS)
     try:
         interface = interface_of(env)
-        yield Finding("observation", note=", ".join(map(_describe, interface.keys)))
+        yield Finding("observation", note=", ".join(f"{key.name}: {key.description}" for key in interface.keys))
         masked = ", some of them masked" if interface.action.masked else ""
         yield Finding("action", note=f"{_describe_action(env.action_spec)}{masked}")
         missing = [name for name in (*REPORTS, "done", "reward") if name not in _reported(env)]
@@ -66,11 +68,13 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
         steps = min(_STEPS, config.env.trial_length + 5)
         actions = _draw_actions(env, steps)
         try:
-            first = _rollout(env, actions, seed=1)
+            with noticing_changes() as changed:
+                first = _rollout(env, actions, seed=1)
         except UserError as error:
             yield Finding("steps", str(error))
             return
         yield _check_values(env, first)
+        yield _check_global_streams(changed)
         yield _check_specs(env)
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         algorithm: Algorithm = build(config.algorithm)
@@ -85,13 +89,13 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
     yield _measure(config)
 
 
+def _build_env(config: DictConfig, n_envs: int) -> EnvBase:
+    """Return a few environments, in this process, where what they do to it can be seen."""
+    return build_env(config.env, n_envs, 0, **({"workers": 0} if config.env.get("workers") else {}))
+
+
 def _reported(env: EnvBase) -> set[str]:
     return {*env.observation_spec.keys(), *env.full_done_spec.keys(), *env.full_reward_spec.keys()}
-
-
-def _describe(key: ObservationKey) -> str:
-    kind = "image" if key.is_image else "discrete" if key.is_discrete else "vector"
-    return f"{key.name} ({kind} {list(key.shape)})" if key.shape else f"{key.name} ({kind})"
 
 
 def _describe_action(spec: TensorSpec) -> str:
@@ -155,13 +159,15 @@ def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
         if wrong.any():
             index, step, *rest = wrong.nonzero()[0].tolist()
             name = name_of(key)
-            where = f"{name}{rest}" if len(rest) and value[0, 0].numel() > 1 else name
+            where = (
+                f"the {name}" if key == "reward" else f"{name}{rest}" if len(rest) and value[0, 0].numel() > 1 else name
+            )
             number = value[(index, step, *rest)].item()
             after = "the reset" if step == 0 and key != "reward" else f"step {step + (key == 'reward')}"
+            advice = "" if key == "reward" else ": correct the space, or clip the value"
             return Finding(
                 "values",
-                f"{where} is {number:g} after {after} in environment {index}; must be {_allowed(spec, rest)}: correct "
-                f"the space, or clip the value",
+                f"{where} is {number:g} after {after} in environment {index}; must be {_allowed(spec, rest)}{advice}",
             )
         if key != "reward":
             largest = max(largest, float(value.float().abs().max()))
@@ -188,6 +194,16 @@ def _allowed(spec: TensorSpec, index: list[int]) -> str:
     return f"from 0 to {int(spec.n) - 1}" if isinstance(spec, Categorical) else "finite"
 
 
+def _check_global_streams(changed: set[str]) -> Finding:
+    if not changed:
+        return Finding("random numbers", note="resets and steps leave the global random numbers alone")
+    return Finding(
+        "random numbers",
+        f"a reset or step seeds or draws the global random numbers of {' and '.join(sorted(changed))}, so what an "
+        f"environment does depends on others of its process; use a generator of its own (Gymnasium: self.np_random)",
+    )
+
+
 def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
     done, end = steps.get(("next", "done")).squeeze(-1), steps.get(("next", "episode_end")).squeeze(-1)
     if len(done[0]) >= trial_length and not done[:, :trial_length].any(1).all():
@@ -205,9 +221,10 @@ def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
         if not torch.allclose(returns, total[:, t], rtol=1e-3, atol=1e-3):
             said = total[:, t].tolist()
             return Finding("trials", f"episode_return is {said} at step {t}; must be {returns.tolist()}")
-    return Finding(
-        "trials", note=f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
-    )
+    note = f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
+    if end.any() and successes(steps) is None:
+        note += "; success is never reported (info['success'] or env.success_return would), so results are without it"
+    return Finding("trials", note=note)
 
 
 def _check_seeds(env: EnvBase, actions: list[Tensor], first: TensorDictBase) -> Finding:
@@ -265,7 +282,7 @@ def _steps_around_reset(env: EnvBase, actions: list[Tensor], *, resets: bool) ->
 
 
 def _check_neighbours(config: DictConfig, actions: list[Tensor], first: TensorDictBase) -> Finding:
-    env = build_env(config.env, 2, 0)
+    env = _build_env(config, 2)
     try:
         differing = _differing(first[:2], _rollout(env, [action[:2] for action in actions], seed=1))
     finally:

@@ -83,6 +83,7 @@ class PolicyLearner(lightning.LightningModule):
         """Learn from the next batch."""
         steps = batch[STEPS]
         self.new_frames = steps.numel() * self.trainer.world_size
+        self._rewards = steps.select(("next", "reward"))["next"]
         learning_rate = self._set_learning_rate(self.frames + self.new_frames / 2)
         metrics = self.algorithm.update(batch, self)
         self.frames += self.new_frames
@@ -105,7 +106,7 @@ class PolicyLearner(lightning.LightningModule):
         is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
         if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
             optimizer.step()
-        self.guard.count(is_finite, self.policy, loss, inputs)
+        self.guard.count(is_finite, self.policy, loss, {"environment": self._rewards, **inputs})
         return norm
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:

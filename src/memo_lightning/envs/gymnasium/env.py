@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id, make_limit
 from memo_lightning.envs.gymnasium.runners import Plan, Runners
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, SameTask, TrialRules
 from memo_lightning.envs.gymnasium.workers import WorkerRunners
-from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, TRUNCATED
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.errors import require
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.spaces import ACTION_MASK, Action, observation_keys, without_keys
@@ -42,6 +42,8 @@ class GymnasiumEnv(EnvBase):
         settings: arguments of the registered environment.
         wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order, after the episode length.
         ignore: observation keys to leave out.
+        images: layouts of images by observation key, where their shape does not say it; see
+            :class:`~memo_lightning.policies.spaces.ObservationKey`.
         mask_actions: whether an action mask is obeyed, where the environment gives one.
         measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
         episode_length: steps after which an episode is truncated; None for what is registered, or none.
@@ -69,6 +71,7 @@ class GymnasiumEnv(EnvBase):
         settings: dict[str, Any] | None = None,
         wrappers: Sequence[str | Wrapper] = (),
         ignore: Sequence[str] = (),
+        images: Mapping[str, str] | None = None,
         mask_actions: bool = True,
         measures: Sequence[str] = (),
         episode_length: int | None = None,
@@ -98,7 +101,7 @@ class GymnasiumEnv(EnvBase):
         if success_return is None and first.spec:
             success_return = first.spec.reward_threshold
         rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end)
-        keys = observation_keys(first.observation_space, ignore)
+        keys = observation_keys(first.observation_space, ignore, images)
         name = first.spec.id if first.spec else str(first)
         with named(f"environment {name}, number 0"), within(step_timeout, f"environment {name}"):
             _, info = first.reset(seed=0, options=rules.reset_options(new_task=True))
@@ -149,8 +152,10 @@ class GymnasiumEnv(EnvBase):
             "episode_end": flag.clone(),
             "episode_return": number.clone(),
             "episode_length": Unbounded((n, 1), dtype=torch.int64, device=device),
-            "success": flag.clone(),
+            SUCCESS: flag.clone(),
         }
+        if not plan.decides_success:
+            specs[SUCCESS_REPORTED] = flag.clone()
         if plan.action.masked:
             specs[ACTION_MASK] = Binary(shape=(n, sum(plan.action.n_values)), dtype=torch.bool, device=device)
         if plan.truncates:
@@ -164,7 +169,14 @@ class GymnasiumEnv(EnvBase):
         self.reward_spec = number.clone()
         ends = ["done", "terminated", *(["truncated"] if plan.truncates else [])]
         self.full_done_spec = Composite({name: flag.clone() for name in ends}, shape=(n,))
-        self._per_environment = {*REPORTS, TRUNCATED, "reward", *ends}  # numbers, which TorchRL has as [N, 1]
+        self._per_environment = {
+            *REPORTS,
+            SUCCESS,
+            SUCCESS_REPORTED,
+            TRUNCATED,
+            "reward",
+            *ends,
+        }  # numbers, which TorchRL has as [N, 1]
 
     def _set_seed(self, seed: int | None) -> None:
         self._runners.seed(seed or 0)

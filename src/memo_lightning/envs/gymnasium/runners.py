@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import gymnasium
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memo_lightning.envs.failures import named, within
+from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, TrialRules, TrialRunner
-from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
+from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.spaces import ACTION_MASK, Action, ObservationKey
 
@@ -45,6 +46,11 @@ class Plan:
         return not self.rules.time_limit_is_end
 
     @property
+    def decides_success(self) -> bool:
+        """Whether the return of an episode decides its success, where the environment does not say."""
+        return self.rules.success_return is not None
+
+    @property
     def truncates_within_trials(self) -> bool:
         """Whether that can happen in the middle of a trial."""
         return self.truncates and (self.makes_trials or self.rules.episodes_per_trial != 1)
@@ -59,7 +65,8 @@ class Plan:
             "episode_end": ((), np.bool_),
             "episode_return": ((), np.float32),
             "episode_length": ((), np.int64),
-            "success": ((), np.bool_),
+            SUCCESS: ((), np.bool_),
+            **({} if self.decides_success else {SUCCESS_REPORTED: ((), np.bool_)}),
             "done": ((), np.bool_),
             "terminated": ((), np.bool_),
             **({"truncated": ((), np.bool_), TRUNCATED: ((), np.bool_)} if self.truncates else {}),
@@ -93,6 +100,7 @@ class Runners:
         step_timeout: float | None = None,
     ) -> None:
         self._name, self._arrays, self._step_timeout = plan.name, arrays, step_timeout
+        self._streams = GlobalStreams()
         self._runners: list[TrialRunner] = []
         for index in indices:
             with self._named(index):
@@ -105,12 +113,13 @@ class Runners:
 
     def seed(self, seed: int) -> None:
         """Begin all random streams anew."""
+        self._streams.seed(seed)
         for runner in self._runners:
             runner.seed(seed)
 
     def reset(self) -> None:
         """Begin a new trial where ``arrays["reset"]`` is true."""
-        with self._in_time():
+        with self._stepping():
             for index, runner in zip(self._indices, self._runners, strict=True):
                 if self._arrays["reset"][index]:
                     with self._named(index):
@@ -118,7 +127,7 @@ class Runners:
 
     def step(self) -> None:
         """Apply ``arrays["action"]``."""
-        with self._in_time():
+        with self._stepping():
             for index, runner in zip(self._indices, self._runners, strict=True):
                 with self._named(index):
                     runner.step()
@@ -147,5 +156,11 @@ class Runners:
     def _named(self, index: int) -> AbstractContextManager[None]:
         return named(f"environment {self._name}, number {index}")
 
-    def _in_time(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        """Step or reset within the time there is, with global random numbers of the environments' own."""
+        in_time = (
+            nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")
+        )
+        with in_time, self._streams.in_use():
+            yield

@@ -127,7 +127,16 @@ class TrialRunner:
         self._trial += 1
         self._trial_step, self._episode = 0, -1
         observation, info = self._begin_episode()
-        self._report(info, reward=0.0, episode_end=False, success=False, done=False, terminated=False, truncated=False)
+        self._report(
+            info,
+            reward=0.0,
+            episode_end=False,
+            success=False,
+            success_reported=False,
+            done=False,
+            terminated=False,
+            truncated=False,
+        )
         self._write(TRUNCATED, False)
         self._drop_final_observation()
         self._observe(OBSERVATION, observation)
@@ -154,6 +163,7 @@ class TrialRunner:
             reward=reward,
             episode_end=episode_end,
             success=episode_end and self._is_success(info),
+            success_reported=episode_end and _said_success(info) is not None,
             done=done,
             terminated=done and not cut_off,
             truncated=done and cut_off,
@@ -221,7 +231,7 @@ class TrialRunner:
         return draw if self._rules.split == "all" else draw & ~1 | (self._rules.split == "held_out")
 
     def _is_success(self, info: dict[str, Any]) -> bool:
-        reported = info.get("success", info.get("is_success"))
+        reported = _said_success(info)
         if reported is not None:
             return bool(reported)
         threshold = self._rules.success_return
@@ -256,3 +266,8 @@ class TrialRunner:
     def _write(self, name: ArrayKey, value: Any) -> None:
         if name in self._arrays:
             self._arrays[name][self._index] = value
+
+
+def _said_success(info: dict[str, Any]) -> Any:
+    """Return what ``info`` says of success; None if nothing."""
+    return info.get("success", info.get("is_success"))
