@@ -140,8 +140,8 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return an image of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_picture`."""
-        from memo_lightning.envs.habitat.trial_picture import draw_trial
+        """Return an image of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_image`."""
+        from memo_lightning.envs.habitat.trial_image import draw_trial
 
         goal = self.habitat_env.current_episode.object_category
         text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"
