@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from memo_lightning.callbacks.progress import bar_class
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
@@ -164,11 +165,13 @@ def _set_budget(policy: MemoryPolicy, memory_budget: int | None) -> None:
 def _run(
     config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, label: str
 ) -> tuple[TrialRecord, FirstTrial]:
-    """Run the trials behind a progress bar, which those that take seconds do without."""
+    """Run the trials with a progress bar, unless they take only seconds."""
     n_steps = length * -(-config.n_trials // env.batch_size[0])
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     with (
-        tqdm(total=n_steps, desc=label, unit=" steps", delay=5, mininterval=every, leave=False) as bar,
+        (bar_class() or tqdm)(
+            total=n_steps, desc=label, unit=" steps", unit_scale=True, delay=5, mininterval=every, leave=False
+        ) as bar,
         acting(deterministic=config.deterministic),
     ):
         return run_trials(env, policy, config.n_trials, length, config.seed, bar.update)
