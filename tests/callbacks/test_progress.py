@@ -33,18 +33,16 @@ class Terminal:
         self._reader.start()
 
     def _read(self):
-        while True:
-            try:
-                data = os.read(self._master, 65536)
-            except OSError:  # all has been read and the other end is closed
-                return
-            self.written += data
+        while not self.written.endswith(b"END"):
+            self.written += os.read(self._master, 65536)
 
     def close(self):
-        self.stream.close()
+        """Return what was written."""
+        with self.stream as stream:
+            stream.write("END")
         self._reader.join(10)
         os.close(self._master)
-        return self.written.decode().replace("\r\n", "\n")
+        return self.written.decode().replace("\r\n", "\n").removesuffix("END")
 
 
 @pytest.fixture
