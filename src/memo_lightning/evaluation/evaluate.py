@@ -120,7 +120,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
 
 
 def _default_folder(checkpoint: str) -> Path:
-    """Return where an evaluation goes: beside the checkpoint; a registered model has no folder of its own."""
+    """Return where an evaluation goes: next to the checkpoint; a registered model has no folder of its own."""
     if checkpoint.startswith(MODELS):
         return Path("runs") / re.sub(r"\W+", "-", checkpoint) / "evaluation"
     path = Path(checkpoint)

@@ -148,7 +148,7 @@ class TrialEnv(gymnasium.Env):
         return draw_trial(self.habitat_env.sim, goal, self._path, text)
 
     def watch(self) -> None:
-        """Keep, as ``last_image``, a picture of how every episode ends from now on."""
+        """Keep, as ``last_image``, an image of how every episode ends from now on."""
         self._watched = True
 
     def close(self) -> None:
