@@ -1,5 +1,6 @@
 """The documentation: it builds without a warning, and what it tells people to type works."""
 
+import json
 import re
 import shlex
 import shutil
@@ -168,6 +169,17 @@ def _stand_in(word, words, folder):
     }.items():
         word = word.replace(placeholder, value)
     return word
+
+
+def test_the_table_with_aims_is_that_of_the_benchmark_that_ships(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from from_results import AIMS, table_with_aims
+
+    ratios = json.loads((ROOT / "docs/results/benchmark.json").read_text())["ratios"]
+    assert table_with_aims(ratios) in (ROOT / "docs/performance.md").read_text()
+    assert [ratio["name"] for ratio in ratios] == [*AIMS]
+    missed = [line.split("|")[1].strip() for line in table_with_aims(ratios).splitlines() if "missed" in line]
+    assert missed == ["update time at 8,192: memo_reencoding / memo"]
 
 
 def test_what_is_not_run_is_there():

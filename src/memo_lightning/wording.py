@@ -1,4 +1,4 @@
-"""How figures are written for people."""
+"""How numbers are written for people."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Iterable
 
 
 def returns_in_words(*values: float) -> list[str]:
-    """Write returns that are read side by side: with one decimal, or with two if all of them are below 10."""
-    decimals = 2 if all(abs(value) < 10 for value in values) else 1
-    return [f"{value:,.{decimals}f}" for value in values]
+    """Write returns that are compared with each other, all in the same way.
+
+    They have one decimal; two if all of them are below 10; none from 10,000 on, and an exponent from 10 million on.
+    """
+    largest = max(map(abs, values), default=0.0)
+    if largest >= 1e7:
+        return [f"{value:.3g}" for value in values]
+    decimals = 2 if largest < 10 else 1 if largest < 10_000 else 0
+    return [f"{value:z,.{decimals}f}" for value in values]
 
 
 def listed(words: Iterable[str], separator: str = ", ", longest: int = 5) -> str:

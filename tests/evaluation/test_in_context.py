@@ -1,4 +1,4 @@
-"""Figures of trials, against counting by hand; intervals, against theory."""
+"""Statistics of trials, against counting by hand; intervals, against theory."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 from tensordict import TensorDict
 
 from memo_lightning.data.trial_record import TrialRecord
-from memo_lightning.evaluation.in_context import by_steps, estimate_mean
-from memo_lightning.evaluation.plots import plot_in_context_curve
+from memo_lightning.evaluation.in_context import bin_steps_that_fit, by_steps, estimate_mean, reward_per_step
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
                 expected["success"][k] += float(rollout["next", "success"][row, step])
                 expected["spl"][k] += float(spl[row, step])
     table = by_steps(record, 5)
-    assert table["steps"] == [5, 10, 15]
+    assert table["steps"] == [5, 10, 12]
     assert table["n_episodes"] == expected["n_episodes"]
     for name in ("success", "spl"):
         np.testing.assert_allclose(table[name], np.divide(expected[name], expected["n_episodes"]))
@@ -95,7 +94,34 @@ def test_interval_leaves_out_missing_episodes():
     assert (single.low, single.high) == (1.0, 1.0)
 
 
-def test_curve_is_drawn(rollout, tmp_path):
-    path = tmp_path / "curve.png"
-    plot_in_context_curve({"a": TrialRecord.of(rollout), "b": TrialRecord.of(rollout[:1])}, path, "title")
-    assert path.read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize(
+    ("trial_length", "episode_length", "bin_steps"),
+    [(200, 20, 20), (500, 50, 50), (800, 20, 80), (4096, 500, 500), (101, 101, 101), (200, 500, 200), (60, None, 15)],
+)
+def test_bins_hold_whole_episodes_and_are_at_most_ten(trial_length, episode_length, bin_steps):
+    ends = np.arange(15, trial_length + 1, 15)[None].repeat(3, 0).astype(float)
+    record = TrialRecord(np.zeros((3, 20)), np.full(3, trial_length), *([np.ones(ends.shape)] * 3), ends)
+    assert bin_steps_that_fit([record], episode_length) == bin_steps
+    assert -(-trial_length // bin_steps) <= 10
+
+
+def test_no_bin_is_empty_at_the_default(make_env, make_policy):
+    env = make_env(5, 0, trial_length=30, episode_length=7)
+    record = TrialRecord.of(env.rollout(30, make_policy(env), break_when_any_done=False))
+    table = by_steps(record, bin_steps_that_fit([record], 7))
+    assert len(table["steps"]) > 3
+    assert min(table["n_episodes"]) > 0
+
+
+def test_reward_per_step_is_that_of_the_steps_in_each_part_also_of_trials_shorter_than_the_parts():
+    reward = torch.arange(12.0).expand(4, 12).unsqueeze(-1)
+    flags = {name: torch.zeros(4, 12, 1, dtype=torch.bool) for name in ("done", "episode_end", "success")}
+    flags["done"][:, -1] = True
+    steps = {"is_init": torch.zeros(4, 12, 1, dtype=torch.bool), "next": {**flags, "reward": reward}}
+    steps["next"]["episode_return"] = reward
+    rollout = TensorDict(steps, (4, 12))
+    centres, estimate = reward_per_step(TrialRecord.of(rollout, n_bins=20))
+    assert centres.tolist() == [step + 0.5 for step in range(12)]
+    assert estimate.mean.tolist() == list(range(12))
+    centres, estimate = reward_per_step(TrialRecord.of(rollout, n_bins=8))  # of one step and of two by turns
+    assert estimate.mean.tolist() == [0.5, 2, 3.5, 5, 6.5, 8, 9.5, 11]

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.drawing import FLOOR, LINE, Shape
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
-from memo_lightning.evaluation.video import record_trial, trial_frames
+from memo_lightning.evaluation.video import _draw_legend, record_trial, trial_frames
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, ObservationEncoder
 from memo_lightning.policies.heads import ActorCriticHeads
@@ -93,3 +94,31 @@ def test_an_environment_without_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.delattr("memo_lightning.envs.trial_env.TrialEnv.image")
     with pytest.raises(UserError, match="render=true: Darkroom cannot be drawn"):
         record_trial(env, policy, tmp_path / "trial.mp4")
+
+
+GRID_WORLDS = {
+    "Darkroom": {"room_size": 3, "trial_length": 20},
+    "DarkKeyToDoor": {"room_size": 3, "episode_length": 10, "trial_length": 20},
+    "ManyRooms": {"room_size": 3, "episode_length": 10, "trial_length": 20},
+    "TMaze": {"trial_length": 12},
+}
+
+
+@pytest.mark.parametrize("name", GRID_WORLDS)
+def test_every_colour_of_a_grid_world_is_in_the_legend_and_the_legend_is_in_the_video(name):
+    env = build_env({"_target_": f"memo_lightning.envs.{name}", **GRID_WORLDS[name]}, 1, 0)
+    shown = {tuple(pixel) for pixel in env.base_env.image(0).reshape(-1, 3).tolist()} - {FLOOR, LINE}
+    explained = {shape.colour for shape in env.base_env.legend}
+    assert shown == explained
+    frame = next(trial_frames(env, policy_for(env)))
+    height = env.base_env.image(0).shape[0] * (frame.shape[1] // env.base_env.image(0).shape[1])
+    below = {tuple(pixel) for pixel in frame[height:].reshape(-1, 3).tolist()}
+    assert explained <= below
+    assert not frame.shape[0] % 2
+
+
+def test_a_legend_too_wide_for_one_line_has_several():
+    shapes = [Shape("something with a long name", (10 * n, 0, 0)) for n in range(6)]
+    strip = np.asarray(_draw_legend(shapes, 360))
+    assert strip.shape == (6 * 24, 360, 3)
+    assert {(10 * n, 0, 0) for n in range(6)} <= {tuple(pixel) for pixel in strip.reshape(-1, 3).tolist()}

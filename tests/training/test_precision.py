@@ -5,7 +5,10 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
+from memo_lightning import load
 from memo_lightning.cli.main import main
+from memo_lightning.envs.build import build_env
+from memo_lightning.policies.precision import full_precision
 from tiny import TINY_TRAINING
 
 TINY = [
@@ -103,3 +106,45 @@ def test_the_compiled_model_learns_the_same(in_32_bits):
     for one, other in zip(in_32_bits, compiled, strict=True):
         for name in ("update/entropy", "update/value_loss", "update/gradient_norm"):
             assert other[name] == pytest.approx(one[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("baseline", ["none", "full_context", "lstm"])
+def test_half_precision_changes_the_policy_by_next_to_nothing(baseline, in_tmp_dir):
+    """The policy that acts in float32 and the bf16 pass of an update, with the same weights on the same trials."""
+    training = ["trainer.precision=bf16-mixed", "algorithm.learning_rate=0.005", "total_frames=6400", "run_dir=run"]
+    assert main(["train", *TINY, *training, f"baseline={baseline}"]) == 0
+    agent = load("run")
+    policy, config = agent.policy, agent.training["config"]
+    for critic_scale in (1.0, 1000.0):
+        if critic_scale > 1:  # values of which bfloat16 would tell apart no more than every eighth whole number
+            critic = policy.heads.critic.module
+            critic.weight.data *= critic_scale
+            critic.bias.data += 2 * critic_scale
+        with torch.no_grad():
+            rollout = build_env(config["env"], 16, 1).rollout(40, policy, break_when_any_done=False)
+        acting = acting_distribution(policy, rollout)
+        torch.testing.assert_close(acting.log_prob(rollout["action"]), rollout["action_log_prob"])
+        assert float(acting.entropy().mean()) < 0.97 * float(torch.tensor(5.0).log()), "it has learned something"
+
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            hidden = policy.hidden(rollout)
+            with full_precision(policy.device):
+                inputs = policy.head_inputs(hidden, rollout)
+                updating = policy.actor.get_dist(inputs)
+                values = policy.heads.critic(inputs)["state_value"]
+        assert {hidden.dtype, updating.logits.dtype, values.dtype} == {torch.float32}
+        kl = torch.distributions.kl_divergence(acting, updating).mean()
+        assert float(kl) < 1e-4
+        assert (float(kl) > 0) == (baseline != "lstm"), "on the CPU torch's cells are float32, all else is half"
+        assert float((values - rollout["state_value"]).abs().mean()) < 0.05 * float(rollout["state_value"].std())
+        assert critic_scale == 1 or float(rollout["state_value"].mean()) > 1000
+
+
+@torch.no_grad()
+def acting_distribution(policy, rollout):
+    """Step through what a policy has seen, as it did while acting."""
+    state, steps = policy.sequence_model.init_state(len(rollout)), []
+    for inputs in rollout.unbind(1):
+        hidden, state = policy.sequence_model.step(policy.encode(inputs), state, policy.memory_starts(inputs))
+        steps.append(hidden)
+    return policy.actor.get_dist(policy.head_inputs(torch.stack(steps, 1), rollout))

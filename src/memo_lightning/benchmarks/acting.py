@@ -22,22 +22,22 @@ def measure_acting(case: Case, model: SequenceModel, turn: int) -> dict[str, Any
 
     Returns:
         ``step_seconds`` (median), ``worst_step_seconds`` (the slowest, which is the boundary's where there is one),
-        ``step_cpu_seconds`` (mean), ``state_bytes`` of one row at the end of the history, and ``acting_peak_bytes`` of
-        all rows: all that acting allocates; in the first turn also ``flops_per_step`` of one row.
+        ``step_cpu_seconds`` (mean), ``state_bytes`` of one environment at the end of the history, and ``acting_peak_bytes`` of
+        all environments: all that acting allocates; in the first turn also ``flops_per_step`` of one environment.
     """
     model.eval().requires_grad_(False)
-    rows, length, n_before = case.settings["acting_rows"], case.context_length, _TIMED_STEPS // 2
+    n_envs, length, n_before = case.settings["acting_rows"], case.context_length, _TIMED_STEPS // 2
     n_before = min(n_before, case.segment_length - 1)
     history = case.inputs(1, length)
     with case.autocast():
         _, near_end = model.prefill(history[:, : length - n_before])
         state_bytes = model.state_nbytes(_run(model, history[:, length - n_before :], near_end.clone()))
         peak = PeakMemory(case.device)
-        state = near_end.expand(rows).clone() if rows > 1 else near_end.clone()
-        x = case.inputs(rows, _TIMED_STEPS, seed=turn + 1)
+        state = near_end.expand(n_envs).clone() if n_envs > 1 else near_end.clone()
+        x = case.inputs(n_envs, _TIMED_STEPS, seed=turn + 1)
         times = [seconds_of(lambda t=t: model.step(x[:, t], state), case.device) for t in range(_TIMED_STEPS)]  # type: ignore[misc]
         walls, cpus = zip(*times[2:], strict=True)
-        figures = {
+        metrics = {
             "step_seconds": statistics.median(walls),
             "worst_step_seconds": max(walls),
             "step_cpu_seconds": sum(cpus) / len(cpus),
@@ -45,13 +45,13 @@ def measure_acting(case: Case, model: SequenceModel, turn: int) -> dict[str, Any
             "acting_peak_bytes": peak.read(),
         }
         if turn == 0:
-            figures["flops_per_step"] = flops_per_step(model, length)
-    return figures
+            metrics["flops_per_step"] = flops_per_step(model, length)
+    return metrics
 
 
 @torch.no_grad()
 def measure_staggered(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
-    """Hold rows that reach boundaries one by one against rows that reach them together, over a whole segment.
+    """Compare environments that reach boundaries one by one with ones that reach them together, over a segment.
 
     Both take their steps by turns, so that whatever else the machine does slows down both.
 
@@ -59,14 +59,14 @@ def measure_staggered(case: Case, model: SequenceModel, turn: int) -> dict[str, 
         ``lockstep_seconds`` and ``staggered_seconds``, means over the steps of a segment.
     """
     model.eval().requires_grad_(False)
-    rows, length = case.settings["acting_rows"], case.context_length
+    n_envs, length = case.settings["acting_rows"], case.context_length
     with case.autocast():
         _, lockstep = model.prefill(case.inputs(1, length))
-        lockstep = lockstep.expand(rows).clone()
-        is_init = torch.zeros(rows, length, dtype=torch.bool, device=case.device)
-        is_init[torch.arange(rows), torch.arange(rows) * case.segment_length // rows] = True
-        _, staggered = model.prefill(case.inputs(rows, length), is_init)
-        x = case.inputs(rows, case.segment_length, seed=turn + 1)
+        lockstep = lockstep.expand(n_envs).clone()
+        is_init = torch.zeros(n_envs, length, dtype=torch.bool, device=case.device)
+        is_init[torch.arange(n_envs), torch.arange(n_envs) * case.segment_length // n_envs] = True
+        _, staggered = model.prefill(case.inputs(n_envs, length), is_init)
+        x = case.inputs(n_envs, case.segment_length, seed=turn + 1)
         seconds = [0.0, 0.0]
         for t in range(case.segment_length):
             for index, state in enumerate((lockstep, staggered)):
@@ -80,7 +80,7 @@ def measure_streaming(case: Case, model: SequenceModel, turn: int) -> dict[str, 
     """Run a bounded memory for very many steps, and compare bytes and latency with those after 10,000.
 
     Returns:
-        ``young_bytes`` and ``old_bytes`` of one row, ``young_seconds`` and ``old_seconds`` per step (medians over a
+        ``young_bytes`` and ``old_bytes`` of one environment, ``young_seconds`` and ``old_seconds`` per step (medians over a
         whole segment, by turns), and the steps of each.
     """
     model.eval().requires_grad_(False)

@@ -46,7 +46,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
 
     Returns:
-        The figures of ``benchmark.json``.
+        What ``benchmark.json`` holds.
 
     Raises:
         UserError: if a setting is wrong, or ``run_dir`` holds a benchmark with other settings.
@@ -63,9 +63,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
             title = f"{case.memory} at {case.context_length:,} steps, {case.kind}, turn {turn + 1} of {case.n_turns}"
             print(f"[{1 + cases.index(case)}/{len(cases)}] {title} ...", file=sys.stderr, flush=True)
             start = time.perf_counter()
-            figures = in_fresh_process(measure, case, turn)
-            print(f"    {_describe(figures)} ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
-            results["cases"][case.key] = summarise(case, [*_turns_held(results["cases"], case), figures])
+            metrics = in_fresh_process(measure, case, turn)
+            print(f"    {_describe(metrics)} ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
+            results["cases"][case.key] = summarise(case, [*_turns_of(results["cases"], case), metrics])
             results["ratios"] = ratios(results["cases"])
             _write(run_dir, results)
     tables = f"{cost_table(results['cases'])}\n\n{ratio_table(results['ratios'])}\n"
@@ -80,22 +80,22 @@ def _turns(compared: Sequence[Case], results: Mapping[str, Any]) -> Iterator[tup
     There are no more once the slowest has spent ``max_seconds``, so that all have as many.
     """
     for turn in range(compared[0].n_turns):
-        taken = [_turns_held(results, case)[:turn] for case in compared]
-        slowest = max(sum(figures.get("update_seconds", 0.0) for figures in turns) for turns in taken)
+        taken = [_turns_of(results, case)[:turn] for case in compared]
+        slowest = max(sum(metrics.get("update_seconds", 0.0) for metrics in turns) for turns in taken)
         if slowest > compared[0].settings["max_seconds"]:
             return
         for case in compared:
-            held = _turns_held(results, case)
-            if len(held) <= turn and not any("failed" in figures for figures in held):
+            done = _turns_of(results, case)
+            if len(done) <= turn and not any("failed" in metrics for metrics in done):
                 yield case, turn
 
 
-def _turns_held(results: Mapping[str, Any], case: Case) -> list[dict[str, Any]]:
+def _turns_of(results: Mapping[str, Any], case: Case) -> list[dict[str, Any]]:
     return results[case.key]["turns"] if case.key in results else []
 
 
 def measure(case: Case, turn: int = 0) -> dict[str, Any]:
-    """Build the memory, hold it to its contract, and measure it.
+    """Build the memory, check that it keeps its contract, and measure it.
 
     Args:
         case: what is measured.
@@ -114,15 +114,15 @@ def measure(case: Case, turn: int = 0) -> dict[str, Any]:
 
 
 def summarise(case: Case, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the figures of a case: medians over its ``turns``, and the turns themselves."""
-    figures: dict[str, Any] = {"memory": case.memory, "context_length": case.context_length}
+    """Return the metrics of a case: medians over its ``turns``, and the turns themselves."""
+    metrics: dict[str, Any] = {"memory": case.memory, "context_length": case.context_length}
     for name in dict.fromkeys(name for turn in turns for name in turn):
         values = [turn[name] for turn in turns if turn.get(name) is not None]
         numbers = values and isinstance(values[0], (int, float))
-        figures[name] = statistics.median(values) if numbers else next(iter(values), None)
-    if case.kind == "update" and "failed" not in figures:
-        figures |= update_rates(case, figures)
-    return {**figures, "turns": list(turns)}
+        metrics[name] = statistics.median(values) if numbers else next(iter(values), None)
+    if case.kind == "update" and "failed" not in metrics:
+        metrics |= update_rates(case, metrics)
+    return {**metrics, "turns": list(turns)}
 
 
 def in_fresh_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def in_fresh_process(function: Callable[..., dict[str, Any]], *arguments: Any) -
             return executor.submit(function, *arguments).result()
         except BrokenProcessPool:
             return {"failed": "its process was killed, as happens when memory runs out"}
-        except Exception as error:  # one memory that fails must not cost the figures of all others
+        except Exception as error:  # one memory that fails must not cost the metrics of all others
             return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
@@ -142,16 +142,16 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores"
 
 
-def _describe(figures: dict[str, Any]) -> str:
-    """Return a case's figures in a line."""
-    if "failed" in figures:
-        return f"failed: {figures['failed']}"
-    if "update_seconds" in figures:
-        return f"{figures['update_seconds']:.2f} s an update"
-    if "step_seconds" in figures:
-        times = f"step {1e3 * figures['step_seconds']:.2f} ms (worst {1e3 * figures['worst_step_seconds']:.2f})"
-        return f"{times}, state {figures['state_bytes'] / 1e6:.2f} MB"
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+def _describe(metrics: dict[str, Any]) -> str:
+    """Return a case's metrics in a line."""
+    if "failed" in metrics:
+        return f"failed: {metrics['failed']}"
+    if "update_seconds" in metrics:
+        return f"{metrics['update_seconds']:.2f} s an update"
+    if "step_seconds" in metrics:
+        times = f"step {1e3 * metrics['step_seconds']:.2f} ms (worst {1e3 * metrics['worst_step_seconds']:.2f})"
+        return f"{times}, state {metrics['state_bytes'] / 1e6:.2f} MB"
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def _open_results(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Case:
     """What is measured.
 
     Attributes:
-        kind: which figures are wanted.
+        kind: what is measured.
         memory: name of the memory.
         model: ``_target_`` and settings of the model.
         context_length: steps of history, or of an update.
@@ -63,10 +63,10 @@ class Case:
             compile_feed_forwards(model)
         return model
 
-    def inputs(self, rows: int, length: int, seed: int = 0) -> Tensor:
-        """Return inputs ``[rows, length, D]``; another seed gives others."""
+    def inputs(self, n_sequences: int, length: int, seed: int = 0) -> Tensor:
+        """Return inputs ``[n_sequences, length, D]``; another seed gives others."""
         generator = torch.Generator().manual_seed(self.settings["seed"] + seed)
-        return torch.randn(rows, length, self.settings["model"]["d_model"], generator=generator).to(self.device)
+        return torch.randn(n_sequences, length, self.settings["model"]["d_model"], generator=generator).to(self.device)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the model computes."""

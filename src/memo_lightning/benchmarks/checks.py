@@ -1,4 +1,4 @@
-"""A memory is held to its contract before it is timed."""
+"""Checking that a memory keeps its contract, before it is timed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _WEIGHT_SCALE = 4  # fresh weights are so small that what is in the memory would
 
 
 class DisagreementError(Exception):
-    """Stepping does not give what the whole row gives."""
+    """Stepping does not give what the whole sequence gives."""
 
 
 @torch.no_grad()
 def check_steps(case: Case, model: SequenceModel) -> float:
-    """Hold ``step`` against ``forward`` and ``prefill``, over two boundaries that rows reach at different steps.
+    """Compare ``step`` with ``forward`` and ``prefill``, over two boundaries that sequences reach at different steps.
 
     Returns:
         The largest difference of any output, in proportion to the largest output where that exceeds 1.

@@ -25,7 +25,7 @@ _FIRST = (
 
 
 def plan(config: DictConfig) -> list[Case]:
-    """Return the cases that ``config`` asks for; those that are compared lie side by side.
+    """Return the cases that ``config`` asks for; those that are compared follow one another.
 
     Raises:
         UserError: if a setting is out of range or does not fit the others.

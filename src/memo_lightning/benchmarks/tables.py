@@ -1,11 +1,11 @@
-"""The figures of a benchmark as tables: readable in a terminal, and valid Markdown."""
+"""The results of a benchmark as tables: readable in a terminal, and valid Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Heading, figure, factor, decimals
+# Heading, metric, factor, decimals
 _COLUMNS = (
     ("update tokens/s", "tokens_per_second", 1.0, 0),
     ("update s", "update_seconds", 1.0, 2),
@@ -23,20 +23,20 @@ _COLUMNS = (
 def cost_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the costs of all memories, by length of the context.
 
-    A figure that could not be measured is missing.
+    What could not be measured is missing.
 
     Args:
         cases: the ``cases`` of ``benchmark.json``.
     """
-    rows = [["steps", "memory", *(heading for heading, *_ in _COLUMNS)]]
-    for (length, memory), figures in costs_of(cases).items():
-        numbers = (_number(figures.get(name), factor, digits) for _, name, factor, digits in _COLUMNS)
-        rows.append([f"{length:,}", memory, *numbers])
-    return _markdown(rows)
+    lines = [["steps", "memory", *(heading for heading, *_ in _COLUMNS)]]
+    for (length, memory), metrics in costs_of(cases).items():
+        numbers = (_number(metrics.get(name), factor, digits) for _, name, factor, digits in _COLUMNS)
+        lines.append([f"{length:,}", memory, *numbers])
+    return markdown(lines)
 
 
 def costs_of(cases: Mapping[str, Mapping[str, Any]]) -> dict[tuple[int, str], dict[str, Any]]:
-    """Return the figures of updates and acting together, by length of the context and memory, shortest first."""
+    """Return the metrics of updates and acting together, by length of the context and memory, shortest first."""
     costs: dict[tuple[int, str], dict[str, Any]] = {}
     for key, case in cases.items():
         if key.startswith(("update/", "acting/")):
@@ -45,28 +45,27 @@ def costs_of(cases: Mapping[str, Mapping[str, Any]]) -> dict[tuple[int, str], di
 
 
 def ratio_table(ratios: Sequence[Mapping[str, Any]]) -> str:
-    """Return the ratios, with the figure that is aimed at and whether it is reached."""
-    rows = [["ratio", "measured", "by CPU time", "aim", ""]]
+    """Return the ratios, measured by wall time, bytes or counts, and by CPU time where there is one."""
+    lines = [["ratio", "measured", "by CPU time"]]
     for ratio in ratios:
         cpu = "" if ratio["by_cpu_time"] is None else f"{ratio['by_cpu_time']:.2f}"
-        reached = "reached" if ratio["reached"] else "missed"
-        rows.append([ratio["name"], f"{ratio['value']:.2f}", cpu, ratio["aim"], reached])
-    return _markdown(rows)
+        lines.append([ratio["name"], f"{ratio['value']:.2f}", cpu])
+    return markdown(lines)
 
 
 def _number(value: float | None, factor: float, digits: int) -> str:
     return "" if value is None else f"{value * factor:,.{digits}f}"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the first being the heading, as a Markdown table with aligned columns; figures to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    right = [column > 0 and rows[0][column] not in ("memory", "") for column in range(len(widths))]
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Return a table, its heading first, as Markdown with aligned columns; numbers to the right."""
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    right = [column > 0 and table[0][column] not in ("memory", "") for column in range(len(widths))]
     lines = []
-    for row in rows:
+    for line in table:
         cells = (
             cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
         )
         lines.append(f"| {' | '.join(cells)} |")
     rule = ("-" * (width - 1) + (":" if to_right else "-") for width, to_right in zip(widths, right, strict=True))

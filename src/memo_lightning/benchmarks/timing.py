@@ -31,7 +31,7 @@ class PeakMemory:
     """Bytes that the process allocates beyond what it holds when this is made.
 
     On CUDA as its allocator counts them; else by the resident set, whose high-water mark Linux lets a process reset.
-    Fresh processes give the cleanest figures.
+    Fresh processes give the cleanest numbers.
     """
 
     def __init__(self, device: torch.device) -> None:

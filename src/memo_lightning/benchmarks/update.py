@@ -1,4 +1,4 @@
-"""What a training update costs: forward and backward over whole rows."""
+"""What a training update costs: forward and backward over whole sequences."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from memo_lightning.models.flops import count_flops
 
 
 def measure_update(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
-    """Measure forward and backward of rows as long as the context, in segments of the fixed length.
+    """Measure forward and backward of sequences as long as the context, in segments of the fixed length.
 
     Returns:
         ``update_seconds``, ``update_cpu_seconds`` (user and system, all threads) and ``update_peak_bytes`` beyond
         weights and inputs; in the first turn also ``update_flops`` and ``attention_kernels``.
     """
     model.train()
-    rows, length = case.settings["update_rows"], case.context_length
+    n_sequences, length = case.settings["update_rows"], case.context_length
 
     def update(x: Tensor) -> None:
         for parameter in model.parameters():
@@ -32,22 +32,22 @@ def measure_update(case: Case, model: SequenceModel, turn: int) -> dict[str, Any
         loss = y.float().square().mean()
         (loss if auxiliary is None else loss + auxiliary).backward()
 
-    update(case.inputs(rows, 2 * case.segment_length))
+    update(case.inputs(n_sequences, 2 * case.segment_length))
     peak = PeakMemory(case.device)
-    update(case.inputs(rows, length))  # not timed: its memory must be had from the system first
+    update(case.inputs(n_sequences, length))  # not timed: its memory must be had from the system first
     peak_bytes = peak.read()
-    x = case.inputs(rows, length, seed=turn + 1)
+    x = case.inputs(n_sequences, length, seed=turn + 1)
     wall, cpu = seconds_of(lambda: update(x), case.device)
-    figures: dict[str, Any] = {"update_seconds": wall, "update_cpu_seconds": cpu, "update_peak_bytes": peak_bytes}
+    metrics: dict[str, Any] = {"update_seconds": wall, "update_cpu_seconds": cpu, "update_peak_bytes": peak_bytes}
     if turn == 0:
         with count_flops() as count:  # last, as it keeps alive what checkpointing would drop
             update(x)
-        figures |= {"update_flops": count.flops, "attention_kernels": count.attention_kernels}
-    return figures
+        metrics |= {"update_flops": count.flops, "attention_kernels": count.attention_kernels}
+    return metrics
 
 
-def update_rates(case: Case, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``tokens_per_second`` and ``update_flops_per_second`` of an update with these ``figures``."""
-    seconds = figures["update_seconds"]
+def update_rates(case: Case, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``tokens_per_second`` and ``update_flops_per_second`` of an update with these ``metrics``."""
+    seconds = metrics["update_seconds"]
     tokens = case.settings["update_rows"] * case.context_length
-    return {"tokens_per_second": tokens / seconds, "update_flops_per_second": figures["update_flops"] / seconds}
+    return {"tokens_per_second": tokens / seconds, "update_flops_per_second": metrics["update_flops"] / seconds}

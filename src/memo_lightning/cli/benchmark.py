@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from memo_lightning.benchmarks.benchmark import benchmark
 from memo_lightning.benchmarks.tables import cost_table, ratio_table
@@ -10,7 +11,7 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 
 HELP = """Measures updates and acting of every memory over the length of the context, by turns and each time in a fresh
-process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped goes on
+process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped resumes
 when it is given its run_dir again. All of it takes two cores more than an hour."""
 
 
@@ -23,8 +24,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{cost_table(results['cases'])}\n")
     if results["ratios"]:
         print(f"{ratio_table(results['ratios'])}\n")
+    plot = Path(config.run_dir) / "benchmark.png"
+    if plot.is_file():
+        print(f"plot     {plot}")
     print(f"""results  {config.run_dir}/benchmark.json, {config.run_dir}/benchmark.md
-picture  {config.run_dir}/benchmark.png
 
 next: memo benchmark run_dir={config.run_dir} memories=[...] adds memories to it
       memo train baseline=NAME trains with one of them""")

@@ -1,4 +1,4 @@
-"""``memo compare``: runs side by side, with intervals over seeds."""
+"""``memo compare``: finished runs compared, with intervals over seeds."""
 
 from __future__ import annotations
 

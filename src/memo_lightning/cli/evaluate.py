@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from memo_lightning.cli.help import print_help
@@ -14,6 +15,8 @@ from memo_lightning.wording import returns_in_words
 
 HELP = """Runs trials of tasks that training never drew and leaves evaluation.json, in_context_curve.png and, for Memo,
 summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in its MLflow run."""
+
+_LABELS = {"return": "return", "success": "success", "spl": "SPL"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,8 +32,12 @@ def main(arguments: Sequence[str]) -> None:
         print(f"with full memory  {_with_interval(metrics['full_memory'])}")
     print(f"by quarter        {' / '.join(returns_in_words(*metrics['return_by_quarter']))}")
     n_episodes = len(metrics["by_episode"]["return"])
-    _print_table("episode", range(1, 1 + n_episodes), metrics["by_episode"], n_columns=8)
-    _print_table("up to step", map(int, metrics["by_steps"]["steps"]), metrics["by_steps"])
+    for key in ("success", "spl"):
+        if key in metrics:
+            print(f"{_LABELS[key]:<17} {metrics[key]:.2f} (mean over episodes)")
+    if n_episodes > 1:
+        _print_table("episode", range(1, 1 + n_episodes), metrics["by_episode"])
+        _print_table("up to step", [int(step) for step in metrics["by_steps"]["steps"]], metrics["by_steps"])
     print(f"results           {config.run_dir}/: {', '.join(metrics['files'])}")
     again = " ".join(["memo evaluate", *arguments])
     after = [] if config.render else [f"{again} render=true"]
@@ -45,13 +52,22 @@ def _with_interval(metrics: dict[str, Any]) -> str:
     return f"{mean} (95 % interval {low} to {high})"
 
 
-def _print_table(name: str, columns: Any, table: dict[str, list[Any]], n_columns: int = 10) -> None:
-    """Print the first columns of a table of metrics by episode or by steps."""
-    heads = [f"{head:>6}" for head in columns][:n_columns]
-    labels = {"return": "return", "success": "success", "spl": "SPL"}
-    shown = [key for key in labels if key in table]
-    if shown:
-        print(f"{name:<17} " + " ".join(heads))
-    for key in shown:
-        values = ["     -" if value is None else f"{value:6.2f}" for value in table[key]]
-        print(f"  {labels[key]:<15} " + " ".join(values[: len(heads)]))
+def _print_table(name: str, heads: Sequence[int], table: dict[str, list[Any]], width: int = 80) -> None:
+    """Print as many columns of a table of metrics by episode or by steps as fit, and say how many do not."""
+    shown = {key: table[key] for key in _LABELS if any(value is not None for value in table.get(key, []))}
+    if not shown:
+        return
+    # Nothing ended in a column that is empty.
+    kept = [k for k in range(len(heads)) if any(values[k] is not None for values in shown.values())]
+    lines = {name: [str(heads[k]) for k in kept]}
+    for key, values in shown.items():
+        present = iter(returns_in_words(*(values[k] for k in kept if values[k] is not None)))
+        lines[f"  {_LABELS[key]}"] = ["-" if values[k] is None else next(present) for k in kept]
+    widths = [max(map(len, column)) for column in zip(*lines.values(), strict=True)]
+    n_columns = sum(17 + end <= width for end in accumulate(1 + size for size in widths))
+    for label, cells in lines.items():
+        print(
+            f"{label:<17}" + "".join(f" {cell:>{size}}" for cell, size in zip(cells[:n_columns], widths, strict=False))
+        )
+    if n_columns < len(widths):
+        print(f"  the other {len(widths) - n_columns} of {len(widths)} are in evaluation.json")

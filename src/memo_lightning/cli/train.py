@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         (mean,) = returns_in_words(metrics["return_per_trial"])
         lines["return per trial"] = f"{mean} (mean of the last {n_trials} trials)"
         lines["by quarter"] = " / ".join(returns_in_words(*metrics["return_by_quarter"]))
-        lines["picture"] = f"{config.run_dir}/in_context_curve.png"
+        lines["plot"] = f"{config.run_dir}/in_context_curve.png"
     else:
         lines["return per trial"] = "no trial was complete"
     lines["results"] = f"{config.run_dir}/metrics.json"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memo_lightning.envs.drawing import BLUE, DARK, ORANGE, Mark, draw_grid
+from memo_lightning.envs.drawing import AGENT, DARK, ORANGE, Shape, draw_grid
 from memo_lightning.envs.room import Room
+
+_KEY, _HELD_KEY = Shape("key (in hand: on the agent)", ORANGE, 0.4), Shape("key", ORANGE, 0.3)
+_DOOR = Shape("door", DARK)
 
 
 class DarkKeyToDoor(Room):
@@ -32,6 +37,8 @@ class DarkKeyToDoor(Room):
     Raises:
         UserError: if a setting is out of range.
     """
+
+    legend: ClassVar[tuple[Shape, ...]] = (AGENT, _KEY, _DOOR)
 
     def __init__(
         self,
@@ -78,11 +85,11 @@ class DarkKeyToDoor(Room):
         return self._door
 
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Draw a room: the door is dark, the key orange until it is taken, the agent blue, with the key in hand."""
+        """Draw a room; see :attr:`legend`."""
         agent = self._position[index].tolist()
         holds = bool(self._has_key[index])
-        key = Mark(agent if holds else self._key[index].tolist(), ORANGE, 0.3 if holds else 0.4)
-        marks = [Mark(self._door[index].tolist(), DARK), Mark(agent, BLUE, 0.6), key]
+        key = (agent, _HELD_KEY) if holds else (self._key[index].tolist(), _KEY)
+        marks = [(self._door[index].tolist(), _DOOR), (agent, AGENT), key]
         return draw_grid(self.room_size, self.room_size, marks)
 
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memo_lightning.envs.drawing import BLUE, GREEN, Mark, draw_grid
+from memo_lightning.envs.drawing import AGENT, GREEN, Shape, draw_grid
 from memo_lightning.envs.room import Room
+
+_GOAL = Shape("goal (unseen)", GREEN)
 
 
 class Darkroom(Room):
@@ -34,6 +36,7 @@ class Darkroom(Room):
     """
 
     success_ends_episode: ClassVar[bool] = False
+    legend: ClassVar[tuple[Shape, ...]] = (AGENT, _GOAL)
 
     def __init__(
         self,
@@ -64,8 +67,8 @@ class Darkroom(Room):
         )
 
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Draw a room: the goal is green, the agent blue."""
-        marks = [Mark(self._goal[index].tolist(), GREEN), Mark(self._position[index].tolist(), BLUE, 0.6)]
+        """Draw a room; see :attr:`legend`."""
+        marks = [(self._goal[index].tolist(), _GOAL), (self._position[index].tolist(), AGENT)]
         return draw_grid(self.room_size, self.room_size, marks)
 
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from memo_lightning.envs.drawing import BLUE, DARK, GREEN, Mark, draw_grid
+from memo_lightning.envs.drawing import AGENT, DARK, GREEN, Shape, draw_grid
 from memo_lightning.envs.trial_env import SPLITS, TrialEnv
 from memo_lightning.errors import require
 
 FORWARD, BACK, UP, DOWN = range(4)
 _CUE_UP, _CUE_DOWN, _CORRIDOR, _JUNCTION = range(4)
-_PICTURED = 24  # cells of a corridor that are drawn
+_DRAWN_CELLS = 24  # of a corridor
+_CUE, _WALL = Shape("cue, and the end that it names", GREEN), Shape("wall", DARK)
 
 
 class TMaze(TrialEnv):
@@ -40,6 +43,8 @@ class TMaze(TrialEnv):
     Raises:
         UserError: if a setting is out of range.
     """
+
+    legend: ClassVar[tuple[Shape, ...]] = (AGENT, _CUE, _WALL)
 
     def __init__(
         self,
@@ -68,12 +73,12 @@ class TMaze(TrialEnv):
         )
 
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Draw a maze, long ones to scale: the cue is green, at the start and at the right end; the agent blue."""
-        last = min(self.corridor_length, _PICTURED)
+        """Draw a maze, long ones to scale; see :attr:`legend`."""
+        last = min(self.corridor_length, _DRAWN_CELLS)
         up = int(self._cue[index]) == 0
-        walls = [Mark((r, c), DARK) for r in (0, 2) for c in range(last)]
+        walls = [((r, c), _WALL) for r in (0, 2) for c in range(last)]
         position = round(int(self._position[index]) * last / self.corridor_length)
-        marks = [Mark((1, 0), GREEN), Mark((0 if up else 2, last), GREEN), Mark((1, position), BLUE, 0.6)]
+        marks = [((1, 0), _CUE), ((0 if up else 2, last), _CUE), ((1, position), AGENT)]
         return draw_grid(3, last + 1, [*walls, *marks])
 
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:

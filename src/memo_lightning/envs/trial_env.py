@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.data import Binary, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from memo_lightning.envs.drawing import Shape
 from memo_lightning.envs.random_streams import draw_below, stream_keys
 from memo_lightning.errors import require
 
@@ -25,9 +26,9 @@ class TrialEnv(EnvBase):
     An episode that ends is followed by the next one in the same step: the observation that comes with its last
     reward is already the first of the next episode. Only the end of a trial is ``done``; the reset that follows
     draws a new task. Each environment draws its tasks from a random stream of its own, so what it meets depends
-    on the seed and its index, and not on how many run beside it.
+    on the seed and its index, and not on how many there are.
 
-    Beside ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
+    In addition to ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
     belongs to, ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the
     trial cuts off is not an ended episode.
 
@@ -53,6 +54,7 @@ class TrialEnv(EnvBase):
     """
 
     success_ends_episode: ClassVar[bool] = True
+    legend: ClassVar[tuple[Shape, ...]] = ()  # what :meth:`image` shows
 
     def __init__(
         self,

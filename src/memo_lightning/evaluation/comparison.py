@@ -1,4 +1,4 @@
-"""Memories side by side: scores, costs and curves, with intervals over seeds."""
+"""Comparing memories: scores, costs and curves, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from memo_lightning.errors import UserError
+from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
-from memo_lightning.evaluation.plots import include_zero
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
 from memo_lightning.tracking.evaluations import EvaluationKind
 from memo_lightning.tracking.finished_runs import (
@@ -63,7 +61,7 @@ class Group:
         flops_per_step: of the memory in an acting step at the end of a trial, mean over the runs; NaN where a run
             does not say.
         learning: return per trial over frames.
-        in_context: reward per part of a trial, over the steps of the trial (parts of it where they are unknown).
+        in_context: reward per step, over the steps of a trial.
     """
 
     name: str
@@ -84,7 +82,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups side by side.
+    """Groups that are compared.
 
     Attributes:
         groups: best first within each environment.
@@ -244,7 +242,7 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.chosen_by:
         notes.append(
             f"**Chosen by the score** ({comparison.chosen_by}): every memory is shown at the best of its trials. What "
-            "won a search looks better than it is; train it again with other seeds for a figure to rely on."
+            "won a search looks better than it is; train it again with other seeds for a number to rely on."
         )
     partly = [group.name for group in groups if group.partly_evaluated]
     if partly:
@@ -272,32 +270,6 @@ def _notes(comparison: Comparison) -> list[str]:
     if len({frames for group in groups for frames in group.frames}) > 1:
         notes.append("**Unequal training**: the runs were trained for different numbers of frames.")
     return notes
-
-
-def plot_comparison(groups: Sequence[Group], path: Path) -> None:
-    """Draw learning curves, in-context curves and scores, a row for every environment."""
-    environments = list(dict.fromkeys(group.environment for group in groups))
-    names = list(dict.fromkeys(group.name for group in groups))
-    figure = Figure(figsize=(14, 4 * len(environments)), layout="constrained")
-    rows = figure.subplots(len(environments), 3, squeeze=False)
-    for (learning, in_context, scores), environment in zip(rows, environments, strict=True):
-        shown = [group for group in groups if group.environment == environment]
-        for group in shown:
-            colour = f"C{names.index(group.name)}"
-            label = f"{group.name} ({len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''})"
-            _draw(learning, group.learning, colour, label)
-            _draw(in_context, group.in_context, colour, group.name)
-        _draw_scores(scores, shown, names)
-        learning.set(xlabel="frames", ylabel="return per trial", title=environment)
-        in_context.set(xlabel="part of the trial", ylabel="reward per step", title="within a trial")
-        for axes in (learning, in_context):
-            include_zero(axes)
-        scores.set(xlabel="return per trial", title="score, 95 % interval over seeds")
-        learning.legend(frameon=False)
-        for axes in (learning, in_context, scores):
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
 
 
 def _summarise(
@@ -333,7 +305,7 @@ def _summarise(
         memory_bytes=float(np.mean([run.metrics["memory_bytes"] for run in runs])),
         flops_per_step=float(np.mean([run.metrics.get("flops_per_step", math.nan) for run in runs])),
         learning=_learning_curve([run.metrics["history"] for run in runs]),
-        in_context=Curve((np.arange(n_parts) + 0.5) / n_parts, estimate_over_seeds(per_step)),
+        in_context=Curve((np.arange(n_parts) + 0.5) / n_parts * np.mean(lengths), estimate_over_seeds(per_step)),
     )
 
 
@@ -343,22 +315,6 @@ def _learning_curve(histories: Sequence[Sequence[Mapping[str, float]]]) -> Curve
     x = np.linspace(max(f[0] for f in frames), min(f[-1] for f in frames), _CURVE_POINTS)
     returns = [[point["return_per_trial"] for point in history] for history in histories]
     return Curve(x, estimate_over_seeds(np.array([np.interp(x, f, r) for f, r in zip(frames, returns, strict=True)])))
-
-
-def _draw(axes: Axes, curve: Curve, colour: str, label: str) -> None:
-    axes.plot(curve.x, curve.y.mean, color=colour, label=label)
-    axes.fill_between(curve.x, curve.y.low, curve.y.high, color=colour, alpha=0.2, linewidth=0)
-
-
-def _draw_scores(axes: Axes, groups: Sequence[Group], names: Sequence[str]) -> None:
-    for row, group in enumerate(reversed(groups)):
-        mean, low, high = (float(value) for value in (group.score.mean, group.score.low, group.score.high))
-        colour = f"C{names.index(group.name)}"
-        if not math.isnan(low):
-            axes.plot([low, high], [row, row], color=colour, linewidth=8, alpha=0.4, solid_capstyle="butt")
-        axes.plot([mean], [row], marker="|", markersize=18, markeredgewidth=3, color=colour)
-    axes.set_yticks(range(len(groups)), [group.name for group in reversed(groups)])
-    axes.set_ylim(-0.6, len(groups) - 0.4)
 
 
 def _as_plain(group: Group) -> dict[str, Any]:
@@ -380,13 +336,13 @@ def _as_plain(group: Group) -> dict[str, Any]:
         "memory_bytes": group.memory_bytes,
         "flops_per_step": _without_nan(group.flops_per_step),
         "learning_curve": {"frames": group.learning.x.tolist(), **numbers(group.learning.y)},
-        "in_context_curve": {"part": group.in_context.x.tolist(), **numbers(group.in_context.y)},
+        "in_context_curve": {"steps": group.in_context.x.tolist(), **numbers(group.in_context.y)},
     }
 
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
+        return [_without_nan(item) for item in value]
     return None if math.isnan(value) else value
 
 

@@ -14,12 +14,20 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from memo_lightning.callbacks.progress import bar_class
 from memo_lightning.config import require_seed
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError, require
-from memo_lightning.evaluation.in_context import by_episode, by_steps, estimate_mean, mean_over_episodes
+from memo_lightning.evaluation.colours import memory_colour
+from memo_lightning.evaluation.in_context import (
+    bin_steps_that_fit,
+    by_episode,
+    by_steps,
+    estimate_mean,
+    mean_over_episodes,
+)
 from memo_lightning.evaluation.memory_views import view_memory
 from memo_lightning.evaluation.plots import plot_in_context_curve, plot_summary_attention
 from memo_lightning.evaluation.trials import N_BINS, FirstTrial, acting, run_trials
@@ -27,11 +35,9 @@ from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import Interface, MemoryPolicy
 from memo_lightning.policies.loading import MODELS, load
-from memo_lightning.tracking import describe_store, resolve_store
+from memo_lightning.tracking import describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.tracking.evaluations import log_evaluation
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
-
-_BIN_STEPS = 500  # or a tenth of a trial that is shorter than ten such bins
 
 
 def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
@@ -63,7 +69,6 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     n_envs = min(config.n_envs, config.n_trials)
     env_config = _env_config(config, training["config"]["env"], n_envs)
     length = env_config["trial_length"]
-    config.bin_steps = config.bin_steps or min(_BIN_STEPS, -(-length // 10))
     env = build_env(env_config, n_envs, config.seed)
     try:
         _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
@@ -84,11 +89,12 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
             _set_budget(policy, None)
             records["full memory"] = _run(config, env, policy, length, "full memory")[0]
             _set_budget(policy, config.memory_budget)
-        label = f"{config.split} tasks" if config.memory_budget is None else f"newest {config.memory_budget} entries"
+        label = "full memory" if config.memory_budget is None else f"newest {config.memory_budget} tokens"
         record, first = _run(config, env, policy, length, "evaluating")
-        records = {label: record, **records}
+        records[label] = record
     finally:
         env.close()
+    config.bin_steps = config.bin_steps or bin_steps_that_fit([*records.values()], env_config.get("episode_length"))
 
     metrics = {
         "checkpoint": config.checkpoint,
@@ -104,12 +110,14 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         "trial_length": length,
         **_metrics(record, config.bin_steps),
     }
-    if "full memory" in records:
+    if config.memory_budget is not None:
         metrics["full_memory"] = _metrics(records["full memory"], config.bin_steps)
     curve = run_dir / "in_context_curve.png"
-    title = f"{config.checkpoint}: {len(record.returns)} trials of {config.split} tasks"
-    plot_in_context_curve(records, curve, title, config.bin_steps)
-    files = [curve, *_plot_attention(config, policy, first, run_dir / "summary_attention.png")]
+    memory = memory_name(training["config"], type(policy.sequence_model))
+    what, colour = f"{memory} on {environment_name(training['config'])}", memory_colour(memory)
+    title = f"{what}: {len(record.returns)} trials of {config.split} tasks"
+    plot_in_context_curve(records, curve, title, colour, config.bin_steps)
+    files = [curve, *_plot_attention(config, policy, first, run_dir / "summary_attention.png", what, colour)]
     if config.render:
         files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
     results = run_dir / "evaluation.json"
@@ -120,7 +128,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
 
 
 def _default_folder(checkpoint: str) -> Path:
-    """Return where an evaluation goes: beside the checkpoint; a registered model has no folder of its own."""
+    """Return where an evaluation goes: next to the checkpoint; a registered model has no folder of its own."""
     if checkpoint.startswith(MODELS):
         return Path("runs") / re.sub(r"\W+", "-", checkpoint) / "evaluation"
     path = Path(checkpoint)
@@ -167,26 +175,30 @@ def _set_budget(policy: MemoryPolicy, memory_budget: int | None) -> None:
 def _run(
     config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, label: str
 ) -> tuple[TrialRecord, FirstTrial]:
-    """Run the trials behind a progress bar, which those that take seconds do without."""
+    """Run the trials with a progress bar, unless they take only seconds."""
     n_steps = length * -(-config.n_trials // env.batch_size[0])
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     with (
-        tqdm(total=n_steps, desc=label, unit=" steps", delay=5, mininterval=every, leave=False) as bar,
+        (bar_class() or tqdm)(
+            total=n_steps, desc=label, unit=" steps", unit_scale=True, delay=5, mininterval=every, leave=False
+        ) as bar,
         acting(deterministic=config.deterministic),
     ):
         return run_trials(env, policy, config.n_trials, length, config.seed, bar.update)
 
 
-def _plot_attention(config: DictConfig, policy: MemoryPolicy, first: FirstTrial, path: Path) -> list[Path]:
+def _plot_attention(
+    config: DictConfig, policy: MemoryPolicy, first: FirstTrial, path: Path, what: str, colour: str
+) -> list[Path]:
     """Draw the attention in the first trial; nothing for a memory without summaries, or before the first is read."""
     model = policy.sequence_model
     if type(model) is not MemoTransformer or len(first.inputs) <= model.segment_length:
         return []
     view = view_memory(model, first.inputs.unsqueeze(0))
-    title = f"{config.checkpoint}: summaries in a trial of {config.split} tasks"
+    title = f"{what}: summaries in a trial of {config.split} tasks"
     if config.memory_budget is not None:
-        title += f", newest {config.memory_budget} entries kept"
-    plot_summary_attention(view, first.ends, first.successes, path, title)
+        title += f", newest {config.memory_budget} tokens kept"
+    plot_summary_attention(view, first.ends, first.successes, path, title, colour)
     return [path]
 
 

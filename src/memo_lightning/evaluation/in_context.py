@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from memo_lightning.data.trial_record import TrialRecord
+
+_MOST_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,7 @@ class Estimate:
 def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """Return the mean over the first axis, with a percentile bootstrap interval over it.
 
-    NaN entries are left out; where they are so many that a resample may hold nothing else, the interval is
-    NaN. With a single value the interval is that value.
+    NaN are left out; where they are so many that a resample may hold nothing else, the interval is NaN. With a single value the interval is that value.
     """
     present = np.isfinite(values)
     return estimate_ratio(np.where(present, values, 0.0), present, confidence)
@@ -64,19 +66,40 @@ def estimate_ratio(totals: NDArray[np.float64], counts: NDArray, confidence: flo
     return Estimate(mean, np.asarray(interval.low), np.asarray(interval.high))
 
 
+def bin_steps_that_fit(records: Sequence[TrialRecord], episode_length: int | None = None) -> int:
+    """Return by how many steps success is given, where nobody has said: for at most ten bins.
+
+    A bin is as long as some whole number of episodes, so that an episode ends in each of them in every trial.
+
+    Args:
+        records: trials that have the same bins.
+        episode_length: the most steps of an episode, where that is known; else the longest that the trials hold.
+    """
+    trial_length = max(int(record.lengths.max()) for record in records)
+    longest = min(episode_length or max(_longest_episode(record) for record in records), trial_length)
+    return longest * -(-trial_length // (_MOST_BINS * longest))
+
+
+def _longest_episode(record: TrialRecord) -> int:
+    """Return the most steps between ends of episodes; the longest trial, where no episode has ended."""
+    if not record.episode_ends.size:
+        return int(record.lengths.max())
+    return int(np.nanmax(np.diff(record.episode_ends, axis=1, prepend=0.0)))
+
+
 def by_steps(record: TrialRecord, bin_steps: int) -> dict[str, list[Any]]:
     """Return success and SPL of the episodes that ended in each ``bin_steps`` steps of a trial.
 
     Returns:
-        ``steps`` (the end of each bin), ``n_episodes``, and, where they are reported, of ``success`` and ``spl`` the
-        mean over episodes and, as ``success_interval`` and ``spl_interval``, its 95 % interval; None for what does
-        not exist, as in a bin in which no episode ended.
+        ``steps`` (the end of each bin up to the last in which an episode ended), ``n_episodes``, and, where they are
+        reported, of ``success`` and ``spl`` the mean over episodes and, as ``success_interval`` and ``spl_interval``,
+        its 95 % interval; None for what does not exist, as in a bin in which no episode ended.
     """
-    n_bins = -(-int(record.lengths.max()) // bin_steps)
     bins = np.ceil(record.episode_ends / bin_steps) - 1
+    n_bins = int(np.nanmax(bins)) + 1 if bins.size else 0
     member = bins[:, :, None] == np.arange(n_bins)  # [n_trials, n_episodes, n_bins]
     table: dict[str, list[Any]] = {
-        "steps": [float(bin_steps * (k + 1)) for k in range(n_bins)],
+        "steps": [float(min(bin_steps * (k + 1), record.lengths.max())) for k in range(n_bins)],
         "n_episodes": member.sum((0, 1)).tolist(),
     }
     for name, values in _measures(record).items():
@@ -87,8 +110,22 @@ def by_steps(record: TrialRecord, bin_steps: int) -> dict[str, list[Any]]:
     return table
 
 
+def reward_per_step(record: TrialRecord) -> tuple[NDArray[np.float64], Estimate]:
+    """Return the middle of each part of a trial, in steps, and the mean reward of a step in it.
+
+    Trials shorter than the parts that a record has leave some of them without a step, and those are left out.
+    """
+    n_parts = record.rewards.shape[1]
+    bounds = np.ceil(np.arange(n_parts + 1) * record.lengths[:, None] / n_parts)  # [n_trials, n_parts + 1]
+    n_steps = np.diff(bounds, axis=1)
+    held = n_steps.any(0)
+    middles = (bounds[:, :-1] + bounds[:, 1:]) / 2
+    centres = (middles * n_steps)[:, held].sum(0) / n_steps[:, held].sum(0)
+    return centres, estimate_ratio(record.rewards[:, held], n_steps[:, held])
+
+
 def by_episode(record: TrialRecord) -> dict[str, list[Any]]:
-    """Return figures of the k-th episode of a trial, over the trials that had so many.
+    """Return statistics of the k-th episode of a trial, over the trials that had so many.
 
     Returns:
         ``n_trials``, and of ``return`` and, where they are reported, ``success`` and ``spl`` the mean and, as

@@ -16,11 +16,11 @@ from memo_lightning.models.summary_memory import LayerKeysValues, SummaryView
 
 @dataclass(frozen=True)
 class MemoryView:
-    """What Memo did with some rows; n complete segments of L steps, each with a summary of S tokens.
+    """What Memo did with some sequences; n complete segments of L steps, each with a summary of S tokens.
 
     Attributes:
         attention: share of each step's attention that goes to each earlier segment's summary, and, last, to the
-            steps of its own segment, ``[layers, B, T, n + 1]``, mean over heads. Entries of a row sum to 1, or to
+            steps of its own segment, ``[layers, B, T, n + 1]``, mean over heads. The shares of a step sum to 1, or to
             what the sink leaves.
         written: share of the attention of a summary's queries that goes to each step of its segment,
             ``[layers, B, n, L]``, mean over heads and queries.
@@ -34,7 +34,7 @@ class MemoryView:
 
 @torch.no_grad()
 def view_memory(model: MemoTransformer, x: Tensor) -> MemoryView:
-    """Run Memo, in ``eval()`` mode, over rows of one trial each, ``x [B, T, D]``, and record what it does."""
+    """Run Memo, in ``eval()`` mode, over sequences of one trial each, ``x [B, T, D]``, and record what it does."""
     batch, n_steps, width = x.shape
     n, length, per_summary = n_steps // model.segment_length, model.segment_length, model.summary_length
     n_layers = model.transformer.n_layers

@@ -2,75 +2,159 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from memo_lightning.data.trial_record import TrialRecord
-from memo_lightning.evaluation.in_context import Estimate, by_steps, estimate_mean
+from memo_lightning.evaluation.colours import REFERENCE
+from memo_lightning.evaluation.in_context import (
+    Estimate,
+    bin_steps_that_fit,
+    by_steps,
+    estimate_mean,
+    reward_per_step,
+)
 from memo_lightning.evaluation.memory_views import MemoryView
 
-_N_STRETCHES = 10  # of a trial, where no number of steps is given
+PAGE_WIDTH = 8.0  # inches, which a page shows without scaling letters of this size down to what nobody can read
+STYLE = {"font.size": 9, "axes.titlesize": 9, "figure.titlesize": 9, "legend.fontsize": 8, "savefig.dpi": 120}
+
+_MEASURES = {"success": "-", "spl": "--"}
+_NAMES = {"success": "success", "spl": "SPL (success by path length)"}
 
 
+@rc_context(STYLE)
 def plot_in_context_curve(
-    records: dict[str, TrialRecord], path: Path, title: str, bin_steps: int | None = None
+    records: Mapping[str, TrialRecord], path: Path, title: str, colour: str, bin_steps: int | None = None
 ) -> None:
-    """Draw reward over the steps of a trial, return over its episodes, and success over its steps.
+    """Draw reward over the steps of a trial and, where a trial has several, return and success of its episodes.
 
-    Mean and 95 % interval; success weighted by path length is drawn dashed where it is reported.
+    Means with 95 % intervals over trials. The last record has the colour; those that it is compared with are grey.
 
     Args:
         records: trials to draw, by label.
         path: the image to write.
         title: what is shown, for the heading.
-        bin_steps: steps that success is averaged over; by default a tenth of a trial.
+        colour: of the memory.
+        bin_steps: steps that success is averaged over; None for what fits the episodes.
     """
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    by_step, by_episode, success = figure.subplots(1, 3)
-    for index, (label, record) in enumerate(records.items()):
-        colour = f"C{index}"
-        n_bins = record.rewards.shape[1]
-        steps_per_bin = record.lengths.mean() / n_bins
-        centres = (np.arange(n_bins) + 0.5) * steps_per_bin
-        _draw(by_step, centres, estimate_mean(record.rewards / steps_per_bin), colour, label)
-        # An episode index that few trials reach shows the lucky ones only.
-        reached = np.isfinite(record.episode_returns).mean(0) >= 0.5
-        if reached.any():
-            episodes = np.arange(1, reached.sum() + 1)
-            _draw(by_episode, episodes, estimate_mean(record.episode_returns[:, reached]), colour, label)
-        table = by_steps(record, bin_steps or -(-int(record.lengths.max()) // _N_STRETCHES))
-        steps = np.array(table["steps"]) - table["steps"][0] / 2
-        for name, line in (("success", "-"), ("spl", "--")):
-            if name in table:
-                key = "SPL" if name == "spl" and index == 0 else None
-                _draw(success, steps, _estimate(table, name), colour, key, line)
-    by_step.set(xlabel="step of the trial", ylabel="reward per step")
-    by_episode.set(xlabel="episode of the trial", ylabel="return of the episode")
-    success.set(xlabel="step of the trial", ylabel="success of episodes that end there", ylim=(-0.02, 1.02))
-    for axes in (by_step, by_episode, success):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in (by_step, by_episode):
-        include_zero(axes)
-    by_step.legend(frameon=False)
-    if success.get_legend_handles_labels()[0]:
-        success.legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    bin_steps = bin_steps or bin_steps_that_fit([*records.values()])
+    tables = {label: by_steps(record, bin_steps) for label, record in records.items()}
+    colours = dict.fromkeys(records, REFERENCE) | {[*records][-1]: colour}
+    panels: list[Callable[[Axes], None]] = [lambda axes: _draw_reward(axes, records, colours)]
+    if any(_common_episodes(record).sum() > 1 for record in records.values()):
+        panels.append(lambda axes: _draw_returns(axes, records, colours))
+    if any(np.isfinite(_numbers(table.get("success", []))).sum() > 1 for table in tables.values()):
+        panels.append(lambda axes: _draw_success(axes, tables, colours))
+    figure = new_figure(2.6 * len(panels) + 2.0 * (len(panels) == 1), 2.9)
+    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
+        tidy(axes)
+    lines = [Line2D([], [], color=colours[label], label=label) for label in records] if len(records) > 1 else []
+    if any("spl" in table for table in tables.values()):
+        lines += [Line2D([], [], color="0.3", linestyle=_MEASURES[key], label=name) for key, name in _NAMES.items()]
+    if lines:
+        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    has_bands = any(len(record.returns) > 1 for record in records.values())
+    figure.suptitle(f"{title}\nbands: 95 % intervals over trials" if has_bands else title)
+    figure.savefig(path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure; sizes in inches, at most :data:`PAGE_WIDTH` wide."""
+    return Figure(figsize=(min(width, PAGE_WIDTH), height), layout="constrained")
+
+
+def tidy(axes: Axes) -> None:
+    """Draw a light grid, and axes on two sides."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def include_zero(axes: Axes) -> None:
-    """Let the vertical axis reach to zero, from wherever the values are: returns may be negative."""
+    """Let the vertical axis reach to zero, from wherever the values are: returns may be negative, or all zero."""
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0), max(high, 0))
+    low, high = min(low, 0.0), max(high, 0.0)
+    axes.set_ylim((low, high) if high > low else (0.0, 1.0))
 
 
-def plot_summary_attention(view: MemoryView, ends: Tensor, successes: Tensor, path: Path, title: str) -> None:
+def short_numbers(axes: Axes, which: str) -> None:
+    """Write 1.5M for 1,500,000 on the axis ``x`` or ``y``, where there are numbers as large."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    limits = axes.get_xlim() if which == "x" else axes.get_ylim()
+    if max(map(abs, limits)) >= 10_000:
+        axis.set_major_formatter(EngFormatter(sep=""))
+
+
+def draw_estimate(axes: Axes, x: NDArray, y: Estimate, colour: str, line: str = "-") -> None:
+    """Draw a line through the estimates and a band for the intervals that there are; points, where a line has none."""
+    shown = np.isfinite(y.mean)
+    x, mean, low, high = x[shown], y.mean[shown], y.low[shown], y.high[shown]
+    alone = len(x) < 2  # a line through one point is not seen
+    axes.plot(x, mean, line, color=colour, marker="o" if alone else None)
+    if alone:
+        axes.vlines(x, low, high, color=colour)
+    else:
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _draw_reward(axes: Axes, records: Mapping[str, TrialRecord], colours: Mapping[str, str]) -> None:
+    for label, record in records.items():
+        draw_estimate(axes, *reward_per_step(record), colours[label])
+    axes.set(xlabel="step of the trial", ylabel="reward per step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    include_zero(axes)
+    short_numbers(axes, "y")
+
+
+def _draw_returns(axes: Axes, records: Mapping[str, TrialRecord], colours: Mapping[str, str]) -> None:
+    for label, record in records.items():
+        common = _common_episodes(record)
+        draw_estimate(
+            axes, np.arange(1, common.sum() + 1), estimate_mean(record.episode_returns[:, common]), colours[label]
+        )
+    axes.set(xlabel="episode of the trial", ylabel="return of the episode")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    include_zero(axes)
+    short_numbers(axes, "y")
+
+
+def _common_episodes(record: TrialRecord) -> NDArray[np.bool_]:
+    """Return bool ``[n_episodes]``, the episodes that half of the trials reach: others show the lucky trials only."""
+    return np.isfinite(record.episode_returns).mean(0) >= 0.5
+
+
+def _draw_success(axes: Axes, tables: Mapping[str, Mapping[str, list]], colours: Mapping[str, str]) -> None:
+    for label, table in tables.items():
+        ends = np.array(table["steps"])
+        middles = (ends + np.concatenate([[0.0], ends[:-1]])) / 2
+        for name in _MEASURES.keys() & table.keys():
+            draw_estimate(axes, middles, _estimate(table, name), colours[label], _MEASURES[name])
+    has_spl = any("spl" in table for table in tables.values())
+    axes.set(
+        xlabel="step of the trial",
+        ylabel=f"{'success and SPL' if has_spl else 'success'} of episodes\nthat end there",
+        ylim=(-0.02, 1.02),
+    )
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+@rc_context(STYLE)
+def plot_summary_attention(
+    view: MemoryView, ends: Tensor, successes: Tensor, path: Path, title: str, colour: str
+) -> None:
     """Draw what Memo's summaries are made of and what is read from them, mean over layers, heads and tokens.
 
     Args:
@@ -79,30 +163,38 @@ def plot_summary_attention(view: MemoryView, ends: Tensor, successes: Tensor, pa
         successes: bool ``[T]``, those in which it ended with success.
         path: the image to write.
         title: what is shown, for the heading.
+        colour: of the memory.
     """
     steps = np.arange(1, len(ends) + 1)
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    figure = new_figure(PAGE_WIDTH, 5.8)
     above, below = figure.subplots(2, 1, height_ratios=(1, 1.2))
     written = written_attention(view)
-    above.plot(steps[: len(written)], written, color="C0", linewidth=1)
-    above.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
-    for step in steps[ends.numpy()]:
-        above.axvline(step, color="C2" if successes[step - 1] else "0.8", linewidth=0.8)
+    above.plot(steps[: len(written)], written, color=colour, linewidth=1, label="attention of the summary")
+    above.axhline(1, color="0.4", linewidth=0.9, linestyle=":", label="all steps alike")
+    marks = {"an episode ends with success": ("#9bd49b", ends & successes), "without": ("0.8", ends & ~successes)}
+    for label, (mark, which) in marks.items():
+        at = steps[which.numpy()]
+        above.vlines(at, 0, 1, transform=above.get_xaxis_transform(), color=mark, linewidth=0.8, zorder=0)
+        if len(at):
+            above.plot([], [], color=mark, linewidth=0.8, label=label)
     above.set(
-        xlim=(1, len(steps)), ylim=(0, None), xlabel="step of the trial (lines: ends of episodes, green with success)",
-        ylabel="attention of the summary\nof its segment (1: all alike)",
+        xlim=(1, len(steps)), ylim=(0, None), xlabel="step of the trial",
+        ylabel="attention to the step, relative\nto the mean of its segment",
     )  # fmt: skip
+    above.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.0)
     read = read_attention(view)
     shown = np.where(np.tri(len(read), read.shape[1], k=-1, dtype=bool), read, np.nan)
-    extent = (0.5, shown.shape[1] + 0.5, len(shown) + 0.5, 0.5)
+    shown = shown[1:, : len(read) - 1]  # the first segment reads nothing, and nothing reads what the last one writes
+    extent = (0.5, shown.shape[1] + 0.5, len(shown) + 1.5, 1.5)
     image = below.imshow(shown, cmap="viridis", vmin=0, aspect="auto", extent=extent)
     below.set(xlabel="summary of segment", ylabel="read in segment")
     figure.colorbar(image, ax=below, label="share of the attention of its steps")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-    below.locator_params(integer=True)
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def written_attention(view: MemoryView) -> NDArray[np.float64]:
@@ -121,14 +213,11 @@ def read_attention(view: MemoryView) -> NDArray[np.float64]:
     return np.stack([part.mean(0).numpy() for part in by_step.split(length)])
 
 
-def _estimate(table: dict[str, list], name: str) -> Estimate:
-    low, high = np.array(table[f"{name}_interval"], np.float64).T
-    return Estimate(np.array(table[name], np.float64), low, high)
+def _estimate(table: Mapping[str, list], name: str) -> Estimate:
+    low, high = _numbers(table[f"{name}_interval"]).reshape(-1, 2).T
+    return Estimate(_numbers(table[name]), low, high)
 
 
-def _draw(axes: Axes, x: NDArray, y: Estimate, colour: str, label: str | None, line: str = "-") -> None:
-    alone = len(x) < 2 or np.isfinite(y.mean).sum() < 2  # a line through one point is not seen
-    axes.plot(x, y.mean, line, label=label, color=colour, marker="o" if alone else None)
-    axes.fill_between(x, y.low, y.high, color=colour, alpha=0.2, linewidth=0)
-    if alone:
-        axes.vlines(x, y.low, y.high, color=colour)
+def _numbers(values: list[Any]) -> NDArray[np.float64]:
+    """Return an array with NaN for None."""
+    return np.array(values, np.float64)

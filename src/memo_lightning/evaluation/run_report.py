@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import lightning
 
 from memo_lightning.callbacks.rollout_metrics import N_QUARTERS, RolloutMetrics
+from memo_lightning.evaluation.colours import memory_colour
+from memo_lightning.evaluation.in_context import bin_steps_that_fit
 from memo_lightning.evaluation.plots import plot_in_context_curve
 from memo_lightning.files import write_atomically
 from memo_lightning.models.acting_flops import flops_per_step
@@ -81,10 +83,13 @@ class RunReport(lightning.Callback):
             write_atomically(metrics_path, json.dumps(results, indent=2) + "\n")
             if record and rollouts.first:
                 files.append(curve_path)
+                records = {"first rollout": rollouts.first, "end of training": record}
                 plot_in_context_curve(
-                    {"first rollout": rollouts.first, "end of training": record},
+                    records,
                     curve_path,
                     f"{memory} on {environment}, seed {config['seed']}, {pl_module.frames:,} frames",
+                    memory_colour(memory),
+                    bin_steps_that_fit([*records.values()], config["env"].get("episode_length")),
                 )
         except OSError as error:
             reason = f"{self.run_dir}: the report cannot be written ({error.strerror}); its metrics:"

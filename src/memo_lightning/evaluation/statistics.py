@@ -23,7 +23,7 @@ def estimate_over_seeds(values: NDArray[np.float64], confidence: float = 0.95) -
     """Return the interquartile mean over the first axis, with its percentile bootstrap interval.
 
     Args:
-        values: one entry per seed, ``[n_seeds, ...]``.
+        values: one value per seed, ``[n_seeds, ...]``.
         confidence: of the interval.
 
     Returns:

@@ -1,8 +1,8 @@
-"""A video of a trial: what the environment looks like, step by step, with a caption."""
+"""A video of a trial: what the environment looks like, step by step, with a legend and a caption."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
+from memo_lightning.envs.drawing import FLOOR, Shape
 from memo_lightning.envs.reports import SUCCESS, SUCCESS_REPORTED
 from memo_lightning.errors import UserError
 from memo_lightning.policies import MemoryPolicy
 
-_SIDE = 360  # pixels that a image is at least wide, enlarged by whole factors
-_CAPTION = 44  # pixels high
+_SIDE = 360  # pixels that an image is at least wide, enlarged by whole factors
+_CAPTION, _LEGEND = 44, 24  # pixels high; a legend may have several such lines
 _INK, _PAPER, _WRITTEN = (30, 30, 34), (250, 250, 248), (255, 205, 130)
 _SUCCESS, _FAILURE = (170, 225, 175), (240, 185, 180)
 
@@ -28,12 +29,13 @@ _SUCCESS, _FAILURE = (170, 225, 175), (240, 185, 180)
 def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, max_steps: int | None = None) -> int:
     """Write a video of one trial, ``path``, an mp4 (H.264).
 
-    The caption tells the step, the episode, the reward so far and how many summaries the memory has written; it is
-    coloured at the steps that write one, and green or red where an episode ends with or without success.
+    The caption tells the step, the episode, the reward so far and how many summaries the memory has written; its
+    background is coloured at the steps that write one, and green or red where an episode ends with or without success,
+    and then it says so. Above it, a legend explains the shapes that the environment draws.
 
     Args:
-        env: one environment; its innermost one has ``image(index) -> uint8 [H, W, 3]`` and may have ``watch()`` and
-            ``last_image(index)``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
+        env: one environment; its innermost one has ``image(index) -> uint8 [H, W, 3]`` and may have ``watch()``,
+            ``last_image(index)`` and ``legend``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
         policy: acts, with sampling or without as TorchRL's exploration type says.
         path: the file to write.
         fps: steps per second.
@@ -77,24 +79,29 @@ def trial_frames(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = Non
     policy.reset_state()
     td = env.reset()
     step, episode, reward = 0, 1, 0.0
-    yield _captioned(_image(env), ["step 0 | episode 1", "reward 0"], _PAPER)
+    legend: Sequence[Shape] = getattr(env.base_env, "legend", ())
+    yield _captioned(_image(env), legend, ["step 0 | episode 1", "reward 0"], _PAPER)
     done = False
     while not done and (max_steps is None or step < max_steps):
         after = env.step(td.update(policy(td.to(policy.device)).select("action").to(env.device or "cpu")))["next"]
         step, reward = step + 1, reward + float(after["reward"])
         done, ended = (bool(after[name]) for name in ("done", "episode_end"))
-        memory = f" | summaries {step // segment_length}" if segment_length else ""
-        colour = _WRITTEN if segment_length and step % segment_length == 0 else _PAPER
+        memory, colour = "", _PAPER
+        if segment_length and step % segment_length == 0:
+            memory, colour = f" | summary {step // segment_length} written", _WRITTEN
+        elif segment_length:
+            memory = f" | summaries {step // segment_length}"
         lines = [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"]
         ending = env.base_env.last_image(0) if ended and watched else None
         if ending is not None:
             outcome, outcome_colour = _outcome(after)
-            yield _captioned(_checked(ending), [f"{lines[0]} ends{outcome}", lines[1]], outcome_colour)
+            told = [f"{lines[0]} ends{outcome}", lines[1]]
+            yield _captioned(_checked(ending), legend, told, outcome_colour)
         if ended and not done:
             episode += 1
             lines[0] = f"step {step} | episode {episode}"
         if ending is None or not done:
-            yield _captioned(_image(env), lines, colour)
+            yield _captioned(_image(env), legend, lines, colour)
         td = step_mdp(td.set("next", after))
 
 
@@ -116,13 +123,41 @@ def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
-def _captioned(image: NDArray[np.uint8], lines: list[str], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _captioned(
+    image: NDArray[np.uint8], legend: Sequence[Shape], lines: list[str], colour: tuple[int, int, int]
+) -> NDArray[np.uint8]:
     factor = max(1, -(-_SIDE // image.shape[1]))
     image = image.repeat(factor, 0).repeat(factor, 1)
     height, width = image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2
-    canvas = Image.new("RGB", (width, height + _CAPTION), colour)
+    explained = _draw_legend(legend, width) if legend else None
+    caption_top = height + (explained.height if explained else 0)
+    canvas = Image.new("RGB", (width, caption_top + _CAPTION), colour)
     canvas.paste(Image.fromarray(image))
+    if explained:
+        canvas.paste(explained, (0, height))
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
-        draw.text((8, height + 4 + 19 * number), line, _INK, ImageFont.load_default(15))
+        draw.text((8, caption_top + 4 + 19 * number), line, _INK, ImageFont.load_default(15))
     return np.asarray(canvas)
+
+
+def _draw_legend(legend: Sequence[Shape], width: int) -> Image.Image:
+    """Return a strip of that width: each shape with what it means, in as many lines as it takes."""
+    font, side, gap = ImageFont.load_default(13), 14, 6
+    places, left, line = [], 8, 0
+    for shape in legend:
+        needed = side + gap + round(font.getlength(shape.meaning))
+        if left > 8 and left + needed > width - 8:
+            left, line = 8, line + 1
+        places.append((shape, left, line * _LEGEND + (_LEGEND - side) // 2))
+        left += needed + 3 * gap
+    strip = Image.new("RGB", (width, (line + 1) * _LEGEND), FLOOR)
+    draw = ImageDraw.Draw(strip)
+    for shape, x, y in places:
+        box = (x, y, x + side, y + side)
+        if shape.size < 1:
+            draw.ellipse(box, shape.colour)
+        else:
+            draw.rectangle(box, shape.colour)
+        draw.text((x + side + gap, y - 2), shape.meaning, _INK, font)
+    return strip

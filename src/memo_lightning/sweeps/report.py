@@ -82,7 +82,7 @@ def _state(trial: FrozenTrial) -> str:
 
 
 def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
-    rows = [
+    plain = [
         {
             "number": trial.number,
             "state": _state(trial),
@@ -94,7 +94,7 @@ def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
         for trial in trials
     ]
     path = spec.run_dir / "trials.json"
-    path.write_text(json.dumps(rows, indent=2) + "\n")
+    path.write_text(json.dumps(plain, indent=2) + "\n")
     return path
 
 
@@ -110,10 +110,10 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
             groups[key] = value
         else:
             OmegaConf.update(values, key, value, force_add=True)
-    figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
+    reached = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
     defaults = [{f"override /{group}": option} for group, option in groups.items()]
     path = spec.run_dir / "experiment" / f"{file_name(spec.name)}_trial_{trial.number}.yaml"
-    text = f"# @package _global_\n# Trial {trial.number} of study {spec.name}: {figures}.\n"
+    text = f"# @package _global_\n# Trial {trial.number} of study {spec.name}: {reached}.\n"
     text += f"#   memo train experiment={path}\n"
     if defaults:
         text += OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))
@@ -132,9 +132,9 @@ def _preset(group: str, option: str) -> DictConfig:
 
 def _take_over(preset: DictConfig, groups: dict[str, str], values: DictConfig) -> None:
     """Add a preset's choices and values, as one experiment cannot name another."""
-    for entry in preset.pop("defaults", []):
-        if isinstance(entry, DictConfig):
-            ((group, option),) = entry.items()
+    for default in preset.pop("defaults", []):
+        if isinstance(default, DictConfig):
+            ((group, option),) = default.items()
             groups[str(group).removeprefix("override /")] = option
     values.merge_with(preset)
 

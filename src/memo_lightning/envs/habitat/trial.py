@@ -140,15 +140,15 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return an image of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_picture`."""
-        from memo_lightning.envs.habitat.trial_picture import draw_trial
+        """Return an image of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_image`."""
+        from memo_lightning.envs.habitat.trial_image import draw_trial
 
         goal = self.habitat_env.current_episode.object_category
         text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"
         return draw_trial(self.habitat_env.sim, goal, self._path, text)
 
     def watch(self) -> None:
-        """Keep, as ``last_image``, a picture of how every episode ends from now on."""
+        """Keep, as ``last_image``, an image of how every episode ends from now on."""
         self._watched = True
 
     def close(self) -> None:

@@ -12,15 +12,16 @@ from PIL import Image, ImageDraw, ImageFont
 from memo_lightning.envs.habitat.config import HFOV, MAX_DEPTH
 from memo_lightning.houses import OBJECT_TYPES, REFERENCE_CAMERA, Camera, Pose
 
-SIDE, HEADER = 288, 32  # pixels of each of the three parts, and of the line above them
+SIDE, HEADER, FOOTER = 288, 32, 40  # pixels of each of the three parts, and of the lines above and below them
 CAMERA = Camera(SIDE, SIDE, HFOV, REFERENCE_CAMERA.eye_height)
 _METRES_PER_PIXEL = 0.05  # of the map that the simulator draws
 _FREE, _BLOCKED, _PATH, _AGENT, _GOAL = (238, 238, 232), (120, 124, 130), (40, 110, 220), (20, 20, 24), (220, 30, 40)
+_OBJECT = (150, 190, 120)  # of no type: stands for all of them where they are explained
 _COLOURS = {object_type.name: object_type.solids[0].paint.colour for object_type in OBJECT_TYPES}
 
 
 def draw_trial(sim: Any, goal: str, path: Sequence[tuple[float, float]], text: str) -> np.ndarray:
-    """Return uint8 ``[HEADER + SIDE, 3 * SIDE, 3]``: a line of text; colours, depth and map.
+    """Return uint8 ``[HEADER + SIDE + FOOTER, 3 * SIDE, 3]``: a line of text; colours, depth and map; what they show.
 
     Args:
         sim: the simulator, with ``look``, ``pose``, ``placement`` and ``pathfinder``.
@@ -33,7 +34,34 @@ def draw_trial(sim: Any, goal: str, path: Sequence[tuple[float, float]], text: s
     parts = [rgb, np.round(255 * near).astype(np.uint8), _draw_map(sim, goal, path)]
     header = Image.new("RGB", (3 * SIDE, HEADER), (24, 26, 30))
     ImageDraw.Draw(header).text((8, 6), text, (245, 245, 245), ImageFont.load_default(18))
-    return np.concatenate([np.asarray(header), np.concatenate(parts, axis=1)])
+    return np.concatenate([np.asarray(header), np.concatenate(parts, axis=1), _draw_footer()])
+
+
+def _draw_footer() -> np.ndarray:
+    """Return the line below the three parts, which explains them and every mark on the map."""
+    footer = Image.new("RGB", (3 * SIDE, FOOTER), (255, 255, 255))
+    draw, font = ImageDraw.Draw(footer), ImageFont.load_default(12)
+    draw.text((8, 4), "what the agent sees", _AGENT, font)
+    draw.text((SIDE + 8, 4), f"depth: bright is near, black {MAX_DEPTH:g} m or more", _AGENT, font)
+
+    def explain(x: int, y: int, meaning: str) -> tuple[int, int]:
+        """Write what a mark means; return where it goes."""
+        draw.text((2 * SIDE + x + 16, y), meaning, _AGENT, font)
+        return 2 * SIDE + x + 5, y + 8
+
+    x, y = explain(4, 2, "agent")
+    draw.polygon([(x, y - 6), (x - 4, y + 5), (x + 4, y + 5)], _AGENT)
+    x, y = explain(68, 2, "its path")
+    draw.line([(x - 6, y), (x + 6, y)], _PATH, 3)
+    x, y = explain(142, 2, "free floor")
+    draw.rectangle((x - 5, y - 5, x + 5, y + 5), _FREE, _BLOCKED)
+    x, y = explain(220, 2, "blocked")
+    draw.rectangle((x - 5, y - 5, x + 5, y + 5), _BLOCKED)
+    x, y = explain(4, 20, "object, in its colour")
+    draw.ellipse((x - 4, y - 4, x + 4, y + 4), _OBJECT, _AGENT)
+    x, y = explain(142, 20, "ring: what to find")
+    draw.ellipse((x - 6, y - 6, x + 6, y + 6), outline=_GOAL, width=3)
+    return np.asarray(footer)
 
 
 def _draw_map(sim: Any, goal: str, path: Sequence[tuple[float, float]]) -> np.ndarray:
