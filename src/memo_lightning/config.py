@@ -206,7 +206,7 @@ def _find_experiment(override: Override) -> list[Override]:
     """Turn ``experiment=PATH/experiment/NAME.yaml`` into what makes Hydra find a file outside ``conf/``."""
     if not _is_own_experiment(override):
         return [override]
-    path = Path(override.value()).absolute()
+    path = Path(str(override.value())).absolute()
     if not path.is_file() or path.parent.name != "experiment":
         raise UserError(f"experiment={override.value()}: must be an existing file in a folder called experiment")
     searchpath = f"hydra.searchpath=[{quoted(f'file://{path.parent.parent}')}]"
@@ -334,7 +334,8 @@ def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False
 def _resolve_environment(config: DictConfig) -> None:
     """Replace what is read from environment variables by its value."""
     for node in (config, config.get("logger")):
-        for name, text in OmegaConf.to_container(node, resolve=False).items() if node else ():
+        texts: dict[str, Any] = OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[assignment]
+        for name, text in texts.items():
             if isinstance(text, str) and text.startswith(_FROM_ENVIRONMENT):
                 variable = text.removeprefix(_FROM_ENVIRONMENT).partition(",")[0]
                 if node[name] == "":

@@ -1,4 +1,4 @@
-"""Overrides such as ``env.trial_length=100``: reading them, and writing them so that they can be pasted into a shell."""
+"""Overrides such as ``env.trial_length=100``: reading them, and writing them so that a shell takes them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("doctor", arguments)
     print(
-        f"looking at this machine, at {describe_store(config.tracking_uri)} and at where studies are kept; nothing is changed\n"
+        f"looking at this machine, at {describe_store(config.tracking_uri)} and at where studies are kept; "
+        "nothing is changed\n"
     )
     bad = []
     for check in _checks(config.tracking_uri, config.storage):

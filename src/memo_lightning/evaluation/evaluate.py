@@ -113,7 +113,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     if config.memory_budget is not None:
         metrics["full_memory"] = _metrics(records["full memory"], config.bin_steps)
     curve = run_dir / "in_context_curve.png"
-    memory = memory_name(training["config"], type(policy.sequence_model))
+    memory = memory_name(training["config"])
     what, colour = f"{memory} on {environment_name(training['config'])}", memory_colour(memory)
     title = f"{what}: {len(record.returns)} trials of {config.split} tasks"
     plot_in_context_curve(records, curve, title, colour, config.bin_steps)

@@ -27,9 +27,15 @@ from memo_lightning.evaluation.in_context import (
 from memo_lightning.evaluation.memory_views import MemoryView
 
 PAGE_WIDTH = 8.0  # inches, which a page shows without scaling letters of this size down to what nobody can read
-STYLE = {"font.size": 9, "axes.titlesize": 9, "figure.titlesize": 9, "legend.fontsize": 8, "savefig.dpi": 120}
+STYLE: dict[Any, Any] = {  # the keys are literals in the stubs
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.titlesize": 9,
+    "legend.fontsize": 8,
+    "savefig.dpi": 120,
+}
 
-_MEASURES = {"success": "-", "spl": "--"}
+_MEASURES: dict[str, Any] = {"success": "-", "spl": "--"}
 _NAMES = {"success": "success", "spl": "SPL (success by path length)"}
 
 

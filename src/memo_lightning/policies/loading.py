@@ -31,8 +31,8 @@ def load(
     Args:
         source: the folder of a run, a checkpoint, or ``models:/NAME/VERSION`` of MLflow's model registry.
         device: where it is to compute.
-        tracking_uri: the store of ``models:/``; by default that of ``MLFLOW_TRACKING_URI``, or else ``mlflow.db`` in the
-            working directory.
+        tracking_uri: the store of ``models:/``; by default that of ``MLFLOW_TRACKING_URI``, or else ``mlflow.db``
+            in the working directory.
         model: settings of the memory to be used instead of those it was trained with, e.g. ``memory_budget``.
 
     Raises:

@@ -106,7 +106,7 @@ class ObservationKey:
             return f"image {height} x {width}, {of_frames}{channels} channel{plural} ({self.layout})"
         if self.is_discrete:
             return f"discrete {list(self.shape)}" if self.shape else "discrete"
-        flattened = f", flattened from {list(self.space.shape)}" if len(self.space.shape or ()) > 1 else ""
+        flattened = f", flattened from {list(self.space.shape or ())}" if len(self.space.shape or ()) > 1 else ""
         return f"vector {list(self.shape)}{flattened}"
 
     @cached_property
