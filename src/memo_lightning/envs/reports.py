@@ -4,8 +4,8 @@
 - ``action_mask``: which actions are allowed, where the environment says so.
 - ``reward``, ``done``, ``terminated`` and, where it can happen, ``truncated``: of the trial.
 - reports, which are not observed: about the episode that the step belongs to :data:`REPORTS` and, where there is such a
-  thing, :data:`SUCCESS`, with :data:`SUCCESS_REPORTED` where only the end of an episode tells whether the environment says
-  it; where episodes can be cut off by a limit also :data:`TRUNCATED` and, if that can happen within a trial,
+  thing, :data:`SUCCESS`, with :data:`SUCCESS_REPORTED` where only the end of an episode tells whether the environment
+  says it; where episodes can be cut off by a limit also :data:`TRUNCATED` and, if that can happen within a trial,
   ``("final_observation", KEY)``, what was observed last of an episode whose successor has begun in the same step; and
   ``("measures", NAME)``.
 """
