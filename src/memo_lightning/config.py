@@ -20,6 +20,9 @@ from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import override_text, parse_override, quoted
 
+# For defaults that follow other settings: ${smaller:40,${env.trial_length}}.
+OmegaConf.register_new_resolver("smaller", min, replace=True)
+
 _OPTIONAL_GROUPS = ("experiment", "debug")
 # Mappings that take settings of which the files name none or not all; whoever gets them refuses what it does not know.
 # So does every mapping that is empty by default, and one of a class that the user names with `_target_`.

@@ -93,12 +93,12 @@ def test_an_environment_draws_from_a_stream_of_its_own_that_its_seed_decides():
 )
 def test_check_env_finds_them(target, named, capsys):
     arguments = ["check-env", "env=custom", f"env.target=own_envs:{target}", "env.trial_length=8"]
-    assert main([*arguments, "collector.n_envs=4", "model.segment_length=4"]) == 2
+    assert main([*arguments, "collector.n_envs=8"]) == 2
     output = capsys.readouterr().out
     assert re.search(rf"WRONG +random numbers +a reset or step seeds or draws .* of {named}, .*self\.np_random", output)
 
 
 def test_check_env_finds_nothing_in_those_that_have_their_own(capsys):
     arguments = ["check-env", "env=custom", "env.target=own_envs:Guess", "env.trial_length=8"]
-    assert main([*arguments, "collector.n_envs=4", "model.segment_length=4"]) == 0
+    assert main([*arguments, "collector.n_envs=8"]) == 0
     assert re.search(r"ok +random numbers", capsys.readouterr().out)

@@ -55,7 +55,7 @@ def test_the_specs_tell_where_it_can_be_known_before(make_env):
 def test_metrics_and_tables_leave_it_out(in_tmp_dir, capsys):
     task = ["env=custom", "env.target=own_envs:Guess", "env.trial_length=8", "+env.episodes_per_trial=2"]
     sizes = [word for word in TINY_TRAINING if not word.startswith("env.")]
-    arguments = [*sizes, *task, "model.segment_length=4", "total_frames=640", "run_dir=run"]
+    arguments = [*sizes, *task, "total_frames=640", "run_dir=run"]
     assert main(["check-env", *arguments]) == 0
     assert "success is never reported (info['success'] or env.success_return would)" in capsys.readouterr().out
     assert main(["train", *arguments]) == 0

@@ -13,7 +13,7 @@ from memo_lightning.config import compose_config, group_options, nearest
 from memo_lightning.errors import UserError, require
 from memo_lightning.models.segments import SegmentedModel
 from memo_lightning.policies.spec import build_memory
-from memo_lightning.training.train import build_baseline
+from memo_lightning.training.parts import build_baseline
 
 # Settings that say which cases there are. All others are the same for all cases of a benchmark.
 _WHICH_CASES = ("memories", "context_lengths", "measures", "arms", "staggered", "streaming_steps", "run_dir", "choices")

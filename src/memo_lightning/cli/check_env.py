@@ -1,4 +1,4 @@
-"""``memo check-env``: whether an environment keeps the contract."""
+"""``memo check-env``: whether an environment can be trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 from memo_lightning.training.env_check import check_env
 
-HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed. Takes the settings of
+HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed, and whether the
+settings fit it. Takes the settings of
 memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""
 
 
@@ -24,8 +25,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("train", arguments)
     print(
-        f"checking {config.choices.env}: four rows of at most 400 steps, then the speed of {config.collector.n_envs}; "
-        f"nothing is written",
+        f"checking {config.choices.env}: four environments for at most 400 steps, then what training builds, and the "
+        f"speed of {config.collector.n_envs}; nothing is written",
         file=sys.stderr,
         flush=True,
     )
@@ -38,5 +39,5 @@ def main(arguments: Sequence[str]) -> None:
             flush=True,
         )
     if problems:
-        raise UserError(f"the environment does not keep the contract: {', '.join(problems)} (see above)")
+        raise UserError(f"the environment cannot be trained on like this: {', '.join(problems)} (see above)")
     print(f"\nnext: {' '.join(['memo train', *arguments])}")

@@ -141,7 +141,7 @@ class SequenceModel(nn.Module, ABC):
     def check_trial_length(self, n_steps: int) -> None:
         """Raise ``ValueError`` unless the settings make sense for trials of at most ``n_steps`` steps."""
         if self.segment_length is not None and self.segment_length > n_steps:
-            raise ValueError(f"segment_length={self.segment_length}: must be at most the {n_steps} steps of a rollout")
+            raise ValueError(f"segment_length={self.segment_length}: must be at most {n_steps}, the steps of a rollout")
 
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int | None:
         """Return the segment length of a training pass: drawn anew where the model jitters it."""

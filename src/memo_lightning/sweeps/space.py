@@ -14,7 +14,7 @@ from memo_lightning.config import build, compose_config, nearest, quoted_value
 from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.spec import build_memory
-from memo_lightning.training.train import build_baseline
+from memo_lightning.training.parts import build_baseline
 from memo_lightning.training.trainer import check_trainer_settings
 
 _DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}

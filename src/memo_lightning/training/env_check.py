@@ -6,17 +6,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, MultiCategorical, TensorSpec
 from torchrl.envs import EnvBase, check_env_specs
 
-from memo_lightning.algorithms import Algorithm
-from memo_lightning.config import build
 from memo_lightning.data.trial_record import successes
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.global_streams import noticing_changes
@@ -25,7 +22,7 @@ from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
 from memo_lightning.policies.encoders import OBSERVATION, name_of
 from memo_lightning.policies.spaces import ACTION_MASK
-from memo_lightning.training.train import policy_spec
+from memo_lightning.training.parts import build_parts
 
 _N_ENVS = 4
 _STEPS = 400  # at most, in checks that step
@@ -76,16 +73,13 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
         yield _check_values(env, first)
         yield _check_global_streams(changed)
         yield _check_specs(env)
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        algorithm: Algorithm = build(config.algorithm)
-        policy = policy_spec(plain, env, algorithm).build()
-        yield Finding("policy", note=f"{sum(p.numel() for p in policy.parameters()):,} parameters")
         yield _check_trials(first, config.env.trial_length)
         yield _check_seeds(env, actions, first)
         yield _check_partial_reset(env, actions)
     finally:
         env.close()
     yield _check_neighbours(config, actions, first)
+    yield _check_training(config)
     yield _measure(config)
 
 
@@ -290,6 +284,18 @@ def _check_neighbours(config: DictConfig, actions: list[Tensor], first: TensorDi
     if differing:
         return Finding("neighbours", f"{differing} depends on how many environments there are; seed each by itself")
     return Finding("neighbours", note="what an environment does is independent of how many others there are")
+
+
+def _check_training(config: DictConfig) -> Finding:
+    """Build what training would build, which refuses what does not fit the environment."""
+    try:
+        parts = build_parts(config)
+    except UserError as error:
+        return Finding("training", str(error))
+    parts.data.env.close()
+    n_parameters = sum(p.numel() for module in (parts.policy.encoder, parts.model) for p in module.parameters())
+    what = f"{type(parts.model).__name__} and encoder have {n_parameters:,} parameters"
+    return Finding("training", note="; ".join([what, *parts.remarks]))
 
 
 def _measure(config: DictConfig) -> Finding:

@@ -7,25 +7,19 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import lightning
 from omegaconf import DictConfig, OmegaConf
-from torchrl.envs import EnvBase
 
-from memo_lightning.algorithms import Algorithm
 from memo_lightning.config import build, require_seed
 from memo_lightning.data import RolloutDataModule
-from memo_lightning.envs.build import build_env, observes_reward
-from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import Preempted, TrainingStopped, UserError
 from memo_lightning.models import SequenceModel
-from memo_lightning.policies import MemoryPolicy, PolicySpec
+from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.policies.loading import find_checkpoint
 from memo_lightning.processes import end_with_parent
@@ -34,6 +28,7 @@ from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.checkpoints import check_same_architecture, start_from
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
+from memo_lightning.training.parts import build_parts
 from memo_lightning.training.preemption import preemptible
 from memo_lightning.training.run_dir import (
     check_run_dir,
@@ -50,17 +45,6 @@ if TYPE_CHECKING:
 
 
 _NEEDED_CALLBACKS = ("checkpointing", "metrics", "report")
-
-
-class MemorySwap(Protocol):
-    """What a baseline is to a run: a callback that puts another memory in the policy before anything is built."""
-
-    memory: dict[str, Any]
-    model: SequenceModel
-
-    def check(self, policy: MemoryPolicy) -> None:
-        """Raise :class:`UserError` unless the memory fits the policy."""
-        ...
 
 
 @preemptible()
@@ -106,28 +90,17 @@ def _train(
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
 
     lightning.seed_everything(config.seed, verbose=False)
-    data: RolloutDataModule = build(
-        config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
-    )
-    algorithm: Algorithm = build(config.algorithm)
-    algorithm.check_data(data)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    spec = policy_spec(plain_config, data.env, algorithm)
-    policy = spec.build()
-    baseline = build_baseline(plain_config)
-    model = policy.sequence_model
-    if baseline:
-        baseline.check(policy)
-        model, spec = baseline.model, replace(spec, memory=baseline.memory)
-    _check_trial_length(model, data.rollout_length)
+    parts = build_parts(config)
+    data, policy, model, algorithm = parts.data, parts.policy, parts.model, parts.algorithm
     if checkpoint:
         check_same_architecture(checkpoint, plain_config, policy, model)
     origin = _start_from(plain_config, policy, model) if config.checkpoint and not checkpoint else None
     algorithm.prepare_policy(policy, data)
-    learner = PolicyLearner(policy, algorithm, plain_config, spec)
+    learner = PolicyLearner(policy, algorithm, plain_config, parts.spec)
     all_callbacks = [*(build(callback) for callback in config.callbacks.values() if callback), *callbacks]
-    if baseline:
-        all_callbacks.insert(0, baseline)
+    if parts.baseline:
+        all_callbacks.insert(0, parts.baseline)
     checkpoint_io = AtomicCheckpointIO()
     trainer = build_trainer(config, all_callbacks, checkpoint_io)
     if trainer.is_global_zero and not checkpoint:
@@ -135,43 +108,18 @@ def _train(
     with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             _begin_run(config, trainer, plain_config, checkpoint)
+            for remark in [*([origin] if origin else []), *parts.remarks]:
+                print(remark, file=sys.stderr)
             n_frames = checkpoint["frames"] if checkpoint else 0
             per_rollout = data.frames_per_rollout * trainer.world_size
             n_frames += max(0, -(-(config.total_frames - n_frames) // per_rollout)) * per_rollout
-            _announce(config, model, checkpoint, origin, _frames_in_words(config, n_frames))
+            _announce(config, model, checkpoint, _frames_in_words(config, n_frames))
         _fit(trainer, learner, data, resume=checkpoint is not None)
     if trainer.is_global_zero and checkpoint_io.error:
         raise TrainingStopped(
             f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
         )
     return learner.results
-
-
-def policy_spec(config: Mapping[str, Any], env: EnvBase, algorithm: Algorithm) -> PolicySpec:
-    """Return what a policy for ``env`` is made of, with the memory of the ``model`` group.
-
-    Args:
-        config: a resolved configuration of ``memo train``.
-        env: the environment.
-        algorithm: whose heads the policy has.
-
-    Raises:
-        UserError: if observations or actions of the environment are not supported.
-    """
-    heads = type(algorithm).heads
-    return PolicySpec(
-        interface_of(env, observes_reward=observes_reward(config["env"])),
-        config["encoder"],
-        config["model"],
-        f"{heads.__module__}.{heads.__qualname__}",
-        config["env"].get("normalize_observations", False),
-        config["env"].get("normalize_rewards", False),
-    )
-
-
-def build_baseline(config: Mapping[str, Any]) -> MemorySwap | None:
-    """Return the callback of the ``baseline`` group, which shares the sizes of the ``model`` group; None for none."""
-    return build(config["baseline"], shared=config["model"]) if config["baseline"] else None
 
 
 def _begin_run(
@@ -240,13 +188,6 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
     raise reason
 
 
-def _check_trial_length(model: SequenceModel, rollout_length: int) -> None:
-    try:
-        model.check_trial_length(rollout_length)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunLogger:
     return build(
         config.logger,
@@ -282,11 +223,7 @@ def _frames_in_words(config: DictConfig, n_frames: int) -> str:
     return f"{n_frames:,} frames (total_frames={config.total_frames} in whole rollouts of {n_envs} x {length} steps)"
 
 
-def _announce(
-    config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None, origin: str | None, frames: str
-) -> None:
-    if origin:
-        print(origin, file=sys.stderr)
+def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, Any] | None, frames: str) -> None:
     verb = f"resuming at {checkpoint['frames']:,} frames" if checkpoint else "training"
     logger = config.logger
     logged = f", logging to {describe_store(logger.tracking_uri, logger.experiment_name)}" if logger else ""

@@ -1,0 +1,137 @@
+"""The parts of a training as its configuration names them, built and checked against each other before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+from torchrl.envs import EnvBase
+
+from memo_lightning.algorithms import Algorithm
+from memo_lightning.config import build
+from memo_lightning.data import RolloutDataModule
+from memo_lightning.envs.build import build_env, observes_reward
+from memo_lightning.envs.interface import interface_of
+from memo_lightning.errors import UserError
+from memo_lightning.models import SequenceModel
+from memo_lightning.policies import MemoryPolicy, PolicySpec
+
+# Of conf/model/: where the user says nothing, segments are no longer than rollouts, and summaries than segments.
+_FOLLOWING = {"segment_length": "a rollout (collector.rollout_length)", "summary_length": "a segment"}
+
+
+class MemorySwap(Protocol):
+    """What a baseline is to a run: a callback that puts another memory in the policy before anything is built."""
+
+    memory: dict[str, Any]
+    model: SequenceModel
+
+    def check(self, policy: MemoryPolicy) -> None:
+        """Raise :class:`UserError` unless the memory fits the policy."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training is made of, before its Trainer.
+
+    Attributes:
+        data: where batches come from.
+        algorithm: learns from them.
+        policy: with the memory of the ``model`` group; a baseline replaces it in the Trainer's ``setup``.
+        baseline: the callback that does so; None for none.
+        spec: what the policy is made of in the end, with the memory that is trained.
+        remarks: lines for the user about what was decided for him.
+    """
+
+    data: RolloutDataModule
+    algorithm: Algorithm
+    policy: MemoryPolicy
+    baseline: MemorySwap | None
+    spec: PolicySpec
+    remarks: Sequence[str]
+
+    @property
+    def model(self) -> SequenceModel:
+        """The memory that is trained."""
+        return self.baseline.model if self.baseline else self.policy.sequence_model
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """Build the parts of a training, and check that they fit together.
+
+    Args:
+        config: a configuration of ``memo train``.
+
+    Raises:
+        UserError: if a part refuses its settings, or two do not fit together.
+    """
+    data: RolloutDataModule = build(
+        config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
+    )
+    try:
+        algorithm: Algorithm = build(config.algorithm)
+        algorithm.check_data(data)
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        spec = policy_spec(plain, data.env, algorithm)
+        policy = spec.build()
+        baseline = build_baseline(plain)
+        if baseline:
+            baseline.check(policy)
+            spec = replace(spec, memory=baseline.memory)
+        parts = Parts(data, algorithm, policy, baseline, spec, _remarks(config))
+        _check_trial_length(parts.model, data.rollout_length, plain["baseline"] or {})
+    except UserError:
+        data.env.close(raise_if_closed=False)
+        raise
+    return parts
+
+
+def policy_spec(config: Mapping[str, Any], env: EnvBase, algorithm: Algorithm) -> PolicySpec:
+    """Return what a policy for ``env`` is made of, with the memory of the ``model`` group.
+
+    Args:
+        config: a resolved configuration of ``memo train``.
+        env: the environment.
+        algorithm: whose heads the policy has.
+
+    Raises:
+        UserError: if observations or actions of the environment are not supported.
+    """
+    heads = type(algorithm).heads
+    return PolicySpec(
+        interface_of(env, observes_reward=observes_reward(config["env"])),
+        config["encoder"],
+        config["model"],
+        f"{heads.__module__}.{heads.__qualname__}",
+        config["env"].get("normalize_observations", False),
+        config["env"].get("normalize_rewards", False),
+    )
+
+
+def build_baseline(config: Mapping[str, Any]) -> MemorySwap | None:
+    """Return the callback of the ``baseline`` group, which shares the sizes of the ``model`` group; None for none."""
+    return build(config["baseline"], shared=config["model"]) if config["baseline"] else None
+
+
+def _remarks(config: DictConfig) -> list[str]:
+    """Return what is to be said about defaults that follow other settings."""
+    limits = {"segment_length": config.collector.rollout_length, "summary_length": config.model.get("segment_length")}
+    return [
+        f"model.{name}={config.model[name]}: the default, as {_FOLLOWING[name]} has no more steps"
+        for name, limit in limits.items()
+        if OmegaConf.is_interpolation(config.model, name) and config.model[name] == limit
+    ]
+
+
+def _check_trial_length(model: SequenceModel, rollout_length: int, baseline: Mapping[str, Any]) -> None:
+    try:
+        model.check_trial_length(rollout_length)
+    except ValueError as error:
+        setting = str(error).partition("=")[0]
+        group = "baseline" if setting in baseline else "model"
+        remedy = f"; set {group}.{setting}={rollout_length}" if setting == "segment_length" else ""
+        raise UserError(f"{group}.{error}{remedy}") from None

@@ -1,0 +1,78 @@
+"""What training builds fits together, or is refused in one line that helps; `memo check-env` builds the same."""
+
+import json
+import re
+
+import pytest
+
+from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError
+from memo_lightning.training.parts import build_parts
+
+SHORT = ["env=darkroom", "env.episode_length=3", "collector.n_envs=8", "logger=none"]
+
+
+def lengths(*overrides):
+    model = compose_config("train", overrides).model
+    return model.segment_length, model.summary_length
+
+
+def test_segments_and_summaries_follow_short_trials_and_only_these():
+    assert lengths() == (40, 4)
+    assert lengths("env.trial_length=11") == (11, 4)
+    assert lengths("collector.rollout_length=12") == (12, 4)
+    assert lengths("env.trial_length=3") == (3, 3)
+    assert lengths("env.trial_length=11", "model.segment_length=5") == (5, 4)
+    assert lengths("debug=smoke", "env.trial_length=11") == (11, 4)
+
+
+@pytest.mark.parametrize("baseline", ["none", "full_context", "rmt"])
+def test_the_memory_that_is_built_has_them(baseline):
+    parts = build_parts(compose_config("train", [*SHORT, "env.trial_length=11", f"baseline={baseline}"]))
+    assert parts.model.segment_length in (11, None)
+    assert parts.spec.memory.get("segment_length") == parts.model.segment_length
+    assert parts.remarks == [
+        "model.segment_length=11: the default, as a rollout (collector.rollout_length) has no more steps"
+    ]
+    assert not build_parts(compose_config("train", [*SHORT, "env.trial_length=50"])).remarks
+
+
+def test_a_length_that_does_not_fit_is_refused_with_what_to_set():
+    given = [*SHORT, "env.trial_length=11", "model.segment_length=40"]
+    with pytest.raises(UserError) as error:
+        build_parts(compose_config("train", given))
+    message = "model.segment_length=40: must be at most 11, the steps of a rollout; set model.segment_length=11"
+    assert str(error.value) == message
+    remedy = str(error.value).partition("; set ")[2]
+    assert build_parts(compose_config("train", [*given, remedy])).model.segment_length == 11
+    with pytest.raises(UserError, match=r"^baseline.top_k=16: must be at most 8"):
+        build_parts(compose_config("train", [*SHORT, "env.trial_length=20", "baseline=retrieval", "baseline.top_k=16",
+                                             "model.segment_length=10"]))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.segment_length=40", "model.segment_length=40: must be at most 11"),
+        ("algorithm.n_minibatches=16", "algorithm.n_minibatches=16: must be at most"),
+        ("baseline=custom", "baseline.target=null: must be"),
+        ("encoder.in_keys=[nothing]", "the environment has no 'nothing'"),
+    ],
+)
+def test_check_env_finds_what_training_would_refuse(override, message, capsys):
+    given = [*SHORT, "env.trial_length=11", override]
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_parts(compose_config("train", given))
+    assert main(["check-env", *given]) == 2
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
+    assert line.startswith("WRONG  training")
+    assert message in line
+
+
+def test_short_trials_train_and_it_says_how(in_tmp_dir, capsys):
+    given = [*SHORT, "env.trial_length=6", "total_frames=96", "run_dir=run"]
+    assert main(["train", *given]) == 0
+    assert "model.segment_length=6: the default, as a rollout" in capsys.readouterr().err
+    assert json.loads((in_tmp_dir / "run" / "metrics.json").read_text())["trial_length"] == 6
+    assert main(["train", "resume=run", "total_frames=192"]) == 0
