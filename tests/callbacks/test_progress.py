@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -85,7 +86,9 @@ def test_a_terminal_of_80_columns_holds_all_and_a_bar(scale, terminal):
     drawn = re.split(r"[\r\n]+", terminal.close().strip())
     assert max(map(len, drawn)) < 80
     line = drawn[len(drawn) // 2]
-    found = re.search(r" (\d+)%\|(.+)\| [\d.]+[kM]/2\.56M (\S+) left (\S+) frames/s, return (\S+) \((\S+)\)$", line.rstrip())
+    found = re.search(
+        r" (\d+)%\|(.+)\| [\d.]+[kM]/2\.56M (\S+) left (\S+) frames/s, return (\S+) \((\S+)\)$", line.rstrip()
+    )
     assert found, line
     assert len(found[2]) >= 8, "a bar that can be seen"
 
@@ -130,6 +133,15 @@ def test_a_notebook_has_its_own_bar_or_lines_and_no_warning(has_widgets, monkeyp
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert bar_class() is (notebook_bar if has_widgets else None)
+
+
+def test_libraries_that_want_widgets_do_not_warn():
+    code = (
+        "import warnings, memo_lightning, tqdm\n"
+        "warnings.warn('IProgress not found. Please update jupyter and ipywidgets.', tqdm.TqdmWarning)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "IProgress" not in result.stderr
 
 
 def test_a_terminal_has_a_bar_and_nothing_else_has(terminal, tmp_path):

@@ -4,7 +4,9 @@ from memo_lightning.cli.evaluate import _print_table
 
 
 def test_a_table_fits_80_columns_and_says_what_it_leaves_out(capsys):
-    _print_table("episode", range(1, 101), {"return": [-1072.4] * 100, "success": [0.5] * 99 + [None], "spl": [0.25] * 100})
+    _print_table(
+        "episode", range(1, 101), {"return": [-1072.4] * 100, "success": [0.5] * 99 + [None], "spl": [0.25] * 100}
+    )
     *lines, rest = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert len({len(line) for line in lines}) == 1, "columns are aligned"

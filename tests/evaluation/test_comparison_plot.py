@@ -20,7 +20,16 @@ def group(name, values, environment="a"):
     curve = Curve(np.linspace(0, 200, values.shape[1]), estimate_over_seeds(values))
     score = estimate_over_seeds(values[:, -1])
     seeds = list(range(len(values)))
-    return Group(name=name, environment=environment, seeds=seeds, score=score, learning=curve, in_context=curve, **nothing, **costs)
+    return Group(
+        name=name,
+        environment=environment,
+        seeds=seeds,
+        score=score,
+        learning=curve,
+        in_context=curve,
+        **nothing,
+        **costs,
+    )
 
 
 @pytest.fixture

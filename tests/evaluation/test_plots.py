@@ -60,7 +60,9 @@ def test_spl_is_told_from_success(draw):
     figure = draw(plot_in_context_curve, {"all": record_of(np.ones((4, 20)), spl=0.5)}, "title", "#0072b2")
     lines = {line.get_linestyle(): line.get_ydata().tolist() for line in figure.axes[-1].lines}
     assert lines == {"-": [0.0] * 5 + [1.0] * 5, "--": [0.0] * 5 + [0.5] * 5}
-    legend = {text: line.get_linestyle() for text, line in zip(words(figure), figure.legends[0].get_lines(), strict=True)}
+    legend = {
+        text: line.get_linestyle() for text, line in zip(words(figure), figure.legends[0].get_lines(), strict=True)
+    }
     assert legend == {"success": "-", "SPL (success by path length)": "--"}
 
 

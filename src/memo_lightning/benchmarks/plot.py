@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ Costs = Mapping[tuple[int, str], Mapping[str, Any]]
 def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw every cost that was measured, for every memory: over the length of the context, or as bars where it is one.
 
-    Lines have logarithmic axes. A memory without a cost has no mark: without a state, or where it could not be measured.
+    Lines have logarithmic axes. A memory without a cost has no mark: it has no state, or it could not be measured.
 
     Args:
         cases: the ``cases`` of ``benchmark.json``.
@@ -96,7 +96,7 @@ def _panels(n_panels: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(n_lines, n_columns, place + 1) for place in range(n_panels)]
 
 
-def _line(memory: str) -> str:
+def _line(memory: str) -> Literal["-", "--"]:
     """Return the style of a memory's line: most are dashed, so that those of equal cost are all seen."""
     return "-" if memory in ("memo", "full_context") else "--"
 

@@ -89,7 +89,7 @@ class FramesProgressBar(ProgressBar):
                 bar_format=_BAR_FORMAT,
             )
             if sys.stderr.isatty():
-                self._bar.dynamic_ncols = _room_for_interrupt
+                self._bar.dynamic_ncols = _room_for_interrupt  # type: ignore[assignment]
 
     def on_train_batch_end(
         self,

@@ -66,6 +66,8 @@ def _print_table(name: str, heads: Sequence[int], table: dict[str, list[Any]], w
     widths = [max(map(len, column)) for column in zip(*lines.values(), strict=True)]
     n_columns = sum(17 + end <= width for end in accumulate(1 + size for size in widths))
     for label, cells in lines.items():
-        print(f"{label:<17}" + "".join(f" {cell:>{size}}" for cell, size in zip(cells[:n_columns], widths, strict=False)))
+        print(
+            f"{label:<17}" + "".join(f" {cell:>{size}}" for cell, size in zip(cells[:n_columns], widths, strict=False))
+        )
     if n_columns < len(widths):
         print(f"  the other {len(widths) - n_columns} of {len(widths)} are in evaluation.json")

@@ -28,7 +28,7 @@ class TrialEnv(EnvBase):
     draws a new task. Each environment draws its tasks from a random stream of its own, so what it meets depends
     on the seed and its index, and not on how many there are.
 
-    In addition to ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
+    Besides ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
     belongs to, ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the
     trial cuts off is not an ended episode.
 
