@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from memo_lightning.version import __version__
 
 if TYPE_CHECKING:
     from memo_lightning.policies.loading import load
+
+# In a notebook, importing any library that imports tqdm.auto says so where ipywidgets is missing; our bars need it not.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = ["__version__", "load"]
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -132,6 +133,15 @@ def test_a_notebook_has_its_own_bar_or_lines_and_no_warning(has_widgets, monkeyp
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert bar_class() is (notebook_bar if has_widgets else None)
+
+
+def test_libraries_that_want_widgets_do_not_warn():
+    code = (
+        "import warnings, memo_lightning, tqdm\n"
+        "warnings.warn('IProgress not found. Please update jupyter and ipywidgets.', tqdm.TqdmWarning)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "IProgress" not in result.stderr
 
 
 def test_a_terminal_has_a_bar_and_nothing_else_has(terminal, tmp_path):

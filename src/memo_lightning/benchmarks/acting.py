@@ -23,8 +23,8 @@ def measure_acting(case: Case, model: SequenceModel, turn: int) -> dict[str, Any
     Returns:
         ``step_seconds`` (median), ``worst_step_seconds`` (the slowest, which is the boundary's where there is one),
         ``step_cpu_seconds`` (mean), ``state_bytes`` of one environment at the end of the history, and
-        ``acting_peak_bytes`` of all environments: all that acting allocates; in the first turn also
-        ``flops_per_step`` of one environment.
+        ``acting_peak_bytes`` of all environments: all that acting allocates; in the first turn also ``flops_per_step``
+        of one environment.
     """
     model.eval().requires_grad_(False)
     n_envs, length, n_before = case.settings["acting_rows"], case.context_length, _TIMED_STEPS // 2
@@ -81,8 +81,8 @@ def measure_streaming(case: Case, model: SequenceModel, turn: int) -> dict[str, 
     """Run a bounded memory for very many steps, and compare bytes and latency with those after 10,000.
 
     Returns:
-        ``young_bytes`` and ``old_bytes`` of one environment, ``young_seconds`` and ``old_seconds`` per step
-        (medians over a whole segment, by turns), and the steps of each.
+        ``young_bytes`` and ``old_bytes`` of one environment, ``young_seconds`` and ``old_seconds`` per step (medians
+        over a whole segment, by turns), and the steps of each.
     """
     model.eval().requires_grad_(False)
     length, n_young = case.context_length, min(10_000, case.context_length)

@@ -13,7 +13,7 @@ BLUE, ORANGE, GREEN, DARK = (31, 90, 170), (240, 140, 30), (60, 150, 70), (70, 7
 
 
 class Shape(NamedTuple):
-    """How something is drawn: as a disc if ``size``, its diameter in cells, is below 1; else as a whole cell."""
+    """How something is drawn: a disc if ``size`` is below 1, which is its diameter in cells; else the whole cell."""
 
     meaning: str
     colour: tuple[int, int, int]

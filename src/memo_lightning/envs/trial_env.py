@@ -28,9 +28,9 @@ class TrialEnv(EnvBase):
     draws a new task. Each environment draws its tasks from a random stream of its own, so what it meets depends
     on the seed and its index, and not on how many there are.
 
-    In addition to ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that
-    it belongs to, ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of
-    the trial cuts off is not an ended episode.
+    Besides ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
+    belongs to, ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the
+    trial cuts off is not an ended episode.
 
     An episode ends at success or after ``episode_length`` steps; where ``success_ends_episode`` is false, only then.
     These limits are part of the task, and the time of the episode is observed: they are true ends, ``terminated`` and

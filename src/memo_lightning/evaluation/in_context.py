@@ -28,8 +28,8 @@ class Estimate:
 def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """Return the mean over the first axis, with a percentile bootstrap interval over it.
 
-    NaN are left out; where they are so many that a resample may hold nothing else, the interval is NaN. With a
-    single value the interval is that value.
+    NaN are left out; where they are so many that a resample may hold nothing else, the interval is NaN.
+    With a single value the interval is that value.
     """
     present = np.isfinite(values)
     return estimate_ratio(np.where(present, values, 0.0), present, confidence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -27,15 +27,9 @@ from memo_lightning.evaluation.in_context import (
 from memo_lightning.evaluation.memory_views import MemoryView
 
 PAGE_WIDTH = 8.0  # inches, which a page shows without scaling letters of this size down to what nobody can read
-STYLE: dict[Any, Any] = {  # the keys are literals in the stubs
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "figure.titlesize": 9,
-    "legend.fontsize": 8,
-    "savefig.dpi": 120,
-}
+STYLE: Any = {"font.size": 9, "axes.titlesize": 9, "figure.titlesize": 9, "legend.fontsize": 8, "savefig.dpi": 120}
 
-_MEASURES: dict[str, Any] = {"success": "-", "spl": "--"}
+_MEASURES: dict[str, Literal["-", "--"]] = {"success": "-", "spl": "--"}
 _NAMES = {"success": "success", "spl": "SPL (success by path length)"}
 
 

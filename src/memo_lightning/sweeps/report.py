@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
 from memo_lightning.config import config_dir, override_key, override_value
+from memo_lightning.evaluation.plots import PAGE_WIDTH
 from memo_lightning.sweeps.space import as_overrides
 from memo_lightning.sweeps.study import INTERRUPTED, mlflow_run_of
 from memo_lightning.sweeps.study_file import StudySpec
@@ -174,7 +175,7 @@ def _save(draw: Callable[[], Any], path: Path) -> Path | None:
         first: Axes = axes if isinstance(axes, Axes) else axes.flat[0]
         figure = first.figure
         assert isinstance(figure, Figure)
-        figure.set_size_inches(9, 5)
+        figure.set_size_inches(PAGE_WIDTH, 4.5)
         figure.savefig(path, dpi=110, bbox_inches="tight")
         matplotlib.pyplot.close(figure)
     return path
