@@ -110,10 +110,10 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
             groups[key] = value
         else:
             OmegaConf.update(values, key, value, force_add=True)
-    figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
+    reached = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
     defaults = [{f"override /{group}": option} for group, option in groups.items()]
     path = spec.run_dir / "experiment" / f"{file_name(spec.name)}_trial_{trial.number}.yaml"
-    text = f"# @package _global_\n# Trial {trial.number} of study {spec.name}: {figures}.\n"
+    text = f"# @package _global_\n# Trial {trial.number} of study {spec.name}: {reached}.\n"
     text += f"#   memo train experiment={path}\n"
     if defaults:
         text += OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))
