@@ -57,7 +57,7 @@ def server(tmp_path_factory):
         port = probe.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["train", *TINY, "run_dir=none"]) == 0
+        assert main(["train", *TINY, "run_dir=memo"]) == 0
     command = [sys.executable, "-m", "memo_lightning.cli.main", "ui", f"port={port}"]
     with (folder / "ui.log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
@@ -148,10 +148,21 @@ def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, br
     experiment = client.get_experiment_by_name("memo-lightning").experiment_id
     runs = {run.data.tags["mlflow.runName"]: run for run in client.search_runs([experiment])}
 
+    page = re.search(r"open (http://\S+)", (folder / "ui.log").read_text())[1]
+    assert f"/experiments/{experiment}/runs" in page
+    browser.get(page)
+    # What a researcher wants to know of a run, without choosing columns, on the pages for trainings.
+    text = see(browser, "start", folder, "return_per_trial", r"frames_per_s", "Duration", "Run Name")
+    assert "Prompts" not in text
+    browser.get("about:blank")  # from one view to another, MLflow's pages wait for what never comes
+    browser.get(f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning")
+    text = see(browser, "charts", folder, r"train \(\d", "return_per_trial")
+    sections = re.findall(r"^(\S+) \(\d+\)$", text, re.MULTILINE)
+    assert sections[0] == "train", "learning curves come first"
     browser.get(f"{address}/#/experiments/{experiment}/runs")
-    see(browser, "experiment", folder, "memo-lightning", "none", "lstm", "study one")
+    see(browser, "experiment", folder, "memo-lightning", "memo", "lstm", "study one")
 
-    ids = ",".join(f'"{runs[name].info.run_id}"' for name in ("none", "lstm"))
+    ids = ",".join(f'"{runs[name].info.run_id}"' for name in ("memo", "lstm"))
     browser.get(f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{experiment}"]')
     # The parameter that differs, with both values beside each other.
     see(browser, "compare", folder, "Comparing 2 Runs", r"choices/baseline\s+(none\s+lstm|lstm\s+none)\b")
@@ -160,7 +171,7 @@ def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, br
     settings = f'metric="train/return_per_trial"&plot_metric_keys={keys}&plot_layout={{"autosize":true}}&x_axis=step'
     browser.get(f'{address}/#/metric?runs=[{ids}]&experiments=["{experiment}"]&{settings}')
     # Both learning curves in one chart, over frames.
-    see(browser, "curves", folder, "train/return_per_trial", "none", "lstm", "640")
+    see(browser, "curves", folder, "train/return_per_trial", "memo", "lstm", "640")
 
     trial = runs["one trial 0"]
     value = trial.data.metrics["return_per_trial"]

@@ -11,7 +11,7 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError, require
 from memo_lightning.tracking import describe_store, store_file
-from memo_lightning.tracking.store import open_store
+from memo_lightning.tracking.store import open_store, start_page
 
 HELP = "Opens the MLflow UI on 127.0.0.1 over the store that memo train logs to."
 
@@ -22,11 +22,18 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("ui", arguments)
     require(0 < config.port < 65536, "port", config.port, "between 1 and 65535")
+    from mlflow.exceptions import MlflowException  # MLflow takes seconds to import
+
     store = open_store(config.tracking_uri, "tracking_uri")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", config.port)) == 0:
             raise UserError(f"port={config.port}: in use; must be a free port")
-    print(f"serving {describe_store(config.tracking_uri)} at http://127.0.0.1:{config.port} until Ctrl-C", flush=True)
+    try:
+        page = start_page(store)
+    except MlflowException as error:
+        raise UserError(f"tracking_uri={store}: cannot be read ({str(error).splitlines()[0]})") from None
+    where = describe_store(config.tracking_uri)
+    print(f"serving {where} until Ctrl-C; open http://127.0.0.1:{config.port}{page}", flush=True)
     # One process serves one person well. Without this, MLflow starts nine, most of them to judge language models.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = ["mlflow", "ui", "--workers", "1", "--backend-store-uri", store]

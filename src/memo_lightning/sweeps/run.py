@@ -61,7 +61,7 @@ class _Worker:
 
 
 def run_study(spec: StudySpec) -> StudyReport:
-    """Run the study to its end, beginning it or going on with it, and report what came of it.
+    """Run the study to its end, beginning it or resuming it, and report what came of it.
 
     Args:
         spec: the study.
@@ -241,9 +241,9 @@ class StudyRunner:
         self._close(trial, result.state, dict(zip(metrics, values, strict=False)), result.error)
         if self._tell(trial, _STATES[result.state], result.values or None) and retry:
             self._again(trial, self._retries(trial) + 1)
-        figures = ", ".join(f"{m} {v:.4g}" for m, v in zip(metrics, values, strict=False)) or result.error
+        reached = ", ".join(f"{m} {v:.4g}" for m, v in zip(metrics, values, strict=False)) or result.error
         again = "; to be tried again" if retry else ""
-        print(f"trial {trial.number:>3} {result.state:<10} {figures}{again}", file=sys.stderr, flush=True)
+        print(f"trial {trial.number:>3} {result.state:<10} {reached}{again}", file=sys.stderr, flush=True)
 
     def _give_back(self, trial: FrozenTrial, reason: str) -> None:
         """Record a trial as failed through no fault of its own, and queue its settings again.

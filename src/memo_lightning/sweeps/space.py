@@ -83,7 +83,7 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
-    """Check that ``memo train`` knows every key, and takes every bound and every choice, beside what is fixed.
+    """Check that ``memo train`` knows every key, and takes every bound and every choice, together with what is fixed.
 
     What is cheap to build is built. A value is right if it works together with the defaults of the other parameters,
     or with all of their lowest or first values, or their highest or last.
@@ -101,7 +101,7 @@ def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
             raise UserError(f"space.{parameter.key}: is fixed by the study's train overrides as well")
         for value in parameter.extremes():
             errors = []
-            for others in _beside(parameter, space):
+            for others in _with_others(parameter, space):
                 try:
                     _build_parts(compose_config("train", [*train, *as_overrides({**others, parameter.key: value})]))
                     break
@@ -135,8 +135,8 @@ def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence
     return Parameter(key, chosen, {k: [*map(as_choice, v if isinstance(v, list) else [v])] for k, v in when.items()})
 
 
-def _beside(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    """Yield values that the other parameters may have beside ``parameter``: none but those it needs, and extremes."""
+def _with_others(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
+    """Yield values of the other parameters to try with ``parameter``: none but those it needs, and extremes."""
     needed = _context(parameter, space)
     yield needed
     for end in (0, -1):

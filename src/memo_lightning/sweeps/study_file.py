@@ -79,7 +79,7 @@ class StudySpec:
     def sampler(self, n_existing: int, machine: str) -> optuna.samplers.BaseSampler:
         """Return the sampler for the trial that follows ``n_existing`` others.
 
-        Its random stream is new for every trial, so that a study which goes on does not draw again what it has
+        Its random stream is new for every trial, so that a resumed study does not draw again what it has
         drawn before, and machines do not draw the same. Samplers that go through one sequence, their place in which
         the storage keeps, have the same seed throughout.
         """

@@ -69,7 +69,7 @@ class TrialResult:
         values: the objectives, means over the seeds.
         error: what went wrong, in one line.
         mistake: whether the error is the user's, so that trying again is no use.
-        logged: names of all figures that an objective could be.
+        logged: names of all metrics that an objective could be.
     """
 
     state: Literal["complete", "pruned", "failed"]

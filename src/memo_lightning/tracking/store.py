@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -44,8 +45,17 @@ for name, level in {
 }.items():
     logging.getLogger(name).setLevel(level)
 
+_VIEW = "memo"  # of the table of runs, under which its columns are kept
+_COLUMNS = [
+    "attributes.`Duration`",
+    *(f"metrics.`{name}`" for name in ("train/return_per_trial", "train/episode_success")),
+    "metrics.`wall_clock/frames_per_second`",
+    *(f"tags.`{name}`" for name in ("memory", "environment", "seed")),
+]
+_VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
 # What MLflow's pages show of an experiment of ours. Without the kind they guess, and guess language models.
 _EXPERIMENT_TAGS = {
+    _VIEW_TAG: json.dumps({"selectedColumns": _COLUMNS}),
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "train/return_per_trial",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
@@ -214,6 +224,21 @@ def check_run_not_deleted(client: MlflowClient, run_id: str) -> None:
     if run.info.lifecycle_stage == "deleted":
         command = _restore(client, "runs", "--run-id", run_id)
         raise UserError(f"run {run_id}: was deleted in MLflow; restore it with `{command}`")
+
+
+def start_page(uri: str) -> str:
+    """Return the page of the runs last added to, as a path of MLflow's pages, with the columns that matter here.
+
+    MLflow keeps in the browser whether it shows pages for language models or for trainings; the address decides.
+
+    Args:
+        uri: the store.
+    """
+    from mlflow import MlflowClient
+
+    ours = [experiment for experiment in MlflowClient(uri).search_experiments() if _VIEW_TAG in experiment.tags]
+    runs = f"/{ours[0].experiment_id}/runs" if ours else ""
+    return f"/#/experiments{runs}?workflowType=machine_learning" + (f"&viewStateShareKey={_VIEW}" if ours else "")
 
 
 def _restore(client: MlflowClient, kind: str, *which: str) -> str:

@@ -67,7 +67,7 @@ class StudyRuns:
         Args:
             run_id: the trial's run.
             state: ``complete``, ``pruned``, ``failed`` or ``interrupted``.
-            values: the figures the trial came to.
+            values: the metrics that the trial reached.
             error: what went wrong.
         """
         status = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[state]
@@ -84,12 +84,12 @@ class StudyRuns:
         self._client.set_terminated(run_id, status)
 
     def end_study(self, run_id: str, status: str, values: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Close the parent run, with its best figures and its plots.
+        """Close the parent run, with its best metrics and its plots.
 
         Args:
             run_id: the study's run.
             status: ``FINISHED``, or ``KILLED`` where the study was interrupted.
-            values: figures of the best trial.
+            values: metrics of the best trial.
             files: plots and files to keep with it.
         """
         for name, value in values.items():
@@ -99,7 +99,7 @@ class StudyRuns:
         self._client.set_terminated(run_id, status)
 
     def reopen_study(self, run_id: str) -> None:
-        """Mark a study that goes on as running."""
+        """Mark a resumed study as running."""
         self._client.update_run(run_id, status="RUNNING")
 
     def _start(self, name: str, tags: dict[str, str]) -> str:
