@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import command
 from memo_lightning.training.env_check import check_env
 
 HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed. Takes the settings of
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("train", arguments)
     print(
-        f"checking {config.choices.env}: four rows of at most 400 steps, then the speed of {config.collector.n_envs}; "
+        f"checking {config.choices.env}: four environments for at most 400 steps, then the speed of {config.collector.n_envs}; "
         f"nothing is written",
         file=sys.stderr,
         flush=True,
@@ -39,4 +40,4 @@ def main(arguments: Sequence[str]) -> None:
         )
     if problems:
         raise UserError(f"the environment does not keep the contract: {', '.join(problems)} (see above)")
-    print(f"\nnext: {' '.join(['memo train', *arguments])}")
+    print(f"\nnext: {command('memo', 'train', *arguments)}")
