@@ -44,7 +44,7 @@ NOT_RUN = {
     r"collector=ray": "a cluster: tests/data/test_ray.py",
     r"simulator=habitat_sim": "needs habitat-sim: tests/envs/habitat/test_habitat_sim.py",
     r"\$task": "a loop over tasks of POPGym; one of them runs",
-    r"^memo benchmark(?! context_lengths| '\+arms)": "hours, or like the first look, which runs",
+    r"^memo benchmark(?! context_lengths| 'arms)": "hours, or like the first look, which runs",
 }
 
 

@@ -9,10 +9,11 @@ from memo_lightning.benchmarks.benchmark import benchmark
 from memo_lightning.benchmarks.tables import cost_table, ratio_table
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
+from memo_lightning.overrides import command, override_text
 
 HELP = """Measures updates and acting of every memory over the length of the context, by turns and each time in a fresh
-process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped resumes
-when it is given its run_dir again. All of it takes two cores more than an hour."""
+process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped
+resumes when it is given its run_dir again. All of it takes two cores more than an hour."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     plot = Path(config.run_dir) / "benchmark.png"
     if plot.is_file():
         print(f"plot     {plot}")
+    more = command("memo", "benchmark", *arguments, override_text("run_dir", config.run_dir), "memories=[memo,lstm]")
     print(f"""results  {config.run_dir}/benchmark.json, {config.run_dir}/benchmark.md
 
-next: memo benchmark run_dir={config.run_dir} memories=[...] adds memories to it
-      memo train baseline=NAME trains with one of them""")
+next: {more}   # adds memories that it lacks
+      memo train baseline=lstm   # trains with one of them""")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import command
 from memo_lightning.training.env_check import check_env
 
 HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed, and whether the
@@ -40,4 +41,4 @@ def main(arguments: Sequence[str]) -> None:
         )
     if problems:
         raise UserError(f"the environment cannot be trained on like this: {', '.join(problems)} (see above)")
-    print(f"\nnext: {' '.join(['memo train', *arguments])}")
+    print(f"\nnext: {command('memo', 'train', *arguments)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memo_lightning.cli.help import print_help
+from memo_lightning.cli.next_commands import ui_commands
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.comparison import as_markdown, compare
 from memo_lightning.tracking import describe_store
@@ -23,4 +24,5 @@ def main(arguments: Sequence[str]) -> None:
     print(f"comparing the finished runs of {what}{where}, writing to {config.run_dir}\n")
     print(as_markdown(compare(config)))
     print(f"results: {config.run_dir}/comparison.md, comparison.png, comparison.json")
-    print("next: memo ui")
+    for line in ui_commands(config.tracking_uri):
+        print(f"next: {line}")

@@ -11,6 +11,7 @@ from typing import Any
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.evaluate import evaluate
+from memo_lightning.overrides import command
 from memo_lightning.wording import returns_in_words
 
 HELP = """Runs trials of tasks that training never drew and leaves evaluation.json, in_context_curve.png and, for Memo,
@@ -39,10 +40,11 @@ def main(arguments: Sequence[str]) -> None:
         _print_table("episode", range(1, 1 + n_episodes), metrics["by_episode"])
         _print_table("up to step", [int(step) for step in metrics["by_steps"]["steps"]], metrics["by_steps"])
     print(f"results           {config.run_dir}/: {', '.join(metrics['files'])}")
-    again = " ".join(["memo evaluate", *arguments])
-    after = [] if config.render else [f"{again} render=true"]
-    after += [f"{again} trial_multiplier=8"] if config.trial_multiplier == 1 else []
-    after += ["memo compare"] if metrics["mlflow_run_id"] else []
+    after = [] if config.render else [command("memo", "evaluate", *arguments, "render=true")]
+    if config.trial_multiplier == 1:
+        after.append(command("memo", "evaluate", *arguments, "trial_multiplier=8"))
+    if metrics["mlflow_run_id"]:
+        after.append("memo compare")
     if after:
         print("\nnext: " + "\n      ".join(after))
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import command, override_text
 
 HELP = """Writes generated houses, the object types and the episodes in them as a scene dataset of habitat-sim:
 textured .glb models, their configurations, and <split>.jsonl.gz with placements, goals and starts."""
@@ -38,15 +39,17 @@ def main(arguments: Sequence[str]) -> None:
             n_rejected = export_houses(dataset, config.split, folder, lambda _: bar.update())
     except OSError as error:
         raise UserError(f"run_dir={folder}: must be writable ({error.strerror})") from None
+    sizes = ["collector.n_envs=4", "env.workers=4", "env.simulator=habitat_sim"]
+    files = [
+        override_text("env.scene_dataset", f"{folder}/{SCENE_DATASET}"),
+        override_text("env.data_path", str(folder)),
+    ]
     print(f"""
 houses      {len(dataset.scene_ids)} with {dataset.n_placements} placements of objects
 rejected    {n_rejected} places of objects that could not be reached or seen
 results     {folder}/
 
-next: memo train env=ext_objnav env.split={config.split} collector.n_envs=4 env.workers=4 \\
-          env.simulator=habitat_sim env.scene_dataset={folder}/{SCENE_DATASET} env.data_path={folder}""")
+next: {command("memo", "train", "env=ext_objnav", f"env.split={config.split}", *sizes, *files)}""")
     if config.split == "train":
-        others = " ".join(
-            ["memo export-houses", *(a for a in arguments if not a.startswith("split=")), "split=held_out"]
-        )
-        print(f"      {others}   # beside it, for memo evaluate")
+        others = [text for text in arguments if not text.startswith("split=")]
+        print(f"      {command('memo', 'export-houses', *others, 'split=held_out')}   # also, for memo evaluate")

@@ -1,28 +1,108 @@
-"""``memo VERB --help``: what can be overridden, read off ``conf/``."""
+"""``memo VERB --help``: what can be overridden, read off ``conf/``, within 80 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf, open_dict
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from memo_lightning.config import compose_config, config_dir
+from memo_lightning.config import compose_config, config_dir, group_options
+
+_WIDTH = 79
+_COMMENT_COLUMN = 38
+_SETTING = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?: +# *(?P<comment>.*))?")
 
 
 def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None = None) -> bool:
-    """If help is asked for, print the settings of ``conf/<name>.yaml``, which the verb takes, and return True."""
+    """If help is asked for, print the settings of ``conf/<name>.yaml``, which the verb takes, and return True.
+
+    Args:
+        name: the primary configuration.
+        text: what the verb does.
+        arguments: of the command; its overrides are shown as they would be used.
+        verb: where it is not called as the configuration.
+    """
     if not {"-h", "--help"} & set(arguments):
         return False
-    config = compose_config(name, [a for a in arguments if not a.startswith("-")])
+    config = compose_config(name, [a for a in arguments if not a.startswith("-") and (name != "sweep" or "=" in a)])
     with open_dict(config):
         choices = config.pop("choices", {})
     print(f"usage: memo {verb or name} [override ...]\n\n{text}\n")
+    comments = _comments(config_dir() / f"{name}.yaml")
     if choices:
         print("groups (override as group=option):")
-        for group in choices:
-            options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-            print(f"  {group:<12} {', '.join(options)}")
+        for group, option in choices.items():
+            _print_wrapped(f"  {group:<12} ", ", ".join(group_options(group)))
+            if option is not None:
+                found = _comments(config_dir() / group / f"{option}.yaml")
+                comments |= {f"{group}.{key}": comment for key, comment in found.items()}
+        print("\nexperiments (override as experiment=NAME):")
+        print_files(sorted((config_dir() / "experiment").glob("*.yaml")))
         print()
     print("settings (override as key=value):")
-    print("\n".join(f"  {line}" for line in OmegaConf.to_yaml(config).splitlines()))
+    print("\n".join(_tree(config, comments)))
     return True
+
+
+def print_files(files: Iterable[Path]) -> None:
+    """Print the names of YAML files, with the first line of what each says of itself."""
+    for file in files:
+        lines = [line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#")]
+        descriptions = [line for line in lines if not line.startswith("@package")]
+        _print_wrapped(f"  {file.stem:<28} ", descriptions[0] if descriptions else "")
+
+
+def _print_wrapped(first: str, text: str) -> None:
+    print(textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)) or first.rstrip())
+
+
+def _tree(config: DictConfig, comments: dict[str, str], prefix: str = "") -> Iterator[str]:
+    """Yield the lines of a configuration as YAML, with the comments of its files."""
+    indent = " " * (2 + 2 * prefix.count("."))
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _commented(f"{indent}{key}:", comments.get(name, ""))
+            yield from _tree(config[key], comments, f"{name}.")
+        else:
+            shown = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            yield from _commented(f"{indent}{key}: {shown}", comments.get(name, ""))
+
+
+def _commented(setting: str, comment: str) -> Iterator[str]:
+    """Yield a setting and behind it its comment, which begins on a line of its own where there is no room."""
+    lines = textwrap.wrap(comment, _WIDTH - _COMMENT_COLUMN - 2)
+    beside = lines and len(setting) < _COMMENT_COLUMN
+    yield f"{setting:<{_COMMENT_COLUMN}}# {lines[0]}" if beside else setting
+    for line in lines[1:] if beside else lines:
+        yield f"{'':<{_COMMENT_COLUMN}}# {line}"
+
+
+def _comments(file: Path) -> dict[str, str]:
+    """Return the comments behind the settings of a file, and of those that it builds on, by the settings' names."""
+    if not file.is_file():
+        return {}
+    found: dict[str, str] = {}
+    for default in (yaml.safe_load(file.read_text()) or {}).get("defaults", []):
+        if isinstance(default, str) and default != "_self_":
+            found |= _comments(file.with_name(f"{default}.yaml"))
+        elif isinstance(default, dict):
+            for group, option in default.items():
+                nested = _comments(file.parent / str(group) / f"{option}.yaml") if file.parent != config_dir() else {}
+                found |= {f"{group}.{key}": comment for key, comment in nested.items()}
+    path: list[tuple[int, str]] = []
+    for line in file.read_text().splitlines():
+        setting = _SETTING.fullmatch(line)
+        if setting is None:
+            continue
+        path = [(depth, key) for depth, key in path if depth < len(setting["indent"])]
+        path.append((len(setting["indent"]), setting["key"]))
+        if setting["comment"]:
+            found[".".join(key for _, key in path)] = setting["comment"]
+    return found

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from memo_lightning import __version__
 from memo_lightning.config import nearest
 from memo_lightning.errors import (
     FAILED,
@@ -28,7 +29,7 @@ VERBS = {
     "export-houses": "write generated houses for habitat-sim",
     "sweep": "search for the best settings",
     "register": "name a checkpoint in MLflow's model registry",
-    "compare": "hold finished runs against each other",
+    "compare": "compare finished runs",
     "benchmark": "measure what every memory costs",
     "ui": "look at runs in the browser",
     "doctor": "see what this machine has, and what is wrong with it",
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: memo VERB [override ...]\n")
         print("\n".join(f"  {verb:<13} {text}" for verb, text in VERBS.items()))
-        print("\n`memo VERB --help` lists the verb's settings.")
+        print("\n`memo VERB --help` lists the verb's settings, `memo --version` says which version this is.")
+        return 0
+    if arguments[0] == "--version":
+        print(f"memo-lightning {__version__}")
         return 0
     verb, *rest = arguments
     return run(verb, rest)

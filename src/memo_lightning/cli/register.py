@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError, require
+from memo_lightning.overrides import command, override_text
 from memo_lightning.tracking.registry import PREFIX, register_checkpoint
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
 
@@ -36,4 +37,6 @@ def main(arguments: Sequence[str]) -> None:
     print(f"registering the checkpoint of {run_dir} in {store}")
     version = register_checkpoint(store, run_id, name)
     uri = f"{PREFIX}{name}/{version}"
-    print(f"registered as {uri}\n\nnext: memo evaluate checkpoint={uri}")
+    # The store is that of the run, which need not be the default one.
+    words = [override_text("checkpoint", uri), override_text("tracking_uri", store)]
+    print(f"registered as {uri}\n\nnext: {command('memo', 'evaluate', *words)}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from memo_lightning.cli.help import print_help
+from memo_lightning.cli.help import print_files, print_help
+from memo_lightning.cli.next_commands import compare_command, ui_commands
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import command, override_text
 from memo_lightning.sweeps.run import run_study
 from memo_lightning.sweeps.space import as_overrides
 from memo_lightning.sweeps.storage import without_password
@@ -15,12 +17,14 @@ from memo_lightning.tracking import describe_store
 
 HELP = """Runs a study: memo sweep sweeps/NAME.yaml [override ...]. Settings of the study are overridden as key=value
 (n_trials=40 workers=2 storage=postgresql://user@host/db); every other override is one of memo train, for all
-trials. The same command goes on with a study that was stopped, and joins it from another machine."""
+trials. The same command resumes a study that was stopped, and joins it from another machine."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the study, then say what came of it and what to do next."""
     if print_help("sweep", HELP, arguments):
+        print("\nstudies that ship:")
+        print_files(sorted(shipped_studies().glob("*.yaml")))
         return
     if not arguments or "=" in arguments[0]:
         known = ", ".join(sorted(file.stem for file in shipped_studies().glob("*.yaml")))
@@ -39,17 +43,20 @@ def main(arguments: Sequence[str]) -> None:
     try:
         report = run_study(spec)
     except KeyboardInterrupt:
-        print(f"interrupted; this goes on with the study: memo sweep {' '.join(arguments)}", file=sys.stderr)
+        print(f"interrupted\nnext: {command('memo', 'sweep', *arguments)}   # resumes the study", file=sys.stderr)
         raise
     print(f"\ntrials            {', '.join(f'{n} {state}' for state, n in sorted(report.states.items()))}")
     for trial, file in zip(report.best, report.experiments, strict=True):
-        figures = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
+        metrics = ", ".join(f"{o.metric} {v:.4g}" for o, v in zip(spec.objectives, trial.values, strict=True))
         name = "best" if len(spec.objectives) == 1 else "on the front"
-        print(f"{name:<17} trial {trial.number}: {figures}")
+        print(f"{name:<17} trial {trial.number}: {metrics}")
         print(f"                  {' '.join(as_overrides(trial.params))}\n                  {file}")
     print(f"plots and table   {spec.run_dir}/")
     if report.experiments:
-        print(f"\nnext: memo train experiment={report.experiments[0]}\n      memo compare study={spec.name}")
+        print(f"\nnext: {command('memo', 'train', override_text('experiment', str(report.experiments[0])))}")
+        if logger:
+            study = override_text("study", spec.name)
+            print(f"      {compare_command(logger.tracking_uri, logger.experiment_name, study)}")
+            print("".join(f"      {line}\n" for line in ui_commands(logger.tracking_uri)), end="")
     else:
-        print(f"\nnext: look at {spec.run_dir}/trials/*/output.log")
-    print("      memo ui")
+        print(f"no trial was complete; what went wrong is in {spec.run_dir}/trials/*/output.log")

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memo_lightning.cli.help import print_help
+from memo_lightning.cli.next_commands import ui_commands
 from memo_lightning.config import compose_config
+from memo_lightning.overrides import command, override_text, parse_override
 from memo_lightning.wording import returns_in_words
 
 HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
@@ -25,9 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     from memo_lightning.training.train import train
 
     arguments = [*launcher_overrides(os.environ), *arguments]
-    resume = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), None)
+    overrides = {text: parse_override(text) for text in arguments}
+    resume = next((o.value() for o in overrides.values() if o.key_or_group == "resume"), None)
     if resume:
-        config = resumed_config(Path(resume), [a for a in arguments if not a.startswith("resume=")])
+        config = resumed_config(Path(resume), [text for text, o in overrides.items() if o.key_or_group != "resume"])
     else:
         config = compose_config("train", arguments)
     metrics = train(config)
@@ -45,7 +48,9 @@ def main(arguments: Sequence[str]) -> None:
         lines["return per trial"] = "no trial was complete"
     lines["results"] = f"{config.run_dir}/metrics.json"
     print("\n" + "\n".join(f"{name:<17} {text}" for name, text in lines.items()))
-    print(f"\nnext: memo evaluate checkpoint={config.run_dir}/checkpoints/last.ckpt\n      memo ui")
+    checkpoint = override_text("checkpoint", f"{config.run_dir}/checkpoints/last.ckpt")
+    after = [command("memo", "evaluate", checkpoint), *(ui_commands(config.logger.tracking_uri) if config.logger else [])]
+    print("\nnext: " + "\n      ".join(after))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
+from memo_lightning.overrides import command, override_text
 from memo_lightning.tracking import run_name
 
 _RUNS = Path("runs")  # where runs are kept by default
@@ -86,7 +87,8 @@ def check_run_dir(run_dir: Path) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir}: must be a directory, not a file")
     if checkpoint_path(run_dir).exists():
-        raise UserError(f"run_dir={run_dir}: already holds a run; continue it with resume={run_dir}, or name another")
+        again = command(override_text("resume", str(run_dir)))
+        raise UserError(f"run_dir={run_dir}: already holds a run; resume it with {again}, or name another")
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"run_dir={run_dir}: must be writable, and {parent} is not")

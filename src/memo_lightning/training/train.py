@@ -19,6 +19,7 @@ from memo_lightning.config import build, require_seed
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.errors import Preempted, TrainingStopped, UserError
 from memo_lightning.models import SequenceModel
+from memo_lightning.overrides import command, override_text
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.policies.loading import find_checkpoint
@@ -181,7 +182,8 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
         learner.preemption.disarm()
     if trainer.is_global_zero:
         word = "preempted" if isinstance(reason, Preempted) else "interrupted"
-        left = f"checkpoint: {path}\nnext: memo train resume={run_dir}" if path.exists() else "nothing was trained yet"
+        again = command("memo", "train", override_text("resume", str(run_dir)))
+        left = f"checkpoint: {path}\nnext: {again}" if path.exists() else "nothing was trained yet"
         print(f"{word}; {left}", file=sys.stderr)
     if started_by_lightning(os.environ):
         raise SystemExit(0)  # of any other status rank 0 would be killed, while it is still writing
