@@ -23,7 +23,7 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.policies.loading import find_checkpoint
-from memo_lightning.processes import end_with_parent
+from memo_lightning.processes import end_with_parent, refuse_to_start_in_worker
 from memo_lightning.tracking import code_tags, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.checkpoints import check_same_architecture, start_from
@@ -64,6 +64,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         TrainingStopped: if training cannot continue, or its results cannot be written.
         Preempted: after SIGTERM.
     """
+    refuse_to_start_in_worker()
     _silence_libraries()
     if started_by_the_run(os.environ):
         end_with_parent()
