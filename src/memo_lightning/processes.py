@@ -10,8 +10,28 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from memo_lightning.errors import UserError
 
 SECONDS_BETWEEN_LOOKS = 1.0
+T = TypeVar("T")
+UNGUARDED = 64  # exit status of a worker that runs its program again, for want of a main guard
+GUARD = (
+    "a worker process runs the program again that started it; put what the program does under "
+    '`if __name__ == "__main__":`'
+)
+
+
+def refuse_to_start_in_worker() -> None:
+    """End this process if it is a worker that is about to do its program's work a second time.
+
+    A worker imports the program that started it, and with it all that is not under a main guard. The process that has
+    started it says so; see :data:`GUARD`.
+    """
+    # What multiprocessing's own check asks, when it is too late.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(UNGUARDED)  # a fork server would turn a SystemExit into another status
 
 
 def end_with_parent() -> None:
@@ -42,12 +62,43 @@ def begin_worker() -> None:
     end_with_parent()
 
 
-def call_watching(workers: Sequence[BaseProcess], call: Callable[[], object]) -> None:
+def start_watching(start: Callable[[], T]) -> T:
+    """Call what starts worker processes and waits for them, until it returns or one of them is gone.
+
+    Raises:
+        UserError: if the worker has begun to run this program again.
+        RuntimeError: if it has ended otherwise.
+    """
+    others = set(multiprocessing.active_children())
+    workers: list[BaseProcess] = []
+    started: list[T] = []
+
+    def look() -> Sequence[BaseProcess]:
+        workers.extend(set(multiprocessing.active_children()) - others - set(workers))
+        return workers
+
+    try:
+        call_watching(look, lambda: started.append(start()), seconds_between_looks=0.1)
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        if any(worker.exitcode == UNGUARDED for worker in workers):
+            raise UserError(GUARD) from None
+        raise
+    return started[0]
+
+
+def call_watching(
+    workers: Callable[[], Sequence[BaseProcess]],
+    call: Callable[[], object],
+    seconds_between_looks: float = SECONDS_BETWEEN_LOOKS,
+) -> None:
     """Call what waits for all of the workers, until it returns or one of them is gone.
 
     Args:
-        workers: processes that this one has started.
+        workers: returns the processes that this one has started.
         call: what waits for them; if it is given up, it goes on in a thread that ends with the process.
+        seconds_between_looks: at the workers.
 
     Raises:
         RuntimeError: if a worker has ended before ``call`` has.
@@ -61,8 +112,8 @@ def call_watching(workers: Sequence[BaseProcess], call: Callable[[], object]) ->
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="call-watching").start()
-    while not wait([outcome], timeout=SECONDS_BETWEEN_LOOKS).done:
-        for number, worker in enumerate(workers):
+    while not wait([outcome], timeout=seconds_between_looks).done:
+        for number, worker in enumerate(workers()):
             if not worker.is_alive():
                 raise RuntimeError(f"worker {number} has ended (exit status {worker.exitcode}) and is waited for")
     outcome.result()

@@ -17,7 +17,7 @@ from memo_lightning.data.collector import TrialCollector
 from memo_lightning.data.rollouts import RolloutDataModule
 from memo_lightning.errors import require
 from memo_lightning.policies import MemoryPolicy
-from memo_lightning.processes import begin_worker, call_watching
+from memo_lightning.processes import begin_worker, call_watching, start_watching
 
 SECONDS_TO_CLOSE = 2.0
 
@@ -67,7 +67,8 @@ class MultiSyncDataModule(RolloutDataModule):
         self, policy: MemoryPolicy, env_makers: list[Callable[[], EnvBase]], **settings: Any
     ) -> MultiCollector:
         cpu = torch.device("cpu")
-        return MultiCollector(
+        start = partial(
+            MultiCollector,
             env_makers,
             copy.deepcopy(policy).to(cpu),  # the workers share its memory, and get the weights of each update
             policy_device=cpu,
@@ -80,6 +81,8 @@ class MultiSyncDataModule(RolloutDataModule):
             init_fn=begin_worker,
             **settings,
         )
+        # TorchRL may wait for ever for a worker that ends while it starts.
+        return start_watching(start)
 
     def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
         """Give the workers the weights, and return the next chunk."""
@@ -88,7 +91,7 @@ class MultiSyncDataModule(RolloutDataModule):
         workers = getattr(collector, "procs", [])  # Ray watches its own
         weights = TensorDict.from_module(policy).data.to("cpu")
         # TorchRL waits for every worker to have the weights, and for ever for one that has ended.
-        call_watching(workers, partial(collector.update_policy_weights_, weights))
+        call_watching(lambda: workers, partial(collector.update_policy_weights_, weights))
         try:
             return next(chunks)
         except ValueError as error:  # TorchRL ends the others, and stumbles over those that take their time

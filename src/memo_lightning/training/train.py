@@ -23,7 +23,7 @@ from memo_lightning.overrides import command, override_text
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.policies.loading import find_checkpoint
-from memo_lightning.processes import end_with_parent
+from memo_lightning.processes import end_with_parent, refuse_to_start_in_worker
 from memo_lightning.tracking import code_tags, describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.checkpoints import check_same_architecture, start_from
@@ -68,6 +68,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
         TrainingStopped: if training cannot continue, or its results cannot be written.
         Preempted: after SIGTERM.
     """
+    refuse_to_start_in_worker()
     _silence_libraries()
     require_seed(config.seed)
     check_trainer_settings(config.trainer)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from memo_lightning.envs.gymnasium.runners import Plan, Runners
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey
 from memo_lightning.errors import EnvironmentFailure, UserError
-from memo_lightning.processes import end_with_parent
+from memo_lightning.processes import GUARD, UNGUARDED, end_with_parent, refuse_to_start_in_worker
 
 START_TIMEOUT = 300.0  # seconds to import and build environments
 _GRACE = 2.0  # seconds to end by itself
@@ -52,6 +52,7 @@ class WorkerRunners:
     """
 
     def __init__(self, plan: Plan, n_envs: int, n_workers: int, step_timeout: float) -> None:
+        refuse_to_start_in_worker()
         # Not fork: this process has threads (torch, MLflow) whose locks a copy would inherit.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
@@ -184,7 +185,8 @@ class _Worker:
             raise UserError(value)
         if kind == "failure":
             raise EnvironmentFailure(f"env worker {self.number}: {value}")
-        raise EnvironmentFailure(self._why_silent(patience.seconds))
+        reason = self._why_silent(patience.seconds)
+        raise UserError(GUARD) if self.process.exitcode == UNGUARDED else EnvironmentFailure(reason)
 
     def _why_silent(self, seconds: float) -> str:
         who = f"env worker {self.number} (environments {self.indices[0]} to {self.indices[-1]})"
