@@ -42,12 +42,12 @@ def test_memories_are_measured_and_none_disagrees_with_itself():
     measured = {memory: {} for memory in memories}
     for case in cases(f"memories=[{','.join(memories)}]", "staggered=[]"):
         measured[case.memory] |= summarise(case, [measure(case)])
-    for memory, figures in measured.items():
-        assert figures["tokens_per_second"] == pytest.approx(32 / figures["update_seconds"])
-        assert 0 < figures["step_seconds"] <= figures["worst_step_seconds"]
-        assert figures["step_minus_forward"] < 1e-3
-        assert figures["flops_per_step"] > 0
-        assert (figures["state_bytes"] == 0) == (memory == "memoryless")
+    for memory, metrics in measured.items():
+        assert metrics["tokens_per_second"] == pytest.approx(32 / metrics["update_seconds"])
+        assert 0 < metrics["step_seconds"] <= metrics["worst_step_seconds"]
+        assert metrics["step_minus_forward"] < 1e-3
+        assert metrics["flops_per_step"] > 0
+        assert (metrics["state_bytes"] == 0) == (memory == "memoryless")
     tokens = {"full_context": 256, "memo": 8 + 4 * 2}  # capacity: a block of 256; a segment and four summaries
     counters = {"full_context": 2 * 8, "memo": 7 * 8}
     for memory, n_tokens in tokens.items():
@@ -59,18 +59,18 @@ def test_memories_take_turns_and_all_as_many(in_tmp_dir, capsys):
     assert main([*command, "memories=[memoryless,lstm]"]) == 0
     said = re.findall(r"(\w+) at 32 steps, update, turn (\d) of 3 ", capsys.readouterr().err)
     assert said == [(memory, turn) for turn in "123" for memory in ("memoryless", "lstm")]
-    figures = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())["cases"]["update/lstm/32"]
-    seconds = [turn["update_seconds"] for turn in figures["turns"]]
+    metrics = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())["cases"]["update/lstm/32"]
+    seconds = [turn["update_seconds"] for turn in metrics["turns"]]
     assert len(set(seconds)) == 3
-    assert figures["update_seconds"] == sorted(seconds)[1]
-    assert ["update_flops" in turn for turn in figures["turns"]] == [True, False, False]
+    assert metrics["update_seconds"] == sorted(seconds)[1]
+    assert ["update_flops" in turn for turn in metrics["turns"]] == [True, False, False]
     command = ["benchmark", *TINY, "run_dir=short", "staggered=[]", "measures=[update]", "max_seconds=0"]
     assert main([*command, "memories=[memoryless,lstm]"]) == 0
     cases = json.loads((in_tmp_dir / "short" / "benchmark.json").read_text())["cases"]
     assert [len(case["turns"]) for case in cases.values()] == [1, 1]
 
 
-def test_a_benchmark_that_was_stopped_goes_on_with_the_turn_that_was_next(in_tmp_dir, capsys, monkeypatch):
+def test_a_benchmark_that_was_stopped_resumes_with_the_turn_that_was_next(in_tmp_dir, capsys, monkeypatch):
     command = ["benchmark", *TINY, "run_dir=out", "staggered=[]", "measures=[update]", "memories=[memoryless,lstm]"]
     taken = []
 
@@ -107,12 +107,12 @@ def test_memory_of_updates_is_that_of_training():
 def test_boundaries_one_by_one_and_streaming_are_measured():
     *_, staggered, streaming = cases("memories=[memo]", "streaming_steps=40", "streaming_budget=14")
     assert measure(staggered)["staggered_seconds"] > 0
-    figures = measure(streaming)
-    assert figures["old_steps"] == 40
-    assert figures["old_bytes"] == figures["young_bytes"]
+    metrics = measure(streaming)
+    assert metrics["old_steps"] == 40
+    assert metrics["old_bytes"] == metrics["young_bytes"]
 
 
-def test_a_benchmark_leaves_its_figures_and_goes_on_where_it_was(in_tmp_dir, capsys):
+def test_a_benchmark_leaves_its_results_and_resumes_where_it_was(in_tmp_dir, capsys):
     command = ["benchmark", *TINY, "run_dir=out", "staggered=[]"]
     assert main([*command, "memories=[memoryless]"]) == 0
     first = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())

@@ -15,7 +15,7 @@ TINY = [
 
 
 def run(folder, every_n_frames, prune_at=None):
-    """Train for five rollouts of 320 frames; return the reports and the run's figures."""
+    """Train for five rollouts of 320 frames; return the reports and the run's metrics."""
     reports = []
 
     def report(frames, value):

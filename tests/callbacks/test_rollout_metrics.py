@@ -1,4 +1,4 @@
-"""Figures of rollouts."""
+"""Metrics of rollouts."""
 
 import time
 

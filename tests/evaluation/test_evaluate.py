@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
@@ -27,22 +28,22 @@ def test_trials_are_those_of_a_rollout(make_env, make_policy):
         policy.reset_state()
         torch.manual_seed(3)
         env.set_seed(3)
-        rows = [env.rollout(12, policy, break_when_any_done=False) for _ in range(2)]
-    expected = TrialRecord.concatenate([TrialRecord.of(row) for row in rows])
+        rollouts = [env.rollout(12, policy, break_when_any_done=False) for _ in range(2)]
+    expected = TrialRecord.concatenate([TrialRecord.of(rollout) for rollout in rollouts])
     for name, value in expected.as_tensors().items():
         torch.testing.assert_close(record.as_tensors()[name], value, equal_nan=True)
-    torch.testing.assert_close(first.inputs, policy.encode(rows[0][0]))
-    assert torch.equal(first.ends, rows[0][0]["next", "episode_end"].flatten())
-    assert torch.equal(first.successes, rows[0][0]["next", "success"].flatten())
+    torch.testing.assert_close(first.inputs, policy.encode(rollouts[0][0]))
+    assert torch.equal(first.ends, rollouts[0][0]["next", "episode_end"].flatten())
+    assert torch.equal(first.successes, rollouts[0][0]["next", "success"].flatten())
 
 
 def test_what_is_kept_of_a_step_does_not_grow_with_what_is_observed(make_env, make_policy):
     env = make_env(5, 0)
     policy = make_policy(env).eval()
     with acting(deterministic=False):
-        rows, inputs = _run_round(env, policy, 12, lambda: None, keeps_inputs=False)
-    assert sum(value.element_size() for value in rows.values(True, True)) <= 16  # bytes
-    assert not {"observation", "previous_step"} & set(rows.keys(True))
+        steps, inputs = _run_round(env, policy, 12, lambda: None, keeps_inputs=False)
+    assert sum(value.element_size() for value in steps.values(True, True)) <= 16  # bytes
+    assert not {"observation", "previous_step"} & set(steps.keys(True))
     assert inputs.numel() == 0
 
 
@@ -63,18 +64,18 @@ def evaluate(run, *overrides):
 
 def test_an_evaluation_is_named_by_the_length_that_was_asked_for(cart_pole, capsys):
     run, client = cart_pole
-    figures = evaluate(run)
-    assert figures["trial_length"] == 60 != figures["mean_trial_length"]
-    assert figures["n_trials"] == 3
+    metrics = evaluate(run)
+    assert metrics["trial_length"] == 60 != metrics["mean_trial_length"]
+    assert metrics["n_trials"] == 3
     evaluate(run, "trial_multiplier=2", "memory_budget=15", "split=train")
-    stored = client.get_run(figures["mlflow_run_id"])
+    stored = client.get_run(metrics["mlflow_run_id"])
     names = {name for name in stored.data.metrics if name.startswith("val/")}
     held_out, budgeted = "val/held_out/60_steps", "val/train/120_steps/budget_15"
     values = ["return_per_trial", "success", *(f"return_quarter_{k}" for k in (1, 2, 3, 4))]
     assert names == {f"{name}/{value}" for name in (held_out, budgeted) for value in values}
-    folders = {artifact.path for artifact in client.list_artifacts(figures["mlflow_run_id"], "evaluation")}
+    folders = {artifact.path for artifact in client.list_artifacts(metrics["mlflow_run_id"], "evaluation")}
     assert folders == {"evaluation/held_out_60_steps", "evaluation/train_120_steps_budget_15"}
-    files = {a.path.rpartition("/")[2] for a in client.list_artifacts(figures["mlflow_run_id"], folders.pop())}
+    files = {a.path.rpartition("/")[2] for a in client.list_artifacts(metrics["mlflow_run_id"], folders.pop())}
     assert {"evaluation.json", "in_context_curve.png"} <= files
     output = capsys.readouterr()
     assert "evaluating" in output.err
@@ -124,6 +125,27 @@ def test_the_attention_is_drawn_over_one_trial_and_not_where_that_is_too_short(c
     drawn = {segment: evaluate(run, f"model.segment_length={segment}")["files"] for segment in (5, 59)}
     assert "summary_attention.png" in drawn[5]
     assert "summary_attention.png" not in drawn[59]
+
+
+def test_success_is_in_bins_that_fit_the_episodes_unless_told_otherwise(in_tmp_dir):
+    train = ["env.trial_length=60", "env.episode_length=10", "total_frames=240", "logger=none", "run_dir=run"]
+    assert main(["train", *SMALL, *train]) == 0
+    table = evaluate(in_tmp_dir / "run")["by_steps"]
+    assert table["steps"] == [10, 20, 30, 40, 50, 60]
+    assert min(table["n_episodes"]) > 0
+    assert evaluate(in_tmp_dir / "run", "bin_steps=25")["by_steps"]["steps"] == [25, 50, 60]
+
+
+def test_plots_are_named_by_memory_and_environment_and_not_by_a_path(cart_pole, monkeypatch):
+    run, _ = cart_pole
+    titles = []
+    suptitle = Figure.suptitle
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text: (titles.append(text), suptitle(figure, text)))
+    evaluate(run, "model.segment_length=5")
+    assert [title.splitlines()[0] for title in titles] == [
+        "memo on CartPole-v1: 3 trials of held_out tasks",
+        "memo on CartPole-v1: summaries in a trial of held_out tasks",
+    ]
 
 
 def test_there_are_no_more_workers_than_environments():

@@ -41,9 +41,9 @@ def test_short_trials_are_not_seen_too_often():
     starts = torch.cat([torch.ones_like(ends[:, :1]), ends[:, :-1]], 1)
     flags = {name: ends.unsqueeze(-1) for name in ("done", "episode_end", "success")}
     values = {name: torch.ones(4000, 25, 1) for name in ("reward", "episode_return")}
-    rows = TensorDict({"is_init": starts.unsqueeze(-1), "next": {**flags, **values}}, (4000, 25))
-    assert TrialRecord.of(rows).lengths.mean() < 5.7
-    assert TrialRecord.of(rows, longest=10).lengths.mean() == pytest.approx(6, abs=0.1)
+    rollout = TensorDict({"is_init": starts.unsqueeze(-1), "next": {**flags, **values}}, (4000, 25))
+    assert TrialRecord.of(rollout).lengths.mean() < 5.7
+    assert TrialRecord.of(rollout, longest=10).lengths.mean() == pytest.approx(6, abs=0.1)
 
 
 def test_episodes_are_counted_in_the_steps_in_which_they_end(rollout):
