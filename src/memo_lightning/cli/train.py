@@ -48,8 +48,11 @@ def main(arguments: Sequence[str]) -> None:
         lines["return per trial"] = "no trial was complete"
     lines["results"] = f"{config.run_dir}/metrics.json"
     print("\n" + "\n".join(f"{name:<17} {text}" for name, text in lines.items()))
-    checkpoint = override_text("checkpoint", f"{config.run_dir}/checkpoints/last.ckpt")
-    after = [command("memo", "evaluate", checkpoint), *(ui_commands(config.logger.tracking_uri) if config.logger else [])]
+    checkpoint = override_text("checkpoint", config.run_dir)
+    after = [
+        command("memo", "evaluate", checkpoint),
+        *(ui_commands(config.logger.tracking_uri) if config.logger else []),
+    ]
     print("\nnext: " + "\n      ".join(after))
 
 
