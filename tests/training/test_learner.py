@@ -30,6 +30,7 @@ SETTINGS = {
     "schedule": "constant",
     "max_grad_norm": 0.5,
     "reward_scale": 1.0,
+    "noise_correlation": 0.0,
     "max_skipped_updates": 10,
 }
 

@@ -139,8 +139,9 @@ class _RemoteCollectors(RayCollector):
     all machines, and sends them to every worker.
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, make_envs: list[Callable[[], EnvBase]], policy: MemoryPolicy, **settings: Any) -> None:
+        super().__init__(make_envs, policy, **settings)
+        self._weight_names = list(policy.state_dict())
         warnings.filterwarnings("ignore", "RayCollector iteration started before weight synchronization", UserWarning)
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int:
@@ -151,9 +152,10 @@ class _RemoteCollectors(RayCollector):
     def reset(self) -> None:
         self.map_fn("reset")
 
-    def update_policy_weights_(self, policy: MemoryPolicy) -> None:
-        weights = ray.put({name: value.cpu() for name, value in policy.state_dict().items()})
-        self.map_fn("policy.load_state_dict", [(weights,)] * self.num_collectors)
+    def update_policy_weights_(self, weights: TensorDictBase) -> None:
+        flat = weights.flatten_keys(".")
+        stored = ray.put({name: flat.get(name).clone() for name in self._weight_names})
+        self.map_fn("policy.load_state_dict", [(stored,)] * self.num_collectors)
 
 
 def _join_workers(chunks: TensorDictBase) -> TensorDictBase:
