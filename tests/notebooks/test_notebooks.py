@@ -14,7 +14,7 @@ SMALL = {
     "quick_start": "FRAMES = 25_600",
     "inside_the_memory": "FRAMES = 25_600\nTRIALS = 64",
     "compare_baselines": 'FRAMES = 12_800\nMEMORIES = ["none", "memoryless"]\nSEEDS = [0]',
-    "analyse_a_study": "FRAMES = 12_800\nTRIALS = 2\nWORKERS = 1",
+    "analyse_a_study": "FRAMES = 2_560\nTRIALS = 4\nWORKERS = 1",
 }
 N_IMAGES = {"quick_start": 2, "inside_the_memory": 2, "compare_baselines": 1, "analyse_a_study": 3}  # at least
 
