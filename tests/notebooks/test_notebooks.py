@@ -71,8 +71,10 @@ def promise_of_inside_the_memory(text):
     (share,) = numbers(r"share of the last segment's attention that goes to summaries: ([\d.]+)", text)
     assert 0.2 < share < 1
     for what in ("key", "door"):
-        told, chance = numbers(rf"{what}: ([\d.]+) told right from all summaries, ([\d.]+) by chance", text)
+        pattern = rf"{what}: ([\d.]+) told right from all summaries, ([\d.]+) by chance, ([\d.]+) from the first"
+        told, chance, from_first = numbers(pattern, text)
         assert told > chance + 0.15, "five times the standard error"
+        assert told > from_first
 
 
 def promise_of_compare_baselines(text):
