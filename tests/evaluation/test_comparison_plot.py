@@ -1,34 +1,26 @@
 """The plot of a comparison shows each memory in its colour, and intervals only where there are seeds."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from memo_lightning.evaluation.colours import memory_colour
-from memo_lightning.evaluation.comparison import Curve, Group
+from memo_lightning.evaluation.comparison import Curve
 from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.plots import PAGE_WIDTH
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 
 
 def group(name, values, environment="a"):
-    """A group with a seed for every row of values, which are its curves."""
+    """What is drawn of a group with a seed for every line of values, which are its curves."""
     values = np.array(values, float)
-    nothing = {"score_of": "", "partly_evaluated": False, "differing": {}, "frames_per_second": 1.0}
-    costs = {"memory_bytes": 1.0, "flops_per_step": 1.0, "frames": [100] * len(values)}
     curve = Curve(np.linspace(0, 200, values.shape[1]), estimate_over_seeds(values))
-    score = estimate_over_seeds(values[:, -1])
-    seeds = list(range(len(values)))
-    return Group(
-        name=name,
-        environment=environment,
-        seeds=seeds,
-        score=score,
-        learning=curve,
-        in_context=curve,
-        **nothing,
-        **costs,
+    score, seeds = estimate_over_seeds(values[:, -1]), list(range(len(values)))
+    return SimpleNamespace(
+        name=name, environment=environment, seeds=seeds, score=score, learning=curve, in_context=curve
     )
 
 
