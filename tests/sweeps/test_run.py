@@ -123,7 +123,7 @@ def test_optuna_and_mlflow_tell_the_same(killed_and_finished):
     study, client = load(folder, "small"), MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (parent,) = runs_of_kind(client, "study")
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["best/return_per_trial"] == study.best_value
+    assert parent.data.metrics["trials/best/return_per_trial"] == study.best_value
     assert (parent.data.metrics["trials/complete"], parent.data.metrics["trials/pruned"]) == (2, 1)
     children = {int(run.data.tags["trial"]): run for run in runs_of_kind(client, "trial")}
     begun = [trial for trial in study.trials if "mlflow_run_id" in trial.user_attrs]

@@ -1,6 +1,7 @@
 """A run's logger keeps what the store does not take, never makes training wait, and loses nothing."""
 
 import contextlib
+import os
 import socket
 import sqlite3
 import time
@@ -136,3 +137,13 @@ def test_a_file_that_cannot_be_stored_holds_up_nothing_else(make_logger, uri, in
     assert capsys.readouterr().err.count("MLflow cannot be written") == 1
     assert history(uri, logger.run_id) == [(1, 1.0)]
     assert MlflowClient(uri).get_run(logger.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("variable", [None, "sqlite:///mine.db"])
+def test_a_run_does_not_choose_the_store_of_later_ones(make_logger, in_tmp_dir, monkeypatch, variable):
+    """MLflow's variable is the default of logger.tracking_uri, and stays what the user has made it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if variable:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    make_logger(tracking_uri=f"sqlite:///{in_tmp_dir}/other.db").finalize()
+    assert os.environ.get("MLFLOW_TRACKING_URI") == variable

@@ -156,8 +156,8 @@ def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, br
     assert "Prompts" not in text
     browser.get("about:blank")  # from one view to another, MLflow's pages wait for what never comes
     browser.get(f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning")
-    text = see(browser, "charts", folder, r"train \(\d", "return_per_trial")
-    sections = re.findall(r"^(\S+) \(\d+\)$", text, re.MULTILINE)
+    text = see(browser, "charts", folder, r"train\s+\(\d", "return_per_trial")
+    sections = re.findall(r"^(\S+)\s+\(\d+\)$", text, re.MULTILINE)
     assert sections[0] == "train", "learning curves come first"
     browser.get(f"{address}/#/experiments/{experiment}/runs")
     see(browser, "experiment", folder, "memo-lightning", "memo", "lstm", "study one")

@@ -71,7 +71,7 @@ def _best_values(spec: StudySpec, best: list[FrozenTrial]) -> dict[str, float]:
         return {}
     better = {"maximize": max, "minimize": min}
     return {
-        f"best/{objective.metric}": better[objective.direction](trial.values[index] for trial in best)
+        f"trials/best/{objective.metric}": better[objective.direction](trial.values[index] for trial in best)
         for index, objective in enumerate(spec.objectives)
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
-from memo_lightning.tracking.store import check_run_not_deleted, experiment_id_of, open_store
+from memo_lightning.tracking.store import TRACKING_URI, check_run_not_deleted, experiment_id_of, open_store
 
 logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  # it reports every new experiment
 
@@ -89,7 +90,13 @@ class RunLogger(MLFlowLogger):
             client = MlflowClient(open_store(self._tracking_uri, "logger.tracking_uri"))
             check_run_not_deleted(client, self._run_id)
         super().__init__(**self._settings)
+        variable = os.environ.get(TRACKING_URI)
         super().experiment.update_run(self._run_id, status="RUNNING")
+        # Lightning has made this store MLflow's default, which later runs of this process would take for the user's.
+        if variable is None:
+            os.environ.pop(TRACKING_URI, None)
+        else:
+            os.environ[TRACKING_URI] = variable
         self._begun = True
 
     @property
