@@ -102,12 +102,13 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Coll
     """
     known = dict(_leaves(config))
     parsed = [parse_override(text) for text in overrides]
-    for override in parsed:
+    switched_off = [o for o in parsed if o.value() is None and o.key_or_group in optional]
+    changed = [override for override in parsed if override not in switched_off]
+    for override in changed:
         key = override.key_or_group
         if group_options(key):
             raise UserError(f"{_text(override)}: a run that is resumed keeps its {key}; start a new run to change it")
-    switched_off = [o for o in parsed if o.value() is None and o.key_or_group in optional]
-    _new_settings([override for override in parsed if override not in switched_off], known)
+    _new_settings(changed, known)
     for override in parsed:
         key, value = override.key_or_group, override.value()
         OmegaConf.update(config, key, value, force_add=True)
