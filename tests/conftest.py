@@ -21,6 +21,9 @@ TESTS = Path(__file__).parent
 # Tests run beside one another, and on tensors so small that threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# The stores of tests are those of the tests.
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items):

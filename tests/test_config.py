@@ -71,3 +71,58 @@ def test_every_option_composes(group):
     for path in (config_dir() / group).glob("*.yaml"):
         config = compose_config("train", [f"{group}={path.stem}"])
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["foo=3"], "unknown override 'foo'"),
+        (["foo._target_=x"], "unknown override 'foo._target_'"),
+        (["callbacks.foo.lines=3"], "unknown override 'callbacks.foo.lines'"),
+        (["callbacks.foo=3"], "unknown override 'callbacks.foo'"),
+        (["callbacks.progress=3"], "callbacks.progress=3: must be settings"),
+        (["encoder.width=3"], "unknown override 'encoder.width'"),
+        (["env=gymnasium", "env.wrappers=my.Wrapper"], "env.wrappers='my.Wrapper': must be a list, e.g. [a,b]"),
+        (["env=gymnasium", "env.settings=3"], "env.settings=3: must be settings"),
+        (["env=ext_objnav", "env.dataset={n_hous: 3}"], "unknown override 'env.dataset.n_hous': did you mean"),
+        (["env=ext_objnav", "env.dataset=null"], "env.dataset=null: must be settings"),
+        (["trainer.strategy={a: 1}"], "trainer.strategy={}: must be text"),
+        (["seed=-1"], "seed=-1: must be from 0 to 4294967295"),
+        (["seed=4294967296"], "seed=4294967296: must be from 0 to 4294967295"),
+        (["total_frames=null"], "total_frames=null: must be an integer"),
+        (["baseline.top_k=3"], "unknown override 'baseline.top_k': a setting of baseline=retrieval only"),
+    ],
+)
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_plus_does_not_make_a_setting_that_is_not_used(plus, overrides, message):
+    *options, last = overrides
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        compose_config("train", [*options, f"{plus}{last}"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_of_ones_own_takes_its_own_settings_without_a_plus():
+    overrides = ["encoder._target_=my.Encoder", "encoder.width=3"]
+    overrides += ["callbacks.mine={_target_: my.Callback, every: 5}", "callbacks.other._target_=my.Other"]
+    overrides += ["callbacks.other.rate=0.5", "logger.tags.note=first try", "logger.tags={kind: pilot}"]
+    config = compose_config("train", overrides)
+    assert config.encoder.width == 3
+    assert config.callbacks.mine == {"_target_": "my.Callback", "every": 5}
+    assert config.callbacks.other.rate == 0.5
+    assert config.logger.tags == {"note": "first try", "kind": "pilot"}
+    assert compose_config("compare", ["tags.environment=darkroom"]).tags == {"environment": "darkroom"}
+    assert compose_config("benchmark", ['arms.mine=["baseline=lstm"]']).arms.mine == ["baseline=lstm"]
+
+
+def test_no_documented_setting_needs_a_plus():
+    root = config_dir().parent
+    texts = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "conf").rglob("*.yaml")]
+    for path in texts:
+        assert not re.search(r"(?<![\w+])\+[a-z_]+\.[\w.]+=", path.read_text()), path
+
+
+def test_a_target_that_cannot_be_imported_within_a_node_is_one_line():
+    node = {"_target_": "memo_lightning.envs.DarkKeyToDoor", "room_size": {"_target_": "nowhere.Size"}}
+    with pytest.raises(UserError, match="nowhere") as error:
+        build(node, n_envs=1)
+    assert "\n" not in str(error.value)

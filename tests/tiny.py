@@ -1,4 +1,4 @@
-"""A training that is over in a second, for tests that need one, and what of its figures is a matter of time.
+"""A training that is over in a second, for tests that need one, and which of its metrics are a matter of time.
 
 Later overrides take precedence over its own.
 """

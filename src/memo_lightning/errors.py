@@ -5,7 +5,7 @@ from __future__ import annotations
 # Exit statuses of the command.
 FAILED = 1
 USAGE_ERROR = 2
-PREEMPTED = 75  # "temporary failure, try again" in sysexits.h: go on with resume=
+PREEMPTED = 75  # "temporary failure, try again" in sysexits.h: resume with resume=
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
@@ -17,11 +17,11 @@ class UserError(ValueError):
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on, though nobody made a mistake: shown as one line, which says what was kept."""
+    """Training cannot continue, though nobody made a mistake: shown as one line, which says what was kept."""
 
 
 class Preempted(KeyboardInterrupt):
-    """The machine is wanted back (SIGTERM): training ends as after Ctrl-C, and another exit status asks to go on."""
+    """The machine is wanted back (SIGTERM): training ends as after Ctrl-C, and another exit status asks to resume it."""
 
 
 class EnvironmentFailure(RuntimeError):

@@ -281,3 +281,12 @@ def test_streaming_is_held_against_full_memory_on_the_same_trials(trained, tmp_p
     assert streaming["return_by_quarter"] != full["return_by_quarter"]
     assert evaluate(trained, "memory_budget=11", f"run_dir={tmp_path}/c") == 2
     assert "memory_budget=11: must be at least 14" in capsys.readouterr().err
+
+
+def test_frames_that_are_rounded_up_to_whole_rollouts_are_said(in_tmp_dir, capsys):
+    assert train("run_dir=run", "logger=none", "total_frames=700") == 0
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "960 frames (total_frames=700 in whole rollouts of 8 x 40 steps)" in first
+    assert json.loads((in_tmp_dir / "run" / "metrics.json").read_text())["frames"] == 960
+    assert main(["train", "resume=run", "total_frames=1280"]) == 0
+    assert ", 1,280 frames, seed 0" in capsys.readouterr().err.splitlines()[0]

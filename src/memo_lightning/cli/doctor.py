@@ -163,8 +163,8 @@ def _habitat() -> Iterator[Finding]:
         yield Finding("habitat-sim", "bad", f"cannot be imported ({reason}); it needs EGL, e.g. libegl1")
         return
     sim_version, cuda = result.stdout.split()
-    pictures = "pictures on the GPU" if cuda == "True" and torch.cuda.is_available() else "pictures in software"
-    yield Finding("habitat-sim", "ok", f"{sim_version}, {pictures}")
+    rendering = "renders on the GPU" if cuda == "True" and torch.cuda.is_available() else "renders in software"
+    yield Finding("habitat-sim", "ok", f"{sim_version}, {rendering}")
 
 
 def _extras() -> Iterator[Finding]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from memo_lightning.config import compose_config, config_dir, group_options
 
@@ -32,7 +32,8 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
     config = compose_config(name, [a for a in arguments if not a.startswith("-") and (name != "sweep" or "=" in a)])
     with open_dict(config):
         choices = config.pop("choices", {})
-    print(f"usage: memo {verb or name} [override ...]\n\n{text}\n")
+    described = textwrap.fill(" ".join(text.split()), _WIDTH)
+    print(f"usage: memo {verb or name} [override ...]\n\n{described}\n")
     comments = _comments(config_dir() / f"{name}.yaml")
     if choices:
         print("groups (override as group=option):")
@@ -45,7 +46,8 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
         print_files(sorted((config_dir() / "experiment").glob("*.yaml")))
         print()
     print("settings (override as key=value):")
-    print("\n".join(_tree(config, comments)))
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    print("\n".join(_tree(values, comments)))
     return True
 
 
@@ -61,15 +63,14 @@ def _print_wrapped(first: str, text: str) -> None:
     print(textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)) or first.rstrip())
 
 
-def _tree(config: DictConfig, comments: dict[str, str], prefix: str = "") -> Iterator[str]:
+def _tree(values: Mapping[str, Any], comments: Mapping[str, str], prefix: str = "") -> Iterator[str]:
     """Yield the lines of a configuration as YAML, with the comments of its files."""
     indent = " " * (2 + 2 * prefix.count("."))
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             yield from _commented(f"{indent}{key}:", comments.get(name, ""))
-            yield from _tree(config[key], comments, f"{name}.")
+            yield from _tree(value, comments, f"{name}.")
         else:
             shown = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
             yield from _commented(f"{indent}{key}: {shown}", comments.get(name, ""))

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"  {verb:<13} {text}" for verb, text in VERBS.items()))
         print("\n`memo VERB --help` lists the verb's settings, `memo --version` says which version this is.")
         return 0
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         print(f"memo-lightning {__version__}")
         return 0
     verb, *rest = arguments

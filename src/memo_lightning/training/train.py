@@ -58,7 +58,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
-        callbacks: further callbacks beside those of the configuration.
+        callbacks: further callbacks, after those of the configuration.
 
     Returns:
         The metrics of ``metrics.json``; none in processes other than the first.
