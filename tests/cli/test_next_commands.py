@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import signal
 import threading
 
@@ -34,7 +33,7 @@ def run(in_tmp_dir, capsys, monkeypatch):
     monkeypatch.setattr(os, "execv", lambda *_: None)
 
     def run_and_read(*arguments, status=0):
-        assert main(list(arguments)) == status, capsys.readouterr().err
+        assert main(list(arguments)) == status, "".join(capsys.readouterr())
         output = capsys.readouterr()
         return suggested(output.out + output.err)
 
@@ -55,7 +54,7 @@ def follow(commands, run_dir):
 def test_of_training_evaluation_and_comparison(run, in_tmp_dir):
     arguments = ["train", *SMALL["train"], f"run_dir={AWKWARD}", f"logger.tracking_uri=sqlite:///{AWKWARD}.db"]
     evaluate, ui = run(*arguments)
-    assert evaluate == ["memo", "evaluate", f"checkpoint={AWKWARD}/checkpoints/last.ckpt"]
+    assert evaluate == ["memo", "evaluate", f"checkpoint={AWKWARD}"]
     assert ui[:2] == ["memo", "ui"]
     follow([ui], "ui")
     again = run(*evaluate[1:], *SMALL["evaluate"])
@@ -82,7 +81,7 @@ def test_of_a_run_that_was_interrupted(run, in_tmp_dir):
     finally:
         timer.cancel()
     assert resume == ["memo", "train", f"resume={AWKWARD}"]
-    assert main([*resume[1:], "total_frames=1"]) == 2, "it has been trained for more"
+    assert main([*resume[1:], "total_frames=1"]) == 0, "it has only its report to make"
 
 
 def test_of_checking_an_environment(run):
@@ -111,5 +110,4 @@ def test_of_a_benchmark(run, in_tmp_dir):
 
 
 def test_of_the_doctor(run):
-    assert shutil.which("ffmpeg") or True  # the doctor looks at this machine, which may lack optional parts
     follow(run("doctor"), "doctor")

@@ -56,6 +56,14 @@ def test_a_run_goes_there_says_so_and_keeps_it(variables, monkeypatch, in_tmp_di
     assert (logger.tracking_uri, logger.experiment_name) == (f"sqlite:///{in_tmp_dir}/theirs.db", "their experiment: é")
 
 
+def test_a_run_in_another_store_does_not_make_it_the_default(in_tmp_dir, capsys):
+    overrides = ["total_frames=320", "run_dir=run", "logger.tracking_uri=sqlite:///other #1.db"]
+    assert main(["train", *TINY_TRAINING, *overrides]) == 0
+    assert compose_config("train").logger.tracking_uri == "sqlite:///mlflow.db"
+    assert main(["doctor", "tracking_uri=sqlite:///other #1.db"]) == 0
+    assert "other #1.db: answers, 2 experiments" in capsys.readouterr().out
+
+
 def test_a_password_is_not_printed(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
     assert describe_store(default_store()) == "postgresql://me:***@host/runs (MLFLOW_TRACKING_URI)"

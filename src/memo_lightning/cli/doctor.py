@@ -207,7 +207,7 @@ def _mlflow(uri: str) -> Iterator[Finding]:
         return
     try:
         if file:  # looked at first, as MLflow would change a database of another version
-            with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+            with sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True) as connection:
                 connection.execute("SELECT COUNT(*) FROM experiments")
         n = len(MlflowClient(uri).search_experiments())
         yield Finding("mlflow", "ok", f"{uri}: answers, {n} experiments")

@@ -52,6 +52,12 @@ class TrialRules:
         require(isinstance(length, int) and length >= 1, "env.trial_length", length, "at least 1")
         require(episodes is None or episodes >= 1, "env.episodes_per_trial", episodes, "at least 1, or null")
         require(self.same_task in kinds, "env.same_task", self.same_task, f"one of {', '.join(kinds)}")
+        require(
+            self.same_task == "none" or episodes != 1,
+            "env.same_task",
+            self.same_task,
+            "none where a trial has one episode; add env.episodes_per_trial=null for as many as fit",
+        )
         require(self.split in SPLITS, "env.split", self.split, f"one of {', '.join(SPLITS)}")
 
     def reset_options(self, *, new_task: bool) -> dict[str, Any] | None:
