@@ -8,7 +8,20 @@ from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 from memo_lightning.overrides import command, override_text, parse_override
 
-AWKWARD = ["runs/rate=0.1", "runs/#1", "my runs/first", "läufe/é", "a,b", "it's", "2024", "1e3", "true", "[a]", "'q'", "a\\"]
+AWKWARD = [
+    "runs/rate=0.1",
+    "runs/#1",
+    "my runs/first",
+    "läufe/é",
+    "a,b",
+    "it's",
+    "2024",
+    "1e3",
+    "true",
+    "[a]",
+    "'q'",
+    "a\\",
+]
 
 
 @pytest.mark.parametrize("key", ["run_dir", "checkpoint", "resume", "env.data_path", "logger.tracking_uri", "storage"])

@@ -1,8 +1,8 @@
 """Every documented setting of every group and command: a value that was changed changes something, or is refused.
 
 What a setting changes is seen in what is built of it: what an environment does, what a memory computes, what a small
-training leaves, how the Trainer is set up. Settings that take a whole command to see are tested with that command; here it
-is checked that a test names them.
+training leaves, how the Trainer is set up. Settings that take a whole command to see are tested with that command; here
+it is checked that a test names them.
 """
 
 import json
@@ -76,7 +76,7 @@ class Shift(gymnasium.ObservationWrapper):
 gymnasium.register("tests/Task-v0", Task)
 gymnasium.register("tests/OtherTask-v0", partial(Task, steps=3))
 
-# Group, or option of one -> its settings, each with a value that is not the default; in a pair, behind what else is set.
+# Group, or option of one -> its settings, each with a value that is not the default; in a pair, after what else is set.
 ENVIRONMENT = {
     "trial_length": "17",
     "split": "held_out",
@@ -356,7 +356,15 @@ def computation(overrides):
         for t in range(40):
             y_t, state = model.step(x[:, t], state)
     scalars = {name: value for name, value in vars(model).items() if isinstance(value, int | float | str)}
-    return nested(y), nested(x.grad), sum(kept), nested(y_t), model.state_nbytes(state), loss if loss is None else loss.item(), scalars
+    return (
+        nested(y),
+        nested(x.grad),
+        sum(kept),
+        nested(y_t),
+        model.state_nbytes(state),
+        loss if loss is None else loss.item(),
+        scalars,
+    )
 
 
 SMALL_MODEL = ["model.d_model=16", "model.n_layers=2", "model.d_ff=16", "model.segment_length=10"]

@@ -21,7 +21,7 @@ class TrainingStopped(RuntimeError):
 
 
 class Preempted(KeyboardInterrupt):
-    """The machine is wanted back (SIGTERM): training ends as after Ctrl-C, and another exit status asks to resume it."""
+    """The machine is wanted back (SIGTERM): training ends as after Ctrl-C; its exit status asks to resume it."""
 
 
 class EnvironmentFailure(RuntimeError):

@@ -146,7 +146,10 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
     [
         ("model.summary_length=11", "summary_length=11: must be at least 1 and at most segment_length=10"),
         ("model.d_model=18", "d_model=18: must be divisible by n_heads=4"),
-        ("model.segment_length=41", "segment_length=41: must be at most the 40 steps"),
+        (
+            "model.segment_length=41",
+            "segment_length=41: must be at most 40, the steps of a rollout; set model.segm",
+        ),
         ("total_frames=-5", "total_frames=-5: must be at least 1"),
         ("algorithm.learning_rate=0", "algorithm.learning_rate=0: must be greater than 0"),
         ("algorithm.n_minibatches=9", "n_minibatches=9: must be at most collector.n_envs=8"),

@@ -57,9 +57,10 @@ def test_of_training_evaluation_and_comparison(run, in_tmp_dir):
     assert evaluate == ["memo", "evaluate", f"checkpoint={AWKWARD}"]
     assert ui[:2] == ["memo", "ui"]
     follow([ui], "ui")
-    again = run(*evaluate[1:], *SMALL["evaluate"])
-    assert [words[-1] for words in again[:2]] == ["render=true", "trial_multiplier=8"]
-    follow(again[:2], "again")
+    *again, compare = run(*evaluate[1:], *SMALL["evaluate"])
+    follow([compare], "compare")
+    assert [words[-1] for words in again] == ["render=true", "trial_multiplier=8"]
+    follow(again, "again")
     registered = run("register", f"run_dir={AWKWARD}", "name=my model")
     follow(registered, "registered")
     compared = run("compare", f"tracking_uri=sqlite:///{AWKWARD}.db")
@@ -77,7 +78,9 @@ def test_of_a_run_that_was_interrupted(run, in_tmp_dir):
     timer = threading.Timer(4.0, signal.raise_signal, [signal.SIGINT])
     timer.start()
     try:
-        (resume,) = run("train", *TINY_TRAINING, "total_frames=10000000", "logger=none", f"run_dir={AWKWARD}", status=130)
+        (resume,) = run(
+            "train", *TINY_TRAINING, "total_frames=10000000", "logger=none", f"run_dir={AWKWARD}", status=130
+        )
     finally:
         timer.cancel()
     assert resume == ["memo", "train", f"resume={AWKWARD}"]

@@ -36,7 +36,7 @@ def test_without_them_runs_are_logged_to_the_working_directory():
 
 def test_an_empty_one_is_refused(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI='': must be .*unset MLFLOW_TRACKING_URI"):
+    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI='': must be .*unset MLFLOW_TRACKING_URI"):
         compose_config("ui")
 
 

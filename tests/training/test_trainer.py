@@ -27,7 +27,9 @@ from tiny import TINY_TRAINING
     ],
 )
 @pytest.mark.parametrize("plus", ["", "+"])
-def test_settings_that_a_run_does_not_follow_are_refused_before_anything_is_written(plus, setting, message, in_tmp_dir, capsys):
+def test_settings_that_are_not_followed_are_refused_before_anything_is_written(
+    plus, setting, message, in_tmp_dir, capsys
+):
     assert main(["train", *TINY_TRAINING, "total_frames=640", f"{plus}trainer.{setting}"]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from memo_lightning.cli.help import print_help
+from memo_lightning.cli.next_commands import compare_command
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.evaluate import evaluate
 from memo_lightning.overrides import command
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     after = [] if config.render else [command("memo", "evaluate", *arguments, "render=true")]
     if config.trial_multiplier == 1:
         after.append(command("memo", "evaluate", *arguments, "trial_multiplier=8"))
-    if metrics["mlflow_run_id"]:
-        after.append("memo compare")
+    if config.tracking_uri:
+        after.append(compare_command(config.tracking_uri, metrics["mlflow_experiment"]))
     if after:
         print("\nnext: " + "\n      ".join(after))
 

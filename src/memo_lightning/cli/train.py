@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> None:
     overrides = {text: parse_override(text) for text in arguments}
     resume = next((o.value() for o in overrides.values() if o.key_or_group == "resume"), None)
     if resume:
-        config = resumed_config(Path(resume), [text for text, o in overrides.items() if o.key_or_group != "resume"])
+        config = resumed_config(
+            Path(str(resume)), [text for text, o in overrides.items() if o.key_or_group != "resume"]
+        )
     else:
         config = compose_config("train", arguments)
     metrics = train(config)

@@ -44,7 +44,8 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     """Run the evaluation that ``conf/evaluate.yaml`` and its overrides describe.
 
     Args:
-        config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in,
+            and as its ``tracking_uri`` the store that holds the run, None for none.
         announce: is told what will be done and where it will be written, when all is known to be there.
 
     Returns:
@@ -106,6 +107,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         "model": OmegaConf.to_container(config.model),
         "frames_trained": training["frames"],
         "mlflow_run_id": training["mlflow_run_id"],
+        "mlflow_experiment": (training["config"]["logger"] or {}).get("experiment_name"),
         "memory_budget": config.memory_budget,
         "trial_length": length,
         **_metrics(record, config.bin_steps),
@@ -123,7 +125,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     results = run_dir / "evaluation.json"
     metrics["files"] = [results.name, *(file.name for file in files)]
     results.write_text(json.dumps(metrics, indent=2) + "\n")
-    _log_to_mlflow(config, training, metrics, [results, *files])
+    config.tracking_uri = _log_to_mlflow(config, training, metrics, [results, *files])
     return metrics
 
 
@@ -234,16 +236,19 @@ def _metrics(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
     }
 
 
-def _log_to_mlflow(config: DictConfig, training: Mapping[str, Any], metrics: dict[str, Any], files: list[Path]) -> None:
-    """Add the evaluation to the training's run, in the store that holds it now."""
+def _log_to_mlflow(
+    config: DictConfig, training: Mapping[str, Any], metrics: dict[str, Any], files: list[Path]
+) -> str | None:
+    """Add the evaluation to the training's run, in the store that holds it now; return that, None for no store."""
     run_id, logger = training["mlflow_run_id"], training["config"]["logger"]
     if run_id is None or not logger:
-        return
+        return None
     if config.checkpoint.startswith(MODELS):
         store: str | None = resolve_store(config.tracking_uri)  # where the model was found
     else:
         store = store_of_run(logger["tracking_uri"], run_id, Path(config.checkpoint))
     if store is None:
         print(f"not logged to MLflow: {no_store_of_run(logger['tracking_uri'], run_id)}", file=sys.stderr)
-        return
+        return None
     log_evaluation(store, run_id, metrics, files)
+    return store

@@ -236,7 +236,10 @@ def test_actions_that_are_whole_numbers_are_the_nearest_ones():
         ({"trial_length": 0}, "env.trial_length=0: must be at least 1"),
         ({"episodes_per_trial": 0}, "env.episodes_per_trial=0: must be at least 1"),
         ({"episode_length": 0}, "env.episode_length=0: must be at least 1"),
-        ({"same_task": "seed", "episodes_per_trial": 1}, "env.same_task='seed': must be none .* add env.episodes_per_trial"),
+        (
+            {"same_task": "seed", "episodes_per_trial": 1},
+            "env.same_task='seed': must be none .*env.episodes_per",
+        ),
         ({"same_task": "maybe"}, "env.same_task='maybe': must be one of none, seed, option"),
         ({"split": "test"}, "env.split='test': must be one of"),
         ({"workers": 3}, "env.workers=3: must be at least 0 and at most the 2 environments"),
