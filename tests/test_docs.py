@@ -74,7 +74,7 @@ def test_commands_that_do_not_run_name_verbs_and_settings_that_exist(page, comma
 
 # What is added behind a command so that it is soon over; everything else about it stays as it is written.
 SMALL = {
-    "check-env": ["collector.n_envs=4"],
+    "check-env": ["collector.n_envs=4", "algorithm.n_minibatches=2"],
     "evaluate": ["n_trials=4", "n_envs=4"],
     "sweep": [*SMALL_TRAINING, "n_trials=1"],
     "export-houses": ["dataset.n_houses=1", "dataset.n_placements=1", "dataset.n_episodes=2"],
