@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -136,34 +136,6 @@ def merge_file(config: DictConfig, path: Path) -> None:
             raise UserError(f"{path}: {key}: must {'' if OmegaConf.is_list(default) else 'not '}be a list")
         _check_type(key, file[key], default)
         config[key] = file[key]
-
-
-def override_key(text: str) -> str:
-    """Return the key that an override such as ``algorithm.gamma=0.9`` changes.
-
-    Raises:
-        UserError: if it cannot be parsed.
-    """
-    return parse_override(text).key_or_group
-
-
-def override_value(text: str) -> Any:
-    """Return the value that an override such as ``encoder.in_keys=[observation]`` gives, here a list.
-
-    Raises:
-        UserError: if it cannot be parsed.
-    """
-    return parse_override(text).value()
-
-
-def quoted_value(text: str) -> str:
-    """Return text as the value of an override, in quotes where Hydra would read something else or nothing at all."""
-    try:  # in a list, where more characters have a meaning than by itself
-        values = override_value(f"key=[{text}]")
-        fits = len(values) == 1 and (not isinstance(values[0], str) or values[0] == text)
-    except UserError:
-        fits = False
-    return text if fits else QuotedString(text, Quote.single).with_quotes()
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -58,6 +58,15 @@ def parse_override(text: str) -> Override:
     return override
 
 
+def override_key(text: str) -> str:
+    """Return the key that an override such as ``algorithm.gamma=0.9`` changes.
+
+    Raises:
+        UserError: if it cannot be parsed.
+    """
+    return parse_override(text).key_or_group
+
+
 def override_text(key: str, value: str) -> str:
     """Return the override that gives a setting the text ``value``, in quotes only where it needs them.
 

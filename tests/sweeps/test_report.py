@@ -4,7 +4,8 @@ import pytest
 from mlflow import MlflowClient
 from studies import write_study
 
-from memo_lightning.config import compose_config, override_value
+from memo_lightning.config import compose_config
+from memo_lightning.overrides import parse_override
 from memo_lightning.sweeps.report import write_report
 from memo_lightning.sweeps.run import open_runs
 from memo_lightning.sweeps.space import draw
@@ -50,5 +51,5 @@ def test_a_study_of_lists_with_any_name_is_drawn_and_its_best_settings_are_an_ex
     assert {"history", "parallel_coordinates", "importances"} <= {file.stem for file in report.files}
     (experiment,) = report.experiments
     config = compose_config("train", [f"experiment={experiment}"])
-    assert list(config.encoder.in_keys) == list(override_value(f"k={values['encoder.in_keys']}"))
+    assert list(config.encoder.in_keys) == list(parse_override(f"k={values['encoder.in_keys']}").value())
     assert config.algorithm.n_epochs == values["algorithm.n_epochs"]

@@ -6,8 +6,9 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-from memo_lightning.config import nearest, override_key
+from memo_lightning.config import nearest
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import override_key
 from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.sweeps.trial import TrialTask, read_result, write_task
 from memo_lightning.sweeps.trial_process import TrialProcess

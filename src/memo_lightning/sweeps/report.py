@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
-from memo_lightning.config import config_dir, override_key, override_value
+from memo_lightning.config import config_dir
 from memo_lightning.evaluation.plots import PAGE_WIDTH
+from memo_lightning.overrides import parse_override
 from memo_lightning.sweeps.space import as_overrides
 from memo_lightning.sweeps.study import INTERRUPTED, mlflow_run_of
 from memo_lightning.sweeps.study_file import StudySpec
@@ -103,8 +104,9 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
     """Write the settings of a trial as a file of ``conf/experiment/``."""
     groups: dict[str, str] = {}
     values = OmegaConf.create()
-    for override in [*spec.train, *as_overrides(trial.params)]:
-        key, value = override_key(override), override_value(override)
+    for override in map(parse_override, [*spec.train, *as_overrides(trial.params)]):
+        key = override.key_or_group
+        value: Any = override.value()
         if key in _PRESETS:
             _take_over(_preset(key, value), groups, values)
         elif key in spec.train_config.choices:

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from memo_lightning.config import build, compose_config, nearest, quoted_value
+from memo_lightning.config import build, compose_config, nearest
 from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
+from memo_lightning.overrides import parse_override, quoted
 from memo_lightning.policies.spec import build_memory
 from memo_lightning.training.parts import build_baseline
 from memo_lightning.training.trainer import check_trainer_settings
@@ -202,4 +203,15 @@ def _as_text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(_as_text, value))}]"
-    return quoted_value(value) if isinstance(value, str) else str(value)
+    return _word_as_text(value) if isinstance(value, str) else str(value)
+
+
+def _word_as_text(word: str) -> str:
+    """Write a word with quotes where an override would otherwise read something else, or nothing at all."""
+    try:  # in a list, where more characters have a meaning than by itself
+        values = parse_override(f"key=[{word}]").value()
+    except UserError:
+        return quoted(word)
+    assert isinstance(values, list)
+    fits = len(values) == 1 and (not isinstance(values[0], str) or values[0] == word)
+    return word if fits else quoted(word)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, merge_file, override_key, require_seed
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, require_seed
 from memo_lightning.errors import UserError, require
+from memo_lightning.overrides import override_key
 from memo_lightning.sweeps.space import Parameter, as_choice, check_space, parse_space
 from memo_lightning.training.trainer import check_trainer_settings
 

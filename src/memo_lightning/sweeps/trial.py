@@ -22,8 +22,9 @@ import torch
 from omegaconf import open_dict
 
 from memo_lightning.callbacks.pruning import Pruning
-from memo_lightning.config import build, compose_config, quoted_value
+from memo_lightning.config import build, compose_config
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import override_text
 from memo_lightning.processes import end_with_parent
 from memo_lightning.sweeps.reporting import TrialReporter
 from memo_lightning.tracking import run_name
@@ -98,8 +99,8 @@ def run_trial(task: TrialTask, folder: Path) -> TrialResult:
         assert task.study is not None
         report = TrialReporter(os.environ[STORAGE_VARIABLE], task.study, task.trial_id, build(task.pruner))
     for index, seed in enumerate(task.seeds):
-        run_dir = quoted_value(str(folder / f"seed{seed}"))
-        config = compose_config("train", [*task.overrides, f"seed={seed}", f"run_dir={run_dir}"])
+        run_dir = override_text("run_dir", str(folder / f"seed{seed}"))
+        config = compose_config("train", [*task.overrides, f"seed={seed}", run_dir])
         if config.logger and task.tags:
             with open_dict(config):
                 config.logger.tags = {**config.logger.tags, **task.tags}

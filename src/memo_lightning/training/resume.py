@@ -7,8 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, override_key, setting_names
+from memo_lightning.config import apply_overrides, setting_names
 from memo_lightning.errors import UserError
+from memo_lightning.overrides import override_key
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
 from memo_lightning.training.run_dir import checkpoint_path
