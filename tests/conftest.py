@@ -15,6 +15,7 @@ from memo_lightning.envs.interface import interface_of
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 from memo_lightning.policies.heads import ActorCriticHeads
+from tiny import MEMO_SIZES
 
 TESTS = Path(__file__).parent
 
@@ -92,15 +93,7 @@ def make_policy():
 
     def make(env, **changes):
         torch.manual_seed(0)
-        sizes = {
-            "d_model": 16,
-            "n_layers": 1,
-            "n_heads": 2,
-            "d_ff": 32,
-            "segment_length": 5,
-            "summary_length": 2,
-        }
-        model = MemoTransformer(**{**sizes, **changes})
+        model = MemoTransformer(**{**MEMO_SIZES, **changes})
         interface = interface_of(env)
         encoder = VectorEncoder(interface.observed(), model.d_model, ["observation", "previous_step"])
         return MemoryPolicy(encoder, model, ActorCriticHeads(model.d_model, interface.action))

@@ -1,8 +1,41 @@
-"""A training that is over in a second, for tests that need one, and which of its metrics are a matter of time.
+"""Settings of tests: a small memory, PPO, a training that is over in a second."""
 
-Later overrides take precedence over its own.
-"""
+import torch
 
+MEMO_SIZES = {
+    "d_model": 16,
+    "n_layers": 1,
+    "n_heads": 2,
+    "d_ff": 32,
+    "segment_length": 5,
+    "summary_length": 2,
+}
+MEMO = {"_target_": "memo_lightning.models.MemoTransformer", **MEMO_SIZES}
+
+PPO_SETTINGS = {
+    "gamma": 0.9,
+    "gae_lambda": 0.8,
+    "cross_episode_returns": False,
+    "clip_epsilon": 0.2,
+    "entropy_coef": 0.01,
+    "value_coef": 0.5,
+    "n_epochs": 2,
+    "n_minibatches": 2,
+    "normalize_advantage": True,
+    "target_kl": None,
+    "recompute_log_probs": False,
+    "shuffle_episodes": False,
+    "learning_rate": 1e-2,
+    "optimizer": torch.optim.Adam,
+    "warmup_frames": 0,
+    "schedule": "constant",
+    "max_grad_norm": 0.5,
+    "reward_scale": 1.0,
+    "noise_correlation": 0.0,
+    "max_skipped_updates": 10,
+}
+
+# Overrides of memo train; later ones take precedence.
 TINY_TRAINING = [
     "debug=smoke",
     "env.trial_length=40",

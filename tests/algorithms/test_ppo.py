@@ -8,28 +8,15 @@ import torch
 
 from memo_lightning.algorithms import PPO
 from memo_lightning.errors import UserError
+from tiny import PPO_SETTINGS
 
 SETTINGS = {
-    "gamma": 0.9,
-    "gae_lambda": 0.8,
-    "cross_episode_returns": False,
+    **PPO_SETTINGS,
     "clip_epsilon": 0.1,
     "entropy_coef": 0.03,
     "value_coef": 0.7,
     "n_epochs": 1,
-    "n_minibatches": 2,
-    "normalize_advantage": True,
-    "target_kl": None,
-    "recompute_log_probs": False,
-    "shuffle_episodes": False,
     "learning_rate": 1e-3,
-    "optimizer": torch.optim.Adam,
-    "warmup_frames": 0,
-    "schedule": "constant",
-    "max_grad_norm": 0.5,
-    "reward_scale": 1.0,
-    "noise_correlation": 0.0,
-    "max_skipped_updates": 10,
 }
 
 

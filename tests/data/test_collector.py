@@ -8,9 +8,9 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs import Transform, TransformedEnv
 
+from collecting import collect
 from memo_lightning.callbacks import Baseline
 from memo_lightning.config import config_dir
-from memo_lightning.data.collector import TrialCollector
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
@@ -64,24 +64,6 @@ def _yaml(memory):
     import yaml
 
     return yaml.safe_load((config_dir() / "baseline" / f"{memory}.yaml").read_text())
-
-
-def collect(env, policy, n_steps, n_chunks=1, **settings):
-    collector = TrialCollector(
-        env,
-        policy,
-        frames_per_batch=env.batch_size[0] * n_steps,
-        total_frames=-1,
-        track_traj_ids=False,
-        use_buffers=False,
-        return_same_td=True,
-        **settings,
-    )
-    collector.set_seed(5)
-    torch.manual_seed(5)
-    collector.reset()
-    chunks = iter(collector)
-    return [next(chunks).clone() for _ in range(n_chunks)]
 
 
 def worth(policy, steps, index, t, final):

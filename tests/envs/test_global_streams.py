@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from collecting import collect
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
-from memo_lightning.data.collector import TrialCollector
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.evaluation.trials import acting, run_trials
@@ -25,30 +25,20 @@ def build(target, n_envs=2, seed=0):
     return build_env(config.env, n_envs, seed)
 
 
-def collect(env, policy, n_steps=20):
-    collector = TrialCollector(
-        env,
-        policy,
-        frames_per_batch=env.batch_size[0] * n_steps,
-        total_frames=-1,
-        track_traj_ids=False,
-        use_buffers=False,
-    )
-    torch.manual_seed(5)
-    collector.set_seed(5)
-    collector.reset()
-    return next(iter(collector))["steps"]
+def acted(env, policy):
+    """Return the actions of five episodes of four steps in two environments."""
+    (chunk,) = collect(env, policy, 20)
+    return chunk["steps", "action"].view(2, 5, 4)
 
 
 def test_episodes_with_one_seed_are_not_acted_alike(make_policy):
     """Five episodes of a trial, all reset with the same seed: a policy that samples acts differently in each."""
     env = build("SeedsTorch")
     policy = make_policy(env)
-    actions = collect(env, policy)["action"].view(2, 5, 4)
+    actions = acted(env, policy)
     assert all(len(episodes.unique(dim=0)) > 2 for episodes in actions)
-    harmless = build("Guess")
-    assert torch.equal(collect(harmless, policy)["action"].view(2, 5, 4), actions), "nothing else is different either"
-    assert torch.equal(collect(build("SeedsTorch"), policy)["action"].view(2, 5, 4), actions), "and it is repeatable"
+    assert torch.equal(acted(build("Guess"), policy), actions), "nothing else is different either"
+    assert torch.equal(acted(build("SeedsTorch"), policy), actions), "and it is repeatable"
 
 
 def test_neither_are_those_of_an_evaluation(make_policy):

@@ -15,6 +15,7 @@ from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
 from memo_lightning.policies import Agent, PolicySpec
+from tiny import MEMO
 
 NAMES = [
     "items",
@@ -31,15 +32,7 @@ NAMES = [
 ]
 # Those that a TorchRL environment cannot have at its top: the first two are its own, the others TorchRL's.
 OF_GYMNASIUM_ONLY = ["reward", "episode_end", "device", "shape", "batch_size", "self"]
-MEMORY = {
-    "_target_": "memo_lightning.models.MemoTransformer",
-    "d_model": 16,
-    "n_layers": 1,
-    "n_heads": 2,
-    "d_ff": 32,
-    "segment_length": 4,
-    "summary_length": 2,
-}
+MEMORY = {**MEMO, "segment_length": 4}
 
 
 def value_of(names, name, t):

@@ -10,6 +10,7 @@ import torch
 from reencoding import forward_with_reencoding
 
 from memo_lightning.models import MemoTransformer
+from tiny import MEMO_SIZES
 
 
 @pytest.fixture
@@ -275,9 +276,8 @@ def test_cuda_matches_cpu():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
-    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "segment_length": 5, "summary_length": 2}
     with pytest.raises(ValueError, match=message):
-        MemoTransformer(**{**sizes, **change})
+        MemoTransformer(**{**MEMO_SIZES, **change})
 
 
 def test_wrong_states_and_inputs_are_refused():

@@ -5,13 +5,12 @@ import torch
 
 from memo_lightning.models import RetrievalMemory
 from memo_lightning.models.row_context import RowContext
-
-SIZES = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "segment_length": 5, "summary_length": 2}
+from tiny import MEMO_SIZES
 
 
 def small_model(**settings):
     torch.manual_seed(0)
-    model = RetrievalMemory(**SIZES, **settings)
+    model = RetrievalMemory(**MEMO_SIZES, **settings)
     torch.nn.init.normal_(model.summary_queries)
     return model.eval()
 
@@ -112,7 +111,7 @@ def test_settings_that_do_not_fit_are_refused(change, message):
 
 
 def test_more_entries_than_a_trial_can_fill_are_refused():
-    model = RetrievalMemory(**SIZES, top_k=6)
+    model = RetrievalMemory(**MEMO_SIZES, top_k=6)
     model.check_trial_length(15)
     with pytest.raises(ValueError, match="top_k=6: must be at most 4, the summary tokens of 14 steps"):
         model.check_trial_length(14)

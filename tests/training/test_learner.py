@@ -10,29 +10,7 @@ from memo_lightning.algorithms import PPO
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.models import MemoTransformer
 from memo_lightning.training import PolicyLearner
-
-SETTINGS = {
-    "gamma": 0.9,
-    "gae_lambda": 0.8,
-    "cross_episode_returns": False,
-    "clip_epsilon": 0.2,
-    "entropy_coef": 0.01,
-    "value_coef": 0.5,
-    "n_epochs": 2,
-    "n_minibatches": 2,
-    "normalize_advantage": True,
-    "target_kl": None,
-    "recompute_log_probs": False,
-    "shuffle_episodes": False,
-    "learning_rate": 1e-2,
-    "optimizer": torch.optim.Adam,
-    "warmup_frames": 0,
-    "schedule": "constant",
-    "max_grad_norm": 0.5,
-    "reward_scale": 1.0,
-    "noise_correlation": 0.0,
-    "max_skipped_updates": 10,
-}
+from tiny import PPO_SETTINGS
 
 
 class Witness(lightning.Callback):
@@ -65,7 +43,7 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
         seed=data_seed,
     )
     policy = make_policy(data.env)
-    algorithm = PPO(**{**SETTINGS, **changes})
+    algorithm = PPO(**{**PPO_SETTINGS, **changes})
     if keep_inputs:
         policy.keep_inputs(shuffle_episodes=algorithm.shuffle_episodes)
     learner = PolicyLearner(policy, algorithm, {"total_frames": data.total_frames, "compile": False, "seed": 0})
