@@ -19,8 +19,8 @@ from torchrl.data import Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from memo_lightning.errors import UserError
+from memo_lightning.policies.action import Action, action_of_spec
 from memo_lightning.policies.heads import build_actor
-from memo_lightning.policies.spaces import Action, action_of_spec
 
 
 def hidden(n=6, d=8):

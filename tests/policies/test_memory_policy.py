@@ -12,8 +12,8 @@ from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
+from memo_lightning.policies.action import action_of_spec
 from memo_lightning.policies.heads import ActorCriticHeads
-from memo_lightning.policies.spaces import action_of_spec
 
 
 def grid_world(n_envs):

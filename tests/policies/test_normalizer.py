@@ -15,19 +15,12 @@ from memo_lightning.config import build, compose_config
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.policies import Interface, PolicySpec
+from memo_lightning.policies.action import Action
 from memo_lightning.policies.normalizer import Normalizer, RunningMoments
-from memo_lightning.policies.spaces import Action, observation_keys
+from memo_lightning.policies.observation_keys import observation_keys
 from memo_lightning.training import PolicyLearner
+from tiny import MEMO
 
-MEMORY = {
-    "_target_": "memo_lightning.models.MemoTransformer",
-    "d_model": 16,
-    "n_layers": 1,
-    "n_heads": 2,
-    "d_ff": 32,
-    "segment_length": 5,
-    "summary_length": 2,
-}
 SPACE = spaces.Dict(
     vector=spaces.Box(-np.inf, np.inf, (3,), np.float32),
     angle=spaces.Box(-2, 2, (2,), np.float32),
@@ -45,7 +38,7 @@ def alone(value):
 def spec_for(interface, *, observations=True, rewards=True):
     encoder = {"_target_": "memo_lightning.policies.ObservationEncoder"}
     heads = "memo_lightning.policies.heads.ActorCriticHeads"
-    return PolicySpec(interface, encoder, MEMORY, heads, observations, rewards)
+    return PolicySpec(interface, encoder, MEMO, heads, observations, rewards)
 
 
 def everything(observes_reward=True):

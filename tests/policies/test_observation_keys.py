@@ -8,14 +8,9 @@ from torchrl.data import Bounded, Composite
 from torchrl.envs import PermuteTransform
 
 from memo_lightning.errors import UserError
-from memo_lightning.policies.spaces import (
-    Action,
-    ObservationKey,
-    keys_of_spec,
-    observation_keys,
-    space_from_plain,
-    space_to_plain,
-)
+from memo_lightning.policies.action import Action
+from memo_lightning.policies.observation_keys import ObservationKey, keys_of_spec, observation_keys
+from memo_lightning.policies.spaces import space_from_plain, space_to_plain
 from memo_lightning.policies.spec import Interface
 
 

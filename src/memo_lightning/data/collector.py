@@ -14,9 +14,9 @@ from torchrl.envs.utils import set_exploration_type
 from memo_lightning.envs.reports import FINAL_OBSERVATION, TRUNCATED
 from memo_lightning.errors import UserError
 from memo_lightning.policies import MemoryPolicy
+from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, as_if_the_episode_went_on
-from memo_lightning.policies.spaces import ACTION_MASK
 
 STEPS, AFTER = "steps", "after"
 FINAL_VALUE = "final_value"

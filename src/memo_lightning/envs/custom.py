@@ -20,8 +20,8 @@ from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.errors import UserError, require
+from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
-from memo_lightning.policies.spaces import ACTION_MASK
 
 
 def make_custom_env(
@@ -50,7 +50,7 @@ def make_custom_env(
         settings: its arguments.
         trial_length: steps after which a trial ends.
         images: layouts of images by observation key, of a Gymnasium environment; see
-            :class:`~memo_lightning.policies.spaces.ObservationKey`.
+            :class:`~memo_lightning.policies.observation_keys.ObservationKey`.
         time_limit_is_end: whether an episode that a limit of steps cuts off is over; see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
         step_timeout: seconds that a step or reset may take.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from gymnasium import spaces
 from torchrl.envs import EnvBase
 
+from memo_lightning.policies.action import ACTION_MASK, action_of_spec
 from memo_lightning.policies.encoders import OBSERVATION
-from memo_lightning.policies.spaces import ACTION_MASK, action_of_spec, keys_of_spec
+from memo_lightning.policies.observation_keys import keys_of_spec
 from memo_lightning.policies.spec import Interface
 
 

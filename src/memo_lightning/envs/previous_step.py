@@ -9,8 +9,8 @@ from tensordict import TensorDictBase
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.envs.transforms import Transform
 
+from memo_lightning.policies.action import Action
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous_step, previous_step_size
-from memo_lightning.policies.spaces import Action
 
 
 class PreviousStep(Transform):

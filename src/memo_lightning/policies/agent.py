@@ -15,10 +15,10 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from memo_lightning.errors import UserError
+from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.memory_policy import MemoryPolicy
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous_step
-from memo_lightning.policies.spaces import ACTION_MASK
 from memo_lightning.policies.spec import PolicySpec
 
 

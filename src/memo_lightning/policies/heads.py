@@ -13,8 +13,8 @@ from torch import nn
 from torch.distributions import Categorical, Distribution
 from torchrl.modules import MaskedCategorical, ProbabilisticActor, TanhNormal, ValueOperator
 
+from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.multi_categorical import MultiCategorical
-from memo_lightning.policies.spaces import ACTION_MASK, Action
 
 # Continuous policies begin with the same wide distribution everywhere (Andrychowicz et al. 2021, arXiv 2006.05990).
 _CONTINUOUS_GAIN = 0.01

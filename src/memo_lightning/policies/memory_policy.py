@@ -13,6 +13,7 @@ from torchrl.modules import ProbabilisticActor
 
 from memo_lightning.errors import TrainingStopped
 from memo_lightning.models import SequenceModel
+from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import Encoder, name_of
 from memo_lightning.policies.exploration import CorrelatedNoise
 from memo_lightning.policies.heads import PolicyHeads
@@ -20,7 +21,6 @@ from memo_lightning.policies.input_history import InputHistory
 from memo_lightning.policies.normalizer import Normalizer
 from memo_lightning.policies.precision import full_precision
 from memo_lightning.policies.previous_step import PREVIOUS_STEP
-from memo_lightning.policies.spaces import ACTION_MASK
 
 
 class MemoryPolicy(TensorDictModuleBase):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from memo_lightning.policies.spaces import Action
+from memo_lightning.policies.action import Action
 
 PREVIOUS_STEP = "previous_step"
 

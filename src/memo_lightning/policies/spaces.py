@@ -1,350 +1,47 @@
-"""What a policy observes and does: Gymnasium spaces, the TorchRL specs they are stored as, and both as plain values."""
+"""Gymnasium spaces: the TorchRL specs that they are stored as, the way back, and both as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import Space, spaces
-from numpy.typing import NDArray
-from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, TensorSpec
 
-from memo_lightning.errors import UserError, require
-
-# Bounds beyond this stand for "no bound", as in CartPole's velocities.
-UNBOUNDED = 1e6
-ACTION_MASK = "action_mask"  # in an observation or in `info`, by the convention of Gymnasium and PettingZoo
-# What cannot be a key of TorchRL's Composite; it gets an underscore at the end.
-_RESERVED = frozenset(
-    ("batch_size", "cls", "data_cls", "device", "dtype", "names", "self", "shape", "space", "step_mdp_static")
-)
-_ENCODABLE = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-ImageLayout = Literal["channels_last", "channels_first", "vector"]
-_MAX_CHANNELS = 4  # of an image that is not a stack of several
+from memo_lightning.errors import UserError
 
 
-@dataclass(frozen=True)
-class ObservationKey:
-    """One part of an observation: where the environment has it, and how it is stored for one environment.
-
-    Discrete values are int64 from 0, images uint8 ``[H, W, C]``, everything else a float32 vector. Of stacked frames
-    the channels of all are stored one after another.
-
-    Attributes:
-        name: its name, which is the user's; with an underscore at its end where TorchRL reserves it, as ``device``. In
-            a TensorDict it is found at ``("observation", name)``.
-        path: keys and indices that lead to it in the observation.
-        space: its Gymnasium space.
-        layout: how a uint8 array of two to four dimensions is read: as an image, ``channels_last`` (``[H, W]``,
-            ``[H, W, C]`` or, with frames, ``[F, H, W, C]``) or ``channels_first`` (``[C, H, W]`` or ``[F, C, H, W]``);
-            or as a ``vector`` of numbers. None lets the shape decide.
-
-    Raises:
-        UserError: if the shape does not say where the channels are, or the layout does not fit it.
-    """
-
-    name: str
-    path: tuple[str | int, ...]
-    space: Space
-    layout: ImageLayout | None = None
-
-    def __post_init__(self) -> None:
-        shape = self.space.shape or ()
-        could_be_image = isinstance(self.space, spaces.Box) and self.space.dtype == np.uint8 and len(shape) >= 2
-        setting = f"env.images.{self.name}"
-        if self.layout is None:
-            object.__setattr__(self, "layout", _layout_of(self.name, shape) if could_be_image else "vector")
-            return
-        require(
-            self.layout in get_args(ImageLayout), setting, self.layout, f"one of {', '.join(get_args(ImageLayout))}"
-        )
-        if self.layout == "vector":
-            return
-        fewest = 3 if self.layout == "channels_first" else 2
-        require(
-            could_be_image and fewest <= len(shape) <= 4,
-            setting,
-            self.layout,
-            f"of an observation of uint8 with {fewest} to 4 dimensions; this one is {self.space}",
-        )
-
-    @property
-    def is_image(self) -> bool:
-        """Whether it is stored as an image."""
-        return self.layout != "vector"
-
-    @cached_property
-    def is_discrete(self) -> bool:
-        """Whether it is one or several discrete values."""
-        return isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete)
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """Shape as stored."""
-        assert self.space.shape is not None
-        if self.is_image:
-            frames, height, width, channels = self._image_sizes
-            return height, width, frames * channels
-        return () if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
-
-    @cached_property
-    def dtype(self) -> type[np.generic]:
-        """Dtype as stored."""
-        return np.uint8 if self.is_image else np.int64 if self.is_discrete else np.float32
-
-    @property
-    def description(self) -> str:
-        """What it is taken for, in words: ``image 84 x 84, 4 frames of 3 channels (channels_first)``."""
-        if self.is_image:
-            frames, height, width, channels = self._image_sizes
-            of_frames = f"{frames} frames of " if len(self.space.shape or ()) == 4 else ""
-            plural = "s" if channels > 1 else ""
-            return f"image {height} x {width}, {of_frames}{channels} channel{plural} ({self.layout})"
-        if self.is_discrete:
-            return f"discrete {list(self.shape)}" if self.shape else "discrete"
-        flattened = f", flattened from {list(self.space.shape or ())}" if len(self.space.shape or ()) > 1 else ""
-        return f"vector {list(self.shape)}{flattened}"
-
-    @cached_property
-    def _image_sizes(self) -> tuple[int, int, int, int]:
-        """Frames, height, width and channels."""
-        sizes = tuple(self.space.shape or ())
-        if len(sizes) == 2:
-            return 1, *sizes, 1
-        frames, *one = sizes if len(sizes) == 4 else (1, *sizes)
-        channels, height, width = one if self.layout == "channels_first" else (one[2], *one[:2])
-        return frames, height, width, channels
-
-    def spec(self, batch_size: Sequence[int], device: torch.device | str = "cpu") -> TensorSpec:
-        """Return the spec of a batch ``[*batch_size]``."""
-        shape = (*batch_size, *self.shape)
-        if isinstance(self.space, spaces.Box):
-            if self.is_image:
-                return Bounded(0, 255, shape, dtype=torch.uint8, device=device)
-            low, high = _bounds(self.space)
-            if low.abs().max() < UNBOUNDED and high.abs().max() < UNBOUNDED:
-                return Bounded(low.expand(shape).clone(), high.expand(shape).clone(), shape, device=device)
-            return Unbounded(shape, device=device)
-        if self.is_discrete:
-            return _discrete_spec(self.space, shape, device)
-        return Unbounded(shape, device=device)
-
-    def read(self, observation: Any, batch_shape: tuple[int, ...] = ()) -> NDArray:
-        """Return this part of an observation ``[*batch_shape, ...]``, as it is stored.
-
-        Raises:
-            UserError: if the observation lacks it, or it is not what its space says.
-        """
-        value = observation
-        for part in self.path:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                raise UserError(f"the observation lacks {self.name!r}; its space has it") from None
-        value = np.asarray(value)
-        n_batch_dims = len(batch_shape)
-        if value.shape != (*batch_shape, *(self.space.shape or ())):
-            said = f"its space says {self.space.shape}"
-            said += f" for each of a batch of {batch_shape[0]}" if batch_shape else ""
-            raise UserError(f"observation {self.name!r} has shape {value.shape}; {said}")
-        if self.is_image:
-            if value.dtype != np.uint8:
-                raise UserError(f"observation {self.name!r} has dtype {value.dtype}; its space says uint8")
-            value = self._frames_and_channels_last(value, n_batch_dims)
-        elif value.dtype.kind not in "biuf":
-            raise UserError(f"observation {self.name!r} has dtype {value.dtype}; its space says {self.space.dtype}")
-        elif self.is_discrete:
-            value = value - self.space.start  # type: ignore[attr-defined]
-            limit = self.space.n if isinstance(self.space, spaces.Discrete) else self.space.nvec  # type: ignore[attr-defined]
-            if (value < 0).any() or (value >= limit).any():
-                raise UserError(f"observation {self.name!r} is {value}; its space says {self.space}")
-        return value.reshape((*batch_shape, *self.shape))
-
-    def _frames_and_channels_last(self, value: NDArray, n_batch_dims: int) -> NDArray:
-        """Return images with the axes H, W, F, C of those that they have."""
-        if self.layout == "channels_first":
-            value = np.moveaxis(value, -3, -1)
-        return np.moveaxis(value, n_batch_dims, -2) if len(self.space.shape or ()) == 4 else value
+def bounds(space: spaces.Box) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return lower and upper bounds, float32 ``[D]`` each."""
+    low, high = (torch.from_numpy(np.reshape(bound, -1).astype(np.float32)) for bound in (space.low, space.high))
+    return low, high
 
 
-def observation_keys(
-    space: Space, ignore: Sequence[str] = (), images: Mapping[str, str] | None = None
-) -> list[ObservationKey]:
-    """Return the parts of an observation space: ``observation``, or one for each part of a Dict or Tuple.
-
-    An action mask is no part: a policy does not read it, it obeys it.
-
-    Args:
-        space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of such, at any depth.
-        ignore: names of parts to leave out.
-        images: layouts of parts by name, where their shape does not say it; see :class:`ObservationKey`.
-
-    Raises:
-        UserError: if a part is of another kind, two have the same name, or there is none; or if the layout of an image
-            is unclear or does not fit.
-    """
-    parts = list(_walk(space, (), "" if isinstance(space, spaces.Dict) else "observation"))
-    parts = [part for part in parts if part[1] != (ACTION_MASK,)]
-    names = [name for name, _, _ in parts]
-    for name in ignore:
-        require(name in names, "env.ignore", list(ignore), f"among the observation keys, {', '.join(names)}")
-    layouts: dict[str, Any] = dict(images or {})
-    for name in layouts:
-        require(name in names, "env.images", layouts, f"of observation keys, {', '.join(names)}")
-    keys = [ObservationKey(name, path, part, layouts.get(name)) for name, path, part in parts if name not in ignore]
-    keys = [replace(key, name=f"{key.name}_") if key.name in _RESERVED else key for key in keys]
-    names = [key.name for key in keys]
-    require(bool(keys), "env.ignore", list(ignore), "such that something is left to observe")
-    for key in keys:
-        if not isinstance(key.space, _ENCODABLE):
-            raise UserError(
-                f"observation {key.name!r} is a {type(key.space).__name__} space, which cannot be encoded; "
-                f"leave it out with env.ignore=[{key.name}], or turn it into a Box with a wrapper in env.wrappers"
-            )
-        if names.count(key.name) > 1:
-            raise UserError(f"observation {key.name!r}: two parts have this name; rename one with a wrapper")
-    return keys
+def discrete_spec(space: Space, shape: tuple[int, ...], device: torch.device | str) -> TensorSpec:
+    """Return the spec of one or several discrete values of ``space``, stored as ``shape``."""
+    if isinstance(space, spaces.Discrete):
+        return Categorical(int(space.n), shape=shape, device=device)
+    nvec = space.nvec.reshape(-1).tolist() if isinstance(space, spaces.MultiDiscrete) else [2] * shape[-1]
+    return MultiCategorical(nvec, shape=shape, device=device)
 
 
-def keys_of_spec(spec: Composite, n_batch_dims: int) -> list[ObservationKey]:
-    """Return the parts of what a TorchRL environment observes, given the spec of ``("observation", ...)``.
-
-    Raises:
-        UserError: if one is neither a vector, a discrete value nor an image.
-    """
-    keys = []
-    for name, entry in spec.items():
-        shape = tuple(entry.shape[n_batch_dims:])
-        is_image = entry.dtype == torch.uint8 and len(shape) == 3
-        if len(shape) > 1 and not is_image:
-            raise UserError(
-                f"observation {name!r} has shape {shape} and dtype {entry.dtype}; must be a vector, a discrete value, "
-                f"or an image (uint8 [H, W, C])"
-            )
-        if is_image and _plausible_layouts(shape) == ["channels_first"]:
-            raise UserError(
-                f"observation {name!r} has shape {shape}, channels first; images of TorchRL environments must be "
-                f"[H, W, C]: append torchrl.envs.PermuteTransform((-2, -1, -3), in_keys=[{name!r}]) to the environment"
-            )
-        path = (str(name),) if len(spec.keys()) > 1 else ()
-        layout: ImageLayout | None = "channels_last" if is_image else None
-        keys.append(ObservationKey(str(name), path, _space_of(entry, n_batch_dims), layout))
-    return keys
-
-
-@dataclass(frozen=True)
-class Action:
-    """What one environment is told in a step.
-
-    Attributes:
-        space: a Discrete, MultiDiscrete, MultiBinary or bounded Box space.
-        masked: whether the environment says at every step which actions are allowed.
-
-    Raises:
-        UserError: if the space is of another kind, or continuous actions are to be masked.
-    """
-
-    space: Space
-    masked: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.space, spaces.Box):
-            if not (np.isfinite(self.space.low).all() and np.isfinite(self.space.high).all()):
-                raise UserError(
-                    f"action space {self.space}: must have finite bounds; set them, with values of your own, by "
-                    f"'env.wrappers=[{{_target_: memo_lightning.envs.gymnasium.BoundActions, low: -1, high: 1}}]'"
-                )
-        elif not isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            raise UserError(
-                f"action space {type(self.space).__name__}: must be Discrete, MultiDiscrete, MultiBinary or a bounded "
-                f"Box; flatten it with a wrapper in env.wrappers"
-            )
-        if self.masked and isinstance(self.space, spaces.Box):
-            raise UserError(f"action_mask: action space {self.space} is continuous; only discrete actions have a mask")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape as stored: flat."""
-        assert self.space.shape is not None
-        return self.space.shape if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
-
-    @property
-    def dtype(self) -> type[np.generic]:
-        """Dtype as stored."""
-        return np.float32 if isinstance(self.space, spaces.Box) else np.int64
-
-    @property
-    def n_values(self) -> list[int]:
-        """Values of each discrete component; none of a continuous action."""
-        if isinstance(self.space, spaces.Box):
-            return []
-        if isinstance(self.space, spaces.Discrete):
-            return [int(self.space.n)]
-        if isinstance(self.space, spaces.MultiDiscrete):
-            return self.space.nvec.reshape(-1).tolist()
-        return [2] * self.shape[0]
-
-    def spec(self, batch_size: Sequence[int], device: torch.device | str = "cpu") -> TensorSpec:
-        """Return the spec of a batch ``[*batch_size]``."""
-        shape = (*batch_size, *self.shape)
-        if isinstance(self.space, spaces.Box):
-            low, high = _bounds(self.space)
-            return Bounded(low.expand(shape).clone(), high.expand(shape).clone(), shape, device=device)
-        return _discrete_spec(self.space, shape, device)
-
-    def to_env(self, stored: NDArray) -> Any:
-        """Return a stored action as the environment takes it, the nearest whole numbers in a Box of integers."""
-        action = self.to_envs(stored[None])[0]
-        return int(action) if isinstance(self.space, spaces.Discrete) else action
-
-    def to_envs(self, stored: NDArray) -> NDArray:
-        """Return stored actions ``[N, ...]`` as environments take them."""
-        assert self.space.shape is not None
-        assert self.space.dtype is not None
-        if isinstance(self.space, spaces.Discrete):
-            return stored + int(self.space.start)
-        if self.space.dtype.kind in "iu":
-            stored = np.rint(stored)
-        value = stored.reshape(len(stored), *self.space.shape).astype(self.space.dtype)
-        return value + self.space.start if isinstance(self.space, spaces.MultiDiscrete) else value
-
-    def read_mask(self, mask: Any, batch_shape: tuple[int, ...] = ()) -> NDArray[np.bool_]:
-        """Return an action mask ``[*batch_shape, sum(n_values)]``, the values of the first component first.
-
-        Raises:
-            UserError: if it has another shape, or leaves a component without an allowed value.
-        """
-        value = np.asarray(mask)
-        expected = (*batch_shape, sum(self.n_values))
-        if value.shape != expected:
-            raise UserError(f"action_mask has shape {value.shape}; must be {expected}, one value for each action")
-        value = value.astype(np.bool_)
-        start = 0
-        for component, n in enumerate(self.n_values):
-            if not value[..., start : start + n].any(-1).all():
-                which = f" for component {component}" if len(self.n_values) > 1 else ""
-                raise UserError(f"action_mask allows no action{which}; must allow at least one")
-            start += n
-        return value
-
-
-def action_of_spec(spec: TensorSpec, n_batch_dims: int, *, masked: bool = False) -> Action:
-    """Return the action of a TorchRL environment.
-
-    Raises:
-        UserError: if actions of this kind are not supported.
-    """
-    if not isinstance(spec, Categorical | MultiCategorical | Bounded) or isinstance(spec, Binary):
-        hint = "; GymEnv has one with categorical_action_encoding=True" if isinstance(spec, OneHot) else ""
-        raise UserError(
-            f"action_spec={type(spec).__name__}: must be Categorical (one discrete action), MultiCategorical "
-            f"(several) or Bounded (a vector with bounds){hint}"
-        )
-    return Action(_space_of(spec, n_batch_dims), masked)
+def space_of(spec: TensorSpec, n_batch_dims: int) -> Space:
+    """Return the Gymnasium space of one environment's part of a spec."""
+    shape = tuple(spec.shape[n_batch_dims:])
+    if isinstance(spec, MultiCategorical):
+        return spaces.MultiDiscrete(spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].cpu().numpy())
+    if isinstance(spec, Binary) or (spec.dtype == torch.bool and not isinstance(spec, Categorical)):
+        return spaces.MultiBinary(shape)
+    if isinstance(spec, Categorical):
+        return spaces.Discrete(int(spec.n))
+    dtype = np.uint8 if spec.dtype == torch.uint8 else np.float32
+    if isinstance(spec, Bounded):
+        first = (0,) * n_batch_dims
+        low, high = (bound[first].cpu().numpy().astype(dtype) for bound in (spec.space.low, spec.space.high))
+        return spaces.Box(low, high, shape, dtype)
+    return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
 
 def space_to_plain(space: Space) -> dict[str, Any]:
@@ -392,89 +89,6 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
             raise UserError(
                 f"space of kind {kind!r}: must be box, discrete, multi_discrete, multi_binary, dict or tuple"
             )
-
-
-def without_keys(space: Space, ignore: Sequence[str]) -> Space:
-    """Return an observation space without the parts that are ignored at its top level, and without an action mask."""
-    if not isinstance(space, spaces.Dict):
-        return space
-    kept = [(str(key), part) for key, part in space.spaces.items()]
-    return spaces.Dict([(key, part) for key, part in kept if key not in (*ignore, ACTION_MASK)])
-
-
-def _layout_of(name: str, shape: tuple[int, ...]) -> ImageLayout:
-    """Return the only layout that uint8 numbers of this shape can have as an image.
-
-    Raises:
-        UserError: if there is none, or more than one.
-    """
-    if len(shape) == 2:
-        return "channels_last"
-    plausible = _plausible_layouts(shape[-3:]) if len(shape) <= 4 else []
-    if len(plausible) == 1:
-        return plausible[0]
-    choices = "channels_last, or to channels_first or vector" if len(shape) <= 4 else "vector"
-    raise UserError(
-        f"observation {name!r} of shape {shape}: nothing says which dimension holds the channels of an image; set "
-        f"env.images.{name}={choices}"
-    )
-
-
-def _plausible_layouts(shape: tuple[int, ...]) -> list[ImageLayout]:
-    """Return the layouts in which ``shape``, of three dimensions, looks like that of an image.
-
-    There are at least three times as many pixels along either side as channels. By the convention of Gymnasium,
-    channels that come last may be more where the sides are equal, as in grids of one-hot cells, and up to four always.
-    """
-    first, middle, last = shape
-    found: list[ImageLayout] = []
-    few = 3 * last <= min(first, middle) or last <= _MAX_CHANNELS < min(first, middle)
-    if few or first == middle != last:
-        found.append("channels_last")
-    if 3 * first <= min(middle, last):
-        found.append("channels_first")
-    return found
-
-
-def _walk(space: Space, path: tuple[str | int, ...], name: str) -> Iterator[tuple[str, tuple[str | int, ...], Space]]:
-    """Yield name, path and space of every part."""
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
-            yield from _walk(part, (*path, key), f"{name}_{key}" if name else str(key))
-    elif isinstance(space, spaces.Tuple):
-        for index, part in enumerate(space.spaces):
-            yield from _walk(part, (*path, index), f"{name}_{index}")
-    else:
-        yield name, path, space
-
-
-def _bounds(space: spaces.Box) -> tuple[torch.Tensor, torch.Tensor]:
-    low, high = (torch.from_numpy(np.reshape(bound, -1).astype(np.float32)) for bound in (space.low, space.high))
-    return low, high
-
-
-def _discrete_spec(space: Space, shape: tuple[int, ...], device: torch.device | str) -> TensorSpec:
-    if isinstance(space, spaces.Discrete):
-        return Categorical(int(space.n), shape=shape, device=device)
-    nvec = space.nvec.reshape(-1).tolist() if isinstance(space, spaces.MultiDiscrete) else [2] * shape[-1]
-    return MultiCategorical(nvec, shape=shape, device=device)
-
-
-def _space_of(spec: TensorSpec, n_batch_dims: int) -> Space:
-    """Return the Gymnasium space of one environment's part of a spec."""
-    shape = tuple(spec.shape[n_batch_dims:])
-    if isinstance(spec, MultiCategorical):
-        return spaces.MultiDiscrete(spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].cpu().numpy())
-    if isinstance(spec, Binary) or (spec.dtype == torch.bool and not isinstance(spec, Categorical)):
-        return spaces.MultiBinary(shape)
-    if isinstance(spec, Categorical):
-        return spaces.Discrete(int(spec.n))
-    dtype = np.uint8 if spec.dtype == torch.uint8 else np.float32
-    if isinstance(spec, Bounded):
-        first = (0,) * n_batch_dims
-        low, high = (bound[first].cpu().numpy().astype(dtype) for bound in (spec.space.low, spec.space.high))
-        return spaces.Box(low, high, shape, dtype)
-    return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
 
 def _short(values: list[Any]) -> list[Any]:

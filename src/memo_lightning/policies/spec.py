@@ -12,12 +12,14 @@ from torchrl.data import Composite, Unbounded
 from memo_lightning.construct import construct, resolve_class
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
+from memo_lightning.policies.action import Action
 from memo_lightning.policies.encoders import OBSERVATION, Encoder
 from memo_lightning.policies.heads import PolicyHeads
 from memo_lightning.policies.memory_policy import MemoryPolicy
 from memo_lightning.policies.normalizer import Normalizer
+from memo_lightning.policies.observation_keys import ObservationKey
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, previous_step_size
-from memo_lightning.policies.spaces import Action, ObservationKey, space_from_plain, space_to_plain
+from memo_lightning.policies.spaces import space_from_plain, space_to_plain
 
 TARGET = "_target_"
 

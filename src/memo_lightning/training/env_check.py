@@ -20,8 +20,8 @@ from memo_lightning.envs.global_streams import noticing_changes
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
+from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION, name_of
-from memo_lightning.policies.spaces import ACTION_MASK
 from memo_lightning.training.parts import build_parts
 
 _N_ENVS = 4

@@ -21,8 +21,9 @@ from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
 from memo_lightning.policies import Agent, PolicySpec
+from memo_lightning.policies.action import Action
 from memo_lightning.policies.heads import build_actor
-from memo_lightning.policies.spaces import Action
+from tiny import MEMO
 
 TAXI = "Taxi-v3" if "Taxi-v3" in gymnasium.registry else "Taxi-v4"  # whichever version is not deprecated
 ONE, SEVERAL = spaces.Discrete(5, start=2), spaces.MultiDiscrete([3, 4])
@@ -33,15 +34,7 @@ MAKERS = {
     "several, in info": (partial(Picky, SEVERAL), [3, 4]),
     "several, in the observation": (partial(Picky, SEVERAL, where="observation"), [3, 4]),
 }
-MEMORY = {
-    "_target_": "memo_lightning.models.MemoTransformer",
-    "d_model": 16,
-    "n_layers": 1,
-    "n_heads": 2,
-    "d_ff": 32,
-    "segment_length": 10,
-    "summary_length": 2,
-}
+MEMORY = {**MEMO, "segment_length": 10}
 
 
 def make(name, workers=0, n_envs=8):

@@ -14,7 +14,7 @@ from memo_lightning.envs.gymnasium import GymnasiumEnv, SelectComponents
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import EnvironmentFailure, UserError
 from memo_lightning.policies import ObservationEncoder
-from memo_lightning.policies.spaces import Action
+from memo_lightning.policies.action import Action
 
 
 def rollout(env, steps=40, seed=0):

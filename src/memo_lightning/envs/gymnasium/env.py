@@ -21,8 +21,9 @@ from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, SameTask, Trial
 from memo_lightning.envs.gymnasium.workers import WorkerRunners
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
 from memo_lightning.errors import require
+from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.encoders import OBSERVATION
-from memo_lightning.policies.spaces import ACTION_MASK, Action, observation_keys, without_keys
+from memo_lightning.policies.observation_keys import observation_keys, without_keys
 from memo_lightning.policies.spec import Interface
 
 
@@ -43,7 +44,7 @@ class GymnasiumEnv(EnvBase):
         wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order, after the episode length.
         ignore: observation keys to leave out.
         images: layouts of images by observation key, where their shape does not say it; see
-            :class:`~memo_lightning.policies.spaces.ObservationKey`.
+            :class:`~memo_lightning.policies.observation_keys.ObservationKey`.
         mask_actions: whether an action mask is obeyed, where the environment gives one.
         measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
         episode_length: steps after which an episode is truncated; None for what is registered, or none.

@@ -14,8 +14,9 @@ from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, TrialRules, TrialRunner
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, SUCCESS, SUCCESS_REPORTED, TRUNCATED
+from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.encoders import OBSERVATION
-from memo_lightning.policies.spaces import ACTION_MASK, Action, ObservationKey
+from memo_lightning.policies.observation_keys import ObservationKey
 
 
 @dataclass(frozen=True)

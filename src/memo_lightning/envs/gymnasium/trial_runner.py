@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
 from memo_lightning.envs.trial_env import SPLITS
 from memo_lightning.errors import UserError, require
+from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.encoders import OBSERVATION
-from memo_lightning.policies.spaces import ACTION_MASK, Action, ObservationKey
+from memo_lightning.policies.observation_keys import ObservationKey
 
 SameTask = Literal["none", "seed", "option"]
 ArrayKey = str | tuple[str, str]
