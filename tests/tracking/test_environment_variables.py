@@ -43,7 +43,7 @@ def test_an_empty_one_is_refused(monkeypatch):
 def test_a_run_goes_there_says_so_and_keeps_it(variables, monkeypatch, in_tmp_dir, capsys):
     assert main(["train", *TINY_TRAINING, "total_frames=320", "run_dir=run"]) == 0
     first = capsys.readouterr().err.splitlines()[0]
-    assert "experiment their experiment: é in sqlite:////" in first
+    assert "experiment their experiment: é in sqlite:///theirs.db " in first
     assert first.endswith("(MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME)")
     run_id = json.loads((in_tmp_dir / "run" / "metrics.json").read_text())["mlflow_run_id"]
     client = MlflowClient(f"sqlite:///{in_tmp_dir}/theirs.db")
@@ -68,3 +68,8 @@ def test_a_password_is_not_printed(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
     assert describe_store(default_store()) == "postgresql://me:***@host/runs (MLFLOW_TRACKING_URI)"
     assert describe_store("http://host:5000", "mine") == "experiment mine in http://host:5000"
+
+
+def test_a_file_below_the_working_directory_is_named_from_there(in_tmp_dir):
+    assert describe_store(f"sqlite:///{in_tmp_dir}/runs/mlflow.db") == "sqlite:///runs/mlflow.db"
+    assert describe_store("sqlite:////elsewhere/mlflow.db") == "sqlite:////elsewhere/mlflow.db"

@@ -85,11 +85,15 @@ def default_store() -> str:
 def describe_store(uri: str, experiment: str | None = None) -> str:
     """Return what a command says of where it looks or logs to, without a password, and which variables decided it.
 
+    A file in or below the working directory is named from there.
+
     Args:
         uri: the store.
         experiment: name of the experiment in it, where only that is meant.
     """
-    shown = re.sub(r"(//[^/:@]*):[^/@]*@", r"\1:***@", uri)
+    file, here = store_file(uri), Path.cwd()
+    shown = f"{_SQLITE}{file.relative_to(here)}" if file and file.is_relative_to(here) else uri
+    shown = re.sub(r"(//[^/:@]*):[^/@]*@", r"\1:***@", shown)
     text = f"experiment {experiment} in {shown}" if experiment else shown
     given = {TRACKING_URI: resolve_store(uri), EXPERIMENT_NAME: experiment}
     used = [name for name, value in given.items() if value and resolve_store(os.environ.get(name, "")) == value]
