@@ -28,7 +28,7 @@ _OPTIONAL_GROUPS = ("experiment", "debug")
 # So does every mapping that is empty by default, and one of a class that the user names with `_target_`.
 _OPEN = ("algorithm.optimizer", "arms", "baseline", "pruner", "sampler", "trainer")
 _FROM_ENVIRONMENT = "${oc.env:"
-_MAX_SEED = 2**32 - 1  # of numpy's and Lightning's seeds
+_MAX_SEED = 2**32 - 1  # that every random generator takes
 _TYPES = {
     bool: "true or false",
     int: "an integer",
@@ -151,11 +151,6 @@ def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     except InstantiationException as error:
         raise UserError(" ".join(str(error.__cause__ or error).split())) from error
     return construct(get_object(node["_target_"]), *args, **{**settings, **kwargs})
-
-
-def require_seed(seed: int) -> None:
-    """Raise :class:`UserError` unless ``seed`` is one that every random generator takes."""
-    require(0 <= seed <= _MAX_SEED, "seed", seed, f"from 0 to {_MAX_SEED}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -293,7 +288,10 @@ def _is_open(parent: str, known: dict[str, Any], classes: Collection[str]) -> bo
 
 
 def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False) -> None:
-    """Refuse a value of another type than the default's; a default of None takes any, and ints serve as floats."""
+    """Refuse a value of another type than the default's, and a seed that some random generator does not take.
+
+    A default of None takes any value, and ints serve as floats.
+    """
     if default is None or (value is None and may_be_null):
         return
     expected = type(default)
@@ -304,7 +302,7 @@ def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False
         shown = "null" if value is None else repr(value)
         raise UserError(f"{key}={shown}: must be {_TYPES[expected]}")
     if key == "seed":
-        require_seed(value)
+        require(0 <= value <= _MAX_SEED, key, value, f"from 0 to {_MAX_SEED}")
 
 
 def _resolve_environment(config: DictConfig) -> None:

@@ -228,7 +228,7 @@ def test_ui_serves_on_the_loopback_address_only(trained, free_port):
     command = [sys.executable, "-m", "memo_lightning.cli.main", "ui", f"port={free_port}"]
     process = subprocess.Popen(command, cwd=trained.parent, stdout=subprocess.PIPE, text=True)
     try:
-        assert f"at http://127.0.0.1:{free_port} until Ctrl-C" in process.stdout.readline()
+        assert f"until Ctrl-C; open http://127.0.0.1:{free_port}/" in process.stdout.readline()
         page, deadline = b"", time.monotonic() + 300  # how long a server takes to start depends on the machine
         while not page and process.poll() is None and time.monotonic() < deadline:
             try:

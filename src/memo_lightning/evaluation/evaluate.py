@@ -15,7 +15,6 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from memo_lightning.callbacks.progress import bar_class
-from memo_lightning.config import require_seed
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
@@ -58,7 +57,6 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         raise UserError(
             "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
         )
-    require_seed(config.seed)
     for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, merge_file, require_seed
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file
 from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import override_key
 from memo_lightning.sweeps.space import Parameter, as_choice, check_space, parse_space
@@ -124,7 +124,6 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     config.name = file.stem if config.name is None else str(config.name)  # a name may be a number
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
 
-    require_seed(settings["seed"])
     for name in ("n_trials", "n_seeds", "workers"):
         require(settings[name] >= 1, name, settings[name], "at least 1")
     require(settings["retries"] >= 0, "retries", settings["retries"], "at least 0")

@@ -44,7 +44,7 @@ class Parts:
         policy: with the memory of the ``model`` group; a baseline replaces it in the Trainer's ``setup``.
         baseline: the callback that does so; None for none.
         spec: what the policy is made of in the end, with the memory that is trained.
-        remarks: lines for the user about what was decided for him.
+        remarks: lines for the user about what was decided for them.
     """
 
     data: RolloutDataModule

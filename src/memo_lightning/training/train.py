@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import build, require_seed
+from memo_lightning.config import build
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.errors import Preempted, TrainingStopped, UserError
 from memo_lightning.models import SequenceModel
@@ -70,7 +70,6 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     """
     refuse_to_start_in_worker()
     _silence_libraries()
-    require_seed(config.seed)
     check_trainer_settings(config.trainer)
     for name in _NEEDED_CALLBACKS:
         if not config.callbacks.get(name):

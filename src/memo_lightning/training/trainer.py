@@ -78,14 +78,13 @@ def build_trainer(
     """Return the Trainer of a run.
 
     Args:
-        config: a configuration of ``memo train``.
+        config: a configuration of ``memo train`` that has passed :func:`check_trainer_settings`.
         callbacks: all of the run.
         checkpoint_io: writes its checkpoints.
 
     Raises:
-        UserError: if a setting of the ``trainer`` group is wrong, is not followed, or does not fit this machine.
+        UserError: if a setting of the ``trainer`` group is wrong or does not fit this machine.
     """
-    check_trainer_settings(config.trainer)
     plugins: list[Any] = [checkpoint_io]
     settings = {
         **_FIXED,
