@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
+from unittest import mock
 
 from memo_lightning.errors import UserError
 
@@ -69,16 +70,18 @@ def start_watching(start: Callable[[], T]) -> T:
         UserError: if the worker has begun to run this program again.
         RuntimeError: if it has ended otherwise.
     """
-    others = set(multiprocessing.active_children())
     workers: list[BaseProcess] = []
     started: list[T] = []
+    start_process = BaseProcess.start
 
-    def look() -> Sequence[BaseProcess]:
-        workers.extend(set(multiprocessing.active_children()) - others - set(workers))
-        return workers
+    def start_and_note(process: BaseProcess) -> None:
+        start_process(process)
+        workers.append(process)
 
     try:
-        call_watching(look, lambda: started.append(start()), seconds_between_looks=0.1)
+        # Not by active_children(), which forgets those that ended before it was asked.
+        with mock.patch.object(BaseProcess, "start", start_and_note):
+            call_watching(workers, lambda: started.append(start()), seconds_between_looks=0.1)
     except BaseException:
         for worker in workers:
             worker.kill()
@@ -89,14 +92,14 @@ def start_watching(start: Callable[[], T]) -> T:
 
 
 def call_watching(
-    workers: Callable[[], Sequence[BaseProcess]],
+    workers: Sequence[BaseProcess],
     call: Callable[[], object],
     seconds_between_looks: float = SECONDS_BETWEEN_LOOKS,
 ) -> None:
     """Call what waits for all of the workers, until it returns or one of them is gone.
 
     Args:
-        workers: returns the processes that this one has started.
+        workers: processes that this one has started; more may be added meanwhile.
         call: what waits for them; if it is given up, it goes on in a thread that ends with the process.
         seconds_between_looks: at the workers.
 
@@ -113,7 +116,7 @@ def call_watching(
 
     threading.Thread(target=run, daemon=True, name="call-watching").start()
     while not wait([outcome], timeout=seconds_between_looks).done:
-        for number, worker in enumerate(workers()):
+        for number, worker in enumerate(workers):
             if not worker.is_alive():
                 raise RuntimeError(f"worker {number} has ended (exit status {worker.exitcode}) and is waited for")
     outcome.result()

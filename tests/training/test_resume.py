@@ -117,7 +117,10 @@ def test_a_killed_run_goes_on_bit_for_bit(kill, uninterrupted, in_tmp_dir):
         (["resume=run"], "total_frames=640: must be more than the 640 frames"),
         (["resume=run", "total_frames=320"], "total_frames=320: must be more than the 640 frames"),
         (["resume=run", "total_frames=many"], "total_frames='many': must be an integer"),
-        (["resume=run", "env=dark_key_to_door_9x9"], "env cannot be swapped in a resumed run"),
+        (
+            ["resume=run", "env=dark_key_to_door_9x9"],
+            "a run that is resumed keeps its env; start a new run to change it",
+        ),
         (["resume=run", "algorithm.gama=1"], "did you mean algorithm.gamma"),
     ],
 )

@@ -91,7 +91,7 @@ class MultiSyncDataModule(RolloutDataModule):
         workers = getattr(collector, "procs", [])  # Ray watches its own
         weights = TensorDict.from_module(policy).data.to("cpu")
         # TorchRL waits for every worker to have the weights, and for ever for one that has ended.
-        call_watching(lambda: workers, partial(collector.update_policy_weights_, weights))
+        call_watching(workers, partial(collector.update_policy_weights_, weights))
         try:
             return next(chunks)
         except ValueError as error:  # TorchRL ends the others, and stumbles over those that take their time
