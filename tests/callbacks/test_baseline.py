@@ -135,7 +135,7 @@ def test_attention_within_the_episode_forgets_at_its_end(make_env, make_policy):
         (["baseline=custom", "baseline.target=own_model.Blur", "baseline.settings.depth=1"], "'depth'"),
         (
             ["baseline=rmt", "baseline.segment_length=50"],
-            "baseline.segment_length=50: must be at most 40, the steps of a rollout; set baseline.segment_length=40",
+            "baseline.segment_length=50: must be at most 40, the steps",
         ),
         (["baseline=retrieval", "baseline.top_k=9", "baseline.memory_budget=14"], "top_k=9"),
         (["baseline=full_contxt"], "did you mean full_context"),

@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_bit_for_bit(kill, uninterrupted, in_tmp_dir):
         (["resume=run", "total_frames=many"], "total_frames='many': must be an integer"),
         (
             ["resume=run", "env=dark_key_to_door_9x9"],
-            "a run that is resumed keeps its env; start a new run to change it",
+            "a run that is resumed keeps its env",
         ),
         (["resume=run", "algorithm.gama=1"], "did you mean algorithm.gamma"),
     ],
