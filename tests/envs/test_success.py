@@ -53,9 +53,9 @@ def test_the_specs_tell_where_it_can_be_known_before(make_env):
 
 
 def test_metrics_and_tables_leave_it_out(in_tmp_dir, capsys):
-    task = ["env=custom", "env.target=own_envs:Guess", "env.trial_length=8", "+env.episodes_per_trial=2"]
+    task = ["env=custom", "env.target=own_envs:Guess", "env.trial_length=8", "env.episodes_per_trial=2"]
     sizes = [word for word in TINY_TRAINING if not word.startswith("env.")]
-    arguments = [*sizes, *task, "total_frames=640", "run_dir=run"]
+    arguments = [*sizes, *task, "model.segment_length=8", "total_frames=640", "run_dir=run"]
     assert main(["check-env", *arguments]) == 0
     assert "success is never reported (info['success'] or env.success_return would)" in capsys.readouterr().out
     assert main(["train", *arguments]) == 0
@@ -67,5 +67,5 @@ def test_metrics_and_tables_leave_it_out(in_tmp_dir, capsys):
     assert "success" not in {*evaluation, *evaluation["by_episode"], *evaluation["by_steps"]}
     run = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db").get_run(evaluation["mlflow_run_id"])
     names = list(run.data.metrics)
-    assert any(name.startswith("eval/") for name in names)
+    assert any(name.startswith("val/") for name in names)
     assert not [name for name in names if "success" in name]
