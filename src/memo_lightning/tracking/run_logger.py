@@ -90,13 +90,15 @@ class RunLogger(MLFlowLogger):
             client = MlflowClient(open_store(self._tracking_uri, "logger.tracking_uri"))
             check_run_not_deleted(client, self._run_id)
         super().__init__(**self._settings)
-        variable = os.environ.get(TRACKING_URI)
-        super().experiment.update_run(self._run_id, status="RUNNING")
-        # Lightning has made this store MLflow's default, which later runs of this process would take for the user's.
-        if variable is None:
-            os.environ.pop(TRACKING_URI, None)
-        else:
-            os.environ[TRACKING_URI] = variable
+        # Lightning makes this store MLflow's default, which later runs of this process would take for the user's.
+        default = os.environ.get(TRACKING_URI)
+        try:
+            super().experiment.update_run(self._run_id, status="RUNNING")
+        finally:
+            if default is None:
+                os.environ.pop(TRACKING_URI, None)
+            else:
+                os.environ[TRACKING_URI] = default
         self._begun = True
 
     @property
