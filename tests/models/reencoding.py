@@ -7,11 +7,11 @@ Slower by a factor that grows with the length of the trial; here to compare with
 import torch
 
 from memo_lightning.models import MemoTransformer
-from memo_lightning.models.row_context import RowContext
+from memo_lightning.models.sequence_context import SequenceContext
 
 
 class ReencodingMemo(MemoTransformer):
-    """Memo whose whole rows are read by :func:`forward_with_reencoding`, if they are one trial each."""
+    """Memo whose whole sequences are read by :func:`forward_with_reencoding`, if they are one trial each."""
 
     def read_trials(self, x, trials, segment_length, dropped):
         if not trials.is_plain or dropped:
@@ -34,7 +34,7 @@ def forward_with_reencoding(model, x, segment_length, gradient_segments=None):
         context = [s.detach() for s in summaries[:first_with_gradient]] + summaries[first_with_gradient:]
         queries = [] if is_last else [model.summary_queries.expand(x.shape[0], -1, -1)]
         block = torch.cat([*context, segment, *queries], dim=1)
-        y = model.transformer(block, torch.arange(block.shape[1]), RowContext(model.transformer.sinks()))
+        y = model.transformer(block, torch.arange(block.shape[1]), SequenceContext(model.transformer.sinks()))
         n_before = len(summaries) * model.summary_length
         outputs.append(y[:, n_before : n_before + segment.shape[1]])
         summaries.append(y[:, n_before + segment.shape[1] :])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memo_lightning.models import RetrievalMemory
-from memo_lightning.models.row_context import RowContext
+from memo_lightning.models.sequence_context import SequenceContext
 from tiny import MEMO_SIZES
 
 
@@ -88,7 +88,7 @@ def test_the_memory_loss_teaches_summaries_what_was_in_their_segment():
 
     with torch.no_grad():
         x = batch()
-        encoded = model.transformer(x[:, :5], torch.arange(5), RowContext(model.transformer.sinks()))
+        encoded = model.transformer(x[:, :5], torch.arange(5), SequenceContext(model.transformer.sinks()))
         summary, _ = model._summarise(encoded)
         error = (model.decoder(summary, 5) - encoded).square().mean((1, 2))
         swapped = (model.decoder(summary.roll(1, 0), 5) - encoded).square().mean((1, 2))

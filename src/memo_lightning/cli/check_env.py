@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
+from memo_lightning.findings import print_findings
 from memo_lightning.overrides import command
 from memo_lightning.training.env_check import check_env
 
@@ -31,14 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         file=sys.stderr,
         flush=True,
     )
-    problems = []
-    for finding in check_env(config):
-        if finding.problem:
-            problems.append(finding.name)
-        print(
-            f"{'WRONG' if finding.problem else 'ok':<6} {finding.name:<14} {finding.problem or finding.note}",
-            flush=True,
-        )
+    problems = print_findings(check_env(config))
     if problems:
         raise UserError(f"the environment cannot be trained on like this: {', '.join(problems)} (see above)")
     print(f"\nnext: {command('memo', 'train', *arguments)}")

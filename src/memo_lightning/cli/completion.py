@@ -16,7 +16,7 @@ Prints what makes the shell complete verbs, settings and options:
 
   bash   eval "$(memo completion bash)"      # in ~/.bashrc
   zsh    eval "$(memo completion zsh)"       # in ~/.zshrc, after compinit"""
-_SETTINGS_OF = {"check-env": "train"}  # verbs that take the settings of another
+_SETTINGS_OF = {"check-env": "train", "check-memory": "train"}  # verbs that take the settings of another
 # `=` and `:` are no word breaks here, so that group=option is one word.
 _BASH = """_memo_complete() {
     local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"

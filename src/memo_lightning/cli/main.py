@@ -26,6 +26,7 @@ VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
     "check-env": "check an environment before training on it",
+    "check-memory": "check a memory of your own before training it",
     "export-houses": "write generated houses for habitat-sim",
     "sweep": "search for the best settings",
     "register": "name a checkpoint in MLflow's model registry",

@@ -1,7 +1,7 @@
 """What every sequence model offers: a whole row at once, or one step at a time with a state.
 
 Notation used for tensor shapes, here and in all of ``models/``:
-    - B: rows of the batch (environments)
+    - B: sequences of the batch, one per environment
     - T: time steps
     - D: width of the model (``d_model``)
     - H: attention heads, and ``d = D / H`` the width of one
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 MemoryScope = Literal["trial", "episode"]
 
 PassSettings = dict[str, Any]
-"""Keyword arguments of :meth:`SequenceModel.forward` that decide how a pass over whole rows is made."""
+"""Keyword arguments of :meth:`SequenceModel.forward` that decide how a pass over whole sequences is made."""
 
 
 class SequenceModel(nn.Module, ABC):
@@ -58,10 +58,10 @@ class SequenceModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
-        """Process whole rows.
+        """Process whole sequences.
 
         Args:
-            x: inputs ``[B, T, D]``. Every row begins with an empty memory.
+            x: inputs ``[B, T, D]``. Every sequence begins with an empty memory.
             is_init: bool ``[B, T]``, true at the first step of a trial: the memory is emptied before it.
             segment_length: the segment length to use; models without segments ignore it.
 
@@ -74,17 +74,17 @@ class SequenceModel(nn.Module, ABC):
 
     @abstractmethod
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory for ``batch_size`` rows, on the device of the parameters."""
+        """Return an empty memory for ``batch_size`` sequences, on the device of the parameters."""
 
     @abstractmethod
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row, without gradient through the memory.
+        """Process one step of every sequence, without gradient through the memory.
 
         Args:
             x_t: inputs ``[B, D]``.
             state: the memory that ``init_state`` or the previous ``step`` returned. It is updated in place;
                 use the returned one from here on.
-            is_init: bool ``[B]``, rows whose memory is emptied first.
+            is_init: bool ``[B]``, sequences whose memory is emptied first.
 
         Returns:
             Outputs ``[B, D]`` and the memory after the step.
@@ -96,12 +96,12 @@ class SequenceModel(nn.Module, ABC):
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process whole rows as acting would, without gradient, and return the memory after them.
+        """Process whole sequences as acting would, without gradient, and return the memory after them.
 
         Models that can do better than one step after the other override this.
 
         Args:
-            x: inputs ``[B, T, D]``. Every row begins with an empty memory.
+            x: inputs ``[B, T, D]``. Every sequence begins with an empty memory.
             is_init: bool ``[B, T]``, true at the first step of a trial.
 
         Returns:
@@ -110,7 +110,7 @@ class SequenceModel(nn.Module, ABC):
         Raises:
             ValueError: if a shape is wrong or ``x`` is not finite.
         """
-        self.check_rows(x, is_init)
+        self.check_sequences(x, is_init)
         state, outputs = self.init_state(x.shape[0]), []
         for t in range(x.shape[1]):
             y_t, state = self.step(x[:, t], state, None if is_init is None else is_init[:, t])
@@ -121,7 +121,7 @@ class SequenceModel(nn.Module, ABC):
     def memory_budget(self) -> int | None:
         """Cache entries that are kept at most, the oldest being dropped first; None for all.
 
-        Setting it applies to rows processed, and to states made, from then on.
+        Setting it applies to sequences processed, and to states made, from then on.
 
         Raises:
             ValueError: if the model cannot work within that budget, or keeps nothing that could be dropped.
@@ -170,7 +170,7 @@ class SequenceModel(nn.Module, ABC):
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless the entries of ``state``, rightly named, have the model's sizes."""
 
-    def check_rows(self, x: Tensor, is_init: Tensor | None) -> None:
+    def check_sequences(self, x: Tensor, is_init: Tensor | None) -> None:
         """Raise ``ValueError`` unless ``x`` is finite ``[B, T, D]`` and ``is_init`` is bool ``[B, T]``."""
         if x.ndim != 3 or x.shape[-1] != self.d_model or x.shape[1] == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}")
@@ -209,6 +209,8 @@ def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:
 
 
 def _check_finite(x: Tensor) -> None:
+    if torch.compiler.is_compiling():  # also while torch.export traces, where values do not exist
+        return
     finite = x.detach().isfinite()
     if not finite.all():
         position = (~finite).nonzero()[0].tolist()

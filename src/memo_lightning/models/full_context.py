@@ -12,7 +12,7 @@ from torch import Tensor
 from memo_lightning.models.base import MemoryScope, check_state_budget
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.rotary import positions_from
-from memo_lightning.models.row_context import RowContext
+from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.transformer_model import TransformerModel
 
@@ -67,20 +67,20 @@ class FullContextTransformer(TransformerModel):
         segment_length: int | None = None,
         dropped_layers: Sequence[int] | None = None,
     ) -> Tensor:
-        """Process whole rows in one pass; see :meth:`SequenceModel.forward`.
+        """Process whole sequences in one pass; see :meth:`SequenceModel.forward`.
 
         ``dropped_layers`` overrides the draw of ``train()`` mode.
         """
-        self.check_rows(x, is_init)
+        self.check_sequences(x, is_init)
         trial_steps = _trial_steps(x, is_init)
         dropped = self.dropped_in_pass(dropped_layers)
-        context = self._row_context(trial_steps, dropped)
+        context = self._sequence_context(trial_steps, dropped)
         return self.transformer(x, trial_steps + self.position_offset, context, dropped)
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process whole rows in one pass; see :meth:`SequenceModel.prefill`."""
-        self.check_rows(x, is_init)
+        """Process whole sequences in one pass; see :meth:`SequenceModel.prefill`."""
+        self.check_sequences(x, is_init)
         trial_steps = _trial_steps(x, is_init)
         state = self.init_state(x.shape[0])
         state["steps"] += trial_steps[..., -1].flatten().cpu() + 1
@@ -91,17 +91,17 @@ class FullContextTransformer(TransformerModel):
         age = torch.arange(x.shape[1] - 1, -1, -1)
         rows, times = (age < held.clamp(max=budget)[:, None]).nonzero().unbind(1)
         slots = (held[rows] - 1 - age[times]) % budget
-        context = cache.recorder(self._row_context(trial_steps), rows, times, slots)
+        context = cache.recorder(self._sequence_context(trial_steps), rows, times, slots)
         return self.transformer(x, trial_steps + self.position_offset, context), state
 
-    def _row_context(self, trial_steps: Tensor, dropped: Sequence[int] = ()) -> RowContext:
+    def _sequence_context(self, trial_steps: Tensor, dropped: Sequence[int] = ()) -> SequenceContext:
         """Return the context of a pass over rows whose steps are ``trial_steps [B, 1, T]``, or ``[T]`` in all rows."""
         steps = torch.arange(trial_steps.shape[-1], device=trial_steps.device)
         first_seen = None if trial_steps.ndim == 1 else steps - trial_steps.squeeze(1)  # (B, T)
         if self.memory_budget is not None and self.memory_budget < len(steps):
             window = (steps - self.memory_budget + 1).clamp(min=0).unsqueeze(0)
             first_seen = window if first_seen is None else torch.maximum(first_seen, window)
-        return RowContext(self.transformer.sinks(dropped), first_seen)
+        return SequenceContext(self.transformer.sinks(dropped), first_seen)
 
     def init_state(self, batch_size: int) -> TensorDict:
         """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""
@@ -114,7 +114,7 @@ class FullContextTransformer(TransformerModel):
 
     @torch.no_grad()
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row; see :meth:`SequenceModel.step`.
+        """Process one step of every sequence; see :meth:`SequenceModel.step`.
 
         With a budget the cache is a ring: a new step overwrites the oldest.
         """

@@ -113,7 +113,7 @@ class KVCache:
         return CacheWriter(self._keys, self._values, slots + self._n_sinks, rows, last_seen + self._n_sinks)
 
     def recorder(self, context: Context, rows: Tensor, times: Tensor, slots: Tensor) -> CacheRecorder:
-        """Return the ``context`` of one pass over whole rows, of which some tokens are stored.
+        """Return the ``context`` of one pass over whole sequences, of which some tokens are stored.
 
         Args:
             context: decides what the tokens attend to.

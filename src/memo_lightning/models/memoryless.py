@@ -35,7 +35,7 @@ class Memoryless(SequenceModel):
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
         """Process every step by itself; see :meth:`SequenceModel.forward`."""
-        self.check_rows(x, is_init)
+        self.check_sequences(x, is_init)
         return self._run(x)
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class Memoryless(SequenceModel):
 
     @torch.no_grad()
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row; see :meth:`SequenceModel.step`."""
+        """Process one step of every sequence; see :meth:`SequenceModel.step`."""
         self.check_step(x_t, state, is_init)
         return self._run(x_t), state
 

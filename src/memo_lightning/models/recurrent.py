@@ -34,19 +34,19 @@ class _Recurrent(SequenceModel):
             raise ValueError(f"state belongs to another model: it holds (layers, width) {held}, must be {expected}")
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
-        """Process whole rows; see :meth:`SequenceModel.forward`."""
+        """Process whole sequences; see :meth:`SequenceModel.forward`."""
         return self._read_rows(x, is_init)[0]
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process whole rows; see :meth:`SequenceModel.prefill`."""
+        """Process whole sequences; see :meth:`SequenceModel.prefill`."""
         y, parts = self._read_rows(x, is_init)
         named = zip(self.state_names, parts, strict=True)
         return y, TensorDict({name: part.transpose(0, 1).contiguous() for name, part in named}, [x.shape[0]])
 
     def _read_rows(self, x: Tensor, is_init: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the outputs ``[B, T, D]``, and the parts ``[layers, B, D]`` of the state after them."""
-        self.check_rows(x, is_init)
+        self.check_sequences(x, is_init)
         trials = Trials((x.shape[0], x.shape[1]), is_init)
         if trials.is_plain:
             y, after = self._run(x)
@@ -79,7 +79,7 @@ class _Recurrent(SequenceModel):
 
     @torch.no_grad()
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row; see :meth:`SequenceModel.step`."""
+        """Process one step of every sequence; see :meth:`SequenceModel.step`."""
         self.check_step(x_t, state, is_init)
         parts = [state[name] for name in self.state_names]
         if is_init is not None:

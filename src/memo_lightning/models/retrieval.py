@@ -15,9 +15,9 @@ from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.projection import projection
 from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import positions_from
-from memo_lightning.models.row_context import RowContext
 from memo_lightning.models.segment_decoder import SegmentDecoder
 from memo_lightning.models.segments import SegmentedModel
+from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import Transformer, TransformerSizes, check_sizes
 from memo_lightning.models.trials import Chunk, Trials
 
@@ -138,7 +138,7 @@ class RetrievalMemory(SegmentedModel):
                     errors.append(F.mse_loss(prediction, encoded.detach().to(prediction.dtype)))
             observations = trials.gather(x, segment)
             positions = torch.arange(segment.length, device=x.device)
-            context = RowContext(self.transformer.sinks(dropped))
+            context = SequenceContext(self.transformer.sinks(dropped))
             encoded = self.transformer(observations, positions, context, dropped)
             read = None
             if store:
@@ -207,7 +207,7 @@ class RetrievalMemory(SegmentedModel):
         queries = self.summary_queries.to(encoded.dtype).expand(encoded.shape[0], -1, -1)
         block = torch.cat([encoded, queries], dim=1)
         positions = torch.arange(block.shape[1], device=block.device)
-        context = RowContext(self.summary_layer.sinks())
+        context = SequenceContext(self.summary_layer.sinks())
         summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :]
         content = F.scaled_dot_product_attention(summary, encoded, encoded)
         return summary, self.store_value(content)

@@ -80,12 +80,12 @@ class SegmentedModel(TransformerModel):
         segment_length: int | None = None,
         dropped_layers: Sequence[int] | None = None,
     ) -> Tensor:
-        """Process whole rows, segment by segment; see :meth:`SequenceModel.forward`.
+        """Process whole sequences, segment by segment; see :meth:`SequenceModel.forward`.
 
         ``segment_length`` overrides the jitter of ``train()`` mode and the fixed length of ``eval()`` mode, and
         ``dropped_layers`` the draw of ``train()`` mode.
         """
-        self.check_rows(x, is_init)
+        self.check_sequences(x, is_init)
         if segment_length is None:
             segment_length = self.draw_segment_length() if self.training else self.segment_length
         if segment_length < 1:
@@ -95,8 +95,8 @@ class SegmentedModel(TransformerModel):
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process whole rows, a segment at a time; see :meth:`SequenceModel.prefill`."""
-        self.check_rows(x, is_init)
+        """Process whole sequences, a segment at a time; see :meth:`SequenceModel.prefill`."""
+        self.check_sequences(x, is_init)
         trials = Trials((x.shape[0], x.shape[1]), is_init)
         state, ended = self.init_state(trials.n_trials), []
         outputs = []
@@ -125,7 +125,7 @@ class SegmentedModel(TransformerModel):
 
     @torch.no_grad()
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process one step of every row; see :meth:`SequenceModel.step`."""
+        """Process one step of every sequence; see :meth:`SequenceModel.step`."""
         self.check_step(x_t, state, is_init)
         if is_init is not None:
             restarted = is_init.to(state["open_steps"].device)

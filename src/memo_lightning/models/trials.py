@@ -1,4 +1,4 @@
-"""Rows cut into trials: which parts of a ``[B, T]`` batch share a memory."""
+"""Sequences cut into trials: which parts of a ``[B, T]`` batch share a memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Chunk:
 
 
 class Trials:
-    """The trials of a batch of rows, read in chunks of equal length.
+    """The trials of a batch of sequences, read in chunks of equal length.
 
-    A trial starts at the first step of its row and wherever ``is_init`` is set. All trials are stacked along
-    the batch and processed together, chunk after chunk, those that have ended dropping out; so rows that are
+    A trial starts at the first step of its sequence and wherever ``is_init`` is set. All trials are stacked along
+    the batch and processed together, chunk after chunk, those that have ended dropping out; so sequences that are
     reset at different steps cost no more tokens than a last, partial chunk each.
 
     Args:
@@ -54,7 +54,7 @@ class Trials:
 
     @property
     def is_plain(self) -> bool:
-        """Every row is a single trial."""
+        """Every sequence is a single trial."""
         return self._starts is None
 
     @property
@@ -63,12 +63,12 @@ class Trials:
         return self.shape[0] if self._starts is None else len(self._starts)
 
     def last(self) -> Tensor:
-        """Return int64 ``[B]`` on the CPU, the number of every row's last trial, counted longest first."""
-        rows, n_steps = self.shape
+        """Return int64 ``[B]`` on the CPU, the number of every sequence's last trial, counted longest first."""
+        n_sequences, n_steps = self.shape
         if self._starts is None:
-            return torch.arange(rows)
+            return torch.arange(n_sequences)
         starts, by_start = self._starts.cpu().sort()
-        ends = n_steps * torch.arange(1, rows + 1)
+        ends = n_steps * torch.arange(1, n_sequences + 1)
         return by_start[torch.searchsorted(starts, ends) - 1]
 
     def n_chunks(self, length: int) -> int:
@@ -79,10 +79,10 @@ class Trials:
     def chunks(self, length: int) -> Iterator[Chunk]:
         """Yield chunks of ``length`` steps (the last may be shorter) until every trial has ended."""
         if self._starts is None:
-            rows, n_steps = self.shape
+            n_sequences, n_steps = self.shape
             for start in range(0, n_steps, length):
                 end = min(start + length, n_steps)
-                yield Chunk(rows, start, end - start, end == n_steps, None)
+                yield Chunk(n_sequences, start, end - start, end == n_steps, None)
             return
         longest = int(self._lengths[0])
         for start in range(0, longest, length):
@@ -99,7 +99,7 @@ class Trials:
         return (self._lengths[: chunk.n_trials].cpu() - chunk.start).clamp(max=chunk.length)
 
     def packing(self) -> tuple[Tensor, Tensor]:
-        """Return all steps in the order of a ``PackedSequence``, where rows are not :attr:`is_plain`.
+        """Return all steps in the order of a ``PackedSequence``, where sequences are not :attr:`is_plain`.
 
         Returns:
             Flat indices into ``[B * T]``: the first step of every trial, then the second of all that reach

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
@@ -20,27 +19,13 @@ from memo_lightning.envs.global_streams import noticing_changes
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.reports import REPORTS
 from memo_lightning.errors import UserError
+from memo_lightning.findings import Finding
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION, name_of
 from memo_lightning.training.parts import build_parts
 
 _N_ENVS = 4
 _STEPS = 400  # at most, in checks that step
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        name: what was looked at.
-        problem: what is wrong and what to do about it; None where nothing is.
-        note: a number or remark where nothing is wrong.
-    """
-
-    name: str
-    problem: str | None = None
-    note: str = ""
 
 
 def check_env(config: DictConfig) -> Iterator[Finding]:

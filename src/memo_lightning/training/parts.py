@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +18,15 @@ from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.checks import check_memory, steps_to_check
 from memo_lightning.policies import MemoryPolicy, PolicySpec
+from memo_lightning.policies.spec import build_memory as memory_from_settings
 
 # Of conf/model/: where the user says nothing, segments are no longer than rollouts, and summaries than segments.
 _FOLLOWING = {"segment_length": "a rollout (collector.rollout_length)", "summary_length": "a segment"}
+
+
+_STEPS_TO_CHECK = 128  # at most, of a memory that is not of the package, whenever it is trained
 
 
 class MemorySwap(Protocol):
@@ -84,6 +90,8 @@ def build_parts(config: DictConfig) -> Parts:
             spec = replace(spec, memory=baseline.memory)
         parts = Parts(data, algorithm, policy, baseline, spec, _remarks(config))
         _check_trial_length(parts.model, data.rollout_length, plain["baseline"] or {})
+        if not type(parts.model).__module__.startswith("memo_lightning."):
+            _check_own_memory(parts.model, data.rollout_length)
     except UserError:
         data.env.close(raise_if_closed=False)
         raise
@@ -117,6 +125,16 @@ def build_baseline(config: Mapping[str, Any]) -> MemorySwap | None:
     return build(config["baseline"], shared=config["model"]) if config["baseline"] else None
 
 
+def build_memory(config: Mapping[str, Any]) -> SequenceModel:
+    """Return the memory that would be trained, with fresh weights: that of the ``baseline`` group, or of ``model``.
+
+    Raises:
+        UserError: if it refuses its settings.
+    """
+    baseline = build_baseline(config)
+    return baseline.model if baseline else memory_from_settings(config["model"])
+
+
 def _remarks(config: DictConfig) -> list[str]:
     """Return what is to be said about defaults that follow other settings."""
     limits = {"segment_length": config.collector.rollout_length, "summary_length": config.model.get("segment_length")}
@@ -135,3 +153,14 @@ def _check_trial_length(model: SequenceModel, rollout_length: int, baseline: Map
         group = "baseline" if setting in baseline else "model"
         remedy = f"; set {group}.{setting}={rollout_length}" if setting == "segment_length" else ""
         raise UserError(f"{group}.{error}{remedy}") from None
+
+
+def _check_own_memory(model: SequenceModel, rollout_length: int) -> None:
+    """Refuse a memory whose mistakes training would not show, as it would learn and report all the same."""
+    n_steps = steps_to_check(model, min(rollout_length, _STEPS_TO_CHECK))
+    for finding in check_memory(partial(copy.deepcopy, model), n_steps, thorough=False):
+        if finding.problem:
+            raise UserError(
+                f"{type(model).__module__}.{type(model).__qualname__}: {finding.problem}; memo check-memory, with the "
+                f"same settings, looks at all that a memory must do"
+            )

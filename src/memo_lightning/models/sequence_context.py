@@ -1,4 +1,4 @@
-"""Whole rows in one pass, each token seeing the steps of its own row that it may."""
+"""Whole sequences in one pass, each token seeing the steps of its own sequence that it may."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from memo_lightning.models.attention import KeysValues, causal_attention, prepen
 _QUERY_CHUNK = 512  # queries that share one explicit mask, the only part that is quadratic in memory
 
 
-class RowContext:
-    """All tokens of a row in one pass: causal, each seeing the tokens from its own ``first_seen`` on.
+class SequenceContext:
+    """All tokens of a sequence in one pass: causal, each seeing the tokens from its own ``first_seen`` on.
 
     Args:
         sinks: the layers' sink keys and values.
