@@ -49,23 +49,35 @@ def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray)
     ranges = np.ones((camera.width, 2), np.float32)
     nearest = np.zeros(camera.width, np.int64)
     view = pose.eye_and_axes(camera.eye_height)
-    view[0, 1] -= pose.y  # heights count from the floor that the agent stands on
-    _reduce(view, camera.columns, camera.rows, depth, types, ranges, nearest)
+    eye = view[0, 1] - pose.y  # heights count from the floor that the agent stands on
+    across, upwards = slopes_of(view, camera.columns, camera.rows)
+    reduce_to_columns(eye, across, upwards, depth, types, ranges, nearest)
     return Columns(ranges, nearest)
 
 
 @njit(cache=True, error_model="numpy")
-def _reduce(view, columns, rows, depth, types, ranges, nearest):  # type: ignore[no-untyped-def]
+def slopes_of(view, columns, rows):  # type: ignore[no-untyped-def]
+    """Return how far a ray goes per metre of depth: horizontally ``[H, W]``, and upwards ``[H]``."""
+    across, upwards = np.empty((len(rows), len(columns))), np.empty(len(rows))
     for i in range(len(rows)):
         ahead_x = view[3, 0] + rows[i] * view[2, 0]
-        ahead_y = view[3, 1] + rows[i] * view[2, 1]
         ahead_z = view[3, 2] + rows[i] * view[2, 2]
+        upwards[i] = view[3, 1] + rows[i] * view[2, 1]
         for j in range(len(columns)):
-            along = float(depth[i, j])
             x = ahead_x + columns[j] * view[1, 0]
             z = ahead_z + columns[j] * view[1, 2]
-            fraction = along * np.sqrt(x * x + z * z) / MAX_RANGE
-            height = view[0, 1] + along * ahead_y
+            across[i, j] = np.sqrt(x * x + z * z)
+    return across, upwards
+
+
+@njit(cache=True, error_model="numpy")
+def reduce_to_columns(eye, across, upwards, depth, types, ranges, nearest):  # type: ignore[no-untyped-def]
+    """Write the nearest of each column; ``eye`` is the eye's height, the slopes are those of :func:`slopes_of`."""
+    for i in range(depth.shape[0]):
+        for j in range(depth.shape[1]):
+            along = float(depth[i, j])
+            fraction = along * across[i, j] / MAX_RANGE
+            height = eye + along * upwards[i]
             if LOWEST_OBSTACLE < height < HIGHEST_OBSTACLE and fraction < ranges[j, 0]:
                 ranges[j, 0] = fraction
             if types[i, j] > 0 and fraction < ranges[j, 1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, chain, groupby
 
 import numpy as np
 from scipy import ndimage
@@ -13,7 +14,7 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.houses import furniture
 from memo_lightning.houses.floor_plan import LATTICE, Rect, draw_floor_plan
 from memo_lightning.houses.furnishing import Furnisher, Piece
-from memo_lightning.houses.shapes import SolidArrays, pack
+from memo_lightning.houses.shapes import Solid, SolidArrays, pack
 from memo_lightning.houses.shell import box, build_shell
 
 
@@ -62,6 +63,15 @@ class HouseSpec:
         return HouseSpec(seed, low, high)
 
 
+@dataclass(frozen=True)
+class SolidGroup:
+    """Consecutive solids, from ``first`` to before ``stop``, that stand in one room; -1 for that of all rooms."""
+
+    room: int
+    first: int
+    stop: int
+
+
 class House:
     """A generated house without its objects; use :func:`build_house`.
 
@@ -77,6 +87,7 @@ class House:
             that another simulator's idea of what is free, a square more or less, does not matter.
         solids: everything that is seen, unpacked.
         arrays: the same for the ray caster, with instance 0.
+        groups: what of them belongs together: the ceiling, then the shell of each room, pictures, and furniture.
     """
 
     def __init__(self, spec: HouseSpec) -> None:
@@ -95,12 +106,23 @@ class House:
         self.free = builder.free
         self.roomy = ndimage.binary_erosion(self.free, np.ones((3, 3)))
         self.stands = tuple(stand for piece in self.pieces for stand in piece.stands)
-        self.solids = (
-            *shell,
-            *(box(area, low, high, paint) for area, low, high, paint in pictures if self._is_bare(area, low)),
-            *(solid for piece in self.pieces for solid in piece.solids),
-        )
+        shown = [box(area, low, high, paint) for area, low, high, paint in pictures if self._is_bare(area, low)]
+        furniture_solids = [piece.solids for piece in self.pieces]
+        self.solids = (*shell, *shown, *chain.from_iterable(furniture_solids))
         self.arrays: SolidArrays = pack(self.solids)
+        shell_rooms = [-1, *(self._room_of(solid) for solid in shell[1:])]  # the first is the ceiling
+        sizes = [(room, len(list(run))) for room, run in groupby(shell_rooms)]
+        sizes += [(self._room_of(solid), 1) for solid in shown]
+        sizes += [(piece.room, len(solids)) for piece, solids in zip(self.pieces, furniture_solids, strict=True)]
+        stops = accumulate(size for _, size in sizes)
+        self.groups = tuple(
+            SolidGroup(room, stop - size, stop) for (room, size), stop in zip(sizes, stops, strict=True)
+        )
+
+    def _room_of(self, solid: Solid) -> int:
+        x, z = 100 * solid.centre[0], 100 * solid.centre[2]
+        areas = enumerate(self.plan.rooms)
+        return next(room for room, area in areas if area.x0 < x < area.x1 and area.z0 < z < area.z1)
 
     def _is_bare(self, area: Rect, height: int) -> bool:
         """Return whether no furniture over ``area`` is taller than ``height``."""

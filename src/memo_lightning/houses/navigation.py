@@ -30,20 +30,27 @@ class Navigator:
 
     Args:
         house: the house, whose furniture blocks and whose objects do not.
+
+    Attributes:
+        lower: lowest x and z of the house.
+        upper: highest x and z of the house.
+        blocks: what blocks the agent's centre, float64 ``[B, 4]``: lowest x and z, highest x and z.
+        corners: where shortest paths can bend, float64 ``[C, 2]``.
+        between: distances on foot between them, float64 ``[C, C]``.
     """
 
     def __init__(self, house: House) -> None:
         self._house = house
         self._roomy = np.nonzero(house.roomy)
         grown = [area.grown(AGENT_RADIUS) for area in house.obstacles]
-        self._blocks = np.array([(a.x0, a.z0, a.x1, a.z1) for a in grown]) / 100
+        self.blocks = np.array([(a.x0, a.z0, a.x1, a.z1) for a in grown]) / 100
         bounds = house.plan.bounds
         self.lower = (bounds.x0 / 100, bounds.z0 / 100)
         self.upper = (bounds.x1 / 100, bounds.z1 / 100)
 
-        corners = np.concatenate(
+        outside = np.concatenate(
             [
-                self._blocks[:, columns] + SKIN * np.array(outwards)
+                self.blocks[:, columns] + SKIN * np.array(outwards)
                 for columns, outwards in (
                     ((0, 1), (-1, -1)),
                     ((0, 3), (-1, 1)),
@@ -52,16 +59,16 @@ class Navigator:
                 )
             ]
         )
-        self._corners = np.ascontiguousarray([point for point in corners if self.is_free(*point)])
-        edges = _visible_pairs(self._corners, self._blocks)
+        self.corners = np.ascontiguousarray([point for point in outside if self.is_free(*point)])
+        edges = _visible_pairs(self.corners, self.blocks)
         lengths, predecessors = dijkstra(csr_matrix(edges), directed=False, return_predecessors=True)
-        self._between = lengths
+        self.between = lengths
         self._next_corner = predecessors.T  # on the way from a row's corner to a column's
 
     def is_free(self, x: float, z: float) -> bool:
         """Return whether the agent's centre may be at a point."""
         inside = self.lower[0] < x < self.upper[0] and self.lower[1] < z < self.upper[1]
-        return inside and not _is_blocked(x, z, self._blocks)
+        return inside and not _is_blocked(x, z, self.blocks)
 
     def move(self, x: float, z: float, dx: float, dz: float) -> tuple[float, float, bool]:
         """Move from a free point, sliding along what is in the way.
@@ -69,7 +76,7 @@ class Navigator:
         Returns:
             The new point, and whether anything was in the way.
         """
-        return _move(x, z, dx, dz, self._blocks)
+        return slide(x, z, dx, dz, self.blocks)
 
     def field(self, goals: Sequence[tuple[float, float]]) -> DistanceField:
         """Return the distances to the nearest of ``goals``; goals that are not free are out of reach."""
@@ -77,7 +84,7 @@ class Navigator:
 
     def clearance(self, x: float, z: float) -> float:
         """Return the distance from a free point to the nearest point that is not."""
-        gaps = np.maximum(np.maximum(self._blocks[:, :2] - (x, z), (x, z) - self._blocks[:, 2:]), 0.0)
+        gaps = np.maximum(np.maximum(self.blocks[:, :2] - (x, z), (x, z) - self.blocks[:, 2:]), 0.0)
         return float(np.sqrt((gaps**2).sum(axis=1)).min())
 
     def free_map(self, metres_per_pixel: float) -> np.ndarray:
@@ -111,9 +118,9 @@ class DistanceField:
     def __init__(self, navigator: Navigator, goals: Sequence[tuple[float, float]]) -> None:
         self._navigator = navigator
         self._goals = np.array(goals, np.float64).reshape(-1, 2)
-        corners, blocks = navigator._corners, navigator._blocks
-        direct = _visible_lengths(self._goals, corners, blocks)  # [goals, corners]
-        through = direct[:, :, None] + navigator._between[None]  # [goals, corner at the goal, corner]
+        corners, blocks = navigator.corners, navigator.blocks
+        direct = visible_lengths(self._goals, corners, blocks)  # [goals, corners]
+        through = direct[:, :, None] + navigator.between[None]  # [goals, corner at the goal, corner]
         flat = through.reshape(-1, len(corners))
         if len(flat):
             self._last = flat.argmin(axis=0)  # which goal, and which corner leads to it
@@ -133,7 +140,7 @@ class DistanceField:
             return []
         points = [(x, z)]
         if corner >= 0:
-            goal, last = divmod(int(self._last[corner]), len(self._navigator._corners))
+            goal, last = divmod(int(self._last[corner]), len(self._navigator.corners))
             points.append(self._corner(corner))
             while corner != last:
                 corner = int(self._navigator._next_corner[corner, last])
@@ -142,12 +149,12 @@ class DistanceField:
         return points
 
     def _corner(self, index: int) -> tuple[float, float]:
-        x, z = self._navigator._corners[index]
+        x, z = self._navigator.corners[index]
         return float(x), float(z)
 
     def _nearest(self, x: float, z: float) -> tuple[float, int, int]:
         """Return the distance, the goal seen directly or -1, and the corner to walk to first or -1."""
-        return _nearest(x, z, self._goals, self._navigator._corners, self._to_goal, self._navigator._blocks)
+        return nearest_goal(x, z, self._goals, self._navigator.corners, self._to_goal, self._navigator.blocks)
 
 
 @lru_cache(maxsize=64)
@@ -193,7 +200,8 @@ def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _move(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
+def slide(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
+    """Return where a step from a free point leads, along what is in its way, and whether anything is."""
     collided = False
     for _ in range(3):  # straight on, along a wall, along the next wall
         first, axis = 2.0, 0
@@ -216,7 +224,7 @@ def _move(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _visible_lengths(starts, ends, blocks):  # type: ignore[no-untyped-def]
+def visible_lengths(starts, ends, blocks):  # type: ignore[no-untyped-def]
     """Return the length ``[starts, ends]`` of every straight way that nothing blocks, infinite for others."""
     lengths = np.full((len(starts), len(ends)), np.inf)
     for i in range(len(starts)):
@@ -240,7 +248,8 @@ def _visible_pairs(corners, blocks):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _nearest(x, z, goals, corners, to_goal, blocks):  # type: ignore[no-untyped-def]
+def nearest_goal(x, z, goals, corners, to_goal, blocks):  # type: ignore[no-untyped-def]
+    """Return the distance to the nearest goal, the goal seen directly or -1, and the corner to walk to first or -1."""
     best, goal, corner = np.inf, -1, -1
     for k in range(len(goals)):
         dx, dz = goals[k, 0] - x, goals[k, 1] - z

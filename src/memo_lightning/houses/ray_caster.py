@@ -24,7 +24,7 @@ from memo_lightning.houses.shapes import SolidArrays
 
 NEAR = 0.02
 FAR = 1000.0
-_BOX, _FRUSTUM = 0, 1  # indices in shapes.KINDS; an ellipsoid is what remains
+BOX, _FRUSTUM = 0, 1  # indices in shapes.KINDS; an ellipsoid is what remains
 _CHECKS, _RINGS, _STRIPES, _BRICKS, _PLANKS = 1, 2, 3, 4, 5  # indices in shapes.PATTERNS
 LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, so that the sides of a box differ
 
@@ -32,7 +32,7 @@ LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, so that the sides o
 def cast(camera: Camera, pose: Pose, solids: SolidArrays) -> tuple[np.ndarray, np.ndarray]:
     """Return depth float32 ``[H, W]`` in metres, and the index of the solid int32 ``[H, W]``, -1 for none."""
     view = pose.eye_and_axes(camera.eye_height)
-    rays = _make_rays(view, camera.columns, camera.rows)
+    rays = make_rays(view, camera.columns, camera.rows)
     depth = np.full((camera.height, camera.width), FAR, np.float32)
     solid = np.full((camera.height, camera.width), -1, np.int32)
     _cast(view, camera.columns, camera.rows, rays, solids.kind, solids.shape, depth, solid)
@@ -43,7 +43,7 @@ def shade(camera: Camera, pose: Pose, solids: SolidArrays, depth: np.ndarray, so
     """Return the colours uint8 ``[H, W, 3]`` of what :func:`cast` found."""
     view = pose.eye_and_axes(camera.eye_height)
     rgb = np.zeros((camera.height, camera.width, 3), np.uint8)
-    _shade(
+    shade_pixels(
         view, camera.columns, camera.rows, depth, solid,
         solids.kind, solids.pattern, solids.shape, solids.paint, rgb,
     )  # fmt: skip
@@ -51,7 +51,7 @@ def shade(camera: Camera, pose: Pose, solids: SolidArrays, depth: np.ndarray, so
 
 
 @njit(cache=True, error_model="numpy")
-def _make_rays(view, columns, rows):  # type: ignore[no-untyped-def]
+def make_rays(view, columns, rows):  # type: ignore[no-untyped-def]
     """Return float32 ``[3, H, W]``: the inverse of each component of each pixel's ray."""
     inverse = np.empty((3, len(rows), len(columns)), np.float32)
     for axis in range(3):
@@ -76,17 +76,17 @@ def _cast(view, columns, rows, inverse, kind, shape, depth, solid):  # type: ign
         focal_length = 1.0 / (columns[1] - columns[0])
     corners = np.empty((8, 3))
     for p in range(len(kind)):
-        i0, i1, j0, j1 = _screen_rectangle(view, kind[p], shape[p], slopes, focal_length, width, height, corners)
+        i0, i1, j0, j1 = screen_rectangle(view, kind[p], shape[p], slopes, focal_length, width, height, corners)
         if i0 >= i1 or j0 >= j1:
             continue
-        if kind[p] == _BOX and shape[p, 7] == 0.0:
-            _cast_level_box(view[0], inverse, shape[p], p, i0, i1, j0, j1, depth, solid)
+        if kind[p] == BOX and shape[p, 7] == 0.0:
+            cast_level_box(view[0], inverse, shape[p], p, i0, i1, j0, j1, depth, solid)
         else:
-            _cast_turned(view, columns, rows, kind[p], shape[p], p, i0, i1, j0, j1, depth, solid)
+            cast_turned(view, columns, rows, kind[p], shape[p], p, i0, i1, j0, j1, depth, solid)
 
 
 @njit(cache=True, error_model="numpy")
-def _screen_rectangle(view, kind, shape, slopes, focal_length, width, height, corners):  # type: ignore[no-untyped-def]
+def screen_rectangle(view, kind, shape, slopes, focal_length, width, height, corners):  # type: ignore[no-untyped-def]
     """Return rows i0 to i1 and columns j0 to j1 outside of which the solid cannot be seen."""
     hx, hy, hz = shape[3], shape[4], shape[5]
     if kind == _FRUSTUM:
@@ -140,8 +140,11 @@ def _screen_rectangle(view, kind, shape, slopes, focal_length, width, height, co
 
 
 @njit(cache=True, error_model="numpy")
-def _cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
-    """Test a box that is not turned: three pairs of planes, without branches, so that it vectorises."""
+def cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
+    """Test a box that is not turned: three pairs of planes, without branches, so that it vectorises.
+
+    Of equally near boxes the first counts, in whatever order they are tested.
+    """
     low_x, high_x = np.float32(shape[0] - shape[3] - eye[0]), np.float32(shape[0] + shape[3] - eye[0])
     low_y, high_y = np.float32(shape[1] - shape[4] - eye[1]), np.float32(shape[1] + shape[4] - eye[1])
     low_z, high_z = np.float32(shape[2] - shape[5] - eye[2]), np.float32(shape[2] + shape[5] - eye[2])
@@ -160,13 +163,14 @@ def _cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # ty
             leave = leave if leave < leave_y else leave_y
             enter = enter if enter > enter_z else enter_z
             leave = leave if leave < leave_z else leave_z
-            hit = (enter <= leave) & (enter > near) & (enter < row_depth[j])
+            nearer = (enter < row_depth[j]) | ((enter == row_depth[j]) & (index < row_solid[j]))
+            hit = (enter <= leave) & (enter > near) & nearer
             row_depth[j] = enter if hit else row_depth[j]
             row_solid[j] = index if hit else row_solid[j]
 
 
 @njit(cache=True, error_model="numpy")
-def _cast_turned(view, columns, rows, kind, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
+def cast_turned(view, columns, rows, kind, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
     """Test any solid, in its own coordinates."""
     c, s = shape[6], shape[7]
     x, y, z = view[0, 0] - shape[0], view[0, 1] - shape[1], view[0, 2] - shape[2]
@@ -175,7 +179,7 @@ def _cast_turned(view, columns, rows, kind, shape, p, i0, i1, j0, j1, depth, sol
         for j in range(j0, j1):
             dx, dy, dz = _ray(view, columns[j], rows[i])
             dx, dz = c * dx - s * dz, s * dx + c * dz
-            if kind == _BOX:
+            if kind == BOX:
                 t = _meet_box(ox, oy, oz, dx, dy, dz, shape)
             elif kind == _FRUSTUM:
                 t = _meet_frustum(ox, oy, oz, dx, dy, dz, shape)
@@ -244,7 +248,8 @@ def _meet_ellipsoid(ox, oy, oz, dx, dy, dz, shape):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, error_model="numpy")
-def _shade(view, columns, rows, depth, solid, kind, pattern, shape, paint, rgb):  # type: ignore[no-untyped-def]
+def shade_pixels(view, columns, rows, depth, solid, kind, pattern, shape, paint, rgb):  # type: ignore[no-untyped-def]
+    """Write the colour of every pixel that shows a solid."""
     for i in range(len(rows)):
         for j in range(len(columns)):
             p = solid[i, j]
@@ -275,7 +280,7 @@ def brightness(nx, ny, nz, c, s):  # type: ignore[no-untyped-def]
 @njit(cache=True, error_model="numpy")
 def normal_at(kind, shape, x, y, z):  # type: ignore[no-untyped-def]
     """Return the outward unit normal at a point on the surface, in the solid's own coordinates."""
-    if kind == _BOX:
+    if kind == BOX:
         ax, ay, az = shape[3] - abs(x), shape[4] - abs(y), shape[5] - abs(z)
         if ax <= ay and ax <= az:
             return (1.0 if x > 0.0 else -1.0), 0.0, 0.0
