@@ -92,11 +92,18 @@ def write_columns(agents, scenes, lens, ranges, types, first, stride):  # type: 
     depth, solid, shown = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.int32)
     for row in range(first, len(agents.place), stride):
         place, turn, tilt = agents.place[row], agents.turn[row], agents.tilt[row]
-        x, y, z = agents.position[row]
+        x, y, z = agents.position[row, 0], agents.position[row, 1], agents.position[row, 2]
         view = render(scenes, place, x, y, z, turn, tilt, lens, depth, solid)
-        for i in range(size[0]):
-            for j in range(size[1]):
-                shown[i, j] = scenes.type[place, solid[i, j]] if solid[i, j] >= 0 else 0
+        _look_up(scenes.type[place], solid, shown)
         ranges[row], types[row] = np.float32(1.0), 0
-        eye = view[0, 1] - y
-        reduce_to_columns(eye, lens.across[turn, tilt], lens.upwards[turn, tilt], depth, shown, ranges[row], types[row])
+        across, upwards = lens.across[turn, tilt], lens.upwards[turn, tilt]
+        reduce_to_columns(view[0, 1] - y, across, upwards, depth, shown, ranges[row], types[row])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _look_up(values, solid, shown):  # type: ignore[no-untyped-def]
+    """Write the value of the solid that each pixel shows, 0 for none."""
+    for i in range(solid.shape[0]):
+        for j in range(solid.shape[1]):
+            p = solid[i, j]
+            shown[i, j] = values[p] if p >= 0 else 0
