@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from memo_lightning.errors import require
-from memo_lightning.houses.episode_file import StoredPlacement
+from memo_lightning.errors import UserError, require
+from memo_lightning.houses.episode_file import StoredPlacement, load, read_text
 from memo_lightning.houses.house import HouseSpec
 from memo_lightning.houses.navigation import DistanceField, build_navigator
 from memo_lightning.houses.placement import Placement, PlacementSpec
@@ -118,6 +119,28 @@ class StoredSource:
         """Return how episode ``number`` of placement ``index`` begins; after the last, the first again."""
         starts = self._stored[index].starts
         return starts[number % len(starts)]
+
+
+def read_source(path: Path, split: str, check: Callable[[StoredPlacement], object]) -> StoredSource:
+    """Return the placements in a file, or, of a folder, in its ``<split>.jsonl.gz``.
+
+    Args:
+        path: of the file or folder.
+        split: that the file must hold, if it says which it holds.
+        check: raises ``ValueError`` if a placement cannot be used.
+
+    Raises:
+        UserError: if the file cannot be read or used, or holds another split.
+    """
+    if path.is_dir():
+        path = path / f"{split}.jsonl.gz"
+    file = load(read_text(path), f"episode file {path}", check)
+    if file.split not in (None, split):
+        raise UserError(
+            f"env.data_path={path}: holds the split {file.split!r}, and env.split={split} is asked for; "
+            f"export that split into the same folder and name the folder, env.data_path={path.parent}"
+        )
+    return StoredSource(file.placements)
 
 
 def check_walkable(stored: StoredPlacement) -> None:

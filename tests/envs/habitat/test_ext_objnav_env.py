@@ -153,7 +153,7 @@ def test_in_the_frame_of_the_house_the_position_is_where_the_agent_stands():
 
 @pytest.mark.slow
 def test_workers_give_what_one_process_gives_and_one_that_dies_ends_the_run_at_once():
-    alone, spread = make(2), make(2, workers=1)
+    alone, spread = make(2), make(2, ["env.engine=habitat"], workers=1)
     try:
         actions = alone.rollout(24, break_when_any_done=False)["action"]
         for env in (alone, spread):

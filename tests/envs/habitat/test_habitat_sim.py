@@ -8,7 +8,7 @@ import pytest
 from memo_lightning.cli.main import main
 from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
 from memo_lightning.envs.habitat.trial import TrialEnv
-from memo_lightning.envs.habitat.trial_image import CAMERA
+from memo_lightning.envs.object_navigation.trial_image import CAMERA
 from memo_lightning.errors import UserError
 
 STOP, FORWARD, LEFT = 0, 1, 2

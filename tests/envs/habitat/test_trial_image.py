@@ -1,7 +1,7 @@
 import numpy as np
 
 from memo_lightning.envs.habitat.trial import TrialEnv
-from memo_lightning.envs.habitat.trial_image import CAMERA, FOOTER, HEADER, SIDE
+from memo_lightning.envs.object_navigation.trial_image import CAMERA, FOOTER, HEADER, SIDE
 from memo_lightning.houses import OBJECT_TYPES, Camera
 
 DATASET = {"n_houses": 1, "n_placements": 2, "min_rooms": 2, "max_rooms": 2, "n_types": 4, "n_objects": 5}

@@ -231,11 +231,8 @@ class TrialRunner:
         self._episode_step, self._episode_return = 0, 0.0
 
     def _episode_seed(self) -> int:
-        """Return a seed below 2 ** 31: even ones for training, odd ones held out."""
         episode = 0 if self._rules.same_task == "seed" else self._episode
-        sequence = np.random.SeedSequence((self._seed, self._index, self._trial, episode))
-        draw = int(sequence.generate_state(1)[0]) >> 1
-        return draw if self._rules.split == "all" else draw & ~1 | (self._rules.split == "held_out")
+        return episode_seed(self._seed, self._index, self._trial, episode, self._rules.split)
 
     def _is_success(self, info: dict[str, Any]) -> bool:
         reported = _said_success(info)
@@ -273,6 +270,12 @@ class TrialRunner:
     def _write(self, name: ArrayKey, value: Any) -> None:
         if name in self._arrays:
             self._arrays[name][self._index] = value
+
+
+def episode_seed(seed: int, index: int, trial: int, episode: int, split: str = "train") -> int:
+    """Return the seed, below 2 ** 31, of an episode of environment ``index``: even in training, odd if held out."""
+    draw = int(np.random.SeedSequence((seed, index, trial, episode)).generate_state(1)[0]) >> 1
+    return draw if split == "all" else draw & ~1 | (split == "held_out")
 
 
 def _said_success(info: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from habitat.config.default_structured_configs import (
@@ -44,16 +44,19 @@ from memo_lightning.envs.habitat import dataset as _dataset  # noqa: F401
 from memo_lightning.envs.habitat import simulator as _simulator  # noqa: F401
 from memo_lightning.envs.habitat import task as _task_module  # noqa: F401
 from memo_lightning.envs.habitat.shim import INSTALL_HABITAT_SIM, habitat_sim_is_installed
-from memo_lightning.envs.habitat.task import PositionFrame
+from memo_lightning.envs.object_navigation.settings import (
+    EYE_HEIGHT,
+    HFOV,
+    PositionFrame,
+    SensorName,
+    SimulatorName,
+    check_observations,
+    check_simulator,
+)
 from memo_lightning.errors import UserError, require
-from memo_lightning.houses import REFERENCE_CAMERA, HouseSpec
+from memo_lightning.houses import HouseSpec, rules
 from memo_lightning.houses.furnishing import AGENT_RADIUS
 
-SensorName = Literal["rgb", "depth", "semantic", "columns"]
-SimulatorName = Literal["house_sim", "habitat_sim"]
-EYE_HEIGHT = REFERENCE_CAMERA.eye_height
-HFOV = int(REFERENCE_CAMERA.hfov)
-MAX_DEPTH = 10.0
 MAX_CLIMB = 0.1  # metres; less than the lowest board that is no floor
 
 
@@ -62,8 +65,8 @@ class ExtObjNavRewardConfig(MeasurementConfig):
     """The reward of METHOD.md."""
 
     type: str = "ExtObjNavReward"
-    success_reward: float = 2.0
-    slack_reward: float = -0.003
+    success_reward: float = rules.SUCCESS_REWARD
+    slack_reward: float = rules.SLACK_REWARD
 
 
 @dataclass
@@ -71,8 +74,8 @@ class ExtObjNavTaskConfig(TaskConfig):
     """The task's own settings: metres to the goal, and pixels of it in view, at which a stop is a success."""
 
     type: str = "ExtObjNav-v1"
-    success_distance: float = 2.0
-    success_pixels: int = 10
+    success_distance: float = rules.SUCCESS_DISTANCE
+    success_pixels: int = rules.SUCCESS_PIXELS
 
 
 @dataclass
@@ -143,19 +146,16 @@ def make_config(
     Raises:
         UserError: if a value is out of range.
     """
-    for name in sensors:
-        require(name in get_args(SensorName), "sensors", name, f"among {', '.join(get_args(SensorName))}")
-    require(64 <= image_size <= 256, "image_size", image_size, "between 64 and 256")
+    check_observations(sensors, image_size, n_columns, position_frame)
     require(episode_steps >= 1, "episode_steps", episode_steps, "at least 1")
-    frames = get_args(PositionFrame)
-    require(position_frame in frames, "position_frame", position_frame, " or ".join(frames))
+    check_simulator(simulator, scene_dataset, object_folder)
+    if simulator == "habitat_sim":
+        _import_habitat_sim(scene_dataset, data_path)
     columns = n_columns if "columns" in sensors else 0
-    require("columns" not in sensors or n_columns >= 1, "n_columns", n_columns, "at least 1")
-    _check_simulator(simulator, scene_dataset, object_folder, data_path)
     sim_config = ExtObjNavSimulatorConfig(
         type="ExtObjNavSim-v0" if simulator == "habitat_sim" else "HouseSim-v0",
-        turn_angle=30,
-        forward_step_size=0.25,
+        turn_angle=rules.TURN_ANGLE,
+        forward_step_size=rules.FORWARD_STEP,
         scene=HouseSpec(0).scene_id,
         n_columns=columns,
         additional_object_paths=[object_folder] if object_folder else [],
@@ -183,13 +183,8 @@ def make_config(
     return tree
 
 
-def _check_simulator(simulator: str, scene_dataset: str, object_folder: str, data_path: str) -> None:
-    """Refuse a simulator that is not there, and settings that do not fit it; import habitat-sim's if it is meant."""
-    require(simulator in get_args(SimulatorName), "env.simulator", simulator, " or ".join(get_args(SimulatorName)))
-    if simulator == "house_sim":
-        for name, value in (("scene_dataset", scene_dataset), ("object_folder", object_folder)):
-            require(not value, f"env.{name}", value, "empty unless env.simulator=habitat_sim")
-        return
+def _import_habitat_sim(scene_dataset: str, data_path: str) -> None:
+    """Register habitat-sim's simulator, if it is there and has files to read."""
     if not habitat_sim_is_installed():
         raise UserError(f"env.simulator=habitat_sim: habitat-sim is not installed: {INSTALL_HABITAT_SIM}")
     for name, value in (("scene_dataset", scene_dataset), ("data_path", data_path)):
@@ -207,7 +202,7 @@ def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: 
     prefix = "HouseSim" if simulator == "house_sim" else "HabitatSim"
     available: dict[SensorName, Any] = {
         "rgb": HabitatSimRGBSensorConfig(type=f"{prefix}RGBSensor", **camera),
-        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=MAX_DEPTH, **camera),
+        "depth": HabitatSimDepthSensorConfig(type=f"{prefix}DepthSensor", max_depth=rules.MAX_DEPTH, **camera),
         "semantic": HabitatSimSemanticSensorConfig(type=f"{prefix}SemanticSensor", **camera),
     }
     chosen = {f"{name}_sensor": available[name] for name in sensors if name in available}
@@ -224,8 +219,8 @@ def _task(can_tilt: bool, n_columns: int, frame: PositionFrame) -> ExtObjNavTask
         "turn_right": TurnRightActionConfig(),
     }
     if can_tilt:
-        actions["look_up"] = LookUpActionConfig(type="HouseSimLookUpAction", tilt_angle=30)
-        actions["look_down"] = LookDownActionConfig(type="HouseSimLookDownAction", tilt_angle=30)
+        actions["look_up"] = LookUpActionConfig(type="HouseSimLookUpAction", tilt_angle=rules.TURN_ANGLE)
+        actions["look_down"] = LookDownActionConfig(type="HouseSimLookDownAction", tilt_angle=rules.TURN_ANGLE)
     lab_sensors: dict[str, Any] = {
         "goal_sensor": LabSensorConfig(type="ObjectTypeGoalSensor"),
         "position_sensor": PositionSensorConfig(frame=frame),

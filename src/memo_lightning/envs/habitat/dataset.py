@@ -15,9 +15,8 @@ from habitat.core.registry import registry
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode, make_episode
-from memo_lightning.errors import UserError
 from memo_lightning.houses import OBJECT_TYPES, GeneratedSource, Placement, episode_file
-from memo_lightning.houses.sources import Source, StoredSource, check_walkable, generated_source
+from memo_lightning.houses.sources import Source, StoredSource, check_walkable, generated_source, read_source
 
 
 @registry.register_dataset(name="ExtObjNav-v1")
@@ -42,7 +41,7 @@ class ExtObjNavDataset(Dataset):
         self._scene_dataset = "default" if config is None else config.get("scene_dataset", "default")
         self._split = "train" if config is None else config.split
         if config is not None and config.data_path:
-            self._read(Path(config.data_path.format(split=config.split)))
+            self._use(read_source(Path(config.data_path.format(split=config.split)), config.split, self._check))
         elif config is not None:
             self._use(generated_source(config.split, config.metadata or {}))
         else:
@@ -87,7 +86,7 @@ class ExtObjNavDataset(Dataset):
         Raises:
             UserError: if the text is corrupt, naming the line.
         """
-        self._load(json_str, "episode file")
+        self._use(StoredSource(episode_file.load(json_str, "episode file", self._check).placements))
 
     def save(self, path: Path | str) -> int:
         """Write the dataset to a file, compressed if its name ends with ``.gz``.
@@ -107,23 +106,10 @@ class ExtObjNavDataset(Dataset):
             for k in range(source.n_placements)
         ]
 
-    def _read(self, path: Path) -> None:
-        if path.is_dir():
-            path = path / f"{self._split}.jsonl.gz"
-        split = self._load(episode_file.read_text(path), f"episode file {path}")
-        if split not in (None, self._split):
-            raise UserError(
-                f"env.data_path={path}: holds the split {split!r}, and env.split={self._split} is asked for; "
-                f"export that split into the same folder and name the folder, env.data_path={path.parent}"
-            )
-
-    def _load(self, text: str, name: str) -> str | None:
-        """Use the placements of a file, and return its split, if it says so."""
-        # Scenes of a scene dataset are known to habitat-sim only.
-        check = check_walkable if self._scene_dataset == "default" else (lambda _: None)
-        file = episode_file.load(text, name, check)
-        self._use(StoredSource(file.placements))
-        return file.split
+    def _check(self, stored: episode_file.StoredPlacement) -> None:
+        """Raise ``ValueError`` unless a placement can be used; scenes of a scene dataset only habitat-sim knows."""
+        if self._scene_dataset == "default":
+            check_walkable(stored)
 
     def _use(self, source: Source) -> None:
         self._source = source

@@ -10,9 +10,8 @@ import torch
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.habitat.compact import CompactObservations
-from memo_lightning.envs.habitat.config import SensorName, SimulatorName
-from memo_lightning.envs.habitat.task import PositionFrame
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.object_navigation.settings import PositionFrame, SensorName, SimulatorName
 from memo_lightning.houses.columns import MAX_RANGE
 
 

@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.envs.habitat.scene_files.export import template_name
-from memo_lightning.envs.habitat.simulator import MAX_PITCH
 from memo_lightning.errors import UserError, require
 from memo_lightning.houses import REFERENCE_CAMERA, Camera, Placement, Pose
 from memo_lightning.houses.columns import Columns, columns_camera, columns_of
@@ -30,6 +29,7 @@ from memo_lightning.houses.floor_plan import LATTICE
 from memo_lightning.houses.placement import TYPE_NUMBERS, PlacedObject
 from memo_lightning.houses.pose import heading_of
 from memo_lightning.houses.ray_caster import FAR
+from memo_lightning.houses.rules import MAX_PITCH
 
 _REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that do not observe
 _SNAP_DISTANCE = 0.5  # metres along any axis from where an episode says that it begins to the floor

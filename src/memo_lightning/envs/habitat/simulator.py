@@ -17,8 +17,8 @@ from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from omegaconf import DictConfig
 
 from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
-from memo_lightning.envs.habitat.pathfinder import HousePathfinder
 from memo_lightning.envs.habitat.sensors import HouseSimSensor
+from memo_lightning.envs.object_navigation.pathfinder import HousePathfinder
 from memo_lightning.errors import UserError, require
 from memo_lightning.houses import (
     REFERENCE_CAMERA,
@@ -34,9 +34,9 @@ from memo_lightning.houses.columns import Columns, columns_camera
 from memo_lightning.houses.furnishing import AGENT_RADIUS
 from memo_lightning.houses.navigation import DistanceField, Navigator
 from memo_lightning.houses.pose import heading_of
+from memo_lightning.houses.rules import MAX_PITCH
 from memo_lightning.houses.shapes import concatenate
 
-MAX_PITCH = 60  # degrees, up or down
 _FLOOR_TOLERANCE = 0.5  # metres that a point may be above or below the floor it belongs to
 _FIELDS_KEPT = 256
 _ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")

@@ -8,7 +8,7 @@ the object in view, so the measure applies the whole rule. Any stop ends the epi
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gym import spaces
@@ -24,7 +24,6 @@ from memo_lightning.envs.habitat.episodes import ExtObjNavEpisode
 from memo_lightning.errors import UserError
 from memo_lightning.houses import OBJECT_TYPES
 
-PositionFrame = Literal["trial", "house"]
 _TYPE_NAMES = [object_type.name for object_type in OBJECT_TYPES]
 
 

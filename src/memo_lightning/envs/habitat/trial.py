@@ -10,9 +10,9 @@ import habitat
 import numpy as np
 from gym import spaces as gym_spaces
 
-from memo_lightning.envs.habitat.config import SensorName, SimulatorName, make_config
+from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
-from memo_lightning.envs.habitat.task import PositionFrame
+from memo_lightning.envs.object_navigation.settings import PositionFrame, SensorName, SimulatorName
 from memo_lightning.errors import require
 
 _MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
@@ -140,8 +140,8 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return an image of the moment, uint8 ``[H, W, 3]``; see :mod:`memo_lightning.envs.habitat.trial_image`."""
-        from memo_lightning.envs.habitat.trial_image import draw_trial
+        """Return an image of the moment, uint8 ``[H, W, 3]``; see :func:`draw_trial`."""
+        from memo_lightning.envs.object_navigation.trial_image import draw_trial
 
         goal = self.habitat_env.current_episode.object_category
         text = f"find: {goal}     episode {self._episode_index + 1}, step {self._episode_length}"

@@ -50,7 +50,7 @@ def _inverse(y: float, w: float) -> tuple[float, float]:
 def write_positions(agents, facing, rotation, in_house, positions, first, stride):  # type: ignore[no-untyped-def]
     """Write metres to the right and ahead, and sine and cosine of the turn, float32 ``[N, 4]``."""
     for row in range(first, len(positions), stride):
-        x, y, z = agents.position[row]
+        x, z = agents.position[row, 0], agents.position[row, 2]
         origin = len(rotation)
         if not in_house:
             origin = agents.origin_turn[row]
@@ -86,8 +86,7 @@ def write_images(agents, scenes, lens, with_rgb, rgb, with_depth, depths, first,
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def write_columns(agents, scenes, lens, ranges, types, first, stride):  # type: ignore[no-untyped-def]
-    """Write the light observation, float32 ``[N, W, 2]`` and int64 ``[N, W]``; see :mod:`~memo_lightning.houses.columns`.
-    """
+    """Write the light observation, float32 ``[N, W, 2]`` and int64 ``[N, W]``; see :class:`Columns`."""
     size = len(lens.rows), len(lens.columns)
     depth, solid, shown = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.int32)
     for row in range(first, len(agents.place), stride):

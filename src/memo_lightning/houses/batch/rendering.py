@@ -1,10 +1,9 @@
-"""Ray casting of a packed scene, bit for bit what :func:`~memo_lightning.houses.ray_caster.cast` gives, without what
-cannot be seen.
+"""Ray casting of a packed scene without what cannot be seen.
 
-A room, a group or a solid whose box is outside of the image, or behind what its pixels show already, is left out. The
-tests are cautious by far more than rounding, so that no pixel changes. A house's own solids are boxes that are not
-turned, of which the nearest counts in any order; so the walls around the agent come first, and hide most of the house.
-Objects follow in their order.
+The images are bit for bit those of :func:`~memo_lightning.houses.ray_caster.cast`. A room, a group or a solid whose box
+is outside of the image, or behind what its pixels show already, is left out. The tests are cautious by far more than
+rounding, so that no pixel changes. A house's own solids are boxes that are not turned, of which the nearest counts in
+any order; so the walls around the agent come first, and hide most of the house. Objects follow in their order.
 """
 
 from __future__ import annotations
@@ -61,33 +60,24 @@ def _render(
 
     # The ceiling and the walls around the agent, then the walls of other rooms, then what stands in rooms.
     for k in (0, own + 1):
-        _cast(
-            view, edges, columns, rows, rays, kind, shape, solid_box, group[k, 1], group[k, 2], corners, depth, solid
-        )  # fmt: skip
+        _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid)
     for room in range(n_rooms):
         if room != own and _reaches(view, edges, rays, room_box, room, depth):
-            k = room + 1
-            _cast(
-                view, edges, columns, rows, rays, kind, shape, solid_box, group[k, 1], group[k, 2], corners, depth, solid
-            )  # fmt: skip
+            _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, room + 1, corners, depth, solid)
     shown = np.empty(n_rooms, np.bool_)
     for room in range(n_rooms):
         shown[room] = room == own or _reaches(view, edges, rays, room_box, room, depth)
     for k in range(n_rooms + 1, len(group)):
         if shown[group[k, 0]] and _may_show(view, edges, columns, rows, group_box, k, corners, depth):
-            _cast(
-                view, edges, columns, rows, rays, kind, shape, solid_box, group[k, 1], group[k, 2], corners, depth, solid
-            )  # fmt: skip
+            _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _cast(
-    view, edges, columns, rows, rays, kind, shape, solid_box, first, stop, corners, depth, solid
-):  # type: ignore[no-untyped-def]
-    """Test the solids ``first`` to before ``stop``."""
+def _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid):  # type: ignore[no-untyped-def]
+    """Test the solids of group ``k``."""
     height, width = depth.shape
     slopes, focal_length = _slopes(columns, rows)
-    for p in range(first, stop):
+    for p in range(group[k, 1], group[k, 2]):
         if _is_outside(view, edges, solid_box, p):
             continue
         i0, i1, j0, j1 = _rectangle(view, solid_box, p, slopes, focal_length, width, height, corners)

@@ -29,8 +29,7 @@ _SPARE = 64  # placements that are kept beside those in use
 class Scenes(NamedTuple):
     """Packed placements; what a placement has fewer of is padded.
 
-    Boxes are centre, half extents, and 1 and 0 for a cosine and sine, as in :class:`~memo_lightning.houses.shapes
-    .SolidArrays`.
+    Boxes are centre, half extents, and 1 and 0 for the cosine and sine of no turn, as shapes of solids are.
 
     Args:
         kind, instance, type, pattern: int32 ``[K, P]``, see :class:`~memo_lightning.houses.shapes.SolidArrays`.
@@ -186,7 +185,7 @@ def _pack_solids(house: House, placement: Placement) -> dict[str, np.ndarray]:
     group_box = np.array([_box_around(boxes[first:stop]) for _, first, stop in groups])
     bounds = house.plan.rooms
     return {
-        **{name: value for name, value in solids._asdict().items()},
+        **solids._asdict(),
         "solid_box": boxes,
         "group": group,
         "group_box": group_box,

@@ -9,11 +9,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from memo_lightning.envs.habitat.config import HFOV, MAX_DEPTH
-from memo_lightning.houses import OBJECT_TYPES, REFERENCE_CAMERA, Camera, Pose
+from memo_lightning.envs.object_navigation.settings import image_camera
+from memo_lightning.houses import OBJECT_TYPES, Pose
+from memo_lightning.houses.rules import MAX_DEPTH
 
 SIDE, HEADER, FOOTER = 288, 32, 40  # pixels of each of the three parts, and of the lines above and below them
-CAMERA = Camera(SIDE, SIDE, HFOV, REFERENCE_CAMERA.eye_height)
+CAMERA = image_camera(SIDE)
 _METRES_PER_PIXEL = 0.05  # of the map that the simulator draws
 _FREE, _BLOCKED, _PATH, _AGENT, _GOAL = (238, 238, 232), (120, 124, 130), (40, 110, 220), (20, 20, 24), (220, 30, 40)
 _OBJECT = (150, 190, 120)  # of no type: stands for all of them where they are explained

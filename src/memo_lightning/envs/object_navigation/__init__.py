@@ -1,0 +1,1 @@
+"""Object navigation in houses: trials of many episodes with one placement of objects."""

@@ -1,0 +1,70 @@
+"""Settings of object navigation that all its engines share, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from memo_lightning.errors import require
+from memo_lightning.houses import REFERENCE_CAMERA, Camera
+from memo_lightning.houses.sources import Source, check_walkable, generated_source, read_source
+
+SensorName = Literal["rgb", "depth", "semantic", "columns"]
+SimulatorName = Literal["house_sim", "habitat_sim"]
+PositionFrame = Literal["trial", "house"]
+EYE_HEIGHT = REFERENCE_CAMERA.eye_height
+HFOV = int(REFERENCE_CAMERA.hfov)
+
+
+def check_observations(sensors: Sequence[str], image_size: int, n_columns: int, position_frame: str) -> None:
+    """Refuse what cannot be observed.
+
+    Args:
+        sensors: what the agent observes besides the goal and its position.
+        image_size: side of the images, pixels.
+        n_columns: columns of the light observation.
+        position_frame: what the position refers to.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+    for name in sensors:
+        require(name in get_args(SensorName), "sensors", name, f"among {', '.join(get_args(SensorName))}")
+    require(64 <= image_size <= 256, "image_size", image_size, "between 64 and 256")
+    frames = get_args(PositionFrame)
+    require(position_frame in frames, "position_frame", position_frame, " or ".join(frames))
+    require("columns" not in sensors or n_columns >= 1, "n_columns", n_columns, "at least 1")
+
+
+def check_simulator(simulator: str, scene_dataset: str, object_folder: str) -> None:
+    """Refuse a simulator that there is not, and files that only habitat-sim reads.
+
+    Raises:
+        UserError: if a value is not allowed.
+    """
+    require(simulator in get_args(SimulatorName), "env.simulator", simulator, " or ".join(get_args(SimulatorName)))
+    if simulator == "house_sim":
+        for name, value in (("scene_dataset", scene_dataset), ("object_folder", object_folder)):
+            require(not value, f"env.{name}", value, "empty unless env.simulator=habitat_sim")
+
+
+def image_camera(image_size: int) -> Camera:
+    """Return the camera of images of ``image_size`` pixels a side."""
+    return Camera(image_size, image_size, float(HFOV), EYE_HEIGHT)
+
+
+def open_source(split: str, data_path: str, dataset: Mapping[str, Any] | None) -> Source:
+    """Return the placements of generated houses, from a file or drawn on demand.
+
+    Args:
+        split: of the placements.
+        data_path: file to read, or folder that has ``<split>.jsonl.gz``; empty to draw them.
+        dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
+
+    Raises:
+        UserError: if a value is out of range, or the file cannot be used.
+    """
+    if data_path:
+        return read_source(Path(data_path.format(split=split)), split, check_walkable)
+    return generated_source(split, dataset or {})
