@@ -183,10 +183,9 @@ class BatchedExtObjNav(EnvBase):
         trials.step(actions)
         self._trial_step += 1
         self._returns += agents.reward
-        lengths, returns, end, spl = (
-            values.copy() for values in (agents.elapsed, self._returns, agents.over, agents.spl)
-        )
-        reward, success = agents.reward.copy(), end & (agents.success > 0)
+        # Copies: episodes that begin in this step write over what is reported of those that end.
+        lengths, returns, end = agents.elapsed.copy(), self._returns.copy(), agents.over.copy()
+        reward, spl, success = agents.reward.copy(), agents.spl.copy(), end & (agents.success > 0)
         done = self._trial_step >= self._trial_length
         if self._last_images is not None:
             self._last_images |= {row: self.image(row) for row in np.flatnonzero(end).tolist()}

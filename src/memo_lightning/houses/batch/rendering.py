@@ -45,9 +45,9 @@ def render(scenes, place, x, y, z, turn, tilt, lens, depth, solid):  # type: ign
 
 # Functions within the loops take plain arrays and indices: slices and tuples of arrays cost more than the arithmetic.
 @njit(cache=True, nogil=True, error_model="numpy")
-def _render(
+def _render(  # type: ignore[no-untyped-def]
     view, edges, columns, rows, rays, kind, shape, solid_box, group, group_box, room_area, room_box, depth, solid
-):  # type: ignore[no-untyped-def]
+):
     depth[:] = np.float32(FAR)
     solid[:] = -1
     n_rooms = len(room_area)
@@ -73,7 +73,9 @@ def _render(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid):  # type: ignore[no-untyped-def]
+def _cast(  # type: ignore[no-untyped-def]
+    view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid
+):
     """Test the solids of group ``k``."""
     height, width = depth.shape
     slopes, focal_length = _slopes(columns, rows)
