@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-import jupyter_client
-import nbclient
-import nbformat
 import pytest
+
+jupyter_client = pytest.importorskip("jupyter_client", reason="needs the extra [notebooks]")
+nbclient = pytest.importorskip("nbclient", reason="needs the extra [notebooks]")
+nbformat = pytest.importorskip("nbformat", reason="needs the extra [notebooks]")
 
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb")}
 # What replaces the cell tagged as parameters.

@@ -38,6 +38,12 @@ def test_the_memory_that_is_built_has_them(baseline):
     assert not build_parts(compose_config("train", [*SHORT, "env.trial_length=50"])).remarks
 
 
+def test_more_minibatches_than_environments_are_refused_before_environments_are_built(monkeypatch):
+    monkeypatch.setattr("memo_lightning.training.parts.build_env", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(UserError, match="n_minibatches=8: must be at most collector.n_envs=4"):
+        build_parts(compose_config("train", ["env=ext_objnav", "collector.n_envs=4"]))
+
+
 def test_a_length_that_does_not_fit_is_refused_with_what_to_set():
     given = [*SHORT, "env.trial_length=11", "model.segment_length=40"]
     with pytest.raises(UserError) as error:

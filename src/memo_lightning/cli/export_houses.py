@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
             n_rejected = export_houses(dataset, config.split, folder, lambda _: bar.update())
     except OSError as error:
         raise UserError(f"run_dir={folder}: must be writable ({error.strerror})") from None
-    sizes = ["collector.n_envs=4", "env.workers=4", "env.simulator=habitat_sim"]
+    sizes = ["collector.n_envs=4", "algorithm.n_minibatches=4", "env.workers=4", "env.simulator=habitat_sim"]
     files = [
         override_text("env.scene_dataset", f"{folder}/{SCENE_DATASET}"),
         override_text("env.data_path", str(folder)),

@@ -156,7 +156,9 @@ def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dic
     for key in config.env:
         if key not in trained:
             raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(trained)}")
-    settings = {**trained, **config.env, "split": config.split}
+    # A setting of a part, as env.dataset.n_houses, leaves the part's others as they are.
+    merged = OmegaConf.merge(trained, config.env)
+    settings: dict[str, Any] = {**OmegaConf.to_container(merged), "split": config.split}  # type: ignore[dict-item]
     for key in ("trial_length", "episodes_per_trial"):
         if settings.get(key) is not None:
             settings[key] *= config.trial_multiplier

@@ -75,11 +75,14 @@ def build_parts(config: DictConfig) -> Parts:
     Raises:
         UserError: if a part refuses its settings, or two do not fit together.
     """
+    algorithm: Algorithm = build(config.algorithm)
+    n_envs = config.collector.get("n_envs")
+    if isinstance(n_envs, int) and n_envs >= 1:
+        algorithm.check_n_envs(n_envs)  # before environments are built, which may take long
     data: RolloutDataModule = build(
         config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
     )
     try:
-        algorithm: Algorithm = build(config.algorithm)
         algorithm.check_data(data)
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         spec = policy_spec(plain, data.env, algorithm)

@@ -2,9 +2,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from gym import spaces
 from gymnasium.utils.env_checker import check_env
 
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import TrialEnv, _modern
 from memo_lightning.errors import UserError
 
 STOP = 0
@@ -126,3 +127,14 @@ def test_without_tilting_there_are_four_actions():
 def test_bad_options_are_named(options, complaint):
     with pytest.raises(UserError, match=complaint):
         TrialEnv(**{"sensors": ("columns",), **options})
+
+
+def test_a_space_whose_bound_wraps_around_goes_up_to_its_types_highest():
+    """habitat-lab's semantic sensor of habitat-sim has such a space."""
+    wrapped = spaces.Box(np.iinfo(np.uint32).min, np.iinfo(np.uint32).max, (4, 4, 1), np.int32)
+    modern = _modern(wrapped)
+    assert (modern.high == np.iinfo(np.int32).max).all()
+    assert modern.contains(np.full((4, 4, 1), 30, np.int32))
+    colours = _modern(spaces.Box(0, 255, (4, 4, 3), np.uint8))
+    assert (colours.low == 0).all()
+    assert (colours.high == 255).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -189,6 +190,8 @@ def _import_habitat_sim(scene_dataset: str, data_path: str) -> None:
         raise UserError(f"env.simulator=habitat_sim: habitat-sim is not installed: {INSTALL_HABITAT_SIM}")
     for name, value in (("scene_dataset", scene_dataset), ("data_path", data_path)):
         require(bool(value), f"env.{name}", value, "a file for env.simulator=habitat_sim; memo export-houses writes it")
+    is_there = Path(scene_dataset).is_file()
+    require(is_there, "env.scene_dataset", scene_dataset, "a file <name>.scene_dataset_config.json")
     importlib.import_module("memo_lightning.envs.habitat.habitat_sim_simulator")
 
 

@@ -10,8 +10,10 @@ import torch
 
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.habitat.compact import CompactObservations
+from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.envs.object_navigation.settings import PositionFrame, SensorName, SimulatorName
+from memo_lightning.errors import require
 from memo_lightning.houses.columns import MAX_RANGE
 
 
@@ -57,6 +59,9 @@ class ExtObjNav(GymnasiumEnv):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        if simulator == "habitat_sim" and habitat_sim_is_installed():  # several in one process abort when they close
+            allowed = f"{n_envs}, the number of environments, each of which has a habitat-sim in a process of its own"
+            require(n_envs == 1 or workers == n_envs, "env.workers", workers, allowed)
         make = partial(
             make_trial_env, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),
             image_size=image_size, n_columns=n_columns, object_range=object_range, can_tilt=can_tilt,

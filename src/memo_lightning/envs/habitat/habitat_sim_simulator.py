@@ -25,13 +25,15 @@ from memo_lightning.envs.habitat.scene_files.export import template_name
 from memo_lightning.errors import UserError, require
 from memo_lightning.houses import REFERENCE_CAMERA, Camera, Placement, Pose
 from memo_lightning.houses.columns import Columns, columns_camera, columns_of
-from memo_lightning.houses.floor_plan import LATTICE
 from memo_lightning.houses.placement import TYPE_NUMBERS, PlacedObject
 from memo_lightning.houses.pose import heading_of
 from memo_lightning.houses.ray_caster import FAR
 from memo_lightning.houses.rules import MAX_PITCH
 
 _REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that do not observe
+# Passages as wide as the agent stay open with cells of half a lattice square; the floor, and with it the eye, lies up to
+# one cell's height too high.
+_CELL_SIZE, _CELL_HEIGHT = 0.025, 0.01  # metres
 _SNAP_DISTANCE = 0.5  # metres along any axis from where an episode says that it begins to the floor
 
 
@@ -45,6 +47,8 @@ class ExtObjNavSim(HabitatSim):
     Raises:
         UserError: if the scene dataset, a scene or an object's model is missing.
     """
+
+    _initialized = False  # read when the object goes, also if a scene is refused before habitat-sim sets it
 
     def __init__(self, config: DictConfig) -> None:
         _check_scene(config.scene_dataset, config.scene)
@@ -83,18 +87,24 @@ class ExtObjNavSim(HabitatSim):
         config.agents[0].sensor_specifications = [*config.agents[0].sensor_specifications, *specifications]
         return config
 
+    def _sanitize_config(self, config: habitat_sim.Configuration) -> None:
+        """Load textures also where no sensor shows colours, for :meth:`look`."""
+        super()._sanitize_config(config)
+        config.sim_cfg.requires_textures = True
+
     def reconfigure(self, habitat_config: DictConfig, ep_info: ExtObjNavEpisode | None = None) -> None:
         """Load the house and objects of the next episode, as far as they differ from those loaded."""
         is_new_scene = habitat_config.scene != self._current_scene
         if is_new_scene:
             _check_scene(habitat_config.scene_dataset, habitat_config.scene)
-        self._episode = ep_info
+        self._episode = None  # habitat-lab would put the agent there before the navigation mesh is laid out
         # Keeping the rendering context: making a new one takes seconds.
-        super().reconfigure(habitat_config, ep_info, should_close_on_new_scene=False)
+        super().reconfigure(habitat_config, None, should_close_on_new_scene=False)
         if is_new_scene:
             self._object_ids = []  # they went with the scene
             self._placement = Placement(habitat_config.scene, 0, ())
             self._lay_out_navmesh()
+        self._episode = ep_info
         if ep_info is not None and ep_info.placement is not self._placement:
             self._set_placement(ep_info.placement)
 
@@ -153,11 +163,12 @@ class ExtObjNavSim(HabitatSim):
         return columns_of(camera, self.pose, depth, types)
 
     def _update_agents_state(self) -> bool:
-        """Put the agent where the episode begins, on the floor that is nearest.
+        """Put the agent where the episode begins, on the floor that is nearest, and the objects in their places.
 
         Raises:
             UserError: if the agent cannot stand there.
         """
+        self._put_objects_in_place()
         if self._episode is None:
             return super()._update_agents_state()
         start = np.array(self._episode.start_position)
@@ -173,6 +184,15 @@ class ExtObjNavSim(HabitatSim):
             manager.remove_object_by_id(object_id)
         self._object_ids = [self._add(placed) for placed in placement.objects]
         self._placement = placement
+        self._put_objects_in_place()
+
+    def _put_objects_in_place(self) -> None:
+        """Put the objects where they belong, after each reset, which moves them to the origin."""
+        manager = self.get_rigid_object_manager()
+        for object_id, placed in zip(self._object_ids, self._placement.objects, strict=True):
+            thing = manager.get_object_by_id(object_id)
+            thing.translation = magnum.Vector3(*placed.position)
+            thing.rotation = magnum.Quaternion.rotation(magnum.Deg(float(placed.yaw)), magnum.Vector3.y_axis())
 
     def _add(self, placed: PlacedObject) -> int:
         templates = self.get_object_template_manager()
@@ -183,10 +203,11 @@ class ExtObjNavSim(HabitatSim):
                 f"scene dataset {self.habitat_config.scene_dataset} has no {file}; env.object_folder can name a folder "
                 f"that has it, such as objects/ of memo export-houses"
             )
-        thing = self.get_rigid_object_manager().add_object_by_template_handle(handles[0])
+        # Without lights, as the house: its colours have the light in them.
+        thing = self.get_rigid_object_manager().add_object_by_template_handle(
+            handles[0], light_setup_key=habitat_sim.gfx.NO_LIGHT_KEY
+        )
         thing.motion_type = habitat_sim.physics.MotionType.KINEMATIC
-        thing.translation = magnum.Vector3(*placed.position)
-        thing.rotation = magnum.Quaternion.rotation(magnum.Deg(float(placed.yaw)), magnum.Vector3.y_axis())
         for node in thing.visual_scene_nodes:
             node.semantic_id = placed.instance
         return thing.object_id
@@ -197,7 +218,7 @@ class ExtObjNavSim(HabitatSim):
         settings.set_defaults()
         settings.agent_radius, settings.agent_height = agent.radius, agent.height
         settings.agent_max_climb, settings.agent_max_slope = agent.max_climb, agent.max_slope
-        settings.cell_size = settings.cell_height = LATTICE / 100
+        settings.cell_size, settings.cell_height = _CELL_SIZE, _CELL_HEIGHT
         if not self.recompute_navmesh(self.pathfinder, settings):
             raise UserError(f"scene {self._current_scene!r}: no navigation mesh could be made of it")
 
@@ -212,7 +233,5 @@ def _camera_spec(name: str, camera: Camera, kind: habitat_sim.SensorType) -> hab
 
 def _check_scene(scene_dataset: str, scene: str) -> None:
     """Refuse what is missing: habitat-sim would end the process."""
-    path = Path(scene_dataset)
-    require(path.is_file(), "env.scene_dataset", scene_dataset, "a file <name>.scene_dataset_config.json")
-    found = next(path.parent.rglob(f"{Path(scene).name}*"), None)
+    found = next(Path(scene_dataset).parent.rglob(f"{Path(scene).name}*"), None)
     require(found is not None, "scene", scene, f"in the folder of {scene_dataset}")

@@ -182,5 +182,11 @@ class TrialEnv(gymnasium.Env):
 
 
 def _modern(space: gym_spaces.Box) -> gymnasium.spaces.Box:
-    """Return the Gymnasium space of a space of the Gym version that habitat-lab uses."""
-    return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype.type)
+    """Return the Gymnasium space of a space of the Gym version that habitat-lab uses.
+
+    habitat-lab's semantic sensor has integers up to the highest of another type, which wraps around to -1.
+    """
+    low, high = space.low, space.high
+    if np.issubdtype(space.dtype, np.integer):
+        high = np.where(high < low, np.iinfo(space.dtype).max, high)
+    return gymnasium.spaces.Box(low, high, space.shape, space.dtype.type)
