@@ -40,7 +40,7 @@ def test_the_memory_that_is_built_has_them(baseline):
 
 def test_more_minibatches_than_environments_are_refused_before_environments_are_built(monkeypatch):
     monkeypatch.setattr("memo_lightning.training.parts.build_env", lambda *_, **__: pytest.fail("built"))
-    with pytest.raises(UserError, match="n_minibatches=8: must be at most collector.n_envs=4"):
+    with pytest.raises(UserError, match=r"n_minibatches=8: must be at most collector\.n_envs=4"):
         build_parts(compose_config("train", ["env=ext_objnav", "collector.n_envs=4"]))
 
 

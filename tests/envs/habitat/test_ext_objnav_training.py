@@ -39,7 +39,7 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
         ("env.simulator=habitat_sim", "habitat-sim is not installed"),
         ("env.split=heldout", "split='heldout': must be one of train, held_out_placements, held_out"),
         ("env.dataset.n_types=7", "n_objects=2: must be at least n_types=7"),
-        ("env.workers=3", "env.workers=3: must be 0 with env.engine=batched"),
+        ("env.workers=3", "env.workers=3: must be"),
         ("env.engine=fast", "env.engine='fast': must be batched or habitat"),
         ("env.simulator=unity", "env.simulator='unity': must be house_sim or habitat_sim"),
         ("env.scene_dataset=a.json", "env.scene_dataset='a.json': must be empty"),
@@ -59,8 +59,6 @@ def test_mistakes_are_one_line_with_both_engines(override, complaint, engine, tm
         if habitat_sim_is_installed():
             pytest.skip("is about machines without habitat-sim")
     given = [f"env.engine={engine}", override]
-    if engine == "habitat" and "engine" in complaint:
-        pytest.skip("is about the other engine")
     arguments = ["train", "experiment=ext_objnav_small", *TINY, *given, f"run_dir={tmp_path / 'run'}"]
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from memo_lightning.config import compose_config
 from memo_lightning.cli.main import main
-from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
+from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
+from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.envs.object_navigation.trial_image import CAMERA
 from memo_lightning.errors import UserError

@@ -31,8 +31,8 @@ from memo_lightning.houses.ray_caster import FAR
 from memo_lightning.houses.rules import MAX_PITCH
 
 _REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that do not observe
-# Passages as wide as the agent stay open with cells of half a lattice square; the floor, and with it the eye, lies up to
-# one cell's height too high.
+# Passages as wide as the agent stay open with cells of half a lattice square. The floor, and with it the eye, lies up
+# to one cell's height too high.
 _CELL_SIZE, _CELL_HEIGHT = 0.025, 0.01  # metres
 _SNAP_DISTANCE = 0.5  # metres along any axis from where an episode says that it begins to the floor
 
