@@ -1,13 +1,19 @@
-"""How fast the embedded simulator is, on one core: ``python -m memo_lightning.benchmarks.house_sim``.
+"""How fast the embedded simulator is: ``python -m memo_lightning.benchmarks.house_sim [FILE.json]``.
 
-Seconds are processor time, so other programs on the machine do not count.
+Of one core the seconds are processor time, so that time given to other programs does not count. How much two cores gain
+is told by the clock, from the fastest of several short runs with one and two threads in turn.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +21,8 @@ from memo_lightning.envs.habitat import import_habitat
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.trial import TrialEnv
 from memo_lightning.houses import REFERENCE_CAMERA, GeneratedSource, HouseSpec, Pose, View, build_house, build_navigator
+from memo_lightning.houses.batch import BatchedTrials
+from memo_lightning.houses.columns import columns_camera
 from memo_lightning.houses.pose import HEADINGS, PITCHES
 from memo_lightning.houses.shapes import concatenate
 
@@ -67,6 +75,73 @@ def column_steps_per_second(n_steps: int) -> float:
     return _per_second(step, n_steps)
 
 
+def engine_steps_per_second(
+    sensors: Sequence[str], n_rows: int = 128, n_steps: int = 100, n_runs: int = 8
+) -> dict[str, float]:
+    """Return steps of all rows per second of the batched engine, with all measures, random walking and new episodes.
+
+    Args:
+        sensors: what is observed; columns are 16, images 64x64.
+        n_rows: trials side by side, in full training houses.
+        n_steps: of each run.
+        n_runs: with one and with two threads in turn.
+
+    Returns:
+        ``per_core_second``, the median over runs with one thread of steps per second of processor time;
+        ``one_thread`` and ``two_threads``, the most steps per second by the clock; and their ratio, ``two_cores``.
+    """
+    rng = np.random.default_rng(0)
+    source = GeneratedSource("train")
+    engines = [
+        BatchedTrials(source, n_rows, 500, sensors, columns=columns_camera(16), n_threads=n_threads)
+        for n_threads in (1, 2)
+    ]
+    placements = rng.integers(source.n_placements, size=n_rows).tolist()
+    for engine in engines:
+        engine.begin_trials(np.arange(n_rows), placements)
+        _walk(engine, rng, 5)
+    by_clock: tuple[list[float], list[float]] = ([], [])
+    per_core = []
+    for _ in range(n_runs):
+        for engine, rates in zip(engines, by_clock, strict=True):
+            clock, processor = time.perf_counter(), time.process_time()
+            _walk(engine, rng, n_steps)
+            rates.append(n_rows * n_steps / (time.perf_counter() - clock))
+            if engine is engines[0]:
+                per_core.append(n_rows * n_steps / (time.process_time() - processor))
+    one, two = max(by_clock[0]), max(by_clock[1])
+    return {
+        "per_core_second": round(float(np.median(per_core))),
+        "one_thread": round(one),
+        "two_threads": round(two),
+        "two_cores": round(two / one, 2),
+    }
+
+
+def _walk(engine: BatchedTrials, rng: np.random.Generator, n_steps: int) -> None:
+    for _ in range(n_steps):
+        engine.step(rng.integers(1, 6, len(engine.agents.over)))
+        engine.begin_episodes(np.flatnonzero(engine.agents.over))
+        engine.observe()
+
+
+def measure() -> dict[str, object]:
+    """Return all rates, the memory that this process has taken at most, and the machine."""
+    return {
+        "engine_columns": engine_steps_per_second(("columns",)),
+        "engine_rgb_depth": engine_steps_per_second(("rgb", "depth"), n_steps=20),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "rgb_depth_frames_per_second": round(frames_per_second(4000)),
+        "habitat_env_steps_per_second": round(habitat_steps_per_second(4000)),
+        "column_trial_steps_per_second": round(column_steps_per_second(4000)),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average": [round(value, 2) for value in os.getloadavg()],
+        },
+    }
+
+
 def _per_second(run: Callable[[int], None], n: int) -> float:
     """Return how often per second ``run`` can be called, after a start that compiles and loads."""
     for k in range(10):
@@ -78,12 +153,7 @@ def _per_second(run: Callable[[int], None], n: int) -> float:
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps(
-            {
-                "rgb_depth_frames_per_second": round(frames_per_second(4000)),
-                "habitat_env_steps_per_second": round(habitat_steps_per_second(4000)),
-                "column_trial_steps_per_second": round(column_steps_per_second(4000)),
-            }
-        )
-    )
+    text = json.dumps(measure(), indent=2)
+    print(text)
+    for name in sys.argv[1:]:
+        Path(name).write_text(text + "\n")

@@ -61,12 +61,15 @@ def _render(  # type: ignore[no-untyped-def]
     # The ceiling and the walls around the agent, then the walls of other rooms, then what stands in rooms.
     for k in (0, own + 1):
         _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid)
+    shown = np.ones(n_rooms, np.bool_)
     for room in range(n_rooms):
-        if room != own and _reaches(view, edges, rays, room_box, room, depth):
-            _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, room + 1, corners, depth, solid)
-    shown = np.empty(n_rooms, np.bool_)
+        if room != own:
+            shown[room] = _reaches(view, edges, rays, room_box, room, depth)
+            if shown[room]:
+                _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, room + 1, corners, depth, solid)
     for room in range(n_rooms):
-        shown[room] = room == own or _reaches(view, edges, rays, room_box, room, depth)
+        if room != own and shown[room]:  # also after all walls
+            shown[room] = _reaches(view, edges, rays, room_box, room, depth)
     for k in range(n_rooms + 1, len(group)):
         if shown[group[k, 0]] and _may_show(view, edges, columns, rows, group_box, k, corners, depth):
             _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid)
