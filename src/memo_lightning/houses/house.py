@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, chain, groupby
 
 import numpy as np
@@ -130,6 +130,13 @@ class House:
 
     def roomy_points(self, room: int) -> np.ndarray:
         """Return the middles ``[n, 2]`` (x, z; metres) of the lattice squares of a room that are roomy."""
+        return self._roomy_points[room]
+
+    @cached_property
+    def _roomy_points(self) -> tuple[np.ndarray, ...]:
+        return tuple(self._find_roomy_points(room) for room in range(len(self.plan.rooms)))
+
+    def _find_roomy_points(self, room: int) -> np.ndarray:
         area, bounds = self.plan.rooms[room], self.plan.bounds
         z0, x0 = (area.z0 - bounds.z0) // LATTICE, (area.x0 - bounds.x0) // LATTICE
         part = self.roomy[z0 : z0 + area.depth // LATTICE, x0 : x0 + area.width // LATTICE]

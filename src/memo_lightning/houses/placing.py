@@ -93,7 +93,7 @@ def _find(
     field = navigator.field([(goal_x, goal_z)])
     target = (x, y + MAX_HEIGHT / 3, z)
     # From about a metre away first; every few of the nearby points are enough.
-    for index in np.abs(distances - 1.0).argsort(kind="stable")[:600:12]:
+    for index in _smallest(np.abs(distances - 1.0), 600)[::12]:
         at_x, at_z = (float(value) for value in points[index])
         if not 0.4 < distances[index] < 1.7 or field.distance(at_x, at_z) > REACH:
             continue
@@ -102,6 +102,14 @@ def _find(
             goal = (goal_x, goal_z)
             return PlacedObject(instance, object_type.name, place.position, place.yaw, place.room, goal, pose)
     return None
+
+
+def _smallest(values: np.ndarray, n: int) -> np.ndarray:
+    """Return the indices of the ``n`` smallest values, or of all, in ascending order; of equal ones the first first."""
+    among = np.arange(len(values))
+    if len(values) > n:
+        among = np.flatnonzero(values <= np.partition(values, n - 1)[n - 1])
+    return among[values[among].argsort(kind="stable")][:n]
 
 
 class _Layout:

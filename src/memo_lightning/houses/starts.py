@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from memo_lightning.houses.navigation import build_navigator
+from memo_lightning.houses.navigation import DistanceField, build_navigator
 from memo_lightning.houses.placement import Placement, PlacementSpec
 from memo_lightning.houses.placing import draw_placement
 from memo_lightning.houses.pose import HEADINGS, Pose
@@ -42,6 +42,13 @@ def cached_placement(spec: PlacementSpec) -> Placement:
     return draw_placement(spec)
 
 
+@lru_cache(maxsize=4096)
+def _field(spec: PlacementSpec, goal: str) -> DistanceField:
+    """Return the distances to the nearest instance of a type; its episodes in a trial share them."""
+    instances = cached_placement(spec).instances(goal)
+    return build_navigator(spec.house).field([placed.goal for placed in instances])
+
+
 @lru_cache(maxsize=65536)  # trials of a placement have the same episodes, each of which asks for its trial's first
 def draw_start(spec: PlacementSpec, number: int) -> Start:
     """Draw how episode ``number`` of a placement begins.
@@ -52,7 +59,7 @@ def draw_start(spec: PlacementSpec, number: int) -> Start:
     placement, navigator = cached_placement(spec), build_navigator(spec.house)
     rng = np.random.default_rng([spec.house.seed, spec.index, spec.n_types, spec.n_objects, 1 + number])
     goal = placement.types[int(rng.integers(len(placement.types)))]
-    field = navigator.field([placed.goal for placed in placement.instances(goal)])
+    field = _field(spec, goal)
     best, farthest = (0.0, 0.0), -1.0
     for _ in range(_TRIES):
         point = navigator.sample(rng)
