@@ -141,7 +141,17 @@ def screen_rectangle(view, kind, shape, slopes, focal_length, width, height, cor
 
 @njit(cache=True, error_model="numpy")
 def cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
-    """Test a box that is not turned: three pairs of planes, without branches, so that it vectorises.
+    """Test a box that is not turned in a rectangle of pixels."""
+    for i in range(i0, i1):
+        meet_level_box(
+            eye, shape, p, inverse[0, i, j0:j1], inverse[1, i, j0:j1], inverse[2, i, j0:j1],
+            depth[i, j0:j1], solid[i, j0:j1],
+        )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def meet_level_box(eye, shape, p, inverse_x, inverse_y, inverse_z, depth, solid):  # type: ignore[no-untyped-def]
+    """Test a box that is not turned in a row of pixels: three pairs of planes, without branches, to be vectorised.
 
     Of equally near boxes the first counts, in whatever order they are tested.
     """
@@ -149,24 +159,21 @@ def cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # typ
     low_y, high_y = np.float32(shape[1] - shape[4] - eye[1]), np.float32(shape[1] + shape[4] - eye[1])
     low_z, high_z = np.float32(shape[2] - shape[5] - eye[2]), np.float32(shape[2] + shape[5] - eye[2])
     near, index = np.float32(NEAR), np.int32(p)
-    for i in range(i0, i1):
-        inverse_x, inverse_y, inverse_z = inverse[0, i], inverse[1, i], inverse[2, i]
-        row_depth, row_solid = depth[i], solid[i]
-        for j in range(j0, j1):
-            ax, bx = low_x * inverse_x[j], high_x * inverse_x[j]
-            ay, by = low_y * inverse_y[j], high_y * inverse_y[j]
-            az, bz = low_z * inverse_z[j], high_z * inverse_z[j]
-            enter, leave = (ax, bx) if ax < bx else (bx, ax)
-            enter_y, leave_y = (ay, by) if ay < by else (by, ay)
-            enter_z, leave_z = (az, bz) if az < bz else (bz, az)
-            enter = enter if enter > enter_y else enter_y
-            leave = leave if leave < leave_y else leave_y
-            enter = enter if enter > enter_z else enter_z
-            leave = leave if leave < leave_z else leave_z
-            nearer = (enter < row_depth[j]) | ((enter == row_depth[j]) & (index < row_solid[j]))
-            hit = (enter <= leave) & (enter > near) & nearer
-            row_depth[j] = enter if hit else row_depth[j]
-            row_solid[j] = index if hit else row_solid[j]
+    for j in range(len(depth)):
+        ax, bx = low_x * inverse_x[j], high_x * inverse_x[j]
+        ay, by = low_y * inverse_y[j], high_y * inverse_y[j]
+        az, bz = low_z * inverse_z[j], high_z * inverse_z[j]
+        enter, leave = (ax, bx) if ax < bx else (bx, ax)
+        enter_y, leave_y = (ay, by) if ay < by else (by, ay)
+        enter_z, leave_z = (az, bz) if az < bz else (bz, az)
+        enter = enter if enter > enter_y else enter_y
+        leave = leave if leave < leave_y else leave_y
+        enter = enter if enter > enter_z else enter_z
+        leave = leave if leave < leave_z else leave_z
+        nearer = (enter < depth[j]) | ((enter == depth[j]) & (index < solid[j]))
+        hit = (enter <= leave) & (enter > near) & nearer
+        depth[j] = enter if hit else depth[j]
+        solid[j] = index if hit else solid[j]
 
 
 @njit(cache=True, error_model="numpy")

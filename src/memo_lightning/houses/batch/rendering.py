@@ -17,10 +17,13 @@ from memo_lightning.houses.ray_caster import (
     NEAR,
     cast_level_box,
     cast_turned,
+    meet_level_box,
     screen_rectangle,
 )
 
 _CAUTION = 1e-3  # metres
+_AT_ONCE = 128  # pixels that are tested before looking whether one suffices
+_NARROW = 16  # columns of an image of which whole rows are tested at no cost
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -82,6 +85,7 @@ def _cast(  # type: ignore[no-untyped-def]
     """Test the solids of group ``k``."""
     height, width = depth.shape
     slopes, focal_length = _slopes(columns, rows)
+    flat_rays, flat_depth, flat_solid = rays.reshape(3, -1), depth.reshape(-1), solid.reshape(-1)
     for p in range(group[k, 1], group[k, 2]):
         if _is_outside(view, edges, solid_box, p):
             continue
@@ -89,7 +93,14 @@ def _cast(  # type: ignore[no-untyped-def]
         if i0 >= i1 or j0 >= j1 or _is_hidden(view, solid_box, p, i0, i1, j0, j1, depth):
             continue
         if kind[p] == BOX and shape[p, 7] == 0.0:
-            cast_level_box(view[0], rays, shape[p], p, i0, i1, j0, j1, depth, solid)
+            if width <= _NARROW or 2 * (j1 - j0) > width:  # whole rows are one after the other in memory
+                first, stop = i0 * width, i1 * width
+                meet_level_box(
+                    view[0], shape[p], p, flat_rays[0, first:stop], flat_rays[1, first:stop], flat_rays[2, first:stop],
+                    flat_depth[first:stop], flat_solid[first:stop],
+                )  # fmt: skip
+            else:
+                cast_level_box(view[0], rays, shape[p], p, i0, i1, j0, j1, depth, solid)
         else:
             cast_turned(view, columns, rows, kind[p], shape[p], p, i0, i1, j0, j1, depth, solid)
 
@@ -119,10 +130,13 @@ def _reaches(view, edges, rays, boxes, k, depth):  # type: ignore[no-untyped-def
     low_z, high_z = boxes[k, 2] - boxes[k, 5] - caution - eye[2], boxes[k, 2] + boxes[k, 5] + caution - eye[2]
     x0, x1, y0, y1 = np.float32(low_x), np.float32(high_x), np.float32(low_y), np.float32(high_y)
     z0, z1, near = np.float32(low_z), np.float32(high_z), np.float32(0.0)
-    for i in range(depth.shape[0]):
-        ray_x, ray_y, ray_z, row_depth = rays[0, i], rays[1, i], rays[2, i], depth[i]
+    flat_rays, flat_depth = rays.reshape(3, -1), depth.reshape(-1)
+    for start in range(0, len(flat_depth), _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(flat_depth))
+        ray_x, ray_y, ray_z = flat_rays[0, start:stop], flat_rays[1, start:stop], flat_rays[2, start:stop]
+        shown = flat_depth[start:stop]
         n_entered = 0
-        for j in range(depth.shape[1]):
+        for j in range(len(shown)):
             ax, bx = x0 * ray_x[j], x1 * ray_x[j]
             ay, by = y0 * ray_y[j], y1 * ray_y[j]
             az, bz = z0 * ray_z[j], z1 * ray_z[j]
@@ -133,7 +147,7 @@ def _reaches(view, edges, rays, boxes, k, depth):  # type: ignore[no-untyped-def
             leave = leave if leave < leave_y else leave_y
             enter = enter if enter > enter_z else enter_z
             leave = leave if leave < leave_z else leave_z
-            n_entered += (enter <= leave) & (leave > near) & (enter <= row_depth[j])
+            n_entered += (enter <= leave) & (leave > near) & (enter <= shown[j])
         if n_entered:
             return True
     return False
