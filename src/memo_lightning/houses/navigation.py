@@ -174,6 +174,11 @@ def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
 @njit(cache=True, error_model="numpy")
 def _entry(x, z, dx, dz, block):  # type: ignore[no-untyped-def]
     """Return where a segment enters a block, as a fraction, 2 if it does not; and along which axis."""
+    # Most blocks are elsewhere, which comparing tells without a division; by more than rounding.
+    if block[0] > max(x, x + dx) + 1e-9 or block[2] < min(x, x + dx) - 1e-9:
+        return 2.0, 0
+    if block[1] > max(z, z + dz) + 1e-9 or block[3] < min(z, z + dz) - 1e-9:
+        return 2.0, 0
     enter, leave, axis = -1e30, 1e30, 0
     for k, o, d in ((0, x, dx), (1, z, dz)):
         if d == 0.0:
