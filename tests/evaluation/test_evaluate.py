@@ -161,3 +161,15 @@ def test_the_settings_are_checked(cart_pole, capsys):
     for override in ("bin_steps=0", "render_steps=0"):
         assert main(["evaluate", f"checkpoint={run}/checkpoints/last.ckpt", override]) == 2
         assert f"{override}: must be at least 1" in capsys.readouterr().err
+
+
+def test_a_changed_setting_of_a_part_leaves_its_others_as_they_were_trained():
+    config = compose_config("evaluate", ["env.dataset.n_houses=2", "trial_multiplier=8"])
+    trained = {"trial_length": 10, "dataset": {"n_houses": None, "n_types": 3}, "sensors": ["columns"]}
+    settings = _env_config(config, trained, n_envs=4)
+    assert settings == {
+        "trial_length": 80,
+        "dataset": {"n_houses": 2, "n_types": 3},
+        "sensors": ["columns"],
+        "split": "held_out",
+    }
