@@ -18,7 +18,8 @@ from memo_lightning.evaluation.comparison import Curve
 from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "results"
 COMPARISONS = ("comparison", "partial_updates")  # each a file in results/, and an image
 # What the project wants the ratios of its benchmark to be.
 AIMS = {
@@ -66,10 +67,10 @@ def groups_of(comparison: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def main() -> None:
     """Write the images, and the table into its page."""
-    benchmark = json.loads((DOCS / "results/benchmark.json").read_text())
+    benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     plot_costs(benchmark["cases"], DOCS / "images/costs.png")
     for name in COMPARISONS:
-        groups = groups_of(json.loads((DOCS / f"results/{name}.json").read_text()))
+        groups = groups_of(json.loads((RESULTS / f"{name}.json").read_text()))
         plot_comparison(groups, DOCS / f"images/{name}.png")
     page = DOCS / "performance.md"
     table = table_with_aims(benchmark["ratios"])

@@ -175,11 +175,21 @@ def test_the_table_with_aims_is_that_of_the_benchmark_that_ships(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     from from_results import AIMS, table_with_aims
 
-    ratios = json.loads((ROOT / "docs/results/benchmark.json").read_text())["ratios"]
+    ratios = json.loads((ROOT / "results/benchmark.json").read_text())["ratios"]
     assert table_with_aims(ratios) in (ROOT / "docs/performance.md").read_text()
     assert [ratio["name"] for ratio in ratios] == [*AIMS]
     missed = [line.split("|")[1].strip() for line in table_with_aims(ratios).splitlines() if "missed" in line]
     assert missed == ["update time at 8,192: memo_reencoding / memo"]
+
+
+def test_what_pages_say_was_measured_is_in_results():
+    links = [
+        (path, link) for path in TEXTS for link in re.findall(r"\]\(([^)]*results/[^)]*\.json)\)", path.read_text())
+    ]
+    assert len(links) >= 6
+    for path, link in links:
+        assert (path.parent / link).resolve().parent == ROOT / "results", f"{path.name}: {link}"
+        json.loads((path.parent / link).read_text())
 
 
 def test_what_is_not_run_is_there():
