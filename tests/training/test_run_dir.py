@@ -64,11 +64,10 @@ def test_a_run_that_ends_before_it_has_a_checkpoint_leaves_its_folder_only_with_
     in_tmp_dir, left, name
 ):
     config = compose_config("train", [f"run_dir={name}"] if name else [])
-    with pytest.raises(UserError), chosen_run_dir(config) as folder, claimed_run_dir(folder):
+    with chosen_run_dir(config) as folder, claimed_run_dir(folder):
         write_config(config, folder)
         if left:
             (folder / left).write_text("")
-        raise UserError("its workers cannot start")
     folder = folder.absolute()
     files = {str(path.relative_to(folder)) for path in in_tmp_dir.rglob("*") if path.is_file()}
     assert files == ({"config.yaml", left} if left else set())
