@@ -209,6 +209,25 @@ def test_tags_are_compared_as_they_are_whatever_they_hold(store, monkeypatch, ca
     assert main(["compare", "+tags.note=other's"]) == 2
 
 
+def test_names_may_look_like_numbers(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    (store / "experiment").mkdir()
+    (store / "experiment/mine.yaml").write_text(
+        "# @package _global_\nlogger: {experiment_name: 2024, run_name: 7, tags: {note: 3}}\n"
+    )
+    given = ["logger.experiment_name=2024", "logger.run_name=7", "logger.tags.note=3"]
+    assert main(["train", *TINY, *given, "baseline=lstm", "run_dir=1"]) == 0
+    assert main(["train", "experiment=experiment/mine.yaml", *TINY, "seed=1", "baseline=lstm", "run_dir=2"]) == 0
+    assert main(["register", "run_dir=1", "name=8"]) == 0
+    groups, _ = compare(capsys, "experiment_name=2024", "tags.note=3", "group_by=note", "run_dir=numbers")
+    assert {name: group["seeds"] for name, group in groups.items()} == {"3": [0, 1]}
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("2024").experiment_id])
+    assert {run.info.run_name for run in runs} == {"7"}
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "2024")
+    assert set(compare(capsys, "tags.memory=lstm", "run_dir=numbers")[0]) == {"lstm"}
+
+
 def test_what_cannot_be_compared_is_one_line(store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(store)
     for override, message in {
