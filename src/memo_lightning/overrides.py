@@ -40,8 +40,7 @@ def parse_override(text: str) -> Override:
             f"override {text!r}: must have the form key=value, with a key of letters, digits, '_', '-', '.' and '/'; "
             f"other names are given together, e.g. 'logger.tags={{my note: first}}'"
         )
-    if "/" not in key:  # with one, Hydra adds a group to the list of those it composes
-        key = key.lstrip("+")
+    key = key.lstrip("+")
     if _is_path(key, value):
         return _parse(f"{key}={quoted(value)}", text)
     try:
