@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
 from memo_lightning.evaluation.statistics import estimate_over_seeds, interquartile_mean
 from tiny import TINY_TRAINING
 
@@ -140,6 +141,46 @@ def test_runs_that_differ_in_a_setting_have_rows_of_their_own(store, monkeypatch
         "total_frames=640 (learning_rate=0.001)",
         "total_frames=640 (learning_rate=0.002)",
     }
+
+
+def test_settings_that_memories_should_share_and_do_not_are_named_with_their_values(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    (store / "wide_memories.py").write_text("from memo_lightning.models import GRU\n\n\nclass Deep(GRU):\n    pass\n")
+    monkeypatch.syspath_prepend(store)
+    here = [*TINY, "total_frames=320", "logger.experiment_name=unequal"]
+    for name, *changes in (
+        ("unequal_memo", "algorithm.learning_rate=0.003", "model.segment_length=5", "model.n_heads=2"),
+        ("unequal_lstm", "baseline=lstm", "total_frames=640"),
+        ("unequal_full", "baseline=full_context", "model.segment_length=8", "model.n_heads=1"),
+    ):
+        assert main(["train", *here, *changes, f"run_dir={name}"]) == 0
+    _, said = compare(capsys, "experiment_name=unequal", "run_dir=unequal")
+    (line,) = [line for line in said.splitlines() if "All else is not equal" in line]
+    assert line.startswith("**All else is not equal** (dark_key_to_door): ")
+    rate = compose_config("train").algorithm.learning_rate
+    parts = {part.partition(" is ")[0]: part.partition(" is ")[2] for part in line.split(": ", 1)[1].split("; ")}
+    assert set(parts) == {"algorithm.learning_rate", "frames", "model.n_heads"}, "segments are the memory's own"
+    assert set(parts["algorithm.learning_rate"].split(", ")) == {
+        "0.003 (memo)",
+        f"{rate} (lstm)",
+        f"{rate} (full_context)",
+    }
+    assert set(parts["frames"].split(", ")) == {"320 (memo)", "640 (lstm)", "320 (full_context)"}
+    assert "2 (memo)" in parts["model.n_heads"]
+    assert "lstm" not in parts["model.n_heads"], "it has none"
+
+    here = [*TINY, "total_frames=320", "logger.experiment_name=deep"]
+    own = ["baseline=custom", "baseline.target=wide_memories.Deep", "baseline.settings.n_layers=2"]
+    assert main(["train", *here, *own, "run_dir=deep"]) == 0
+    assert main(["train", *here, "model.n_layers=1", "run_dir=not_deep"]) == 0
+    _, said = compare(capsys, "experiment_name=deep", "run_dir=deep_compared")
+    assert "model.n_layers is " in said
+    assert "2 (Deep)" in said
+
+
+def test_memories_that_share_all_settings_are_compared_without_a_remark(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    assert "not equal" not in compare(capsys)[1]
 
 
 def test_runs_of_other_lengths_or_resumed_for_longer_do_not_hide_each_other(store, monkeypatch, capsys):
