@@ -41,8 +41,8 @@ class FlopCount:
 def count_flops() -> Iterator[FlopCount]:
     """Count the FLOPs of the block; the yielded count is filled in at its end.
 
-    Torch's :class:`FlopCounterMode` knows neither the CPU's attention kernel nor fused LSTMs and GRUs nor oneDNN's matrix
-    product, and counts all pairs of tokens for the attention kernels that it knows.
+    Torch's :class:`FlopCounterMode` knows no CPU attention kernel, no fused LSTM or GRU and no product of oneDNN, and
+    counts all pairs of tokens for the attention kernels that it knows.
     """
     count = FlopCount()
     matmuls = dict.fromkeys(_FORWARD, 2) | dict.fromkeys(_BACKWARD, 5)  # the backward kernel computes scores again

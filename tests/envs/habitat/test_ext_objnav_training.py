@@ -35,7 +35,7 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
         ("env.split=heldout", "split='heldout': must be one of train, held_out_placements, held_out"),
         ("env.dataset.n_types=7", "n_objects=2: must be at least n_types=7"),
         ("env.workers=3", "env.workers=3"),
-        ("env/vision=vit", "env.vision.weights=None: must be the path"),
+        ("env/vision=vit", "env/vision=vit: the environment shows no images; leave it out"),
     ],
 )
 def test_mistakes_are_one_line(override, complaint, tmp_path, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
-from memo_lightning.envs.trial_env import SPLITS
+from memo_lightning.envs.trial_env import SPLITS, seed_of_split
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.encoders import OBSERVATION
@@ -231,11 +231,8 @@ class TrialRunner:
         self._episode_step, self._episode_return = 0, 0.0
 
     def _episode_seed(self) -> int:
-        """Return a seed below 2 ** 31: even ones for training, odd ones held out."""
         episode = 0 if self._rules.same_task == "seed" else self._episode
-        sequence = np.random.SeedSequence((self._seed, self._index, self._trial, episode))
-        draw = int(sequence.generate_state(1)[0]) >> 1
-        return draw if self._rules.split == "all" else draw & ~1 | (self._rules.split == "held_out")
+        return seed_of_split((self._seed, self._index, self._trial, episode), self._rules.split)
 
     def _is_success(self, info: dict[str, Any]) -> bool:
         reported = _said_success(info)
