@@ -11,14 +11,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.lines import Line2D
 
 from memo_lightning.benchmarks.plot import plot_costs
 from memo_lightning.benchmarks.tables import markdown
+from memo_lightning.evaluation.colours import memory_colours
 from memo_lightning.evaluation.comparison import Curve
 from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
+from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, new_figure, tidy
+from memo_lightning.evaluation.statistics import estimate_over_seeds
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "results"
 COMPARISONS = ("comparison", "partial_updates")  # each a file in results/, and an image
 # What the project wants the ratios of its benchmark to be.
 AIMS = {
@@ -64,13 +70,38 @@ def groups_of(comparison: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
+@rc_context(STYLE)
+def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw success and SPL over the steps of a trial, of every memory of `ext_objnav_small.json` as it ships."""
+    by_memory: dict[str, list[Any]] = {}
+    for evaluation in evaluations:
+        if not evaluation["overrides"]:
+            by_memory.setdefault(evaluation["memory"], []).append(evaluation["by_steps"])
+    colours, figure = memory_colours(by_memory), new_figure(PAGE_WIDTH, 2.9)
+    for axes, (name, label) in zip(
+        figure.subplots(1, 2), {"success": "success", "spl": "SPL (success by path length)"}.items(), strict=True
+    ):
+        for memory, tables in by_memory.items():
+            ends = np.array(tables[0]["steps"])
+            middles = ends - np.diff(ends, prepend=0.0) / 2
+            draw_estimate(axes, middles, estimate_over_seeds(np.array([t[name] for t in tables])), colours[memory])
+        axes.set(xlabel="step of the trial", ylabel=f"{label}\nof episodes that end there", ylim=(-0.02, 1.02))
+        axes.set_xlim(left=0)
+        tidy(axes)
+    lines = [Line2D([], [], color=colours[m], label=f"{m} ({len(tables)} seeds)") for m, tables in by_memory.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.suptitle("bands: 95 % intervals over seeds")
+    figure.savefig(path)
+
+
 def main() -> None:
     """Write the images, and the table into its page."""
-    benchmark = json.loads((DOCS / "results/benchmark.json").read_text())
+    benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     plot_costs(benchmark["cases"], DOCS / "images/costs.png")
     for name in COMPARISONS:
-        groups = groups_of(json.loads((DOCS / f"results/{name}.json").read_text()))
+        groups = groups_of(json.loads((RESULTS / f"{name}.json").read_text()))
         plot_comparison(groups, DOCS / f"images/{name}.png")
+    plot_success(json.loads((RESULTS / "ext_objnav_small.json").read_text()), DOCS / "images/ext_objnav_success.png")
     page = DOCS / "performance.md"
     table = table_with_aims(benchmark["ratios"])
     page.write_text(re.sub(r"(?<=## In proportion\n\n)(\|.*\n)+", table + "\n", page.read_text()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -37,11 +38,18 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made of the code and of ``conf/``."""
+    """Add the pages that are made of the code and of ``conf/``, and the results that pages link to."""
     files.append(File.generated(config, "reference/configuration.md", content=configuration()))
     for name in _packages():
         files.append(File.generated(config, f"reference/{name}.md", content=api(name)))
+    for path in sorted((ROOT / "results").glob("*.json")):
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Let links to ``results/``, which lies beside ``docs/`` in the repository, lead to where the site has it."""
+    return markdown.replace("../results/", "results/")
 
 
 def configuration() -> str:

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from memo_lightning.config import build, compose_config, config_dir
+from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError
 
 
@@ -99,6 +100,19 @@ def test_a_plus_does_not_make_a_setting_that_is_not_used(plus, overrides, messag
     with pytest.raises(UserError, match=re.escape(message)) as error:
         compose_config("train", [*options, f"{plus}{last}"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+@pytest.mark.parametrize("outer", ["experiment=ext_objnav", "env=ext_objnav", "env=gymnasium", ""])
+def test_a_group_within_another_is_chosen_with_or_without_a_plus(plus, outer):
+    config = compose_config("train", [*([outer] if outer else []), f"{plus}env/vision=vit", "env.vision.key=image"])
+    assert (config.choices["env/vision"], config.env.vision.key) == ("vit", "image")
+
+
+def test_a_vit_sees_nothing_where_there_are_no_images():
+    config = compose_config("train", ["env=t_maze", "env/vision=vit"])
+    with pytest.raises(UserError, match=r"^env/vision=vit: the environment shows no images; leave it out$"):
+        build_env(config.env, 1, 0)
 
 
 def test_a_class_of_ones_own_takes_its_own_settings_without_a_plus():

@@ -175,11 +175,38 @@ def test_the_table_with_aims_is_that_of_the_benchmark_that_ships(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     from from_results import AIMS, table_with_aims
 
-    ratios = json.loads((ROOT / "docs/results/benchmark.json").read_text())["ratios"]
+    ratios = json.loads((ROOT / "results/benchmark.json").read_text())["ratios"]
     assert table_with_aims(ratios) in (ROOT / "docs/performance.md").read_text()
     assert [ratio["name"] for ratio in ratios] == [*AIMS]
     missed = [line.split("|")[1].strip() for line in table_with_aims(ratios).splitlines() if "missed" in line]
     assert missed == ["update time at 8,192: memo_reencoding / memo"]
+
+
+def test_success_in_houses_is_drawn_as_measured_with_the_colours_of_the_memories(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from from_results import plot_success
+
+    saved = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: saved.append(figure))
+    evaluations = json.loads((ROOT / "results/ext_objnav_small.json").read_text())
+    plot_success(evaluations, tmp_path / "plot.png")
+    success, _ = saved[0].axes
+    page = (ROOT / "docs/ext_objnav.md").read_text()
+    table = re.search(r"\| Memo, mean of the seeds (.*) \|\n\| memoryless, mean of the seeds (.*) \|\n", page)
+    bins = [0, 2, 4, 7, 9, 12, 14, 17, 19]  # that end at step 40, 120, ... of the table
+    for line, row, colour in zip(success.lines, table.groups(), ["#0072b2", "#7f7f7f"], strict=True):
+        assert line.get_color() == colour
+        assert [f"{line.get_ydata()[k]:.2f}" for k in bins] == row.strip("| ").split(" | ")
+
+
+def test_what_pages_say_was_measured_is_in_results():
+    links = [
+        (path, link) for path in TEXTS for link in re.findall(r"\]\(([^)]*results/[^)]*\.json)\)", path.read_text())
+    ]
+    assert len(links) >= 6
+    for path, link in links:
+        assert (path.parent / link).resolve().parent == ROOT / "results", f"{path.name}: {link}"
+        json.loads((path.parent / link).read_text())
 
 
 def test_what_is_not_run_is_there():

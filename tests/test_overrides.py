@@ -45,8 +45,17 @@ def test_text_arrives_through_shell_and_grammar(key, text):
 
 def test_text_that_needs_no_quotes_has_none():
     assert override_text("run_dir", "runs/a=b") == "run_dir=runs/a=b"
-    assert override_text("study", "2024") == "study='2024'"
+    assert override_text("env.id", "2024") == "env.id='2024'"
+    assert override_text("study", "2024") == "study=2024", "a name may look like a number"
     assert command("memo", "train", "run_dir=runs/a") == "memo train run_dir=runs/a"
+
+
+@pytest.mark.parametrize("value", ["2024", "007", "1e3", "0.50", "1_000", "true", "nan"])
+@pytest.mark.parametrize("key", ["logger.experiment_name", "logger.run_name", "name", "study", "group_by", "+tags.a.b"])
+def test_a_name_is_text_also_where_it_looks_like_something_else(key, value):
+    assert parse_override(f"{key}={value}").value() == value
+    assert parse_override(f"{key}=null").value() is None
+    assert parse_override(f"env.settings.{key.lstrip('+')}=3").value() == 3, "of which nobody knows what it is"
 
 
 def test_text_that_the_grammar_does_not_know_needs_no_quotes():

@@ -69,11 +69,14 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         # First with the chosen groups only: that says which keys there are, and of what type.
-        chosen = [_text(override) for override in parsed if override.key_or_group in groups]
+        of_groups = [override for override in parsed if override.key_or_group in groups]
+        signs = dict.fromkeys(_absent_groups(name, of_groups), "+")
+        chosen = [signs.get(override.key_or_group, "") + _text(override) for override in of_groups]
         ships = "hydra.searchpath" not in groups  # a user's file may change while this process lives
         known = (_cached_defaults if ships else _defaults)(name, tuple(chosen))
         new = _new_settings([override for override in parsed if override.key_or_group not in groups], known)
-        config = _compose(name, [f"++{_text(o)}" if o.key_or_group in new else _text(o) for o in parsed])
+        signs |= dict.fromkeys(new, "++")
+        config = _compose(name, [signs.get(override.key_or_group, "") + _text(override) for override in parsed])
     values = dict(_leaves(config))
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
     for key in sorted(known, key=lambda key: key not in keys):
@@ -206,6 +209,15 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         return compose(name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from None
+
+
+def _absent_groups(name: str, overrides: Sequence[Override]) -> set[str]:
+    """Return the groups within others, as ``env/vision``, that the chosen option of the outer one does not have."""
+    inner = {override.key_or_group for override in overrides if "/" in override.key_or_group}
+    if not inner:
+        return inner
+    outer = [_text(override) for override in overrides if override.key_or_group not in inner]
+    return inner - set(_compose(name, outer).hydra.runtime.choices)
 
 
 def _check_option(override: Override) -> None:

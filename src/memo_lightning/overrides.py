@@ -16,14 +16,17 @@ from memo_lightning.errors import UserError
 _PATHS = frozenset(
     ("checkpoint", "data_path", "object_folder", "resume", "run_dir", "scene_dataset", "storage", "tracking_uri")
 )
+# Settings whose value is a name, of which 2024 is one; and those whose parts are.
+_NAMES = frozenset(("experiment_name", "group_by", "logger.experiment_name", "logger.run_name", "name", "study"))
+_OF_NAMES = ("logger.tags.", "tags.")
 _KEY = re.compile(r"\+{0,2}[\w./-]+")
 
 
 def parse_override(text: str) -> Override:
     """Read an override, in Hydra's grammar where that can read it.
 
-    A path needs no quotes, and neither does text with characters that the grammar does not know. A ``+`` before the
-    name is dropped: whether a setting exists or is added is found out, not said.
+    A path needs no quotes, and neither does text with characters that the grammar does not know, or a name that looks
+    like a number. A ``+`` before the name is dropped: whether a setting exists or is added is found out, not said.
 
     Raises:
         UserError: if it is no ``key=value``, its value cannot be read, or it stands for several values or for none.
@@ -37,8 +40,7 @@ def parse_override(text: str) -> Override:
             f"override {text!r}: must have the form key=value, with a key of letters, digits, '_', '-', '.' and '/'; "
             f"other names are given together, e.g. 'logger.tags={{my note: first}}'"
         )
-    if "/" not in key:  # with one, Hydra adds a group to the list of those it composes
-        key = key.lstrip("+")
+    key = key.lstrip("+")
     if _is_path(key, value):
         return _parse(f"{key}={quoted(value)}", text)
     try:
@@ -55,6 +57,8 @@ def parse_override(text: str) -> Override:
             f"override {text!r}: must be one value; for a list write {shlex.quote(f'{key}=[{value}]')}, for text with "
             f"commas {shlex.quote(f'{key}={quoted(value)}')}; memo sweep tries several values"
         )
+    if isinstance(override.value(), bool | int | float) and (key in _NAMES or key.startswith(_OF_NAMES)):
+        return _parse(f"{key}={quoted(value)}", text)
     return override
 
 
@@ -73,8 +77,8 @@ def override_text(key: str, value: str) -> str:
     Example:
         >>> override_text("run_dir", "runs/rate=0.1")
         'run_dir=runs/rate=0.1'
-        >>> override_text("study", "2024")
-        "study='2024'"
+        >>> override_text("env.id", "2024")
+        "env.id='2024'"
     """
     plain = f"{key}={value}"
     try:

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from memo_lightning.cli.main import main
+from memo_lightning.config import compose_config
 from memo_lightning.evaluation.statistics import estimate_over_seeds, interquartile_mean
 from tiny import TINY_TRAINING
 
@@ -142,6 +143,46 @@ def test_runs_that_differ_in_a_setting_have_rows_of_their_own(store, monkeypatch
     }
 
 
+def test_settings_that_memories_should_share_and_do_not_are_named_with_their_values(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    (store / "wide_memories.py").write_text("from memo_lightning.models import GRU\n\n\nclass Deep(GRU):\n    pass\n")
+    monkeypatch.syspath_prepend(store)
+    here = [*TINY, "total_frames=320", "logger.experiment_name=unequal"]
+    for name, *changes in (
+        ("unequal_memo", "algorithm.learning_rate=0.003", "model.segment_length=5", "model.n_heads=2"),
+        ("unequal_lstm", "baseline=lstm", "total_frames=640"),
+        ("unequal_full", "baseline=full_context", "model.segment_length=8", "model.n_heads=1"),
+    ):
+        assert main(["train", *here, *changes, f"run_dir={name}"]) == 0
+    _, said = compare(capsys, "experiment_name=unequal", "run_dir=unequal")
+    (line,) = [line for line in said.splitlines() if "All else is not equal" in line]
+    assert line.startswith("**All else is not equal** (dark_key_to_door): ")
+    rate = compose_config("train").algorithm.learning_rate
+    parts = {part.partition(" is ")[0]: part.partition(" is ")[2] for part in line.split(": ", 1)[1].split("; ")}
+    assert set(parts) == {"algorithm.learning_rate", "frames", "model.n_heads"}, "segments are the memory's own"
+    assert set(parts["algorithm.learning_rate"].split(", ")) == {
+        "0.003 (memo)",
+        f"{rate} (lstm)",
+        f"{rate} (full_context)",
+    }
+    assert set(parts["frames"].split(", ")) == {"320 (memo)", "640 (lstm)", "320 (full_context)"}
+    assert "2 (memo)" in parts["model.n_heads"]
+    assert "lstm" not in parts["model.n_heads"], "it has none"
+
+    here = [*TINY, "total_frames=320", "logger.experiment_name=deep"]
+    own = ["baseline=custom", "baseline.target=wide_memories.Deep", "baseline.settings.n_layers=2"]
+    assert main(["train", *here, *own, "run_dir=deep"]) == 0
+    assert main(["train", *here, "model.n_layers=1", "run_dir=not_deep"]) == 0
+    _, said = compare(capsys, "experiment_name=deep", "run_dir=deep_compared")
+    assert "model.n_layers is " in said
+    assert "2 (Deep)" in said
+
+
+def test_memories_that_share_all_settings_are_compared_without_a_remark(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    assert "not equal" not in compare(capsys)[1]
+
+
 def test_runs_of_other_lengths_or_resumed_for_longer_do_not_hide_each_other(store, monkeypatch, capsys):
     """A short trial run, made last, must not take the place of the long one of its seed."""
     monkeypatch.chdir(store)
@@ -207,6 +248,25 @@ def test_tags_are_compared_as_they_are_whatever_they_hold(store, monkeypatch, ca
     groups, _ = compare(capsys, f"+tags.note={quoted}", "run_dir=tagged")
     assert set(groups) == {"lstm"}
     assert main(["compare", "+tags.note=other's"]) == 2
+
+
+def test_names_may_look_like_numbers(store, monkeypatch, capsys):
+    monkeypatch.chdir(store)
+    (store / "experiment").mkdir()
+    (store / "experiment/mine.yaml").write_text(
+        "# @package _global_\nlogger: {experiment_name: 2024, run_name: 7, tags: {note: 3}}\n"
+    )
+    given = ["logger.experiment_name=2024", "logger.run_name=7", "logger.tags.note=3"]
+    assert main(["train", *TINY, *given, "baseline=lstm", "run_dir=1"]) == 0
+    assert main(["train", "experiment=experiment/mine.yaml", *TINY, "seed=1", "baseline=lstm", "run_dir=2"]) == 0
+    assert main(["register", "run_dir=1", "name=8"]) == 0
+    groups, _ = compare(capsys, "experiment_name=2024", "tags.note=3", "group_by=note", "run_dir=numbers")
+    assert {name: group["seeds"] for name, group in groups.items()} == {"3": [0, 1]}
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("2024").experiment_id])
+    assert {run.info.run_name for run in runs} == {"7"}
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "2024")
+    assert set(compare(capsys, "tags.memory=lstm", "run_dir=numbers")[0]) == {"lstm"}
 
 
 def test_what_cannot_be_compared_is_one_line(store, tmp_path, monkeypatch, capsys):

@@ -141,6 +141,25 @@ def make_single_clock(**settings):
     return Clock(**settings)
 
 
+class Seeded(Clock):
+    """Shows the seed that it got, and which tasks it was told to draw from."""
+
+    def __init__(self, n_envs=None, split="unsplit"):
+        super().__init__(n_envs)
+        self.split, self.t0 = split, 0.0
+
+    def _results(self):
+        results = super()._results()
+        return results.set("t", torch.full_like(results["t"], self.t0))
+
+    def _set_seed(self, seed):
+        self.t0 = float(seed % 2)
+
+
+def make_single_seeded():
+    return Seeded()
+
+
 class ForgetsOthers(Batched):
     """Resets all environments whenever it is asked to reset some."""
 

@@ -93,6 +93,26 @@ def test_the_advice_for_actions_without_bounds_can_be_pasted():
         build("own_envs:WithoutBounds", advice.replace("low: -1, high: 1", "low: 1, high: -1"))
 
 
+@pytest.mark.parametrize("target", ["own_envs:Seeded", "own_envs:make_single_seeded"])
+def test_a_torchrl_environment_gets_other_seeds_for_held_out_tasks_than_in_training(target):
+    seen = {}
+    for split in ("train", "held_out", "all"):
+        env = build(target, f"env.split={split}", n_envs=2)
+        seen[split] = set()
+        for seed in range(8):
+            env.set_seed(seed)
+            seen[split] |= set(env.reset()["observation", "t"].flatten().tolist())
+    assert seen == {"train": {0.0}, "held_out": {1.0}, "all": {0.0, 1.0}}
+    with pytest.raises(UserError, match=r"env.split='test': must be one of train, held_out, all"):
+        build(target, "env.split=test")
+
+
+def test_a_target_that_takes_the_split_is_given_it_and_the_users_own_takes_precedence():
+    assert build("own_envs:Seeded").split == "train"
+    assert build("own_envs:Seeded", "env.split=held_out").split == "held_out"
+    assert build("own_envs:Seeded", "env.settings.split=mine").split == "mine"
+
+
 @pytest.mark.parametrize(
     ("target", "key"), [("own_envs:Batched", "position"), ("own_envs:make_single_torchrl", "observation")]
 )

@@ -11,11 +11,11 @@ from memo_lightning.evaluation.memory_views import MemoryView
 from memo_lightning.evaluation.plots import PAGE_WIDTH, plot_in_context_curve, plot_summary_attention
 
 
-def record_of(rewards, n_episodes=10, spl=np.nan):
-    """Trials of 200 steps and equal episodes, of which the later half succeeds."""
+def record_of(rewards, n_episodes=10, spl=np.nan, *, says_success=True):
+    """Trials of 200 steps and equal episodes, of which the later half succeeds, where success is a notion."""
     n_trials = len(rewards)
     ends = (np.arange(n_episodes) + 1) * (200.0 // max(n_episodes, 1))
-    success = (np.arange(n_episodes) >= n_episodes / 2).astype(float)
+    success = (np.arange(n_episodes) >= n_episodes / 2).astype(float) if says_success else np.full(n_episodes, np.nan)
     returns, tables = rewards.sum(1), (np.tile(row, (n_trials, 1)) for row in (success, success * spl, ends))
     return TrialRecord(rewards, np.full(n_trials, 200), np.tile(returns[:, None], (1, n_episodes)), *tables)
 
@@ -71,6 +71,16 @@ def test_no_panel_is_empty(n_episodes, n_panels, draw):
     figure = draw(plot_in_context_curve, {"all": record_of(np.ones((4, 20)), n_episodes)}, "title", "#0072b2")
     assert len(figure.axes) == n_panels
     assert all(axes.lines for axes in figure.axes)
+
+
+def test_there_is_a_panel_of_success_only_where_that_was_reported(draw):
+    rewards = np.ones((4, 20))
+    never, said = record_of(rewards, says_success=False), record_of(rewards)
+    figure = draw(plot_in_context_curve, {"first rollout": never, "end of training": never}, "title", "#0072b2")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["reward per step", "return of the episode"]
+    figure = draw(plot_in_context_curve, {"first rollout": never, "end of training": said}, "title", "#0072b2")
+    (line,) = figure.axes[2].lines
+    assert to_hex(line.get_color()) == "#0072b2"
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,6 +1,7 @@
 """``memo_lightning.load``: what an agent does with raw observations is what the policy does in its environment."""
 
 import os
+import random
 import subprocess
 import sys
 
@@ -115,19 +116,17 @@ def save_policy(path, env, memory="memo", *, seed=0, observes_reward=True, **set
     return policy
 
 
-def rollout_of(env, policy, n_steps, *, deterministic=True):
+def rollout_of(env, policy, n_steps):
     env.set_seed(1)
-    torch.manual_seed(5)
     policy.reset_state()
-    with acting(deterministic=deterministic):
+    with acting(deterministic=True):
         return env.rollout(n_steps, policy, break_when_any_done=False)
 
 
-def replay(agent, rollout, observations, masks=None, *, deterministic=True, index=0):
+def replay(agent, rollout, observations, masks=None, *, index=0):
     """Return what an agent does in a trial after the other that an environment has gone through."""
     steps, actions = rollout[index], []
     state = agent.initial_state()
-    torch.manual_seed(5)
     for t, observation in enumerate(observations):
         before = steps["next"][t - 1] if t else None
         action, state = agent.act(
@@ -135,7 +134,7 @@ def replay(agent, rollout, observations, masks=None, *, deterministic=True, inde
             state,
             reward=0.0 if before is None else float(before["reward"]),
             episode_end=before is not None and bool(before["episode_end"]),
-            deterministic=deterministic,
+            deterministic=True,
             is_first=bool(steps["is_init"][t]),
             action_mask=None if masks is None else masks[t],
         )
@@ -176,14 +175,28 @@ def test_actions_are_those_in_the_environment(name, memory, tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"normalize_observations": True, "normalize_rewards": True}])
 def test_actions_are_those_in_dark_key_to_door(memory, settings, make_env, tmp_path):
     env, actions, expected = make_env(1, 0), [], []
-    for seed, deterministic in enumerate((True, True, False, False)):
+    for seed in range(4):
         policy = save_policy(tmp_path / "x.ckpt", env, memory, seed=seed, **settings)
-        rollout = rollout_of(env, policy, 30, deterministic=deterministic)
+        rollout = rollout_of(env, policy, 30)
         observations = rollout["observation", "observation"][0].numpy()
         agent = memo_lightning.load(tmp_path / "x.ckpt")
-        actions += replay(agent, rollout, observations, deterministic=deterministic)
+        actions += replay(agent, rollout, observations)
         expected += rollout["action"][0].tolist()
     assert_same(actions, expected)
+
+
+def test_sampled_actions_come_as_often_as_the_policy_says(make_env, tmp_path):
+    env, n = make_env(1, 0), 20_000
+    policy = save_policy(tmp_path / "x.ckpt", env)
+    step = env.reset()
+    agent = memo_lightning.load(tmp_path / "x.ckpt", seed=0)
+    observations = step["observation", "observation"].expand(n, -1).numpy()
+    actions, _ = agent.act(observations, agent.initial_state(n))
+    starts = policy.memory_starts(step)
+    hidden, _ = policy.sequence_model.step(policy.encode(step), policy.sequence_model.init_state(1), starts)
+    probabilities = policy.actor.get_dist(policy.head_inputs(hidden, step)).probs[0].detach().numpy()
+    assert probabilities.max() > 1.2 * probabilities.min(), "or any frequencies would do"
+    np.testing.assert_allclose(np.bincount(actions) / n, probabilities, atol=0.015)
 
 
 def test_a_policy_that_does_not_know_the_reward_is_not_moved_by_it(tmp_path):
@@ -254,6 +267,43 @@ def test_without_a_batch_an_action_is_one_of_the_space(name, tmp_path):
     (action,), state = agent.act(stack([agent.observation_space.sample()]), agent.initial_state(1), **mask)
     assert agent.action_space.contains(action)
     assert state.batch_shape == (1,)
+
+
+def streams():
+    """The states of all global random numbers."""
+    kind, keys, *position = np.random.get_state(legacy=True)  # noqa: NPY002 - it is to be looked at
+    return torch.get_rng_state().tolist(), (kind, keys.tolist(), *position), random.getstate()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_loading_and_acting_leave_the_callers_random_numbers_alone_and_a_seed_repeats_them(name, tmp_path):
+    save_policy(tmp_path / "x.ckpt", make_toy(name)[0])
+    observation_space, _ = SPACES[name]
+    observation_space.seed(0)
+    observations = [stack([observation_space.sample() for _ in range(8)]) for _ in range(4)]
+    mask = {"action_mask": np.array([[1, 0, 1, 1]] * 8)} if name == "masked" else {}
+
+    def actions(seed):
+        agent = memo_lightning.load(tmp_path / "x.ckpt", seed=seed)
+        state, chosen = agent.initial_state(8), []
+        for observation in observations:
+            action, state = agent.act(observation, state, **mask)
+            chosen.append(action.tolist())
+        return chosen
+
+    before = streams()
+    first = actions(0)
+    assert streams() == before
+    torch.manual_seed(5)
+    assert actions(0) == first
+    assert actions(1) != first
+    assert actions(None) != actions(None)
+
+
+def test_a_seed_that_is_none_is_one_line(tmp_path):
+    save_policy(tmp_path / "x.ckpt", make_toy("discrete with start")[0])
+    with pytest.raises(UserError, match=r"seed=-1: must be from 0 to 4294967295, or None"):
+        memo_lightning.load(tmp_path / "x.ckpt", seed=-1)
 
 
 def test_masks_are_obeyed_wherever_they_are(tmp_path):

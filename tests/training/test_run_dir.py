@@ -10,7 +10,7 @@ import pytest
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
-from memo_lightning.training.run_dir import chosen_run_dir, new_run_dir
+from memo_lightning.training.run_dir import chosen_run_dir, claimed_run_dir, new_run_dir, write_config
 from tiny import TINY_TRAINING
 
 
@@ -56,6 +56,34 @@ def test_a_run_that_cannot_begin_leaves_no_folder(in_tmp_dir):
     Path("runs").mkdir()
     assert main(["train", *TINY_TRAINING, "algorithm.gamma=2"]) == 2
     assert not list(Path("runs").iterdir()), "what was there before stays"
+
+
+@pytest.mark.parametrize("left", ["checkpoints/last.ckpt", "notes.txt", None])
+@pytest.mark.parametrize("name", ["named/deep", None])
+def test_a_run_that_ends_before_it_has_a_checkpoint_leaves_its_folder_only_with_what_others_put_there(
+    in_tmp_dir, left, name
+):
+    config = compose_config("train", [f"run_dir={name}"] if name else [])
+    with chosen_run_dir(config) as folder, claimed_run_dir(folder):
+        write_config(config, folder)
+        if left:
+            (folder / left).write_text("")
+    folder = folder.absolute()
+    files = {str(path.relative_to(folder)) for path in in_tmp_dir.rglob("*") if path.is_file()}
+    assert files == ({"config.yaml", left} if left else set())
+    assert left or not list(in_tmp_dir.iterdir())
+
+
+def test_a_folder_that_was_there_before_stays_and_so_does_its_configuration(in_tmp_dir):
+    config, folder = compose_config("train", ["run_dir=there"]), Path("there")
+    folder.mkdir()
+    with claimed_run_dir(folder):
+        write_config(config, folder)
+    assert not list(folder.iterdir())
+    write_config(config, folder)
+    with claimed_run_dir(folder):
+        write_config(config, folder)
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key_list
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.collectors import Collector
 from torchrl.envs.utils import set_exploration_type
 
@@ -20,6 +21,8 @@ from memo_lightning.policies.previous_step import PREVIOUS_STEP, as_if_the_episo
 
 STEPS, AFTER = "steps", "after"
 FINAL_VALUE = "final_value"
+
+_SMALL_STEP = 50_000_000  # products of a weight and a number
 
 
 class TrialCollector(Collector):
@@ -46,7 +49,7 @@ class TrialCollector(Collector):
             self._carrier.update(self.env.reset())
         chunk: TensorDict | None = getattr(self, "_chunk", None)
         stored: dict[NestedKey, Tensor] = {}
-        with set_exploration_type(self.exploration_type):
+        with set_exploration_type(self.exploration_type), self._threads():
             for t in range(self.frames_per_batch):
                 step = self._step()
                 if not stored:
@@ -79,6 +82,22 @@ class TrialCollector(Collector):
         if TRUNCATED in after.keys():
             step["next", FINAL_VALUE] = self._final_values(after)
         return step
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Act with one thread where a step is little work.
+
+        Threads wait for each other at every operation. In small ones the second brings nothing, and where it has to
+        share its core with another program, a step takes a hundred times as long.
+        """
+        n_threads, n_envs = torch.get_num_threads(), self.env.batch_size[0]
+        n_products = n_envs * sum(weight.numel() for weight in self.policy.parameters())
+        has_images = any(isinstance(part, nn.Conv2d) for part in self.policy.modules())
+        torch.set_num_threads(n_threads if has_images or n_products > _SMALL_STEP else 1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
 
     @cached_property
     def _acts_elsewhere(self) -> bool:

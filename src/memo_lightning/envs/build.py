@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from torchrl.data import Composite
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 
 from memo_lightning.config import build
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.previous_step import PreviousStep
+from memo_lightning.errors import UserError
+from memo_lightning.policies.encoders import OBSERVATION
 
 # Settings of conf/env/ that are the policy's, which normalises what it is given.
 _OF_THE_POLICY = ("normalize_observations", "normalize_rewards")
@@ -37,11 +41,20 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     with GlobalStreams(seed).in_use():  # making an environment may seed torch, too
         env = build(settings, n_envs=n_envs, **changes)
         if vision:
+            _check_images(env)
             env = TransformedEnv(env, build(vision))
     previous_step = PreviousStep(interface_of(env).action, with_reward=with_reward)
     env = TransformedEnv(env, Compose(previous_step, InitTracker()))
     env.set_seed(seed)
     return env
+
+
+def _check_images(env: EnvBase) -> None:
+    """Raise :class:`UserError` if nothing that is observed is an image."""
+    observed = env.observation_spec[OBSERVATION]
+    specs = observed.values(True, True) if isinstance(observed, Composite) else [observed]
+    if not any(spec.dtype == torch.uint8 and spec.ndim == len(env.batch_size) + 3 for spec in specs):
+        raise UserError("env/vision=vit: the environment shows no images; leave it out")
 
 
 def _as_partial(wrapper: Any) -> Any:

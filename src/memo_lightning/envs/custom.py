@@ -19,6 +19,7 @@ from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, REPORTS, SUCCESS, SUCCESS_REPORTED, TRUNCATED
+from memo_lightning.envs.trial_env import SPLITS, seed_of_split
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
@@ -32,6 +33,7 @@ def make_custom_env(
     trial_length: int,
     images: Mapping[str, str] | None = None,
     time_limit_is_end: bool = False,
+    split: str = "train",
     step_timeout: float = 20.0,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -40,9 +42,10 @@ def make_custom_env(
     """Return N environments of what ``target(**settings)`` makes.
 
     It makes one Gymnasium environment; or one TorchRL environment without batch size, put side by side here; or,
-    if it takes ``n_envs``, a batched TorchRL environment. A TorchRL environment that reports ``episode_end`` keeps the
-    contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` by itself, with what it observes wherever it likes; of
-    any other, each episode is a trial, cut off after ``trial_length`` steps.
+    if it takes ``n_envs``, a batched TorchRL environment. If it takes ``split``, it is given that, too. A TorchRL
+    environment that reports ``episode_end`` keeps the contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` by
+    itself, with what it observes wherever it likes; of any other, each episode is a trial, cut off after
+    ``trial_length`` steps.
 
     Args:
         n_envs: number of environments N.
@@ -53,11 +56,11 @@ def make_custom_env(
             :class:`~memo_lightning.policies.observation_keys.ObservationKey`.
         time_limit_is_end: whether an episode that a limit of steps cuts off is over; see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
+        split: ``"train"``, ``"held_out"`` or ``"all"``: environments get even seeds, odd ones or any.
         step_timeout: seconds that a step or reset may take.
         seed: seed of all random streams.
         device: where tensors go.
-        gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments only; ``split`` is
-            left to the target of others.
+        gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments only.
 
     Raises:
         UserError: if the target cannot be imported or makes something else; or if the environment, then or later,
@@ -74,10 +77,11 @@ def make_custom_env(
     function = resolve("env.target", target)
     require(callable(function), "env.target", target, "a function or class that makes an environment")
     require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
+    require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
     # A class is asked for its __init__, as TorchRL's metaclass hides the signature of calling it.
     signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
-    if "n_envs" in signature.parameters:
-        settings = {"n_envs": n_envs, **settings}
+    ours = {"n_envs": n_envs, "split": split}
+    settings = {**{name: value for name, value in ours.items() if name in signature.parameters}, **settings}
     try:
         signature.bind(*([None] if inspect.isclass(function) else []), **settings)
     except TypeError as error:
@@ -93,6 +97,7 @@ def make_custom_env(
             trial_length=trial_length,
             images=images,
             time_limit_is_end=time_limit_is_end,
+            split=split,
             step_timeout=step_timeout,
             seed=seed,
             device=device,
@@ -113,9 +118,10 @@ def make_custom_env(
     if not made.batch_size:
         made.close()
         make = partial(function, **settings)
-        made = SerialEnv(n_envs, [partial(_make_one, make, target, index, step_timeout) for index in range(n_envs)])
+        numbers = range(n_envs)
+        made = SerialEnv(n_envs, [partial(_make_one, make, target, number, step_timeout, split) for number in numbers])
     else:
-        _guard(base, f"env.target={target}", step_timeout)
+        _guard(base, f"env.target={target}", step_timeout, split)
     if made.batch_size != (n_envs,):
         raise UserError(
             f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, taking "
@@ -146,31 +152,32 @@ def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None
         if name not in defaults:
             raise UserError(f"env.{name}: no such setting; its arguments are env.settings.NAME=VALUE")
         default = defaults[name]
-        if name != "split" and value != default and (value, default) != ([], ()):
+        if value != default and (value, default) != ([], ()):
             raise UserError(
                 f"env.{name}={value}: a setting of Gymnasium environments, and env.target={target} makes one of "
                 f"TorchRL, which does this itself; leave it out"
             )
 
 
-def _make_one(make: Callable[[], EnvBase], target: str, index: int, step_timeout: float) -> EnvBase:
-    name = f"env.target={target}, number {index}"
+def _make_one(make: Callable[[], EnvBase], target: str, number: int, step_timeout: float, split: str) -> EnvBase:
+    name = f"env.target={target}, number {number}"
     with named(name):
         env = make()
-    _guard(env, name, step_timeout)
+    _guard(env, name, step_timeout, split)
     return env
 
 
-def _guard(env: EnvBase, name: str, step_timeout: float) -> None:
+def _guard(env: EnvBase, name: str, step_timeout: float, split: str) -> None:
     """Let an environment say whose error it raises, whether it hangs, and what does not match its specs.
 
-    It gets global random numbers of its own.
+    It gets seeds of the split, and global random numbers of its own.
     """
     step, reset, set_seed = env._step, env._reset, env._set_seed
     streams = GlobalStreams(draws_from_torch=True)
 
     def guarded_set_seed(seed: int | None) -> None:
-        streams.seed(seed or 0)
+        seed = seed_of_split((seed or 0,), split)
+        streams.seed(seed)
         with streams.in_use(), named(name):
             set_seed(seed)
 

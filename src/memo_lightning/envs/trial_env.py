@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -195,6 +196,12 @@ class TrialEnv(EnvBase):
         self._begin_episodes(which)
         self._episode_step.masked_fill_(which, 0)
         self._episode_return.masked_fill_(which, 0.0)
+
+
+def seed_of_split(entropy: Sequence[int], split: str) -> int:
+    """Return a seed below 2 ** 31 made from ``entropy``: an even one for training, an odd one held out."""
+    draw = int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
+    return draw if split == "all" else draw & ~1 | (split == "held_out")
 
 
 def select_tasks(n_tasks: int, split: str, device: torch.device) -> Tensor:

@@ -87,8 +87,13 @@ class VitFeatures(Transform):
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
         """Put the features' spec in the place of the image's."""
         if (OBSERVATION, self._key) not in observation_spec.keys(True):
+            images = [
+                f"env.vision.key={key}"
+                for key, spec in observation_spec[OBSERVATION].items()
+                if spec.dtype == torch.uint8 and spec.ndim == len(observation_spec.shape) + 3
+            ]
             raise UserError(
-                f"env.vision.key={self._key}: the environment observes no such image; add it to env.sensors"
+                f"env.vision.key={self._key}: the environment observes no such image; use {' or '.join(images)}"
             )
         for kind in (OBSERVATION, FINAL_OBSERVATION):
             if kind in observation_spec.keys():

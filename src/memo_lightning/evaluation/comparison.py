@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from memo_lightning.construct import accepted, resolve_class
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import FEW_SEEDS, estimate_over_seeds
+from memo_lightning.models import SequenceModel
 from memo_lightning.tracking.evaluations import EvaluationKind
 from memo_lightning.tracking.finished_runs import (
     FinishedRun,
@@ -30,6 +33,8 @@ from memo_lightning.wording import listed, returns_in_words
 
 _CURVE_POINTS = 60
 _SHOWN_SETTINGS = 4  # in the name of a row
+_SIZES = ("d_model", "n_layers", "n_heads", "d_ff")  # that memories share, as far as they have them
+_OF_THE_MEMORY = ("model.", "baseline.")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Group:
         name: of the memory, or whatever was grouped by, with the settings that tell the group from others of its name.
         memory: its name.
         settings: those settings by name; None where a run has no such setting.
+        shared: all settings that matter and are not the memory's own, with the sizes that it has.
         environment: that it was trained on.
         seeds: of the runs.
         frames: that each run was trained for.
@@ -67,6 +73,7 @@ class Group:
     name: str
     memory: str
     settings: dict[str, str | None]
+    shared: dict[str, str]
     environment: str
     seeds: list[int]
     frames: list[int]
@@ -260,6 +267,7 @@ def _notes(comparison: Comparison) -> list[str]:
             f"**Other settings, other rows** ({memory}): {shown}. Only runs that differ in nothing but the seed share "
             "a row; comparison.json has the settings of each."
         )
+    notes += _unequal_settings(groups)
     notes += [f"**Left out**: {reason}." for reason in comparison.left_out]
     few = [group.name for group in groups if len(group.seeds) < FEW_SEEDS]
     if few:
@@ -267,9 +275,39 @@ def _notes(comparison: Comparison) -> list[str]:
             f"**Few seeds** ({_names(few)}: fewer than {FEW_SEEDS}): the intervals are rough, and "
             "what they do not tell apart may still differ."
         )
-    if len({frames for group in groups for frames in group.frames}) > 1:
-        notes.append("**Unequal training**: the runs were trained for different numbers of frames.")
     return notes
+
+
+def _unequal_settings(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield for every environment a line that names the settings by which its memories differ, beside their own."""
+    for environment in dict.fromkeys(group.environment for group in groups):
+        shown = [group for group in groups if group.environment == environment]
+        lines = []
+        for setting in sorted({name for group in shown for name in group.shared}):
+            values: dict[str, set[str]] = defaultdict(set)
+            for group in shown:
+                if setting in group.shared or not setting.startswith(_OF_THE_MEMORY):
+                    values[group.memory].add(group.shared.get(setting, "unset"))
+            if len({frozenset(of_memory) for of_memory in values.values()}) > 1:
+                each = (f"{' and '.join(sorted(of_memory))} ({memory})" for memory, of_memory in values.items())
+                lines.append(f"{setting} is {', '.join(each)}")
+        if lines:
+            yield (
+                f"**All else is not equal** ({environment}): {'; '.join(lines)}. What tells the memories apart may "
+                "be these settings."
+            )
+
+
+def _shared_settings(run: FinishedRun) -> dict[str, str]:
+    """Return the settings of a run that matter and are not the memory's own, with the sizes that it has."""
+    own = {name.rpartition("/")[2]: value for name, value in run.settings.items() if name.startswith("baseline/")}
+    sizes = {size: run.settings[f"model/{size}"] for size in _SIZES if f"model/{size}" in run.settings}
+    if "target" in own:
+        with suppress(UserError):  # a memory of somebody's own that cannot be imported here
+            sizes = accepted(resolve_class("baseline.target", own["target"], SequenceModel), sizes)
+    sizes |= {size: own[size] for size in _SIZES if size in own}
+    matters = {name: value for name, value in run.what_matters.items() if not name.startswith(_OF_THE_MEMORY)}
+    return matters | {f"model.{size}": value for size, value in sizes.items()}
 
 
 def _summarise(
@@ -295,6 +333,7 @@ def _summarise(
         name=name,
         memory=runs[0].memory,
         settings=settings,
+        shared=_shared_settings(runs[0]),
         environment=environment,
         seeds=[int(run.tags["seed"]) for run in runs],
         frames=[run.metrics["frames"] for run in runs],

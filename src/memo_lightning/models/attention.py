@@ -23,6 +23,14 @@ class Context(Protocol):
         ...
 
 
+class StepContext(Protocol):
+    """Decides what one token of every row attends to, while acting."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Take a layer's queries, keys and values ``[B, H, d]``; return what each token reads."""
+        ...
+
+
 class Attention(nn.Module):
     """Multi-head attention with rotary positions and, optionally, Sink-KV.
 
@@ -60,6 +68,18 @@ class Attention(nn.Module):
         y = context.attend(layer, queries, keys, values)
         return self.out(y.transpose(1, 2).flatten(2))
 
+    def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
+        """Map one token of every row, ``x [B, D]``, to ``[B, D]``.
+
+        ``cos`` and ``sin [B or 1, 1, 1, d]`` are those of :meth:`forward` twice, the first ``sin`` negative: what the
+        second half of a head adds to the first is what rolling it by half brings there.
+        """
+        qkv = self.qkv(x).view(len(x), 3, self.n_heads, -1)
+        to_rotate = qkv[:, :2]
+        rotated = torch.addcmul(to_rotate * cos, to_rotate.roll(cos.shape[-1] // 2, -1), sin)
+        y = context.attend(layer, rotated[:, 0], rotated[:, 1], qkv[:, 2])
+        return self.out(y.flatten(1))
+
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return what the ``queries [B, H, t, d]`` read from ``keys, values [B, H, k, d]``: ``[B, H, t, d]``.
@@ -67,20 +87,10 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which of them each one sees.
     """
     length, context_length = queries.shape[2], keys.shape[2]
-    if length == 1 and queries.device.type == "cpu":
-        return _attend_with_one_query(queries, keys, values, mask)
     is_causal = mask is None and length == context_length > 1
     if mask is None and 1 < length < context_length:
         mask = causal_mask(length, context_length, queries)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
-
-
-def _attend_with_one_query(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Do what torch's kernel does, which on the CPU is made for many queries: 1.4 times as long for one."""
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(dim=-1).to(values.dtype) @ values
 
 
 def causal_mask(length: int, context_length: int, like: Tensor) -> Tensor:

@@ -27,7 +27,13 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last dimension."""
-        return self.down(_GatedGelu.apply(self.gate_up(x)))
+        gate_up = self.gate_up(x)
+        return self.down(_GatedGelu.apply(gate_up) if torch.is_grad_enabled() else _gated_gelu(gate_up))
+
+
+def _gated_gelu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh").mul_(up)
 
 
 class _GatedGelu(torch.autograd.Function):
@@ -39,8 +45,7 @@ class _GatedGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.gelu(gate, approximate="tanh").mul_(up)
+        return _gated_gelu(gate_up)
 
     @staticmethod
     @once_differentiable

@@ -41,13 +41,15 @@ class FlopCount:
 def count_flops() -> Iterator[FlopCount]:
     """Count the FLOPs of the block; the yielded count is filled in at its end.
 
-    Torch's :class:`FlopCounterMode` knows no CPU attention kernel and no fused LSTM or GRU, and counts all pairs of
-    tokens for the attention kernels that it knows.
+    Torch's :class:`FlopCounterMode` knows no CPU attention kernel, no fused LSTM or GRU and no product of oneDNN, and
+    counts all pairs of tokens for the attention kernels that it knows.
     """
     count = FlopCount()
     matmuls = dict.fromkeys(_FORWARD, 2) | dict.fromkeys(_BACKWARD, 5)  # the backward kernel computes scores again
     formulas = {op: _attention_formula(op, n) for op, n in matmuls.items()}
     formulas |= {op: _recurrent_formula(op, n) for op, n in _RECURRENT.items()}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        formulas[torch.ops.mkldnn._linear_pointwise] = _by_name(torch.ops.mkldnn._linear_pointwise, _linear_flops)
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         yield count
     count.flops = counter.get_total_flops()
@@ -81,6 +83,11 @@ def _recurrent_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[
         return 2 * n_matmuls * n_tokens * sum(matrix.numel() for matrix in matrices)
 
     return _by_name(operation, formula)
+
+
+def _linear_flops(given: Mapping[str, Any]) -> int:
+    """Return the FLOPs of oneDNN's matrix product of ``X [.., K]`` and ``W [N, K]``."""
+    return 2 * given["X"].numel() * given["W"].shape[0]
 
 
 def _by_name(operation: OpOverloadPacket, formula: Callable[[Mapping[str, Any]], int]) -> Callable[..., int]:

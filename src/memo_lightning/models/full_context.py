@@ -11,7 +11,6 @@ from torch import Tensor
 
 from memo_lightning.models.base import MemoryScope, check_state_budget
 from memo_lightning.models.kv_cache import KVCache
-from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.transformer_model import TransformerModel
@@ -127,8 +126,7 @@ class FullContextTransformer(TransformerModel):
             slots, last_seen = steps % budget, steps.clamp(max=budget - 1)
         cache = KVCache(state, self.transformer, _CACHE_GROWTH)
         cache.reserve(int(last_seen.max()) + 1, limit=budget)
-        positions = positions_from(steps + self.position_offset, 1, x_t.device)
-        y = self.transformer(x_t.unsqueeze(1), positions, cache.writer(slots, last_seen=last_seen))
+        y = cache.run(x_t.unsqueeze(1), steps + self.position_offset, slots, last_seen=last_seen)
         steps += 1
         return y.squeeze(1), state
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from memo_lightning.models.kv_cache import KVCache
-from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.segments import SegmentedModel
 from memo_lightning.models.summary_memory import (
     LayerKeysValues,
@@ -238,5 +237,4 @@ class MemoTransformer(SegmentedModel):
         cache.reserve(int(slots.max()) + tokens.shape[1])
         if rows is not None and len(rows) == state.batch_size[0]:
             rows = None  # all rows: no gather
-        positions = positions_from(positions, tokens.shape[1], tokens.device)
-        return self.transformer(tokens, positions, cache.writer(slots, rows))
+        return cache.run(tokens, positions, slots, rows)

@@ -14,7 +14,6 @@ from memo_lightning.models.base import check_state_budget
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.projection import projection
 from memo_lightning.models.rms_norm import RMSNorm
-from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.segment_decoder import SegmentDecoder
 from memo_lightning.models.segments import SegmentedModel
 from memo_lightning.models.sequence_context import SequenceContext
@@ -164,8 +163,7 @@ class RetrievalMemory(SegmentedModel):
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`."""
         open_steps, segments = state["open_steps"], state["segments"]
-        writer = KVCache(state, self.transformer, growth=1).writer(open_steps)
-        encoded = self.transformer(x, positions_from(open_steps, x.shape[1], x.device), writer)
+        encoded = KVCache(state, self.transformer, growth=1).run(x, open_steps, open_steps)
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         slots = open_steps.to(x.device)[:, None] + torch.arange(x.shape[1], device=x.device)
         state["encoded"][rows, slots] = encoded.to(state["encoded"].dtype)

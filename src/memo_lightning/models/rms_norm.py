@@ -22,7 +22,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm the last dimension."""
-        if x.device.type == "cpu" and x.dtype == self.weight.dtype:
+        if x.device.type == "cpu" and x.dtype == self.weight.dtype and torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
         return super().forward(x)
 

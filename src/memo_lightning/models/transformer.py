@@ -13,7 +13,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from memo_lightning.models.attention import Attention, Context, KeysValues
+from memo_lightning.models.attention import Attention, Context, KeysValues, StepContext
 from memo_lightning.models.feed_forward import FeedForward
 from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.rotary import RotaryEmbedding
@@ -48,6 +48,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
         """Map ``x [B, t, D]`` to ``[B, t, D]``."""
         x = x + self.attention(self.attention_norm(x), layer, context, cos, sin)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
+        """Map one token of every row, ``x [B, D]``, to ``[B, D]``; see :meth:`Attention.step`."""
+        x = x + self.attention.step(self.attention_norm(x), layer, context, cos, sin)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -108,6 +113,25 @@ class Transformer(nn.Module):
         cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
         for layer, block in enumerate(self._remaining(dropped)):
             x = block(x, layer, context, cos, sin)
+        return self.norm(x)
+
+    def step(self, x: Tensor, positions: Tensor, context: StepContext) -> Tensor:
+        """Run one token of every row through all layers, without gradient.
+
+        Args:
+            x: tokens ``[B, D]``.
+            positions: their positions, ``[1]`` or, where rows differ, ``[B, 1, 1]``.
+            context: stores what the layers make of the tokens, and attends.
+
+        Returns:
+            Normed outputs ``[B, D]``.
+        """
+        cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
+        cos, sin = torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
+        cos, sin = (part.view(-1, 1, 1, self.head_dim) for part in (cos, sin))
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x = block.step(x, layer, context, cos, sin)
         return self.norm(x)
 
     def sinks(self, dropped: Sequence[int] = ()) -> list[KeysValues | None]:

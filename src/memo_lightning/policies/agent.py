@@ -14,9 +14,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
+from memo_lightning.policies.exploration import draw
 from memo_lightning.policies.memory_policy import MemoryPolicy
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous_step
 from memo_lightning.policies.spec import PolicySpec
@@ -48,22 +49,34 @@ class Agent:
     """Acts in an environment of the kind that it was trained in.
 
     It needs nothing of training: no environment, no configuration, no Trainer. It keeps the previous action itself and
-    is told the previous reward, as policies of meta-RL read both.
+    is told the previous reward, as policies of meta-RL read both. It draws actions from random numbers of its own.
 
     Args:
         spec: what the policy is made of.
         policy: the policy.
         training: what is known about how it was trained: ``config``, ``frames``, ``mlflow_run_id``.
+        seed: of what it draws; None for another one every time.
+
+    Raises:
+        UserError: if the seed is none.
 
     Attributes:
         observation_space: Gymnasium space of one environment's observation.
         action_space: Gymnasium space of one environment's action.
     """
 
-    def __init__(self, spec: PolicySpec, policy: MemoryPolicy, training: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spec: PolicySpec, policy: MemoryPolicy, training: Mapping[str, Any], seed: int | None = None
+    ) -> None:
         self.spec, self.policy, self.training = spec, policy.eval(), training
         self.observation_space: Space = spec.interface.observation_space
         self.action_space: Space = spec.interface.action.space
+        require(seed is None or 0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}, or None")
+        self._generator = torch.Generator(policy.device)
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
 
     @property
     def device(self) -> torch.device:
@@ -120,15 +133,18 @@ class Agent:
         if is_first is not None:
             state.is_first |= self._flags("is_first", is_first, state).squeeze(-1)
         inputs = self._inputs(observation, state, reward, episode_end, action_mask)
-        kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
         policy = self.policy
         try:
             starts = policy.memory_starts(inputs)
             hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, starts)
         except ValueError as error:
             raise UserError(policy.non_finite_input(inputs) or str(error)) from None
-        with set_exploration_type(kind):
-            chosen = policy.actor(policy.head_inputs(hidden, inputs)).get("action")
+        heads = policy.head_inputs(hidden, inputs)
+        if deterministic:
+            with set_exploration_type(ExplorationType.DETERMINISTIC):
+                chosen = policy.actor(heads).get("action")
+        else:
+            chosen = draw(policy.actor.get_dist(heads), self._generator)
         state.previous_action, state.is_first = chosen, torch.zeros_like(state.is_first)
         action = self.spec.interface.action
         stored = chosen.cpu().numpy()

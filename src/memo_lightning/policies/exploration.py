@@ -1,10 +1,35 @@
-"""Exploration by continuous actions whose noise is correlated from step to step."""
+"""Drawing actions: with random numbers of one's own, and with noise that is correlated from step to step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torchrl.modules import TanhNormal
+
+from memo_lightning.policies.multi_categorical import MultiCategorical
+
+
+def draw(distribution: Distribution, generator: torch.Generator) -> Tensor:
+    """Return actions ``[N, ...]`` of a policy's distribution, drawn with ``generator``.
+
+    Distributions of torch and TorchRL draw from torch's global random numbers only.
+    """
+    if isinstance(distribution, MultiCategorical):
+        return torch.stack([draw(part, generator) for part in distribution.parts], -1)
+    if isinstance(distribution, TanhNormal):
+        mean = distribution.base_dist.mean
+        return _squashed(distribution, torch.empty_like(mean).normal_(generator=generator))
+    logits: Tensor = distribution.logits  # type: ignore[attr-defined]
+    return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(-1)  # Gumbel-max trick
+
+
+def _squashed(distribution: TanhNormal, noise: Tensor) -> Tensor:
+    """Return the actions ``[N, A]`` that standard normal noise ``[N, A]`` stands for."""
+    action = distribution.base_dist.mean + distribution.base_dist.stddev * noise
+    for transform in distribution.transforms:
+        action = transform(action)
+    return action
 
 
 class CorrelatedNoise:
@@ -30,7 +55,4 @@ class CorrelatedNoise:
             following = self.correlation * self._noise + (1 - self.correlation**2) ** 0.5 * fresh
             noise = torch.where(starts.unsqueeze(-1), fresh, following)
         self._noise = noise
-        action = distribution.base_dist.mean + distribution.base_dist.stddev * noise
-        for transform in distribution.transforms:
-            action = transform(action)
-        return action
+        return _squashed(distribution, noise)

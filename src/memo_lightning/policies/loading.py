@@ -23,10 +23,12 @@ def load(
     *,
     tracking_uri: str | None = None,
     model: Mapping[str, Any] | None = None,
+    seed: int | None = None,
 ) -> Agent:
     """Return the agent that a run has trained.
 
-    Nothing of training is needed: no environment, no configuration, no Trainer. Checkpoints load without pickle.
+    Nothing of training is needed: no environment, no configuration, no Trainer. Checkpoints load without pickle. The
+    caller's random numbers are left alone.
 
     Args:
         source: the folder of a run, a checkpoint, or ``models:/NAME/VERSION`` of MLflow's model registry.
@@ -34,14 +36,16 @@ def load(
         tracking_uri: the store of ``models:/``; by default that of ``MLFLOW_TRACKING_URI``, or else ``mlflow.db``
             in the working directory.
         model: settings of the memory to be used instead of those it was trained with, e.g. ``memory_budget``.
+        seed: of the actions that are drawn, for acting in the same way again; None for another one every time.
 
     Raises:
         UserError: if there is no such policy, or the settings do not fit it.
     """
     checkpoint = find_checkpoint(source, tracking_uri)
-    spec, policy = restore_policy(checkpoint, model or {})
+    with torch.random.fork_rng(devices=()):  # weights are drawn before they are read
+        spec, policy = restore_policy(checkpoint, model or {})
     known = {name: checkpoint[name] for name in ("config", "frames", "mlflow_run_id")}
-    return Agent(spec, policy.to(check_device(device)), known)
+    return Agent(spec, policy.to(check_device(device)), known, seed)
 
 
 def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:

@@ -17,36 +17,39 @@ class MultiCategorical(Distribution):
         logits: ``[*batch, sum(n_values)]``, those of the first component first.
         n_values: number of values of each of the k components.
         mask: bool ``[*batch, sum(n_values)]``, the values that are allowed; all when None.
+
+    Attributes:
+        parts: the distribution of each component.
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - torch's own declaration
 
     def __init__(self, logits: Tensor, n_values: Sequence[int], mask: Tensor | None = None) -> None:
         parts = logits.split(list(n_values), -1)
-        self._parts: list[Categorical] = []
+        self.parts: list[Categorical] = []
         if mask is None:
-            self._parts = [Categorical(logits=part, validate_args=False) for part in parts]
+            self.parts = [Categorical(logits=part, validate_args=False) for part in parts]
         else:
             masks = mask.split(list(n_values), -1)
-            self._parts = [MaskedCategorical(logits=p, mask=m) for p, m in zip(parts, masks, strict=True)]
+            self.parts = [MaskedCategorical(logits=p, mask=m) for p, m in zip(parts, masks, strict=True)]
         super().__init__(logits.shape[:-1], torch.Size([len(n_values)]), validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Return int64 ``[*sample_shape, *batch, k]``."""
-        return torch.stack([part.sample(torch.Size(sample_shape)) for part in self._parts], -1)
+        return torch.stack([part.sample(torch.Size(sample_shape)) for part in self.parts], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ``[*batch]`` for ``value [*batch, k]``."""
-        return torch.stack([p.log_prob(v) for p, v in zip(self._parts, value.unbind(-1), strict=True)]).sum(0)
+        return torch.stack([p.log_prob(v) for p, v in zip(self.parts, value.unbind(-1), strict=True)]).sum(0)
 
     def entropy(self) -> Tensor:
         """Return ``[*batch]``."""
-        return torch.stack([part.entropy() for part in self._parts]).sum(0)
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
     @property
     def mode(self) -> Tensor:
         """The most likely values ``[*batch, k]``."""
-        return torch.stack([part.logits.argmax(-1) for part in self._parts], -1)
+        return torch.stack([part.logits.argmax(-1) for part in self.parts], -1)
 
     @property
     def deterministic_sample(self) -> Tensor:

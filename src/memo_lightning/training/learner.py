@@ -101,7 +101,12 @@ class PolicyLearner(lightning.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.zero_grad()
-        self.manual_backward(loss + self._zero_loss_for_ddp())
+        if self.trainer.world_size > 1:
+            loss = loss + self._zero_loss_for_ddp()
+        self.manual_backward(loss)
+        for weight in self.parameters():
+            if weight.grad is None and weight.requires_grad:  # not in this pass, but Adam is to count its steps alike
+                weight.grad = torch.zeros_like(weight)
         norm = self._clip_gradients()
         is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
         if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
@@ -130,7 +135,7 @@ class PolicyLearner(lightning.LightningModule):
         """Return zero, with a gradient of zero for every weight.
 
         A pass that ends before its first segment does not use the weights that write summaries, and one that drops
-        layers not theirs. DDP would wait for their gradient, and Adam would count every weight's steps differently.
+        layers not theirs. DDP would wait for their gradient.
         """
         return 0.0 * torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
 

@@ -20,6 +20,7 @@ from memo_lightning.overrides import command, override_text
 from memo_lightning.tracking import run_name
 
 _RUNS = Path("runs")  # where runs are kept by default
+_CONFIG = "config.yaml"
 
 
 def checkpoint_path(run_dir: Path) -> Path:
@@ -106,12 +107,14 @@ def reported_frames(run_dir: Path) -> int:
 def claimed_run_dir(run_dir: Path) -> Iterator[None]:
     """Make the folder, and keep other processes from training in it during the block.
 
-    Folders that are empty afterwards, as of a run that could not begin, are taken away again if they were made here.
+    Where there is nothing but ``config.yaml`` afterwards, as of a run whose workers could not start, that is taken away
+    again if it was written here, and then the folders that were made here.
 
     Raises:
         UserError: if it cannot be made, or another process is training in it.
     """
-    checkpoints = run_dir / "checkpoints"
+    checkpoints, config = run_dir / "checkpoints", run_dir / _CONFIG
+    is_new = not config.exists()
     made = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
     lock = FileLock(run_dir / "run.lock", timeout=0)  # freed by the system, however its process ends
     try:
@@ -127,6 +130,9 @@ def claimed_run_dir(run_dir: Path) -> Iterator[None]:
         if lock.is_locked:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
+        with suppress(OSError):
+            if is_new and {*run_dir.iterdir(), *checkpoints.iterdir()} == {config, checkpoints}:
+                config.unlink()
         _remove_empty(made)
 
 
@@ -137,7 +143,7 @@ def write_config(config: DictConfig, run_dir: Path) -> None:
         UserError: if it cannot be written.
     """
     try:
-        write_atomically(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+        write_atomically(run_dir / _CONFIG, OmegaConf.to_yaml(config))
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
 

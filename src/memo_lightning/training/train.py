@@ -89,6 +89,7 @@ def _train(
     """Build the parts and run them; ``checkpoint`` is that of the run to resume."""
     if config.logger:
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
+        config.logger.experiment_name = str(config.logger.experiment_name)  # in a file, a name may be a number
 
     lightning.seed_everything(config.seed, verbose=False)
     plain_config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -195,9 +196,9 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
         config.logger,
         run_id=checkpoint["mlflow_run_id"] if checkpoint else None,
         unsent=checkpoint.get("unsent_metrics", ()) if checkpoint else (),
-        run_name=config.logger.get("run_name") or Path(config.run_dir).name,
+        run_name=str(config.logger.get("run_name") or Path(config.run_dir).name),
         tags={
-            **config.logger.get("tags", {}),
+            **{str(name): str(value) for name, value in config.logger.get("tags", {}).items()},
             "memory": memory_name(config),
             "environment": environment_name(config),
             "seed": str(config.seed),

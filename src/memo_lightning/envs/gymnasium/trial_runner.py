@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, TRUNCATED
-from memo_lightning.envs.trial_env import SPLITS
+from memo_lightning.envs.trial_env import SPLITS, seed_of_split
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.encoders import OBSERVATION
@@ -232,7 +232,7 @@ class TrialRunner:
 
     def _episode_seed(self) -> int:
         episode = 0 if self._rules.same_task == "seed" else self._episode
-        return episode_seed(self._seed, self._index, self._trial, episode, self._rules.split)
+        return seed_of_split((self._seed, self._index, self._trial, episode), self._rules.split)
 
     def _is_success(self, info: dict[str, Any]) -> bool:
         reported = _said_success(info)
@@ -270,12 +270,6 @@ class TrialRunner:
     def _write(self, name: ArrayKey, value: Any) -> None:
         if name in self._arrays:
             self._arrays[name][self._index] = value
-
-
-def episode_seed(seed: int, index: int, trial: int, episode: int, split: str = "train") -> int:
-    """Return the seed, below 2 ** 31, of an episode of environment ``index``: even in training, odd if held out."""
-    draw = int(np.random.SeedSequence((seed, index, trial, episode)).generate_state(1)[0]) >> 1
-    return draw if split == "all" else draw & ~1 | (split == "held_out")
 
 
 def _said_success(info: dict[str, Any]) -> Any:

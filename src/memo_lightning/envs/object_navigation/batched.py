@@ -14,7 +14,6 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from memo_lightning.envs.gymnasium.trial_runner import episode_seed
 from memo_lightning.envs.object_navigation.observations import CompactForm
 from memo_lightning.envs.object_navigation.pathfinder import HousePathfinder
 from memo_lightning.envs.object_navigation.settings import (
@@ -26,6 +25,7 @@ from memo_lightning.envs.object_navigation.settings import (
 )
 from memo_lightning.envs.object_navigation.trial_image import draw_trial
 from memo_lightning.envs.reports import MEASURES, SUCCESS, SUCCESS_REPORTED
+from memo_lightning.envs.trial_env import seed_of_split
 from memo_lightning.errors import require
 from memo_lightning.houses import Camera, Placement, Pose, View
 from memo_lightning.houses.batch import BatchedTrials
@@ -199,7 +199,7 @@ class BatchedExtObjNav(EnvBase):
 
     def _draw_placement(self, row: int, trial: int) -> int:
         """Draw the placement of a trial as habitat-lab's environments do."""
-        seed = episode_seed(self._seed, row, int(trial), 0)
+        seed = seed_of_split((self._seed, row, int(trial), 0), "train")
         return int(np.random.default_rng(seed).integers(self._n_placements))
 
     def _pack(
