@@ -218,3 +218,10 @@ def test_settings_out_of_range_are_refused(setting, value):
 def test_settings_of_the_optimizer_that_cannot_be_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         PPO(**{**SETTINGS, "optimizer": partial(torch.optim.Adam, **settings)})
+
+
+def test_correlated_noise_is_for_continuous_actions(setup):
+    policy, _, _, _ = setup
+    algorithm = PPO(**{**SETTINGS, "noise_correlation": 0.9})
+    with pytest.raises(UserError, match="noise_correlation=0.9: must be 0 for discrete actions"):
+        algorithm.prepare_policy(policy, SimpleNamespace(n_chunks=1))

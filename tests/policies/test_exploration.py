@@ -7,7 +7,7 @@ from scipy.stats import chisquare, kstest
 from torch.distributions import Categorical
 from torchrl.modules import MaskedCategorical, TanhNormal
 
-from memo_lightning.policies.exploration import draw
+from memo_lightning.policies.exploration import CorrelatedNoise, draw
 from memo_lightning.policies.multi_categorical import MultiCategorical
 
 N = 20_000
@@ -53,3 +53,14 @@ def test_vectors_are_normal_before_they_are_squashed_into_their_bounds():
     base = distribution.base_dist
     noise = (torch.atanh((actions + 2) / 1.5 - 1) - base.mean) / base.stddev
     assert kstest(noise.flatten().numpy(), "norm").pvalue > 0.001
+
+
+def test_correlated_noise_lasts_from_step_to_step_and_begins_anew_with_a_trial():
+    torch.manual_seed(0)
+    noise, distribution = CorrelatedNoise(0.9), TanhNormal(torch.zeros(N, 1), torch.ones(N, 1))
+    starts = torch.arange(N) % 2 == 0
+    first, second = (torch.atanh(noise.sample(distribution, flags)) for flags in (torch.ones_like(starts), starts))
+    correlation = [float(torch.corrcoef(torch.cat([first[of], second[of]], 1).T)[0, 1]) for of in (~starts, starts)]
+    assert correlation[0] == pytest.approx(0.9, abs=0.01)
+    assert correlation[1] == pytest.approx(0.0, abs=0.04)
+    assert float(second.std()) == pytest.approx(1.0, abs=0.03)
