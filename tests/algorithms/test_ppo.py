@@ -223,5 +223,5 @@ def test_settings_of_the_optimizer_that_cannot_be_are_refused(settings, message)
 def test_correlated_noise_is_for_continuous_actions(setup):
     policy, _, _, _ = setup
     algorithm = PPO(**{**SETTINGS, "noise_correlation": 0.9})
-    with pytest.raises(UserError, match="noise_correlation=0.9: must be 0 for discrete actions"):
+    with pytest.raises(UserError, match=r"noise_correlation=0.9: must be 0 for discrete actions"):
         algorithm.prepare_policy(policy, SimpleNamespace(n_chunks=1))
