@@ -106,10 +106,11 @@ def _train(
     trainer = build_trainer(config, all_callbacks, checkpoint_io)
     if trainer.is_global_zero and not checkpoint:
         check_run_dir(run_dir)
+    stored = algorithm.plan_storage(policy, data, run_dir, trainer.world_size, is_resumed=checkpoint is not None)
     with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             _begin_run(config, trainer, plain_config, checkpoint)
-            for remark in [*([origin] if origin else []), *parts.remarks]:
+            for remark in [*([origin] if origin else []), *parts.remarks, *stored]:
                 print(remark, file=sys.stderr)
             n_frames = checkpoint["frames"] if checkpoint else 0
             per_rollout = data.frames_per_rollout * trainer.world_size
