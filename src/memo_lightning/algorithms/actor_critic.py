@@ -28,11 +28,13 @@ from memo_lightning.policies.precision import full_precision
 class ActorCritic(Algorithm):
     """What to do with a rollout: put its trials into a replay, and make a number of updates on trials drawn from it.
 
-    An update runs encoder and sequence model once over a batch of whole trials, the inputs after the last step included;
-    online and target heads read their outputs. See :class:`~memo_lightning.algorithms.actor_critic_loss.ActorCriticLoss`.
+    An update runs encoder and sequence model once over a batch of whole trials, the inputs after the last step
+    included; online and target heads read their outputs, as
+    :class:`~memo_lightning.algorithms.actor_critic_loss.ActorCriticLoss` describes.
 
-    A rollout may come in chunks, after each of which there are updates. Trials go into the replay when they end, or with
-    the rollout. The memory of running trials is computed anew once the weights have changed by ``max_staleness`` updates.
+    A rollout may come in chunks, after each of which there are updates. Trials go into the replay when they end, or
+    with the rollout. The memory of running trials is computed anew once the weights have changed by more than
+    ``max_staleness`` updates.
 
     Args:
         gamma: the discount per step that the actor follows.
@@ -47,7 +49,7 @@ class ActorCritic(Algorithm):
         popart_rate: weight of the newest targets in their running statistics.
         updates_per_frame: updates for every environment step of all processes.
         learning_starts: environment steps of all processes before the first update.
-        max_staleness: updates after which the memories of running trials are computed anew.
+        max_staleness: updates that the memories of running trials may be behind the weights.
         random_actions: fraction of actions drawn uniformly, at the beginning.
         random_actions_end: the same, from ``random_actions_frames`` on.
         random_actions_frames: environment steps over which the fraction falls.
@@ -94,7 +96,11 @@ class ActorCritic(Algorithm):
         require(1 <= n_minimum <= n_critics, "algorithm.n_minimum", n_minimum, allowed)
         for name, value in {"critic_coef": critic_coef, "updates_per_frame": updates_per_frame}.items():
             require(value > 0, f"algorithm.{name}", value, "greater than 0")
-        for name, value in {"clone_coef": clone_coef, "learning_starts": learning_starts, "max_staleness": max_staleness}.items():
+        for name, value in {
+            "clone_coef": clone_coef,
+            "learning_starts": learning_starts,
+            "max_staleness": max_staleness,
+        }.items():
             require(value >= 0, f"algorithm.{name}", value, "at least 0")
         for name, value in {"tau": tau, "popart_rate": popart_rate}.items():
             require(0 < value <= 1, f"algorithm.{name}", value, "greater than 0 and at most 1")
@@ -108,7 +114,7 @@ class ActorCritic(Algorithm):
         self.random_actions, self.random_actions_end = random_actions, random_actions_end
         self.random_actions_frames = random_actions_frames
         self.replay = replay
-        self._loss_settings = {
+        self._loss_settings: dict[str, Any] = {
             "discounts": self.gammas,
             "n_critics": n_critics,
             "n_minimum": n_minimum,
@@ -136,7 +142,7 @@ class ActorCritic(Algorithm):
             )
 
     def prepare_policy(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
-        """Build critics and target heads, and let the policy keep its inputs where it learns in the middle of trials."""
+        """Build critics and target heads, and let the policy keep its inputs where there are updates within trials."""
         self.loss = ActorCriticLoss(policy, **self._loss_settings)
         self._explore(policy, 0)
         if data.n_chunks > 1:
@@ -207,9 +213,7 @@ class ActorCritic(Algorithm):
         """Put the trials into the replay that have ended at step ``first`` or later, or with the rollout."""
         longest = self.replay.trial_length
         try:
-            trials = cut_into_trials(
-                rollout, following, policy.in_keys, longest, first=first, is_complete=is_complete
-            )
+            trials = cut_into_trials(rollout, following, policy.in_keys, longest, first=first, is_complete=is_complete)
         except ValueError as error:
             raise UserError(f"algorithm.replay.trial_length={longest}: {error}") from None
         self.replay.extend(trials)

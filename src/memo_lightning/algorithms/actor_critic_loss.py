@@ -44,11 +44,11 @@ class Losses:
 class ActorCriticLoss(nn.Module):
     """Temporal-difference learning of an ensemble of critics, and an actor that follows them.
 
-    Targets are computed for several discounts at once. Each is the reward and what the target actor's choice in the next
-    state is worth to the least of some target critics, drawn anew every time (REDQ: Chen et al. 2021, arXiv 2101.05982).
-    The actor maximises what its own distribution is worth to the critics under the main discount, and clones actions
-    that were worth more (filtered behaviour cloning: Wang et al. 2020, arXiv 2006.15134). There is no entropy term. The
-    objective is that of AMAGO (Grigsby et al. 2024, arXiv 2310.09971).
+    Targets are computed for several discounts at once. Each is the reward and what the target actor's choice in the
+    next state is worth to the least of some target critics, drawn anew every time (REDQ: Chen et al. 2021, arXiv
+    2101.05982). The actor maximises what its own distribution is worth to the critics under the main discount, and
+    clones actions that were worth more (filtered behaviour cloning: Wang et al. 2020, arXiv 2006.15134). There is no
+    entropy term. The objective is that of AMAGO (Grigsby et al. 2024, arXiv 2310.09971).
 
     Args:
         policy: the policy, whose actor learns.
@@ -144,8 +144,7 @@ class ActorCriticLoss(nn.Module):
         absolute = torch.zeros(valid.shape, device=hidden.device)
         absolute[valid] = error.detach()[..., 0].abs().mean(0) * has_target
         errors = absolute.sum(1) / valid.sum(1)
-        detached = (value.detach() for value in (critic, actor, clone))
-        return Losses(total, *detached, is_better.float().mean(), errors)
+        return Losses(total, critic.detach(), actor.detach(), clone.detach(), is_better.float().mean(), errors)
 
     @torch.no_grad()
     def targets(
@@ -198,7 +197,7 @@ class ActorCriticLoss(nn.Module):
             critics.rescale(*old, self.popart.mean, self.popart.deviation)
 
     def _choice(self, distribution: Distribution) -> Tensor:
-        """Return what a distribution chooses as a vector ``[N, A]``: the probabilities of discrete actions, or a sample."""
+        """Return what a distribution chooses, as vectors ``[N, A]``: probabilities of discrete actions, or a sample."""
         if self.critics.is_continuous:
             return self.critics.as_vector(distribution.rsample())
         return distribution.probs  # type: ignore[attr-defined]

@@ -112,7 +112,7 @@ class Algorithm(nn.Module, ABC):
         """Raise :class:`UserError` unless the algorithm can learn from what a LightningDataModule provides."""
 
     def prepare_policy(self, policy: MemoryPolicy, data: Any) -> None:
-        """Build what must be there before a checkpoint is read, and tell a policy that has not acted yet what to keep."""
+        """Build what a checkpoint is read into, and tell a policy that has not acted yet what it is to keep."""
 
     def plan_storage(
         self, policy: MemoryPolicy, data: Any, run_dir: Path, n_processes: int, *, is_resumed: bool

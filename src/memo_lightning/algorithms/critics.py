@@ -8,6 +8,7 @@ Notation used for tensor shapes, here and in the loss:
 from __future__ import annotations
 
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -53,22 +54,23 @@ class Critics(nn.Module):
     def __init__(self, d_model: int, action: Action, *, n_critics: int, n_discounts: int, width: int) -> None:
         super().__init__()
         self.action, self.n_discounts = action, n_discounts
-        self.is_continuous = not action.n_values
+        self.is_continuous = isinstance(action.space, spaces.Box)
         n_inputs = d_model
-        if self.is_continuous:
+        if isinstance(action.space, spaces.Box):
             n_inputs += action.shape[0]
             low, high = bounds(action.space)
             self.register_buffer("low", low.float(), persistent=False)
             self.register_buffer("high", high.float(), persistent=False)
         self.hidden = EnsembleLinear(n_critics, n_inputs, width)
         self.output = EnsembleLinear(n_critics, width, n_discounts * (1 + sum(action.n_values)))
-        with torch.no_grad():
-            self.output.weight *= 0.1  # all actions alike at first
+        self.output.weight.data.mul_(0.1)  # all actions are alike at first
 
     def as_vector(self, taken: Tensor) -> Tensor:
         """Return actions as stored, ``[N]`` or ``[N, k]``, as vectors ``[N, A]``."""
         vector = encode_action(self.action, taken).float()
-        return 2 * (vector - self.low) / (self.high - self.low) - 1 if self.is_continuous else vector
+        if not self.is_continuous:
+            return vector
+        return 2 * (vector - self.low) / (self.high - self.low) - 1
 
     def forward(self, hidden: Tensor, action: Tensor) -> Tensor:
         """Return values ``[E, N, G]`` of actions ``[N, A]`` in states ``[N, D]``."""

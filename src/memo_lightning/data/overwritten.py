@@ -24,7 +24,7 @@ class Overwritten:
         self.folder = folder
 
     def keep(self, trials: TensorDictBase, index: Tensor, n_added: int) -> None:
-        """Keep the trials ``index [n]`` of a storage that ``n_added`` trials have been added to.
+        """Keep the trials ``index [n]`` of a flat storage that ``n_added`` trials have been added to.
 
         Raises:
             OSError: if they cannot be written.
@@ -33,8 +33,7 @@ class Overwritten:
             return
         self.folder.mkdir(exist_ok=True)
         content = io.BytesIO()
-        kept = {key: value.clone() for key, value in trials[index].flatten_keys("/").items()}
-        torch.save({"index": index, "trials": kept}, content)
+        torch.save({"index": index, "trials": {key: value.clone() for key, value in trials[index].items()}}, content)
         write_atomically(self.folder / f"{n_added}.pt", content.getbuffer())
 
     def put_back(self, trials: TensorDictBase, n_added: int) -> None:
@@ -43,8 +42,7 @@ class Overwritten:
         for number in numbers:
             if number >= n_added:
                 kept = torch.load(self.folder / f"{number}.pt", weights_only=True)
-                old = TensorDict(kept["trials"], trials[kept["index"]].batch_size).unflatten_keys("/")
-                trials[kept["index"]] = old
+                trials[kept["index"]] = TensorDict(kept["trials"], trials[kept["index"]].batch_size)
 
     def forget(self) -> None:
         """Keep nothing of before: the newest checkpoint is safe."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage, ReplayBuffer, RoundRobinWriter
-from torchrl.data.replay_buffers.samplers import PrioritizedSampler, RandomSampler, Sampler
+from torchrl.data.replay_buffers.samplers import RandomSampler
 
 from memo_lightning.data.overwritten import Overwritten
+from memo_lightning.data.prioritized import PrioritizedTrials
 from memo_lightning.data.trial_cutting import VALID
 from memo_lightning.errors import TrainingStopped, UserError, require
 
@@ -141,13 +141,14 @@ class TrialReplay:
             TrainingStopped: if the disk is full by now.
         """
         folder = (self.folder or root) / f"rank{rank}"
+        self._keys = _keys(trial)
         storage = LazyMemmapStorage(self.capacity, scratch_dir=folder / "trials", existsok=True)
         writer = RoundRobinWriter()
         self._overwritten = Overwritten(folder / "overwritten")
         own = self._restored[rank] if self._restored else None
         if own is None:
             try:
-                storage._init(trial)
+                storage._init(self._stored(trial))
                 _reserve(folder)
                 (folder / _DESCRIPTION).write_text(json.dumps(self._describe(trial), indent=2) + "\n")
             except OSError as error:
@@ -160,10 +161,15 @@ class TrialReplay:
             storage._len, writer._cursor = len(self), self.n_added % self.capacity
             self._overwritten.put_back(storage._storage, self.n_added)
         self._trials: TensorDictBase = storage._storage
-        self._sampler = self._make_sampler(own)
-        self._buffer = ReplayBuffer(
-            storage=storage, sampler=self._sampler, writer=writer, batch_size=self.batch_size, collate_fn=lambda x: x
-        )
+        self._priorities: PrioritizedTrials | None = None
+        if self.sampling == "prioritized":
+            self._priorities = PrioritizedTrials(self.capacity, self.alpha, self.beta)
+            if own is not None and "priorities" in own:  # else it was sampled uniformly so far
+                self._priorities.load_state_dict(own["priorities"])
+            elif len(self):
+                self._priorities.extend(torch.arange(len(self)))
+        sampler = self._priorities or RandomSampler()
+        self._buffer = ReplayBuffer(storage=storage, sampler=sampler, writer=writer, batch_size=self.batch_size)
 
     def __len__(self) -> int:
         """Return how many trials are held."""
@@ -182,28 +188,31 @@ class TrialReplay:
             except OSError as error:
                 reason = f"{self._overwritten.folder}: trials of the replay cannot be written ({error.strerror})"
                 raise TrainingStopped(reason) from None
-            self._buffer.extend(some)
+            self._buffer.extend(self._stored(some))
             self.n_added += len(some)
 
     def sample(self) -> SampledTrials:
         """Return a batch, drawn with replacement from the global random streams."""
-        trials, info = self._buffer.sample(return_info=True)
+        stored, info = self._buffer.sample(return_info=True)
+        trials = TensorDict({}, stored.batch_size)
+        for number, key in enumerate(self._keys):
+            trials.set(key, stored.get(str(number)))
         longest = int(trials.get(VALID).sum(1).max())
         weight = info.get("priority_weight", torch.ones(len(trials)))
         return SampledTrials(trials[:, : longest + 1], info["index"], weight / weight.max())
 
     def set_errors(self, index: Tensor, errors: Tensor) -> None:
         """Note the errors ``[n]`` of the trials ``index [n]``, by which they are sampled from now on."""
-        self._buffer.update_priority(index, errors.cpu())
+        if self._priorities is not None:
+            self._buffer.update_priority(index, errors.cpu())
 
     def progress(self) -> list[dict[str, Any]]:
         """Return what every rank must know to resume; all ranks must call it."""
         if not hasattr(self, "_buffer"):
             return self._restored
         own: dict[str, Any] = {"n_added": self.n_added}
-        if isinstance(self._sampler, PrioritizedSampler):
-            own["priorities"] = torch.as_tensor(self._sampler._sum_tree[torch.arange(len(self))])
-            own["max_priority"] = float(self._sampler.default_priority)
+        if self._priorities is not None:
+            own["priorities"] = self._priorities.state_dict()
         if not torch.distributed.is_initialized():
             return [own]
         of_all: list[Any] = [None] * torch.distributed.get_world_size()
@@ -219,21 +228,13 @@ class TrialReplay:
         if hasattr(self, "_buffer"):
             self._overwritten.forget()
 
-    def _make_sampler(self, restored: Mapping[str, Any] | None) -> Sampler:
-        if self.sampling == "uniform":
-            return RandomSampler()
-        sampler = PrioritizedSampler(self.capacity, alpha=self.alpha, beta=self.beta)
-        if restored is not None and "priorities" in restored and len(self):
-            index = torch.arange(len(self))
-            sampler._sum_tree[index] = sampler._min_tree[index] = restored["priorities"]
-            sampler._max_priority = (restored["max_priority"], None)
-        return sampler
+    def _stored(self, trials: TensorDictBase) -> TensorDict:
+        """Return trials under numbers: files are named after them, and keys are whatever the user calls them."""
+        values = {str(number): trials.get(key) for number, key in enumerate(self._keys)}
+        return TensorDict(values, trials.batch_size)
 
     def _describe(self, trial: TensorDictBase) -> dict[str, Any]:
-        layout = {
-            "/".join((key,) if isinstance(key, str) else key): [str(value.dtype), *value.shape]
-            for key, value in sorted(trial.items(True, True), key=str)
-        }
+        layout = [[str(key), str(trial.get(key).dtype), *trial.get(key).shape] for key in _keys(trial)]
         return {"format": _FORMAT, "capacity": self.capacity, "trial": layout}
 
     def _check_description(self, folder: Path, trial: TensorDictBase) -> None:
@@ -247,8 +248,17 @@ class TrialReplay:
             raise UserError(f"{folder}: the replay has format {found.get('format')!r}: must be {_FORMAT}")
         if found["capacity"] != self.capacity:
             raise UserError(f"{folder}: the replay has room for {found['capacity']} trials: must be {self.capacity}")
-        if differing := sorted(k for k in {**found["trial"], **wanted["trial"]} if found["trial"].get(k) != wanted["trial"].get(k)):
-            raise UserError(f"{folder}: the replay is of another environment or policy: {differing[0]} differs")
+        for field in wanted["trial"]:
+            if field not in found["trial"]:
+                raise UserError(
+                    f"{folder}: the replay is of another environment or policy: it has no {field[0]} like it"
+                )
+        if len(found["trial"]) != len(wanted["trial"]):
+            raise UserError(f"{folder}: the replay is of another environment or policy: it holds more than is needed")
+
+
+def _keys(trial: TensorDictBase) -> list[NestedKey]:
+    return sorted(trial.keys(True, True), key=str)
 
 
 def _nbytes(trial: TensorDictBase) -> int:

@@ -239,6 +239,6 @@ def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, An
 
 def _silence_libraries() -> None:
     """Keep the libraries' remarks that are no concern of the user's off the terminal."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "torchrl"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*|torchrl.*|tensordict.*|mlflow.*")
