@@ -181,7 +181,8 @@ class TrialReplay:
         Raises:
             TrainingStopped: if the disk is full.
         """
-        for some in trials.cpu().split(self.capacity):
+        for first in range(0, len(trials), self.capacity):
+            some = trials[first : first + self.capacity].cpu()
             numbers = torch.arange(self.n_added, self.n_added + len(some))
             try:
                 self._overwritten.keep(self._trials, numbers[numbers >= self.capacity] % self.capacity, self.n_added)
