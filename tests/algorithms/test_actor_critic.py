@@ -99,7 +99,7 @@ def test_every_kind_of_action_trains_with_limits_within_and_at_the_end_of_trials
 ):
     env = ["env=gymnasium", "env.id=tests/Likes-v0", f"env.settings.{setting}", "env.trial_length=18"]
     normalize = ["env.normalize_observations=true", "env.normalize_rewards=true"]
-    own = ["env.episodes_per_trial=null", f"algorithm.cross_episode_returns={cross_episode_returns}", "debug=null"]
+    own = ["env.episodes_per_trial=null", f"algorithm.cross_episode_returns={cross_episode_returns}"]
     sizes = ["model.segment_length=6", "collector.rollout_length=40", "total_frames=960"]
     given = [word for word in TINY if not word.startswith(("env.", "debug="))]
     recorder = Recorder()
