@@ -207,6 +207,24 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(in_tmp_dir,
     assert not (in_tmp_dir / "run").exists()
 
 
+def test_the_replay_may_be_elsewhere_and_is_never_that_of_another_run(in_tmp_dir, capsys):
+    elsewhere = "algorithm.replay.folder=scratch/trials"
+    assert main(["train", *TINY, elsewhere]) == 0
+    assert (in_tmp_dir / "scratch/trials/rank0/replay.json").exists()
+    assert not (in_tmp_dir / "run/replay").exists()
+    capsys.readouterr()
+    assert main(["train", *TINY, elsewhere, "run_dir=other"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "algorithm.replay.folder=scratch/trials: must be empty or new" in line
+
+
+def test_worker_processes_fill_the_replay_too(in_tmp_dir):
+    """One rollout of two workers; what they do is tested where they are."""
+    metrics = run("collector=multi_sync", "collector.n_workers=2", "algorithm.learning_starts=0", "total_frames=320")
+    assert metrics[-1]["replay/trials"] == 8
+    assert metrics[-1]["update/updates"] == 3
+
+
 def test_it_needs_the_heads_that_explore():
     with pytest.raises(UserError, match="must be memo_lightning"):
         build({**compose_config("train", TINY).algorithm, "replay": {"_target_": "builtins.dict"}})
