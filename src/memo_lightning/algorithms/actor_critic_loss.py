@@ -115,7 +115,8 @@ class ActorCriticLoss(nn.Module):
             over_ranks: averages a tensor over all ranks.
         """
         valid = trials.get(VALID)[:, :-1]
-        steps, following = trials[:, :-1][valid], trials[:, 1:][valid]  # (N)
+        read = trials.select("action", "next", *policy.head_keys)  # without the observations
+        steps, following = read[:, :-1][valid], read[:, 1:][valid]  # (N)
         states, next_states = hidden[:, :-1][valid], hidden[:, 1:][valid].detach()  # (N, D)
         weight = weight.unsqueeze(1).expand(valid.shape)[valid]
         end, has_target = self._ends(steps)

@@ -18,7 +18,7 @@ from memo_lightning.policies.spaces import bounds
 
 
 class EnsembleLinear(nn.Module):
-    """E linear layers side by side: ``[E or 1, N, n_inputs] -> [E, N, n_outputs]``."""
+    """E linear layers side by side: ``[N, n_inputs]``, or ``[E, N, n_inputs]``, to ``[E, N, n_outputs]``."""
 
     def __init__(self, n_critics: int, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
@@ -30,7 +30,11 @@ class EnsembleLinear(nn.Module):
     def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:
         """Apply them; where they are ``frozen``, without a gradient for their own weights."""
         weight, bias = (self.weight.detach(), self.bias.detach()) if frozen else (self.weight, self.bias)
-        return x @ weight + bias
+        if x.ndim == 3:
+            return torch.baddbmm(bias, x, weight)
+        n_critics, n_inputs, n_outputs = weight.shape
+        joined = weight.transpose(0, 1).reshape(n_inputs, -1)  # one product instead of E of the same input
+        return torch.addmm(bias.view(-1), x, joined).view(-1, n_critics, n_outputs).transpose(0, 1)
 
 
 class Critics(nn.Module):

@@ -26,7 +26,7 @@ from memo_lightning.policies.loading import find_checkpoint
 from memo_lightning.processes import end_with_parent, refuse_to_start_in_worker
 from memo_lightning.tracking import code_tags, describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
-from memo_lightning.training.checkpoints import check_same_architecture, start_from
+from memo_lightning.training.checkpoints import check_same_algorithm, check_same_architecture, start_from
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.parts import build_parts
@@ -98,6 +98,8 @@ def _train(
         check_same_architecture(checkpoint, plain_config, policy, model)
     origin = _start_from(plain_config, policy, model) if config.checkpoint and not checkpoint else None
     algorithm.prepare_policy(policy, data)
+    if checkpoint:
+        check_same_algorithm(checkpoint, plain_config, algorithm)
     learner = PolicyLearner(policy, algorithm, plain_config, parts.spec)
     all_callbacks = [*(build(callback) for callback in config.callbacks.values() if callback), *callbacks]
     if parts.baseline:
