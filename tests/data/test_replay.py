@@ -165,6 +165,21 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_run(tmp_path, monkeypatch):
         TrialReplay(**SETTINGS).open(make_trials(0)[0], tmp_path / "other", 0)
 
 
+def test_a_run_that_was_stopped_before_its_first_trial_begins_its_replay(tmp_path):
+    for _ in range(2):  # the second time it was stopped when the disk had been reserved
+        replay = opened(tmp_path, progress=[])
+        replay.extend(make_trials(1, 2))
+        assert held(replay) == [1, 2]
+
+
+def test_another_number_of_processes_is_refused(tmp_path):
+    progress = opened(tmp_path).progress()
+    replay = TrialReplay(**SETTINGS)
+    replay.load_progress(progress)
+    with pytest.raises(UserError, match=r"trainer\.devices=2: must be such that there are 1 processes"):
+        replay.plan(make_trials(0)[0], tmp_path, 2, is_resumed=True)
+
+
 def test_a_folder_of_another_replay_is_refused(tmp_path):
     progress = opened(tmp_path).progress()
     with pytest.raises(UserError, match="must be empty or new"):
@@ -172,8 +187,10 @@ def test_a_folder_of_another_replay_is_refused(tmp_path):
     with pytest.raises(UserError, match="has room for 6 trials: must be 8"):
         opened(tmp_path, progress, capacity_trials=8)
     trial = make_trials(0)[0].set("reward", torch.zeros(4, 1))
+    replay = TrialReplay(**SETTINGS)
+    replay.load_progress(progress)
     with pytest.raises(UserError, match="is of another environment or policy: it has no reward like it"):
-        TrialReplay(**SETTINGS).plan(trial, tmp_path, 1, is_resumed=True)
+        replay.plan(trial, tmp_path, 1, is_resumed=True)
     description = tmp_path / "rank0" / "replay.json"
     description.write_text(json.dumps({**json.loads(description.read_text()), "format": 0}))
     with pytest.raises(UserError, match="the replay has format 0: must be 1"):

@@ -119,6 +119,8 @@ class Algorithm(nn.Module, ABC):
     ) -> list[str]:
         """Check, before anything is written, that what the algorithm keeps on disk fits; return lines that say so.
 
+        Of a run that is resumed, :meth:`load_progress` comes first.
+
         Args:
             policy: the policy, as it will act.
             data: where batches come from.

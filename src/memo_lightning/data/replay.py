@@ -99,6 +99,8 @@ class TrialReplay:
     def plan(self, trial: TensorDictBase, root: Path, n_processes: int, *, is_resumed: bool) -> str:
         """Check that the replay fits its disk, before anything is written; return in words what it takes.
 
+        Of a run that is resumed, :meth:`load_progress` comes first.
+
         Args:
             trial: one trial ``[T + 1]``, whose values do not matter.
             root: where to keep it if there is no other folder.
@@ -106,7 +108,8 @@ class TrialReplay:
             is_resumed: whether the run has been there before.
 
         Raises:
-            UserError: if a batch is larger than what fits, the disk is too small, or the folder is not the run's own.
+            UserError: if a batch is larger than what fits, the disk is too small, the folder is not the run's own, or
+                the run had another number of processes.
         """
         root, each = self.folder or root, _nbytes(trial)
         if self.capacity_bytes is not None:
@@ -115,7 +118,10 @@ class TrialReplay:
             require(self.capacity >= self.batch_size, f"{_FIELD}.capacity_bytes", self.capacity_bytes, least)
         needed = self.capacity * each * n_processes
         if is_resumed:
-            self._check_description(root / "rank0", trial)
+            if self._restored:  # else the run was stopped before its first trial
+                self._check_description(root / "rank0", trial)
+                allowed = f"such that there are {len(self._restored)} processes, as each has a replay of its own"
+                require(n_processes == len(self._restored), "trainer.devices", n_processes, allowed)
         elif root.exists() and any(root.iterdir()):
             raise UserError(f"{_FIELD}.folder={root}: must be empty or new, or that of the run named by resume=")
         else:

@@ -100,6 +100,7 @@ def _train(
     algorithm.prepare_policy(policy, data)
     if checkpoint:
         check_same_algorithm(checkpoint, plain_config, algorithm)
+        algorithm.load_progress(checkpoint["algorithm"])
     learner = PolicyLearner(policy, algorithm, plain_config, parts.spec)
     all_callbacks = [*(build(callback) for callback in config.callbacks.values() if callback), *callbacks]
     if parts.baseline:
