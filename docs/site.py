@@ -17,6 +17,7 @@ SECTIONS = {
         "how-to/use-a-policy.md",
         "how-to/own-environment.md",
         "how-to/own-memory.md",
+        "how-to/choose-an-algorithm.md",
         "studies.md",
         "tracking.md",
         "scaling.md",

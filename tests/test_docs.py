@@ -42,6 +42,7 @@ NOT_RUN = {
     r"trainer\.devices=2": "two processes, which import everything: tests/training/test_launchers.py",
     r"collector=multi_": "eight processes, which import everything: tests/data/test_workers.py",
     r"collector=ray": "a cluster: tests/data/test_ray.py",
+    r"resume=runs/off_policy": "longer than the run before it: tests/training/test_resume_replay.py",
     r"simulator=habitat_sim": "needs habitat-sim: tests/envs/habitat/test_habitat_sim.py",
     r"\$task": "a loop over tasks of POPGym; one of them runs",
     r"^memo benchmark(?! context_lengths| 'arms)": "hours, or like the first look, which runs",
@@ -102,6 +103,9 @@ def small(verb, words):
         sizes = ["env.dataset.n_placements=2", "env.trial_length=92"]
         return [*SMALL_TASK, *sizes, *(["run_dir=runs/houses_run"] if len(given) == 1 else [])]
     other_task = {"env", "env._target_"} & set(given) or not given.get("experiment", "x.yaml").endswith(".yaml")
+    off_policy = given.get("algorithm") == "actor_critic" or given.get("experiment", "").endswith("_off_policy")
+    if off_policy and other_task:
+        return [word for word in SMALL_TASK if not word.startswith("algorithm.n_minibatches")]
     return SMALL_TASK if other_task else SMALL_TRAINING
 
 

@@ -29,7 +29,7 @@ from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.parts import build_baseline, policy_spec
 from memo_lightning.training.train import train
 from memo_lightning.training.trainer import build_trainer
-from tiny import TIMES, TINY_TRAINING
+from tiny import TIMES, TINY_OFF_POLICY, TINY_TRAINING
 
 TESTS = Path(__file__).parent
 _SEEN = {}  # what probes saw without a change: many settings are compared with the same
@@ -164,6 +164,38 @@ TRAINING = {
     "total_frames": "80",
     "callbacks.metrics.window": ("total_frames=320", "1"),
 }
+ACTOR_CRITIC = {
+    "gamma": "0.5",
+    "other_gammas": "[0.5]",
+    "cross_episode_returns": "true",
+    "n_critics": "3",
+    "n_minimum": "1",
+    "critic_width": "4",
+    "critic_coef": "1.0",
+    "clone_coef": "1.0",
+    "tau": "0.5",
+    "popart_rate": "1.0",
+    "updates_per_frame": "0.1",
+    "learning_starts": "0",
+    "max_staleness": ("collector.n_chunks=2 algorithm.random_actions=0", "100"),
+    "random_actions": "0.0",
+    "random_actions_end": "1.0",
+    "random_actions_frames": "1",
+    "learning_rate": "0.1",
+    "warmup_frames": "1000",
+    "schedule": "cosine",
+    "optimizer._target_": "torch.optim.SGD",
+    "optimizer.weight_decay": "0.5",
+    "max_grad_norm": "1e-3",
+    "max_skipped_updates": REFUSED + "=-1",
+    "replay.capacity_trials": "4",
+    "replay.capacity_bytes": "1",
+    "replay.trial_length": "10",
+    "replay.batch_size": "3",
+    "replay.sampling": "prioritized",
+    "replay.alpha": ("algorithm.replay.sampling=prioritized", "0.0"),
+    "replay.beta": ("algorithm.replay.sampling=prioritized", "0.0"),
+}
 TRAINER = {
     "accelerator": "abacus",
     "devices": "0",
@@ -212,6 +244,7 @@ EVALUATION = {
 # Settings that it takes a command, a machine or a GPU to see -> the file of tests that does.
 ELSEWHERE = {
     "algorithm.noise_correlation": "algorithms/test_ppo.py",
+    "algorithm.replay.folder": "algorithms/test_actor_critic.py",
     "baseline.none": "tracking/test_names.py",
     "checkpoint": "training/test_fine_tuning.py",
     "compile": "training/test_precision.py",
@@ -279,6 +312,8 @@ def test_the_tables_hold_every_setting_of_a_training():
     assert names_of("logger", "mlflow") == set(LOGGER)
     known = {*TRAINING, *ELSEWHERE}
     assert {f"algorithm.{name}" for name in names_of("algorithm", "ppo")} <= known
+    tested = {name for name in ACTOR_CRITIC if not name.endswith("_target_")}
+    assert names_of("algorithm", "actor_critic") == {*tested, "replay.folder"}
     for option in group_options("collector"):
         extra = set(COLLECTORS.get(option, {"n_workers": "", "cpus_per_worker": "", "address": ""}))
         assert names_of("collector", option) - extra <= {name.partition(".")[2] for name in TRAINING}, option
@@ -398,12 +433,22 @@ def test_settings_of_encoders(option):
 @pytest.fixture
 def leaves(in_tmp_dir):
     """What a training of four environments for twenty steps, twice, leaves: its metrics and its weights."""
-    small = ["env.trial_length=20", "collector.n_envs=4", "algorithm.n_minibatches=4", "total_frames=160"]
+    small = ["env.trial_length=20", "collector.n_envs=4", "total_frames=160"]
     n_runs = iter(range(100))
 
     def run(overrides):
+        minibatches = [] if "algorithm=actor_critic" in overrides else ["algorithm.n_minibatches=4"]
         config = compose_config(
-            "train", [*TINY_TRAINING, *small, "env.lit=true", "logger=none", f"run_dir={next(n_runs)}", *overrides]
+            "train",
+            [
+                *TINY_TRAINING,
+                *minibatches,
+                *small,
+                "env.lit=true",
+                "logger=none",
+                f"run_dir={next(n_runs)}",
+                *overrides,
+            ],
         )
         metrics = train(config)
         weights = read_checkpoint(Path(config.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]
@@ -417,6 +462,13 @@ def test_settings_of_training(setting, change, leaves):
     if setting == "collector.n_envs":
         change = ("algorithm.n_minibatches=2", "2")
     assert differs(leaves, [], setting, change)
+
+
+@pytest.mark.parametrize(("setting", "change"), ACTOR_CRITIC.items())
+def test_settings_of_the_actor_critic(setting, change, leaves):
+    off_policy = [*TINY_OFF_POLICY, "env.trial_length=20", "collector.n_envs=4", "total_frames=320"]
+    often = ["algorithm.learning_starts=80", "algorithm.updates_per_frame=0.025", "env.episode_length=4"]
+    assert differs(leaves, [*off_policy, *often], f"algorithm.{setting}", change)
 
 
 @pytest.mark.parametrize(("setting", "change"), TRAINER.items())

@@ -47,3 +47,15 @@ TINY_TRAINING = [
 ]
 
 TIMES = ("frames_per_second", "collecting", "wall_seconds")  # in metrics.json; no two runs have the same
+
+# The same, off-policy: a replay that is soon full, updates from early on.
+TINY_OFF_POLICY = [
+    *TINY_TRAINING,
+    "algorithm=actor_critic",
+    "algorithm.updates_per_frame=0.01",
+    "algorithm.learning_starts=320",
+    "algorithm.replay.capacity_trials=20",
+    "algorithm.replay.batch_size=4",
+    "algorithm.critic_width=8",
+    "algorithm.warmup_frames=0",
+]

@@ -121,6 +121,14 @@ def test_a_file_gets_lines_as_many_as_asked_for(capsys):
     )
 
 
+def test_lines_of_a_run_with_a_replay_say_how_much_it_learns():
+    replay = {"update/updates": 1234.0, "replay/fill": 0.5}
+    assert progress._describe(replay) == "no complete trial yet | 1,234 updates | replay 50% full"
+    returns = {f"train/return_quarter_{quarter}": 1.0 for quarter in range(1, 5)} | {"train/return_per_trial": 4.0}
+    described = progress._describe({**returns, **replay, "wall_clock/updates_per_second": 6.251})
+    assert described.endswith("by quarter 1.00 1.00 1.00 1.00 | 1,234 updates (6.25/s) | replay 50% full")
+
+
 @pytest.mark.parametrize("has_widgets", [True, False])
 def test_a_notebook_has_its_own_bar_or_lines_and_no_warning(has_widgets, monkeypatch):
     class ZMQInteractiveShell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -111,11 +112,30 @@ class Algorithm(nn.Module, ABC):
         """Raise :class:`UserError` unless the algorithm can learn from what a LightningDataModule provides."""
 
     def prepare_policy(self, policy: MemoryPolicy, data: Any) -> None:
-        """Tell a policy that has not acted yet what it is to keep."""
+        """Build what a checkpoint is read into, and tell a policy that has not acted yet what it is to keep."""
+
+    def plan_storage(
+        self, policy: MemoryPolicy, data: Any, run_dir: Path, n_processes: int, *, is_resumed: bool
+    ) -> list[str]:
+        """Check, before anything is written, that what the algorithm keeps on disk fits; return lines that say so.
+
+        Of a run that is resumed, :meth:`load_progress` comes first.
+
+        Args:
+            policy: the policy, as it will act.
+            data: where batches come from.
+            run_dir: the folder of the run.
+            n_processes: how many processes train.
+            is_resumed: whether the run has been there before.
+
+        Raises:
+            UserError: if it does not fit.
+        """
+        return []
 
     @abstractmethod
     def attach(self, policy: MemoryPolicy, data: Any) -> None:
-        """Build losses and target networks, now that the policy has its final parts and device."""
+        """Build what needs the policy's final parts and device, now that training begins."""
 
     def configure_optimizers(self, policy: MemoryPolicy) -> Optimizer:
         """Return the optimizer; every update sets its learning rate."""
@@ -139,6 +159,9 @@ class Algorithm(nn.Module, ABC):
 
     def load_progress(self, progress: Mapping[str, Any]) -> None:
         """Restore it."""
+
+    def checkpoint_saved(self) -> None:
+        """Note that what :meth:`progress` said last is safe, and nothing older is needed."""
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
         made = self._optimizer

@@ -9,6 +9,7 @@ import lightning
 
 from memo_lightning.callbacks.after_rollout import AfterRollout
 from memo_lightning.errors import require
+from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.run_dir import checkpoint_path
 
@@ -67,3 +68,9 @@ class Checkpointing(AfterRollout):
     def save(self, trainer: lightning.Trainer) -> None:
         """Write ``last.ckpt``; all processes must call it."""
         trainer.save_checkpoint(self.path)
+        checkpoint_io = trainer.strategy.checkpoint_io
+        is_safe = not (isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.error)
+        if trainer.strategy.broadcast(is_safe):  # the first process writes
+            learner = trainer.lightning_module
+            assert isinstance(learner, PolicyLearner)
+            learner.algorithm.checkpoint_saved()

@@ -48,7 +48,8 @@ def _in_notebook() -> bool:
 class FramesProgressBar(ProgressBar):
     """Shows frames, the time left, frames/s, return per trial and its trend.
 
-    The trend is the change over the last tenth of the run. Lines also show the return by quarter of the trial.
+    The trend is the change over the last tenth of the run. Lines also show the return by quarter of the trial, and of a
+    run with a replay the updates so far, how many there are in a second, and how full the replay is.
 
     Args:
         lines: where there is no bar, how many lines to print over the whole run.
@@ -141,8 +142,16 @@ class FramesProgressBar(ProgressBar):
 
 
 def _describe(metrics: dict[str, float]) -> str:
+    learning = _describe_updates(metrics) if "replay/fill" in metrics else ""
     if "train/return_per_trial" not in metrics:
-        return "no complete trial yet"
+        return f"no complete trial yet{learning}"
     (mean,) = returns_in_words(metrics["train/return_per_trial"])
     quarters = returns_in_words(*(metrics[f"train/return_quarter_{quarter}"] for quarter in range(1, 5)))
-    return f"return/trial {mean} | by quarter {' '.join(quarters)}"
+    return f"return/trial {mean} | by quarter {' '.join(quarters)}{learning}"
+
+
+def _describe_updates(metrics: dict[str, float]) -> str:
+    """Return what there is to say about a run that learns from a replay."""
+    speed = metrics.get("wall_clock/updates_per_second")
+    per_second = "" if speed is None else f" ({speed:.3g}/s)"
+    return f" | {metrics['update/updates']:,.0f} updates{per_second} | replay {metrics['replay/fill']:.0%} full"

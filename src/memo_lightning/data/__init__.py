@@ -1,8 +1,16 @@
 """Where batches come from: collecting experience by TorchRL behind a LightningDataModule, and what trials hold."""
 
+from memo_lightning.data.replay import TrialReplay
 from memo_lightning.data.rollouts import RolloutDataModule, Rollouts
 
 from memo_lightning.data.ray import RayDataModule  # isort: skip - it builds on the others
 from memo_lightning.data.workers import MultiAsyncDataModule, MultiSyncDataModule
 
-__all__ = ["MultiAsyncDataModule", "MultiSyncDataModule", "RayDataModule", "RolloutDataModule", "Rollouts"]
+__all__ = [
+    "MultiAsyncDataModule",
+    "MultiSyncDataModule",
+    "RayDataModule",
+    "RolloutDataModule",
+    "Rollouts",
+    "TrialReplay",
+]

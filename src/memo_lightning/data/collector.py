@@ -20,7 +20,7 @@ from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, as_if_the_episode_went_on
 
 STEPS, AFTER = "steps", "after"
-FINAL_VALUE = "final_value"
+FINAL_VALUE, FINAL_INPUTS = "final_value", "final_inputs"
 
 _SMALL_STEP = 50_000_000  # products of a weight and a number
 
@@ -33,7 +33,8 @@ class TrialCollector(Collector):
 
     Where a limit has cut an episode off, ``next`` also holds as ``final_value`` what the policy thinks of the
     observation that ended it, under the memory it was seen with. That observation belongs to no step: the next episode
-    may have begun in the same one.
+    may have begun in the same one. Of a policy without values ``next`` holds that observation itself, as policy inputs
+    ``final_inputs``, of no meaning where nothing was cut off.
 
     Takes the arguments of TorchRL's :class:`~torchrl.collectors.Collector`, of which ``frames_per_batch`` is the number
     of steps of all environments in a chunk.
@@ -80,7 +81,12 @@ class TrialCollector(Collector):
             step["policy_version"] = output["policy_version"]
         step |= {("next", *key): after.get(key) for key in self._reported_keys}
         if TRUNCATED in after.keys():
-            step["next", FINAL_VALUE] = self._final_values(after)
+            cut_off = after[TRUNCATED].flatten().nonzero().flatten()
+            if self.policy.heads.has_critic:
+                step["next", FINAL_VALUE] = self._final_values(after, cut_off)
+            else:
+                inputs = self._final_inputs(after) if len(cut_off) else self._policy_inputs(after)
+                step |= {("next", FINAL_INPUTS, *_path(key)): inputs.get(key).clone() for key in self.policy.in_keys}
         return step
 
     @contextmanager
@@ -109,31 +115,33 @@ class TrialCollector(Collector):
         """What is kept of the result of a step: all that is not observed."""
         observed = {OBSERVATION, FINAL_OBSERVATION, PREVIOUS_STEP, ACTION_MASK, "is_init", "policy_version"}
         specs = (self.env.full_observation_spec, self.env.full_done_spec, self.env.full_reward_spec)
-        keys = [unravel_key_list([key])[0] for spec in specs for key in spec.keys(True, True)]
-        paths = [(key,) if isinstance(key, str) else tuple(key) for key in keys]
+        paths = [_path(unravel_key_list([key])[0]) for spec in specs for key in spec.keys(True, True)]
         return [path for path in paths if path[0] not in observed]
 
-    def _final_values(self, after: TensorDictBase) -> Tensor:
+    def _final_values(self, after: TensorDictBase, cut_off: Tensor) -> Tensor:
         """Return ``[B, 1]``, the values of the observations that ended episodes which were cut off; zero elsewhere."""
         values = torch.zeros_like(after["reward"])
-        cut_off = after[TRUNCATED].flatten().nonzero().flatten()
         if len(cut_off):
-            within = (after[TRUNCATED] & ~after["done"]).flatten()  # of others, it is what is observed next
-            if within.any():
-                if FINAL_OBSERVATION not in after.keys():
-                    raise UserError(
-                        f"env: {TRUNCATED} is true within a trial, but there is no {FINAL_OBSERVATION}; report what"
-                        f" ended the episode as ('{FINAL_OBSERVATION}', KEY), or a limit that is an end not as"
-                        f" {TRUNCATED}"
-                    )
-                after = after.copy()
-                after[OBSERVATION] = torch.where(within, after[FINAL_OBSERVATION], after[OBSERVATION])
-            inputs = self._policy_inputs(after)
-            if PREVIOUS_STEP in inputs.keys():
-                inputs[PREVIOUS_STEP] = as_if_the_episode_went_on(inputs[PREVIOUS_STEP])
-            inputs["episode_end"] = torch.zeros_like(inputs["episode_end"])
-            values[cut_off] = self.policy.next_values(inputs, cut_off).to(values.device)
+            values[cut_off] = self.policy.next_values(self._final_inputs(after), cut_off).to(values.device)
         return values
+
+    def _final_inputs(self, after: TensorDictBase) -> TensorDictBase:
+        """Return policy inputs ``[B]``, in which episodes that were cut off have not ended."""
+        within = (after[TRUNCATED] & ~after["done"]).flatten()  # of others, it is what is observed next
+        if within.any():
+            if FINAL_OBSERVATION not in after.keys():
+                raise UserError(
+                    f"env: {TRUNCATED} is true within a trial, but there is no {FINAL_OBSERVATION}; report what"
+                    f" ended the episode as ('{FINAL_OBSERVATION}', KEY), or a limit that is an end not as"
+                    f" {TRUNCATED}"
+                )
+            after = after.copy()
+            after[OBSERVATION] = torch.where(within, after[FINAL_OBSERVATION], after[OBSERVATION])
+        inputs = self._policy_inputs(after)
+        if PREVIOUS_STEP in inputs.keys():
+            inputs[PREVIOUS_STEP] = as_if_the_episode_went_on(inputs[PREVIOUS_STEP])
+        inputs["episode_end"] = torch.zeros_like(inputs["episode_end"])
+        return inputs
 
     def _policy_inputs(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return what the policy reads of a step ``[B]``, where it computes."""
@@ -151,3 +159,7 @@ class TrialCollector(Collector):
         # TorchRL counts the frames of workers by their trajectories, which are not told apart here.
         counted = TensorDict({"traj_ids": torch.zeros(n_envs, n_steps)}, [n_envs])
         return TensorDict({STEPS: steps, AFTER: after, "collector": counted}, [n_envs], device=device)
+
+
+def _path(key: NestedKey) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else tuple(key)

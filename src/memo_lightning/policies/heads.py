@@ -9,8 +9,9 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDictBase
 from tensordict.nn import NormalParamExtractor, TensorDictModule
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
+from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MaskedCategorical, ProbabilisticActor, TanhNormal, ValueOperator
 
 from memo_lightning.policies.action import ACTION_MASK, Action
@@ -29,16 +30,20 @@ class PolicyHeads(nn.Module, ABC):
 
     Attributes:
         actor: ``hidden [.., D]`` (and ``action_mask``) -> ``action`` and ``action_log_prob``.
+        action: as given.
         is_continuous: whether actions are vectors of numbers.
         out_keys: what :meth:`forward` adds, and a rollout holds.
+        has_critic: whether the heads say what a state is worth; where they do not, rollouts hold the observations
+            that episodes were cut off at instead of their values.
     """
 
     actor: ProbabilisticActor
     out_keys: ClassVar[tuple[str, ...]] = ("action", "action_log_prob")
+    has_critic: ClassVar[bool] = False
 
     def __init__(self, d_model: int, action: Action) -> None:
         super().__init__()
-        self.actor = build_actor(d_model, action)
+        self.actor, self.action = build_actor(d_model, action), action
         self.is_continuous = isinstance(action.space, spaces.Box)
 
     @abstractmethod
@@ -54,6 +59,7 @@ class ActorCriticHeads(PolicyHeads):
     """
 
     out_keys = ("action", "action_log_prob", "state_value")
+    has_critic = True
 
     def __init__(self, d_model: int, action: Action) -> None:
         super().__init__(d_model, action)
@@ -62,6 +68,43 @@ class ActorCriticHeads(PolicyHeads):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Choose actions, and say what they are worth."""
         return self.critic(self.actor(tensordict))
+
+
+class ExploringHeads(PolicyHeads):
+    """A policy head alone, which in training explores by actions drawn uniformly from those that are allowed.
+
+    For algorithms that learn from whatever was done: nothing is said about values or probabilities.
+
+    Attributes:
+        random_fraction: scalar, the probability of such an action; a buffer, so that it travels with the weights to
+            whatever process acts.
+    """
+
+    out_keys = ("action",)
+    random_fraction: Tensor
+
+    def __init__(self, d_model: int, action: Action) -> None:
+        super().__init__(d_model, action)
+        self.register_buffer("random_fraction", torch.zeros(()))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Choose actions."""
+        chosen = self.actor(tensordict)
+        if self.training and self.random_fraction > 0 and exploration_type() is ExplorationType.RANDOM:
+            action = chosen.get("action")
+            at_random = torch.rand(chosen.batch_size, device=action.device) < self.random_fraction
+            drawn = self._draw(chosen.batch_size, tensordict.get(ACTION_MASK, None)).to(action.device)
+            shape = (*at_random.shape, *[1] * (action.ndim - at_random.ndim))
+            chosen.set("action", torch.where(at_random.view(shape), drawn.to(action.dtype), action))
+        return chosen
+
+    def _draw(self, batch_size: torch.Size, mask: Tensor | None) -> Tensor:
+        """Return actions drawn uniformly, as stored."""
+        if mask is None:
+            return self.action.spec(batch_size).rand()
+        parts = mask.float().split(self.action.n_values, -1)
+        drawn = torch.stack([Categorical(probs=part).sample() for part in parts], -1)
+        return drawn if self.action.shape else drawn.squeeze(-1)
 
 
 def build_actor(d_model: int, action: Action) -> ProbabilisticActor:

@@ -47,6 +47,11 @@ class MultiCategorical(Distribution):
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
     @property
+    def probs(self) -> Tensor:
+        """The probability of every value, ``[*batch, sum(n_values)]``, the first component first."""
+        return torch.cat([part.probs for part in self._parts], -1)
+
+    @property
     def mode(self) -> Tensor:
         """The most likely values ``[*batch, k]``."""
         return torch.stack([part.logits.argmax(-1) for part in self.parts], -1)

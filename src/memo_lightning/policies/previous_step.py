@@ -31,7 +31,7 @@ def encode_previous_step(
         episode_end: bool ``[*batch, 1]``.
         with_reward: whether the reward is among them.
     """
-    parts = [_encode(action, taken), *([reward] if with_reward else []), episode_end]
+    parts = [encode_action(action, taken), *([reward] if with_reward else []), episode_end]
     return torch.cat([part.to(torch.float32) for part in parts], -1)
 
 
@@ -40,7 +40,13 @@ def as_if_the_episode_went_on(previous_step: Tensor) -> Tensor:
     return torch.cat([previous_step[..., :-1], torch.zeros_like(previous_step[..., -1:])], -1)
 
 
-def _encode(action: Action, taken: Tensor) -> Tensor:
+def encode_action(action: Action, taken: Tensor) -> Tensor:
+    """Return actions as vectors ``[*batch, A]``: one-hot, one after another, where they are discrete.
+
+    Args:
+        action: the kind of action.
+        taken: actions as stored, ``[*batch]`` or ``[*batch, k]``.
+    """
     sizes = action.n_values
     if not sizes:
         return taken

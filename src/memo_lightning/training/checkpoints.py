@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from memo_lightning.algorithms import Algorithm
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
@@ -31,6 +32,27 @@ def check_same_architecture(
     """
     changed = _changed_settings(checkpoint["config"], config)
     check_architecture(policy_weights(checkpoint), _weights_with(policy, sequence_model), changed)
+
+
+def check_same_algorithm(checkpoint: Mapping[str, Any], config: Mapping[str, Any], algorithm: Algorithm) -> None:
+    """Check that what an algorithm has learned for itself fits settings that may have been changed since.
+
+    Args:
+        checkpoint: as :func:`~memo_lightning.policies.checkpoint.read_checkpoint` returns it.
+        config: the run's resolved configuration.
+        algorithm: the algorithm, prepared for a policy.
+
+    Raises:
+        UserError: if critics or other weights do not fit; the message names the settings that differ.
+    """
+    prefix, trained = "algorithm.", checkpoint["config"]["algorithm"]
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    changed = [
+        f"algorithm.{key}={value!r} (checkpoint: {trained.get(key)!r})"
+        for key, value in config["algorithm"].items()
+        if value != trained.get(key)
+    ]
+    check_architecture(weights, algorithm.state_dict(), changed)
 
 
 def start_from(

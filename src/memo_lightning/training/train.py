@@ -26,7 +26,7 @@ from memo_lightning.policies.loading import find_checkpoint
 from memo_lightning.processes import end_with_parent, refuse_to_start_in_worker
 from memo_lightning.tracking import code_tags, describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
-from memo_lightning.training.checkpoints import check_same_architecture, start_from
+from memo_lightning.training.checkpoints import check_same_algorithm, check_same_architecture, start_from
 from memo_lightning.training.launchers import started_by_lightning, started_by_the_run
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.training.parts import build_parts
@@ -99,6 +99,9 @@ def _train(
         check_same_architecture(checkpoint, plain_config, policy, model)
     origin = _start_from(plain_config, policy, model) if config.checkpoint and not checkpoint else None
     algorithm.prepare_policy(policy, data)
+    if checkpoint:
+        check_same_algorithm(checkpoint, plain_config, algorithm)
+        algorithm.load_progress(checkpoint["algorithm"])
     learner = PolicyLearner(policy, algorithm, plain_config, parts.spec)
     all_callbacks = [*(build(callback) for callback in config.callbacks.values() if callback), *callbacks]
     if parts.baseline:
@@ -107,10 +110,11 @@ def _train(
     trainer = build_trainer(config, all_callbacks, checkpoint_io)
     if trainer.is_global_zero and not checkpoint:
         check_run_dir(run_dir)
+    stored = algorithm.plan_storage(policy, data, run_dir, trainer.world_size, is_resumed=checkpoint is not None)
     with claimed_run_dir(run_dir) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             _begin_run(config, trainer, plain_config, checkpoint)
-            for remark in [*([origin] if origin else []), *parts.remarks]:
+            for remark in [*([origin] if origin else []), *parts.remarks, *stored]:
                 print(remark, file=sys.stderr)
             n_frames = checkpoint["frames"] if checkpoint else 0
             per_rollout = data.frames_per_rollout * trainer.world_size
@@ -239,6 +243,6 @@ def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, An
 
 def _silence_libraries() -> None:
     """Keep the libraries' remarks that are no concern of the user's off the terminal."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "torchrl"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*|torchrl.*|tensordict.*|mlflow.*")

@@ -1,0 +1,58 @@
+"""Running statistics of value targets, one pair for every discount (PopArt: van Hasselt et al. 2016, arXiv 1602.07714).
+
+TorchRL's ``PopArtValueNorm`` keeps such statistics, but does not rescale what predicts the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class PopArt(nn.Module):
+    """Mean and deviation of targets, of the first updates all alike, later of about the last ``1 / rate``.
+
+    Args:
+        n_discounts: G.
+        rate: weight of the newest targets.
+
+    Attributes:
+        mean: ``[G]``.
+        deviation: ``[G]``.
+    """
+
+    mean: Tensor
+    mean_square: Tensor
+    n_updates: Tensor
+    _LEAST = 1e-4  # deviation
+
+    def __init__(self, n_discounts: int, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(n_discounts))
+        self.register_buffer("mean_square", torch.ones(n_discounts))
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation."""
+        return (self.mean_square - self.mean.square()).clamp(min=self._LEAST**2).sqrt()
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """Return values ``[.., G]`` in units of the statistics."""
+        return (values - self.mean) / self.deviation
+
+    def denormalize(self, values: Tensor) -> Tensor:
+        """Return normalised values ``[.., G]`` in units of rewards."""
+        return values * self.deviation + self.mean
+
+    @torch.no_grad()
+    def update(self, targets: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Take targets ``[N, G]`` of this rank, and those of the others, into the statistics."""
+        self.n_updates += 1
+        rate = max(self.rate, 1.0 / int(self.n_updates))
+        moments = over_ranks(torch.stack([targets.mean(0), targets.square().mean(0)]))
+        self.mean.lerp_(moments[0], rate)
+        self.mean_square.lerp_(moments[1], rate)

@@ -1,0 +1,288 @@
+"""A replay of whole trials on disk: TorchRL's buffer, whose need of disk is known before, and which resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage, ReplayBuffer, RoundRobinWriter
+from torchrl.data.replay_buffers.samplers import RandomSampler
+
+from memo_lightning.data.overwritten import Overwritten
+from memo_lightning.data.prioritized import PrioritizedTrials
+from memo_lightning.data.trial_cutting import VALID
+from memo_lightning.errors import TrainingStopped, UserError, require
+
+Sampling = Literal["uniform", "prioritized"]
+_FORMAT = 1  # of the folder
+_DESCRIPTION = "replay.json"
+_FIELD = "algorithm.replay"
+
+
+@dataclass(frozen=True)
+class SampledTrials:
+    """A batch of trials.
+
+    Attributes:
+        trials: ``[n, t + 1]`` as :func:`~memo_lightning.data.trial_cutting.cut_into_trials` makes them, t the steps of
+            the longest.
+        index: which they are, ``[n]``.
+        weight: how much each counts, ``[n]``.
+    """
+
+    trials: TensorDictBase
+    index: Tensor
+    weight: Tensor
+
+
+class TrialReplay:
+    """Holds the newest trials, padded to one length, each from its first step: any memory can be computed from them.
+
+    Trials lie in files that are mapped into memory, so a replay may be larger than memory. Its disk is reserved before
+    training begins. :meth:`progress` is what a resumed run must know beside the files; trials that were overwritten
+    since the last checkpoint are kept until the next one.
+
+    Args:
+        capacity_trials: trials to hold at most.
+        capacity_bytes: bytes on disk to take at most; None for what the trials need.
+        trial_length: steps T of the longest trial.
+        batch_size: trials of a batch.
+        sampling: ``uniform``, or ``prioritized`` by the error of a trial (Schaul et al. 2016, arXiv 1511.05952).
+        alpha: how much priorities count, where there are any: 0 is uniform.
+        beta: how much of the bias that priorities bring is corrected by weights.
+        folder: where to keep it; None for the folder of the run.
+
+    Attributes:
+        capacity: trials that fit.
+        n_added: trials that were added so far.
+
+    Raises:
+        UserError: if a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity_trials: int,
+        capacity_bytes: int | None,
+        trial_length: int,
+        batch_size: int,
+        sampling: Sampling,
+        alpha: float,
+        beta: float,
+        folder: str | None,
+    ) -> None:
+        for name, count in {"trial_length": trial_length, "batch_size": batch_size}.items():
+            require(count >= 1, f"{_FIELD}.{name}", count, "at least 1")
+        allowed = f"at least {_FIELD}.batch_size={batch_size}"
+        require(capacity_trials >= batch_size, f"{_FIELD}.capacity_trials", capacity_trials, allowed)
+        fits = capacity_bytes is None or (isinstance(capacity_bytes, int) and capacity_bytes >= 1)
+        require(fits, f"{_FIELD}.capacity_bytes", capacity_bytes, "at least 1, or null")
+        kinds = get_args(Sampling)
+        require(sampling in kinds, f"{_FIELD}.sampling", sampling, f"one of {', '.join(kinds)}")
+        for name, value in {"alpha": alpha, "beta": beta}.items():
+            require(0 <= value <= 1, f"{_FIELD}.{name}", value, "between 0 and 1")
+        self.capacity, self.capacity_bytes = capacity_trials, capacity_bytes
+        self.trial_length, self.batch_size = trial_length, batch_size
+        self.sampling, self.alpha, self.beta = sampling, alpha, beta
+        self.folder = Path(folder) if folder else None
+        self.n_added = 0
+        self._restored: list[dict[str, Any]] = []  # the progress of every rank
+
+    def plan(self, trial: TensorDictBase, root: Path, n_processes: int, *, is_resumed: bool) -> str:
+        """Check that the replay fits its disk, before anything is written; return in words what it takes.
+
+        Of a run that is resumed, :meth:`load_progress` comes first.
+
+        Args:
+            trial: one trial ``[T + 1]``, whose values do not matter.
+            root: where to keep it if there is no other folder.
+            n_processes: how many processes keep one of this size there.
+            is_resumed: whether the run has been there before.
+
+        Raises:
+            UserError: if a batch is larger than what fits, the disk is too small, the folder is not the run's own, or
+                the run had another number of processes.
+        """
+        root, each = self.folder or root, _nbytes(trial)
+        if self.capacity_bytes is not None:
+            self.capacity = min(self.capacity, self.capacity_bytes // each)
+            least = f"at least {self.batch_size * each}, the bytes of {_FIELD}.batch_size={self.batch_size} trials"
+            require(self.capacity >= self.batch_size, f"{_FIELD}.capacity_bytes", self.capacity_bytes, least)
+        needed = self.capacity * each * n_processes
+        if is_resumed:
+            if self._restored:  # else the run was stopped before its first trial
+                self._check_description(root / "rank0", trial)
+                allowed = f"such that there are {len(self._restored)} processes, as each has a replay of its own"
+                require(n_processes == len(self._restored), "trainer.devices", n_processes, allowed)
+        elif root.exists() and any(root.iterdir()):
+            raise UserError(f"{_FIELD}.folder={root}: must be empty or new, or that of the run named by resume=")
+        else:
+            free = shutil.disk_usage(next(p for p in (root, *root.absolute().parents) if p.is_dir())).free
+            if needed > free:
+                raise UserError(
+                    f"{_FIELD}.capacity_trials={self.capacity}: takes {_in_words(needed)} on disk, where {root} has "
+                    f"{_in_words(free)}; must be at most {free // (each * n_processes)}"
+                )
+        whose = f" for each of {n_processes} processes" if n_processes > 1 else ""
+        return f"replay: up to {self.capacity:,} trials{whose}, {_in_words(needed)} on disk in {root}"
+
+    def open(self, trial: TensorDictBase, root: Path, rank: int) -> None:
+        """Reserve the disk, or find the trials again.
+
+        Args:
+            trial: as for :meth:`plan`.
+            root: where to keep it if there is no other folder, the same on all ranks.
+            rank: of this process, whose trials are its own.
+
+        Raises:
+            UserError: if the folder holds trials of another kind.
+            TrainingStopped: if the disk is full by now.
+        """
+        folder = (self.folder or root) / f"rank{rank}"
+        self._keys = _keys(trial)
+        storage = LazyMemmapStorage(self.capacity, scratch_dir=folder / "trials", existsok=True)
+        writer = RoundRobinWriter()
+        self._overwritten = Overwritten(folder / "overwritten")
+        own = self._restored[rank] if self._restored else None
+        if own is None:
+            try:
+                storage._init(self._stored(trial))
+                _reserve(folder)
+                (folder / _DESCRIPTION).write_text(json.dumps(self._describe(trial), indent=2) + "\n")
+            except OSError as error:
+                raise TrainingStopped(f"{folder}: the replay cannot be kept there ({error.strerror})") from None
+        else:
+            # TorchRL restores a storage from what it has dumped, which would be a copy of all trials.
+            self._check_description(folder, trial)
+            storage._storage, storage.initialized = TensorDict.load_memmap(folder / "trials"), True
+            self.n_added = own["n_added"]
+            storage._len, writer._cursor = len(self), self.n_added % self.capacity
+            self._overwritten.put_back(storage._storage, self.n_added)
+        self._trials: TensorDictBase = storage._storage
+        self._priorities: PrioritizedTrials | None = None
+        if self.sampling == "prioritized":
+            self._priorities = PrioritizedTrials(self.capacity, self.alpha, self.beta)
+            if own is not None and "priorities" in own:  # else it was sampled uniformly so far
+                self._priorities.load_state_dict(own["priorities"])
+            elif len(self):
+                self._priorities.extend(torch.arange(len(self)))
+        sampler = self._priorities or RandomSampler()
+        self._buffer = ReplayBuffer(storage=storage, sampler=sampler, writer=writer, batch_size=self.batch_size)
+
+    def __len__(self) -> int:
+        """Return how many trials are held."""
+        return min(self.n_added, self.capacity)
+
+    def extend(self, trials: TensorDictBase) -> None:
+        """Add trials ``[n, T + 1]``, in place of the oldest.
+
+        Raises:
+            TrainingStopped: if the disk is full.
+        """
+        for first in range(0, len(trials), self.capacity):
+            some = trials[first : first + self.capacity].cpu()
+            numbers = torch.arange(self.n_added, self.n_added + len(some))
+            try:
+                self._overwritten.keep(self._trials, numbers[numbers >= self.capacity] % self.capacity, self.n_added)
+            except OSError as error:
+                reason = f"{self._overwritten.folder}: trials of the replay cannot be written ({error.strerror})"
+                raise TrainingStopped(reason) from None
+            self._buffer.extend(self._stored(some))
+            self.n_added += len(some)
+
+    def sample(self) -> SampledTrials:
+        """Return a batch, drawn with replacement from the global random streams."""
+        stored, info = self._buffer.sample(return_info=True)
+        trials = TensorDict({}, stored.batch_size)
+        for number, key in enumerate(self._keys):
+            trials.set(key, stored.get(str(number)))
+        longest = int(trials.get(VALID).sum(1).max())
+        weight = info.get("priority_weight", torch.ones(len(trials)))
+        return SampledTrials(trials[:, : longest + 1], info["index"], weight / weight.max())
+
+    def set_errors(self, index: Tensor, errors: Tensor) -> None:
+        """Note the errors ``[n]`` of the trials ``index [n]``, by which they are sampled from now on."""
+        if self._priorities is not None:
+            self._buffer.update_priority(index, errors.cpu())
+
+    def progress(self) -> list[dict[str, Any]]:
+        """Return what every rank must know to resume; all ranks must call it."""
+        if not hasattr(self, "_buffer"):
+            return self._restored
+        own: dict[str, Any] = {"n_added": self.n_added}
+        if self._priorities is not None:
+            own["priorities"] = self._priorities.state_dict()
+        if not torch.distributed.is_initialized():
+            return [own]
+        of_all: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(of_all, own)
+        return of_all
+
+    def load_progress(self, progress: list[dict[str, Any]]) -> None:
+        """Restore it with the next :meth:`open`."""
+        self._restored = progress
+
+    def checkpoint_saved(self) -> None:
+        """Drop what only an older checkpoint would need."""
+        if hasattr(self, "_buffer"):
+            self._overwritten.forget()
+
+    def _stored(self, trials: TensorDictBase) -> TensorDict:
+        """Return trials under numbers: files are named after them, and keys are whatever the user calls them."""
+        values = {str(number): trials.get(key) for number, key in enumerate(self._keys)}
+        return TensorDict(values, trials.batch_size)
+
+    def _describe(self, trial: TensorDictBase) -> dict[str, Any]:
+        layout = [[str(key), str(trial.get(key).dtype), *trial.get(key).shape] for key in _keys(trial)]
+        return {"format": _FORMAT, "capacity": self.capacity, "trial": layout}
+
+    def _check_description(self, folder: Path, trial: TensorDictBase) -> None:
+        """Raise :class:`UserError` unless the folder holds a replay like this one."""
+        try:
+            found = json.loads((folder / _DESCRIPTION).read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{folder}: holds no replay, without which the run cannot be resumed") from None
+        wanted = json.loads(json.dumps(self._describe(trial)))
+        if found.get("format") != _FORMAT:
+            raise UserError(f"{folder}: the replay has format {found.get('format')!r}: must be {_FORMAT}")
+        if found["capacity"] != self.capacity:
+            raise UserError(f"{folder}: the replay has room for {found['capacity']} trials: must be {self.capacity}")
+        for field in wanted["trial"]:
+            if field not in found["trial"]:
+                raise UserError(
+                    f"{folder}: the replay is of another environment or policy: it has no {field[0]} like it"
+                )
+        if len(found["trial"]) != len(wanted["trial"]):
+            raise UserError(f"{folder}: the replay is of another environment or policy: it holds more than is needed")
+
+
+def _keys(trial: TensorDictBase) -> list[NestedKey]:
+    return sorted(trial.keys(True, True), key=str)
+
+
+def _nbytes(trial: TensorDictBase) -> int:
+    return sum(value.numel() * value.element_size() for value in trial.values(True, True))
+
+
+def _reserve(folder: Path) -> None:
+    """Take the disk that the files will need now: a mapped file that finds it full later would kill the process."""
+    for path in folder.rglob("*.memmap"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _in_words(n_bytes: int) -> str:
+    value, unit = float(n_bytes), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
