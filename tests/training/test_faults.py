@@ -6,6 +6,7 @@ Of processes, see also tests/training/test_launchers.py and tests/data/test_work
 import contextlib
 import json
 import math
+import os
 import resource
 import signal
 import sys
@@ -173,6 +174,7 @@ def mlflow_server(store, monkeypatch):
         yield f"http://127.0.0.1:{server.server_port}", end
     finally:
         end()
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # the server makes its own store that of the process
 
 
 def test_an_mlflow_server_that_goes_away_loses_nothing(module, in_tmp_dir, monkeypatch, capsys):
