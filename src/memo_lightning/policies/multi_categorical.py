@@ -49,7 +49,7 @@ class MultiCategorical(Distribution):
     @property
     def probs(self) -> Tensor:
         """The probability of every value, ``[*batch, sum(n_values)]``, the first component first."""
-        return torch.cat([part.probs for part in self._parts], -1)
+        return torch.cat([part.probs for part in self.parts], -1)
 
     @property
     def mode(self) -> Tensor:
