@@ -7,8 +7,8 @@ import time
 
 import pytest
 import torch
-from reencoding import forward_with_reencoding
 
+from memo_lightning.benchmarks.reencoding import forward_with_reencoding
 from memo_lightning.models import MemoTransformer
 from tiny import MEMO_SIZES
 
