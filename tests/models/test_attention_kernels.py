@@ -79,6 +79,16 @@ def test_a_part_equals_flex_attention_with_its_log_sum_exp(kernel, is_causal):
     torch.testing.assert_close(part.log_sum, aux.lse, atol=1e-5, rtol=1e-5)
 
 
+def test_plain_products_are_not_made_coarse_by_autocast():
+    queries, keys, values, *_ = (tensor.detach() for tensor in inputs(16, 1, torch.bfloat16))
+    expected = MathKernel().forward(queries, keys, values, is_causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = MathKernel().forward(queries, keys, values, is_causal=True)
+    assert found.log_sum.dtype == torch.float32
+    assert torch.equal(found.log_sum, expected.log_sum)
+    assert torch.equal(found.output, expected.output)
+
+
 def test_a_log_sum_exp_may_be_padded():
     class Padded(MathKernel):
         """Pads as the memory-efficient operator does: by infinity."""

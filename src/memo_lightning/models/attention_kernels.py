@@ -226,30 +226,32 @@ class EfficientKernel:
 class MathKernel:
     """Attention by plain matrix products, on every device: the reference, and what is left where nothing else is.
 
-    Keeps all scores of a part while it computes.
+    Computes in float32 at least, also under autocast, and keeps all scores of a part while it does.
     """
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool) -> Part:
         """See :meth:`Kernel.forward`."""
-        scores = self._scores(queries, keys, is_causal)
-        log_sum = scores.logsumexp(-1)
-        output = (scores - log_sum.unsqueeze(-1)).exp_() @ values.to(scores.dtype)
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = self._scores(queries, keys, is_causal)
+            log_sum = scores.logsumexp(-1)
+            output = (scores - log_sum.unsqueeze(-1)).exp_() @ values.to(scores.dtype)
         return Part(output.to(queries.dtype), log_sum)
 
     def backward(
         self, gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor, whole: Part, is_causal: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Kernel.backward`."""
-        scores = self._scores(queries, keys, is_causal)
-        weights = (scores - whole.log_sum.unsqueeze(-1)).exp_()
-        wide = gradient.to(scores.dtype)
-        shared = (wide * whole.output).sum(-1, keepdim=True)
-        of_scores = weights * (wide @ values.to(scores.dtype).mT - shared) * queries.shape[-1] ** -0.5
-        return (
-            (of_scores @ keys.to(scores.dtype)).to(queries.dtype),
-            (of_scores.mT @ queries.to(scores.dtype)).to(keys.dtype),
-            (weights.mT @ wide).to(values.dtype),
-        )
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = self._scores(queries, keys, is_causal)
+            weights = (scores - whole.log_sum.unsqueeze(-1)).exp_()
+            wide = gradient.to(scores.dtype)
+            shared = (wide * whole.output).sum(-1, keepdim=True)
+            of_scores = weights * (wide @ values.to(scores.dtype).mT - shared) * queries.shape[-1] ** -0.5
+            return (
+                (of_scores @ keys.to(scores.dtype)).to(queries.dtype),
+                (of_scores.mT @ queries.to(scores.dtype)).to(keys.dtype),
+                (weights.mT @ wide).to(values.dtype),
+            )
 
     @staticmethod
     def _scores(queries: Tensor, keys: Tensor, is_causal: bool) -> Tensor:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from memo_lightning import __version__
 from memo_lightning.benchmarks.gpu.aims import aims
 from memo_lightning.benchmarks.gpu.measure import Settings
 from memo_lightning.benchmarks.gpu.plan import plan
+from memo_lightning.benchmarks.gpu.system import system
 from memo_lightning.benchmarks.gpu.worker import Worker
 from memo_lightning.errors import FAILED, INTERRUPTED, USAGE_ERROR
 from memo_lightning.files import write_atomically
 
 _LEAST_SECONDS = 3.0  # with less time left no measurement begins
-_PACKAGES = ("torch", "triton", "tensordict", "torchrl", "gymnasium", "lightning", "hydra-core", "mlflow", "ray")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"--out {options.out}: must be writable ({error.strerror})", file=sys.stderr)
         return USAGE_ERROR
     settings = Settings(options.device, tiny=options.tiny, peak_tflops=options.peak_tflops)
-    report: dict[str, Any] = {"system": system(settings), "tiny": settings.tiny, "aims": [], "results": {}}
+    report: dict[str, Any] = {"system": system(), "tiny": settings.tiny, "aims": [], "results": {}}
     try:
         _take_all(settings, report, options)
     except KeyboardInterrupt:
@@ -84,27 +80,6 @@ def _take_all(settings: Settings, report: dict[str, Any], options: argparse.Name
             print(f"[{number}/{len(measures)}] {measure.name}: {_in_words(result)}", file=sys.stderr, flush=True)
     finally:
         worker.stop()
-
-
-def system(settings: Settings) -> dict[str, Any]:
-    """Return what the measurements were taken with."""
-    found: dict[str, Any] = {"memo-lightning": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    found["cores"] = os.cpu_count()
-    if settings.device == "cuda":
-        card = torch.cuda.get_device_properties(0)
-        found |= {
-            "card": card.name,
-            "card_bytes": card.total_memory,
-            "compute_capability": f"{card.major}.{card.minor}",
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return found
 
 
 def _in_words(result: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memo_lightning.benchmarks.gpu import acting, correctness, navigation, training, updates
 from memo_lightning.benchmarks.gpu.measure import Measure, Settings
 from memo_lightning.benchmarks.gpu.memories import NAMES, QUICK, TINY, WIDTH_256, WIDTH_768
+from memo_lightning.benchmarks.gpu.system import card
 
 COLLECTORS = ("single", "multi_sync", "multi_async", "ray")
 _POLICY_NEEDS = ("torchrl", "gymnasium")
@@ -15,7 +16,7 @@ _POLICY_NEEDS = ("torchrl", "gymnasium")
 def plan(settings: Settings) -> list[Measure]:
     """Return all measurements."""
     parts = (_correctness, _updates, _acting, _navigation, _training, _profiles)
-    return [measure for part in parts for measure in part(settings)]
+    return [Measure("card", card), *(measure for part in parts for measure in part(settings))]
 
 
 def _correctness(settings: Settings) -> Iterator[Measure]:
@@ -58,7 +59,6 @@ def _navigation(settings: Settings) -> Iterator[Measure]:
     for name, n_rows, chunk_steps in (
         ("images_in_chunks", rows, chunk),
         ("images_of_half_the_sequences", rows // 2, None),  # two minibatches, as experiment=ext_objnav has
-        ("images_at_once", rows, None),
     ):
         arguments = (sizes, n_rows, steps, chunk_steps)
         yield Measure(f"navigation/{name}", navigation.measure_images, arguments, _POLICY_NEEDS)
