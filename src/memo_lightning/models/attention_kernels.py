@@ -19,6 +19,7 @@ from torch import Tensor
 
 Operator = Callable[..., Any]
 
+_HALF = (torch.bfloat16, torch.float16)
 _FLASH = "_scaled_dot_product_flash_attention"
 _EFFICIENT = "_scaled_dot_product_efficient_attention"
 _ATTENTION = ("query", "key", "value")
@@ -73,19 +74,31 @@ def kernel_for(queries: Tensor) -> Kernel:
 def _choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
     """Return the kernel for these inputs.
 
-    The bounds are those of torch's own choice (``sdp_utils.cpp`` in its source): flash wants bfloat16 or float16, heads
-    in multiples of 8 up to 256 wide and compute capability 8.0; the memory-efficient operator wants rows of 16 bytes.
+    The memory-efficient operator wants rows of 16 bytes.
     """
     kernel: Kernel | None = None
     if device.type == "cpu":
         kernel = CPUFlashKernel.found()
     elif device.type == "cuda":
-        is_half = dtype in (torch.bfloat16, torch.float16)
-        if is_half and head_dim % 8 == 0 and head_dim <= 256 and _compute_capability(device) >= (8, 0):
+        if _flash_serves(device, dtype, head_dim):
             kernel = FlashKernel.found()
-        if kernel is None and (is_half or dtype == torch.float32) and head_dim * dtype.itemsize % 16 == 0:
+        if kernel is None and dtype in (*_HALF, torch.float32) and head_dim * dtype.itemsize % 16 == 0:
             kernel = EfficientKernel.found()
     return MathKernel() if kernel is None else kernel
+
+
+def flash_serves(queries: Tensor) -> bool:
+    """Return whether torch's flash kernels on CUDA are made for ``queries [B, H, t, d]``.
+
+    The bounds are those of torch's own choice (``sdp_utils.cpp`` in its source): bfloat16 or float16, heads in
+    multiples of 8 up to 256 wide, and compute capability 8.0.
+    """
+    return _flash_serves(queries.device, queries.dtype, queries.shape[-1])
+
+
+def _flash_serves(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    fits = device.type == "cuda" and dtype in _HALF and head_dim % 8 == 0 and head_dim <= 256
+    return fits and _compute_capability(device) >= (8, 0)
 
 
 def _compute_capability(device: torch.device) -> tuple[int, int]:
