@@ -56,9 +56,8 @@ class SequenceContext:
             end = min(start + _QUERY_CHUNK, queries.shape[2])
             stretch = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
             steps = torch.arange(first_key, end, device=queries.device)  # of the keys
-            is_seen = (steps >= first_seen[:, start:end, None]) & (
-                steps <= steps[start - first_key :, None]
-            )  # (B or 1, t, k)
+            is_seen = steps >= first_seen[:, start:end, None]  # (B or 1, t, k)
+            is_seen = is_seen & (steps <= steps[start - first_key :, None])
             if sink is not None:
                 is_seen = F.pad(is_seen, (1, 0), value=True)
             outputs.append(causal_attention(queries[:, :, start:end], *stretch, is_seen.unsqueeze(1)))

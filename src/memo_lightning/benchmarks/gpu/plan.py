@@ -75,8 +75,10 @@ def _training(settings: Settings) -> Iterator[Measure]:
 
 
 def _profiles(settings: Settings) -> Iterator[Measure]:
-    """Yield where the time goes; last, as a profiler that does not work here can hang."""
+    """Yield where the time goes, and what compiling changes; last, as what does not work here can take long."""
     used, rows, steps = (TINY, 2, 32) if settings.tiny else (WIDTH_768, 4, 4096)
+    compiled = (used, 5 * rows, steps, True)
+    yield Measure("compiled/utilisation_width_768", updates.measure_utilisation, compiled, ("triton",), seconds=90.0)
     yield Measure("profile/update_width_768", updates.profile_update, (used, rows, steps))
     quick, n_envs = (TINY, 3) if settings.tiny else (QUICK, 128)
     yield Measure("profile/policy_width_64", acting.measure_policy, (quick, n_envs, True), _POLICY_NEEDS)

@@ -13,6 +13,7 @@ from memo_lightning.benchmarks.gpu.memories import Sizes, build
 from memo_lightning.benchmarks.gpu.profile import slowest_operators
 from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.models.flops import count_flops
 
 _N_TURNS = 3
@@ -81,16 +82,26 @@ def _peak_of_update(
     return peak.read()
 
 
-def measure_utilisation(settings: Settings, sizes: Sizes, rows: int, n_steps: int) -> dict[str, Any]:
+def measure_utilisation(
+    settings: Settings, sizes: Sizes, rows: int, n_steps: int, compiled: bool = False
+) -> dict[str, Any]:
     """Compare the model FLOPs per second of a Memo update in bfloat16 with what the card can do.
 
-    Model FLOPs are three times those of the forward pass: what a backward pass computes again does not count.
+    Model FLOPs are three times those of the forward pass: what a backward pass computes again does not count. Where
+    ``compiled``, the gated MLPs are, as by ``memo train compile=true``.
 
     Returns:
         ``model_tflops`` per second; ``of_data_sheet`` and ``of_matrix_product``, in proportion to the card's data sheet
         and to a large matrix product on it; ``seconds_of_update`` and ``rows``.
     """
+    if compiled and settings.device != "cuda":
+        raise SkippedError("compiling takes its time, and shows nothing on the CPU")
     model = build("memo", sizes).to(settings.device).train()
+    one = settings.inputs(1, n_steps, sizes.d_model)
+    with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:
+        model(one, segment_length=model.segment_length)
+    if compiled:
+        compile_feed_forwards(model)
 
     def measure(rows: int) -> dict[str, Any]:
         x = settings.inputs(rows, n_steps, sizes.d_model)
@@ -100,9 +111,7 @@ def measure_utilisation(settings: Settings, sizes: Sizes, rows: int, n_steps: in
             for _ in range(_N_TURNS)
         ]
         seconds = statistics.median(times)
-        with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:
-            model(x, segment_length=model.segment_length)
-        tflops, product = 3 * count.flops / seconds / 1e12, _matrix_product_tflops(settings)
+        tflops, product = 3 * rows * count.flops / seconds / 1e12, _matrix_product_tflops(settings)
         peak = settings.peak_tflops or _data_sheet_tflops(settings)
         return {
             "rows": rows,
