@@ -30,8 +30,13 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest, so that at the end all workers have something left to do.
 
-    Slow tests run whole commands, whose parts others cover: they are not slowed down further by coverage.
+    Slow tests run whole commands, whose parts others cover: they are not slowed down further by coverage. Those that
+    need a CUDA device are skipped where there is none.
     """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     slow = [item for item in items if item.get_closest_marker("slow")]
     for item in slow:
         item.add_marker("no_cover")

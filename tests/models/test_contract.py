@@ -291,9 +291,8 @@ def test_a_budget_for_a_memory_of_constant_size_is_refused(name):
     assert model.memory_budget is None
 
 
+@pytest.mark.cuda
 def test_cuda_matches_cpu(model):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     is_init = staggered_resets()
     x = torch.randn(*is_init.shape, D)
     expected = model(x, is_init)

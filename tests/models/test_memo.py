@@ -7,8 +7,8 @@ import time
 
 import pytest
 import torch
-from reencoding import forward_with_reencoding
 
+from memo_lightning.benchmarks.reencoding import forward_with_reencoding
 from memo_lightning.models import MemoTransformer
 from tiny import MEMO_SIZES
 
@@ -254,9 +254,8 @@ def test_memory_is_one_summary_per_segment_and_the_open_segment():
     assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 7 * 8  # counters and maker
 
 
+@pytest.mark.cuda
 def test_cuda_matches_cpu():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     model = small_model()
     x = torch.randn(4, 33, 16)
     expected = model(x)

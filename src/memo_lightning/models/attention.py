@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from memo_lightning.models.projection import projection
 from memo_lightning.models.rotary import rotate
@@ -89,7 +90,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     length, context_length = queries.shape[2], keys.shape[2]
     is_causal = mask is None and length == context_length > 1
     if mask is None and 1 < length < context_length:
-        mask = causal_mask(length, context_length, queries)
+        # A dense mask keeps CUDA's flash kernel from being chosen.
+        is_cuda = queries.device.type == "cuda"
+        mask = causal_lower_right(length, context_length) if is_cuda else causal_mask(length, context_length, queries)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
 
 

@@ -11,16 +11,18 @@ import torch
 from torch._ops import OpOverloadPacket
 from torch.utils.flop_counter import FlopCounterMode
 
-_KINDS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-_FORWARD = [getattr(torch.ops.aten, f"_scaled_dot_product_{kind}") for kind in _KINDS]
-_BACKWARD = [getattr(torch.ops.aten, f"_scaled_dot_product_{kind}_backward") for kind in _KINDS]
-
+_ATTENTION = [
+    f"_scaled_dot_product_{kind}"
+    for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+]
+# Matrix products of a whole attention. The backward kernel computes scores again.
+_ATTENTION_PRODUCTS = dict.fromkeys(_ATTENTION, 2) | {f"{name}_backward": 5 for name in _ATTENTION}
 # Matrix products per weight matrix and time step
-_RECURRENT = {
-    torch.ops.aten.mkldnn_rnn_layer: 1,
-    torch.ops.aten.mkldnn_rnn_layer_backward: 2,
-    torch.ops.aten._cudnn_rnn: 1,
-    torch.ops.aten._cudnn_rnn_backward: 2,
+_RECURRENT_PRODUCTS = {
+    "mkldnn_rnn_layer": 1,
+    "mkldnn_rnn_layer_backward": 2,
+    "_cudnn_rnn": 1,
+    "_cudnn_rnn_backward": 2,
 }
 
 
@@ -45,9 +47,8 @@ def count_flops() -> Iterator[FlopCount]:
     counts all pairs of tokens for the attention kernels that it knows.
     """
     count = FlopCount()
-    matmuls = dict.fromkeys(_FORWARD, 2) | dict.fromkeys(_BACKWARD, 5)  # the backward kernel computes scores again
-    formulas = {op: _attention_formula(op, n) for op, n in matmuls.items()}
-    formulas |= {op: _recurrent_formula(op, n) for op, n in _RECURRENT.items()}
+    formulas = {op: _attention_formula(op, n) for op, n in _present(_ATTENTION_PRODUCTS).items()}
+    formulas |= {op: _recurrent_formula(op, n) for op, n in _present(_RECURRENT_PRODUCTS).items()}
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         formulas[torch.ops.mkldnn._linear_pointwise] = _by_name(torch.ops.mkldnn._linear_pointwise, _linear_flops)
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
@@ -55,6 +56,12 @@ def count_flops() -> Iterator[FlopCount]:
     count.flops = counter.get_total_flops()
     operations = {str(operation).removeprefix("aten.") for operation in counter.get_flop_counts()["Global"]}
     count.attention_kernels = sorted(name for name in operations if "attention" in name and "backward" not in name)
+
+
+def _present(numbers: Mapping[str, int]) -> dict[OpOverloadPacket, int]:
+    """Return the ``numbers`` of those operators that the installed torch has: they are private to it."""
+    operators = {name: getattr(torch.ops.aten, name, None) for name in numbers}
+    return {operator: numbers[name] for name, operator in operators.items() if operator is not None}
 
 
 def _attention_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[..., int]:

@@ -100,7 +100,7 @@ class FullContextTransformer(TransformerModel):
         if self.memory_budget is not None and self.memory_budget < len(steps):
             window = (steps - self.memory_budget + 1).clamp(min=0).unsqueeze(0)
             first_seen = window if first_seen is None else torch.maximum(first_seen, window)
-        return SequenceContext(self.transformer.sinks(dropped), first_seen)
+        return SequenceContext(self.transformer.sinks(dropped), first_seen, self.memory_budget)
 
     def init_state(self, batch_size: int) -> TensorDict:
         """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""

@@ -215,7 +215,7 @@ class CacheStepper:
         if bool((last_seen != last_seen[0]).any()):
             last_seen = last_seen.to(device, non_blocking=True)
             unseen = torch.arange(self._end, device=device) > last_seen[:, None, None, None]
-            hidden = torch.zeros(n_rows, 1, 1, self._end, device=device).masked_fill_(unseen, -torch.inf)
+            hidden = buffer.new_zeros(n_rows, 1, 1, self._end).masked_fill_(unseen, -torch.inf)
             self._hidden = hidden.expand(-1, n_heads, -1, -1).reshape(n_rows * n_heads, 1, self._end)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
+from memo_lightning.models.packed_attention import PackedTrials
 
 _QUERY_CHUNK = 512  # queries that share one explicit mask, the only part that is quadratic in memory
 
@@ -18,32 +19,46 @@ class SequenceContext:
         sinks: the layers' sink keys and values.
         first_seen: int64 ``[B, T]`` or ``[1, T]``, non-decreasing along T; all earlier tokens are seen when
             None.
+        window: the newest tokens that are seen, the current one included, where ``first_seen`` is bounded by that.
     """
 
-    def __init__(self, sinks: list[KeysValues | None], first_seen: Tensor | None = None) -> None:
-        self._sinks, self._first_seen = sinks, first_seen
-        self._chunk_starts: list[int] = []
-        if first_seen is not None:
-            self._chunk_starts = first_seen[:, ::_QUERY_CHUNK].amin(dim=0).tolist()
+    def __init__(
+        self, sinks: list[KeysValues | None], first_seen: Tensor | None = None, window: int | None = None
+    ) -> None:
+        self._sinks, self._first_seen, self._window = sinks, first_seen, window
+        self._chunk_starts: list[int] | None = None
+        self._packed: PackedTrials | None = None
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See :class:`~memo_lightning.models.attention.Context`."""
         sink = self._sinks[layer]
         if self._first_seen is not None:
-            outputs = []
-            for number, first_key in enumerate(self._chunk_starts):
-                start = number * _QUERY_CHUNK
-                end = min(start + _QUERY_CHUNK, queries.shape[2])
-                stretch = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
-                steps = torch.arange(first_key, end, device=queries.device)  # of the keys
-                first_seen = self._first_seen[:, start:end, None]
-                seen = (steps >= first_seen) & (steps <= steps[start - first_key :, None])  # (B or 1, t, k)
-                if sink is not None:
-                    seen = F.pad(seen, (1, 0), value=True)
-                outputs.append(causal_attention(queries[:, :, start:end], *stretch, seen.unsqueeze(1)))
-            return torch.cat(outputs, dim=2)
+            if sink is None and PackedTrials.serve(queries):
+                if self._packed is None:
+                    self._packed = PackedTrials(self._first_seen.expand(len(queries), -1), self._window)
+                return self._packed.attend(queries, keys, values)
+            return self._attend_in_chunks(self._first_seen, sink, queries, keys, values)
         keys, values = prepend_sink(sink, keys, values)
         if sink is None:
             return causal_attention(queries, keys, values)
         # A query for the sink, whose result is dropped, makes the mask square: the plain causal one.
         return causal_attention(F.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
+
+    def _attend_in_chunks(
+        self, first_seen: Tensor, sink: KeysValues | None, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """Return what the queries read, by masks that some of them share."""
+        if self._chunk_starts is None:
+            self._chunk_starts = first_seen[:, ::_QUERY_CHUNK].amin(dim=0).tolist()
+        outputs = []
+        for number, first_key in enumerate(self._chunk_starts):
+            start = number * _QUERY_CHUNK
+            end = min(start + _QUERY_CHUNK, queries.shape[2])
+            stretch = prepend_sink(sink, keys[:, :, first_key:end], values[:, :, first_key:end])
+            steps = torch.arange(first_key, end, device=queries.device)  # of the keys
+            is_seen = steps >= first_seen[:, start:end, None]  # (B or 1, t, k)
+            is_seen = is_seen & (steps <= steps[start - first_key :, None])
+            if sink is not None:
+                is_seen = F.pad(is_seen, (1, 0), value=True)
+            outputs.append(causal_attention(queries[:, :, start:end], *stretch, is_seen.unsqueeze(1)))
+        return torch.cat(outputs, dim=2)

@@ -1,0 +1,169 @@
+"""What updates cost: forward and backward of whole sequences."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from memo_lightning.benchmarks.gpu.measure import DTYPES, Precision, Settings, SkippedError
+from memo_lightning.benchmarks.gpu.memories import Sizes, build
+from memo_lightning.benchmarks.gpu.profile import slowest_operators
+from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
+from memo_lightning.models import SequenceModel
+from memo_lightning.models.feed_forward import compile_feed_forwards
+from memo_lightning.models.flops import count_flops
+
+_N_TURNS = 3
+_MATRIX_SIZE = 8192  # of the product that the card's speed is measured by
+T = TypeVar("T")
+
+# Dense bfloat16 TFLOP/s by NVIDIA's data sheets, by a part of torch's name for the card; the first that fits.
+_PEAK_TFLOPS = {
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H200": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+}
+
+
+def compare_updates(
+    settings: Settings, names: Sequence[str], sizes: Sizes, rows: int, n_steps: int, precision: Precision
+) -> dict[str, Any]:
+    """Measure updates of memories, which take turns; with fewer sequences where they do not all fit.
+
+    Returns:
+        ``rows`` and ``steps`` of an update; for each memory ``seconds`` (median) and ``peak_bytes`` beyond weights and
+        inputs; and how many times longer than the first each other one takes, as ``NAME / FIRST``.
+    """
+
+    def measure(rows: int) -> dict[str, Any]:
+        models = {name: build(name, sizes).to(settings.device).train() for name in names}
+        peaks = {name: _peak_of_update(settings, model, rows, n_steps, precision) for name, model in models.items()}
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(_N_TURNS):
+            x = settings.inputs(rows, n_steps, sizes.d_model, seed=turn)
+            for name, model in models.items():
+                work = lambda model=model, x=x: update(settings, model, x, precision)  # noqa: E731
+                times[name].append(seconds_of(work, settings.torch_device)[0])
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        first = names[0]
+        return {
+            "rows": rows,
+            "steps": n_steps,
+            **{name: {"seconds": medians[name], "peak_bytes": peaks[name]} for name in names},
+            **{f"{name} / {first}": medians[name] / medians[first] for name in names[1:]},
+        }
+
+    return with_rows_that_fit(measure, rows)
+
+
+def update(settings: Settings, model: SequenceModel, x: torch.Tensor, precision: Precision) -> None:
+    """Run sequences ``x [B, T, D]`` forward and backward, in segments of the fixed length."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    with settings.autocast(precision):
+        y = model(x, segment_length=model.segment_length)
+    y.float().square().mean().backward()
+
+
+def _peak_of_update(
+    settings: Settings, model: SequenceModel, rows: int, n_steps: int, precision: Precision
+) -> int | None:
+    """Return the bytes that an update allocates at most; it is the one that the allocator needs to warm up."""
+    x = settings.inputs(rows, n_steps, model.d_model)
+    update(settings, model, x[:, : 2 * (model.segment_length or 1)], precision)
+    peak = PeakMemory(settings.torch_device)
+    update(settings, model, x, precision)
+    return peak.read()
+
+
+def measure_utilisation(
+    settings: Settings, sizes: Sizes, rows: int, n_steps: int, compiled: bool = False
+) -> dict[str, Any]:
+    """Compare the model FLOPs per second of a Memo update in bfloat16 with what the card can do.
+
+    Model FLOPs are three times those of the forward pass: what a backward pass computes again does not count. Where
+    ``compiled``, the gated MLPs are, as by ``memo train compile=true``.
+
+    Returns:
+        ``model_tflops`` per second; ``of_data_sheet`` and ``of_matrix_product``, in proportion to the card's data sheet
+        and to a large matrix product on it; ``seconds_of_update`` and ``rows``.
+    """
+    if compiled and settings.device != "cuda":
+        raise SkippedError("compiling takes its time, and shows nothing on the CPU")
+    model = build("memo", sizes).to(settings.device).train()
+    one = settings.inputs(1, n_steps, sizes.d_model)
+    with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:
+        model(one, segment_length=model.segment_length)
+    if compiled:
+        compile_feed_forwards(model)
+
+    def measure(rows: int) -> dict[str, Any]:
+        x = settings.inputs(rows, n_steps, sizes.d_model)
+        update(settings, model, x, "bfloat16")
+        times = [
+            seconds_of(lambda: update(settings, model, x, "bfloat16"), settings.torch_device)[0]
+            for _ in range(_N_TURNS)
+        ]
+        seconds = statistics.median(times)
+        tflops, product = 3 * rows * count.flops / seconds / 1e12, _matrix_product_tflops(settings)
+        peak = settings.peak_tflops or _data_sheet_tflops(settings)
+        return {
+            "rows": rows,
+            "seconds_of_update": seconds,
+            "model_tflops": tflops,
+            "matrix_product_tflops": product,
+            "of_matrix_product": tflops / product,
+            "data_sheet_tflops": peak,
+            "of_data_sheet": None if peak is None else tflops / peak,
+            "attention_kernels": count.attention_kernels,
+        }
+
+    return with_rows_that_fit(measure, rows)
+
+
+def profile_update(settings: Settings, sizes: Sizes, rows: int, n_steps: int) -> dict[str, Any]:
+    """Return the operators that take longest in a Memo update in bfloat16, by their share of the device's time."""
+    model = build("memo", sizes).to(settings.device).train()
+
+    def measure(rows: int) -> dict[str, Any]:
+        x = settings.inputs(rows, n_steps, sizes.d_model)
+        update(settings, model, x, "bfloat16")
+        slowest = slowest_operators(settings, lambda: update(settings, model, x, "bfloat16"))
+        return {"rows": rows, "slowest_operators": slowest}
+
+    return with_rows_that_fit(measure, rows)
+
+
+def _matrix_product_tflops(settings: Settings) -> float:
+    size = 256 if settings.tiny else _MATRIX_SIZE
+    left, right = (settings.inputs(size, size, seed=seed).to(DTYPES["bfloat16"]) for seed in range(2))
+    times = [seconds_of(lambda: left @ right, settings.torch_device)[0] for _ in range(10)]
+    return 2 * size**3 / min(times) / 1e12
+
+
+def _data_sheet_tflops(settings: Settings) -> float | None:
+    if settings.device != "cuda":
+        return None
+    card = torch.cuda.get_device_name()
+    return next((peak for name, peak in _PEAK_TFLOPS.items() if name in card), None)
+
+
+def with_rows_that_fit(measure: Callable[[int], T], rows: int) -> T:
+    """Return what ``measure`` gives for ``rows``, or for half as many, and so on, where memory does not suffice.
+
+    Raises:
+        SkippedError: if not even one fits.
+    """
+    while rows >= 1:
+        try:
+            return measure(rows)
+        except torch.OutOfMemoryError:
+            rows //= 2
+        torch.cuda.empty_cache()  # not in the handler, where the traceback still holds what was allocated
+    raise SkippedError("the memory of the card does not hold one sequence")
