@@ -101,7 +101,8 @@ def small(verb, words):
         return ["total_frames=1280"]
     if given.get("experiment", "").startswith("ext_objnav"):
         sizes = ["env.dataset.n_placements=2", "env.trial_length=92"]
-        return [*SMALL_TASK, *sizes, *(["run_dir=runs/houses_run"] if len(given) == 1 else [])]
+        evaluated = given == {"experiment": "ext_objnav_small"}
+        return [*SMALL_TASK, *sizes, *(["run_dir=runs/houses_run"] if evaluated else [])]
     other_task = {"env", "env._target_"} & set(given) or not given.get("experiment", "x.yaml").endswith(".yaml")
     off_policy = given.get("algorithm") == "actor_critic" or given.get("experiment", "").endswith("_off_policy")
     if off_policy and other_task:
