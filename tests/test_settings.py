@@ -135,6 +135,7 @@ BASELINES = {
     "none": {},
     "retrieval": {"memory_budget": "9", "top_k": "1", "memory_loss_coef": "0.5"},
     "rmt": {"equal_memory_at": "40"},
+    "sliding_window": {"position_offset": "3", "memory_budget": "9"},
 }
 ENCODERS = {"auto": {"in_keys": "[observation]"}, "vector": {"in_keys": "[observation]"}}
 TRAINING = {
@@ -201,6 +202,7 @@ EVALUATION = {
     "trial_multiplier": "2",
     "bin_steps": "3",
     "memory_budget": "18",
+    "full_memory": ("memory_budget=18", "false"),
     "render": "true",
     "render_steps": ("render=true", "0"),
     "deterministic": "true",

@@ -1,0 +1,180 @@
+"""Judging a claim by its rules, once all of its runs are there."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memo_lightning.errors import UserError
+from memo_lightning.evaluation.statistics import estimate_over_seeds
+from memo_lightning.reproduction import rules
+from memo_lightning.reproduction.claim import Claim, Rule
+from memo_lightning.reproduction.metrics import EVALUATED, TRAINED, frames_to
+from memo_lightning.reproduction.results import Results
+from memo_lightning.reproduction.rules import Bound, Outcome, Scores
+from memo_lightning.reproduction.runs import Cell, Run, evaluation_key
+
+TRAINING = "training"  # in place of an evaluation's name: the end of training
+_SHOWN = ("return_per_trial", "success", "memory_bytes")  # metrics that every verdict comes with, where they exist
+
+Kept = Mapping[str, Any]  # what was kept of a run
+
+
+def judge(claim: Claim, scale: str, cells: Sequence[Cell], results: Results) -> dict[str, Any]:
+    """Return the verdict on a claim, as it is kept.
+
+    Args:
+        claim: the claim.
+        scale: of the runs.
+        cells: its runs, all of which must be in the results.
+        results: the results folder.
+
+    Raises:
+        UserError: if a rule cannot be applied to what there is.
+    """
+    by_place = {(cell.task, cell.arm): cell for cell in cells}
+    kept: dict[str, Kept] = {}
+    for run in (run for cell in cells for run in cell.runs):
+        found = results.run(run)
+        assert found is not None, run.name
+        kept[run.name] = found
+    judged = [part for rule in claim.rules for part in _apply(rule, by_place, kept, results.folder)]
+    runs = list(kept.values())
+    return {
+        "claim": claim.name,
+        "scale": scale,
+        "question": claim.question,
+        "verdict": rules.together(part["verdict"] for part in judged),
+        "published": asdict(claim.published),
+        "rules": judged,
+        "scores": [_scores_of(cell, name, kept) for cell in cells for name in (TRAINING, *cell.evaluations)],
+        "tuned": claim.tuned,
+        "runs": {f"{cell.task}/{cell.arm}": [run.name for run in cell.runs] for cell in cells},
+        "minutes": round(sum(map(_minutes, runs)), 1),
+        "hardware": sorted({run["hardware"] for run in runs}),
+        "code": sorted({run["code"] for run in runs}),
+    }
+
+
+def scores(cell: Cell, evaluation: str, kept: Mapping[str, Kept], metric: str) -> Scores:
+    """Return a metric of the runs of an arm on a task, ``[n_seeds]``; NaN where a run does not have it."""
+    return np.array([_number(run, cell, evaluation, kept, metric) for run in cell.runs], np.float64)
+
+
+def evaluated(run: Run, cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> Kept:
+    """Return what an evaluation of a run has found, by the name that the claim gives it; or its end of training."""
+    if evaluation == TRAINING:
+        return kept[run.name]["training"]
+    return kept[run.name]["evaluations"][evaluation_key(cell.evaluations[evaluation])]
+
+
+def _number(run: Run, cell: Cell, evaluation: str, kept: Mapping[str, Kept], metric: str) -> float:
+    table: Mapping[str, Callable[[Kept], float]] = TRAINED if evaluation == TRAINING else EVALUATED
+    try:
+        value = table[metric](evaluated(run, cell, evaluation, kept))
+    except KeyError:  # an environment that knows no success
+        return math.nan
+    return math.nan if value is None else float(value)
+
+
+def _apply(
+    rule: Rule, cells: Mapping[tuple[str, str], Cell], kept: Mapping[str, Kept], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield what a rule finds, for every task, evaluation and opponent that it is about."""
+    is_least = rule.at_least is not None
+    bound = Bound(float(rule.at_least if rule.at_least is not None else rule.at_most), is_least)  # type: ignore[arg-type]
+    common = {"kind": rule.kind, "says": rule.says, "metric": rule.metric, "bound": str(bound)}
+    if rule.kind == "benchmark":
+        yield {**common, **_plain(rules.measured(_measured(folder, rule.metric), bound))}
+        return
+    if rule.kind == "sooner":
+        common |= {"metric": "frames", "threshold": rule.threshold}
+    applied = False
+    for task in rule.tasks or dict.fromkeys(task for task, _ in cells):
+        arm = cells.get((task, rule.arm))
+        for evaluation in rule.evaluations or [TRAINING]:
+            if arm is None or evaluation not in (TRAINING, *arm.evaluations):
+                continue
+            where = {**common, "task": task, "evaluation": evaluation, "arm": rule.arm}
+            own = scores(arm, evaluation, kept, rule.metric) if rule.kind != "sooner" else _frames(arm, kept, rule)
+            if not rule.against:
+                applied = True
+                judge_alone = rules.every_seed if rule.kind == "every_seed" else rules.level
+                yield {**where, **_plain(judge_alone(own, bound))}
+            for name in rule.against:
+                opponent = cells.get((task, name))
+                if opponent is None or evaluation not in (TRAINING, *opponent.evaluations):
+                    continue
+                applied = True
+                if rule.kind == "sooner":
+                    others = _frames(opponent, kept, rule)
+                    total = float(max(run["training"]["frames"] for run in _of(arm, kept)))
+                    outcome = rules.sooner(own, others, total, bound)
+                    better = float(rules.probability_of_improvement(-np.minimum(own, total), -np.minimum(others, total)))
+                else:
+                    others = scores(opponent, evaluation, kept, rule.metric)
+                    outcome = (rules.improvement if rule.kind == "improvement" else rules.ratio)(own, others, bound)
+                    better = float(rules.probability_of_improvement(own, others))
+                yield {**where, "against": name, **_plain(outcome), "probability_of_improvement": _finite(better)}
+    if not applied:
+        raise UserError(f"rule {rule.says!r}: is about no task, evaluation and arms that there are together")
+
+
+def _frames(cell: Cell, kept: Mapping[str, Kept], rule: Rule) -> Scores:
+    assert rule.threshold is not None
+    return np.array([frames_to(run["training"]["history"], rule.threshold) for run in _of(cell, kept)])
+
+
+def _of(cell: Cell, kept: Mapping[str, Kept]) -> list[Kept]:
+    return [kept[run.name] for run in cell.runs]
+
+
+def _measured(folder: Path, name: str) -> float:
+    """Return a ratio of ``benchmark.json``."""
+    path = folder / "benchmark.json"
+    try:
+        ratios = {ratio["name"]: float(ratio["value"]) for ratio in json.loads(path.read_text())["ratios"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: must be what memo benchmark has left, with its ratios") from None
+    if name not in ratios:
+        raise UserError(f"{path}: has no ratio {name!r}")
+    return ratios[name]
+
+
+def _scores_of(cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> dict[str, Any]:
+    """Return the scores of an arm on a task with their interquartile means and intervals."""
+    shown: dict[str, Any] = {
+        "task": cell.task,
+        "arm": cell.arm,
+        "evaluation": evaluation,
+        "seeds": [run.seed for run in cell.runs],
+        "parameters": kept[cell.runs[0].name]["training"]["parameters"],
+        "frames": [run["training"]["frames"] for run in _of(cell, kept)],
+    }
+    for metric in _SHOWN:
+        values = scores(cell, evaluation, kept, metric) if metric in (TRAINED, EVALUATED)[evaluation != TRAINING] else None
+        if values is not None and np.isfinite(values).all():
+            estimate = estimate_over_seeds(values)
+            numbers = {name: _finite(float(getattr(estimate, name))) for name in ("mean", "low", "high")}
+            shown[metric] = {"values": values.tolist(), **numbers}
+    return shown
+
+
+def _minutes(run: Kept) -> float:
+    seconds = sum(evaluation["seconds"] for evaluation in run["evaluations"].values())
+    return (run["training"]["wall_seconds"] + seconds) / 60
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    interval = [_finite(outcome.low), _finite(outcome.high)]
+    return {"value": _finite(outcome.value), "interval": interval, "verdict": outcome.verdict}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,38 @@
+"""What a rule has found, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_OF = {
+    "level": "interquartile mean of {metric}",
+    "every_seed": "worst seed's {metric}",
+    "ratio": "ratio of {metric}",
+    "improvement": "probability of a higher {metric}",
+    "sooner": "ratio of frames to return {threshold:g}",
+    "benchmark": "{metric}",
+}
+
+
+def in_words(rule: Mapping[str, Any]) -> str:
+    """Return a rule's finding in one line.
+
+    Args:
+        rule: one of the ``rules`` of a verdict.
+    """
+    what = _OF[rule["kind"]].format(metric=rule["metric"].replace("_", " "), threshold=rule.get("threshold") or 0.0)
+    arms = rule.get("arm", "")
+    if "against" in rule:
+        arms += f" / {rule['against']}"
+    place = f" on {rule['task']}, {rule['evaluation']}" if "task" in rule else ""
+    low, high = rule["interval"]
+    interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
+    found = f"{_number(rule['value'])}{interval}, must be {rule['bound']}"
+    return f"{f'{arms}{place}: ' if arms else ''}{what} {found}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
