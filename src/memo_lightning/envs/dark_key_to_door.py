@@ -124,7 +124,9 @@ class DarkKeyToDoor(Room):
         super()._begin_episodes(which)
         self._has_key.masked_fill_(which, False)
         if self.layouts_per_trial > 1:
-            part = (self._trial_step * self.layouts_per_trial // self.trial_length).clamp(max=self.layouts_per_trial - 1)
+            part = (self._trial_step * self.layouts_per_trial // self.trial_length).clamp(
+                max=self.layouts_per_trial - 1
+            )
             counters = self._trial_index * self.layouts_per_trial + part
             later = draw_below(self._stream(_LATER_LAYOUTS), counters, self._n_tasks)
             self._begin_tasks(which & (part > 0), later)

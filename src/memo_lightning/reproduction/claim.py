@@ -171,7 +171,9 @@ class Claim:
     def hours(self, scale: str) -> float:
         """Return what all of its runs take on one core or GPU, in hours."""
         chosen = self.scales[scale]
-        runs = (len(self.arms_of(task)) * len(task.seeds or chosen.seeds) * task.minutes for task in chosen.tasks.values())
+        runs = (
+            len(self.arms_of(task)) * len(task.seeds or chosen.seeds) * task.minutes for task in chosen.tasks.values()
+        )
         return sum(runs) / 60
 
 
@@ -209,7 +211,10 @@ def read_claim(source: str) -> Claim:
 
 def _reason(error: Exception) -> str:
     """Return what is wrong in one line: the field first, where it is known, and its nearest names."""
-    key, known = getattr(error, "full_key", None), getattr(getattr(error, "object_type", None), "__dataclass_fields__", {})
+    key, known = (
+        getattr(error, "full_key", None),
+        getattr(getattr(error, "object_type", None), "__dataclass_fields__", {}),
+    )
     message = " ".join(str(getattr(error, "msg", None) or error).split()).partition(" full_key")[0]
     if key and known and (unknown := key.rpartition(".")[2]) not in known:
         return f"{key}: no such field, {nearest(unknown, known)}"

@@ -89,7 +89,7 @@ def _apply(
     """Yield what a rule finds, for every task, evaluation and opponent that it is about."""
     is_least = rule.at_least is not None
     bound = Bound(float(rule.at_least if rule.at_least is not None else rule.at_most), is_least)  # type: ignore[arg-type]
-    common = {"kind": rule.kind, "says": rule.says, "metric": rule.metric, "bound": str(bound)}
+    common: dict[str, Any] = {"kind": rule.kind, "says": rule.says, "metric": rule.metric, "bound": str(bound)}
     if rule.kind == "benchmark":
         yield {**common, **_plain(rules.measured(_measured(folder, rule.metric), bound))}
         return
@@ -116,7 +116,9 @@ def _apply(
                     others = _frames(opponent, kept, rule)
                     total = float(max(run["training"]["frames"] for run in _of(arm, kept)))
                     outcome = rules.sooner(own, others, total, bound)
-                    better = float(rules.probability_of_improvement(-np.minimum(own, total), -np.minimum(others, total)))
+                    better = float(
+                        rules.probability_of_improvement(-np.minimum(own, total), -np.minimum(others, total))
+                    )
                 else:
                     others = scores(opponent, evaluation, kept, rule.metric)
                     outcome = (rules.improvement if rule.kind == "improvement" else rules.ratio)(own, others, bound)
@@ -158,7 +160,9 @@ def _scores_of(cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> dict[st
         "frames": [run["training"]["frames"] for run in _of(cell, kept)],
     }
     for metric in _SHOWN:
-        values = scores(cell, evaluation, kept, metric) if metric in (TRAINED, EVALUATED)[evaluation != TRAINING] else None
+        values = (
+            scores(cell, evaluation, kept, metric) if metric in (TRAINED, EVALUATED)[evaluation != TRAINING] else None
+        )
         if values is not None and np.isfinite(values).all():
             estimate = estimate_over_seeds(values)
             numbers = {name: _finite(float(getattr(estimate, name))) for name in ("mean", "low", "high")}

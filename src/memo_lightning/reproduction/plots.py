@@ -9,10 +9,19 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from memo_lightning.evaluation.colours import memory_colours
 from memo_lightning.evaluation.in_context import Estimate
-from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, include_zero, new_figure, short_numbers, tidy
+from memo_lightning.evaluation.plots import (
+    PAGE_WIDTH,
+    STYLE,
+    draw_estimate,
+    include_zero,
+    new_figure,
+    short_numbers,
+    tidy,
+)
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 from memo_lightning.reproduction.claim import Claim
 from memo_lightning.reproduction.judge import Kept, evaluated, scores
@@ -136,7 +145,8 @@ def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
             for arm in dict.fromkeys(arm for arm, *_ in points):
                 own = sorted((size, estimate) for name, size, estimate in points if name == arm and size > 0)
                 _join(axes, own, colours[arm])
-            axes.set(xlabel="bytes of memory, most in a trial", ylabel="reward per step", xscale="log")
+            axes.set(xlabel="bytes of memory, most in a trial", ylabel="reward per step")
+            _logarithmic(axes)
             include_zero(axes)
 
         return f"{task}, trials of {length:,}", draw
@@ -157,20 +167,29 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
     def panel(task: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
             for cell in arms:
-                budgets = {evaluated(cell.runs[0], cell, name, kept)["memory_budget"] for name in cell.evaluations}
-                for line, budget in zip(("-", "--", ":", "-."), sorted(budgets, key=lambda b: (b is not None, b)), strict=False):
-                    own = [
-                        (float(found["trial_length"]), estimate_over_seeds(scores(cell, name, kept, "return_per_step")))
-                        for name in cell.evaluations
-                        if (found := evaluated(cell.runs[0], cell, name, kept))["memory_budget"] == budget
-                    ]
-                    _join(axes, sorted(own, key=lambda point: point[0]), colours[cell.arm], line)
-            axes.set(xlabel="steps of a trial", ylabel="reward per step", xscale="log")
+                own: dict[int | None, list[tuple[float, Estimate]]] = {}
+                for name in cell.evaluations:
+                    found = evaluated(cell.runs[0], cell, name, kept)
+                    estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
+                    own.setdefault(found["memory_budget"], []).append((float(found["trial_length"]), estimate))
+                for budget, points in own.items():
+                    points.sort(key=lambda point: point[0])
+                    _join(axes, points, colours[cell.arm], "-" if budget is None else "--")
+            axes.set(xlabel="steps of a trial", ylabel="reward per step")
+            _logarithmic(axes)
             include_zero(axes)
 
         return f"{task} (dashed: bounded memory)", draw
 
     return [panel(task, arms) for task, arms in _by_task(cells).items() if any(cell.evaluations for cell in arms)]
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Give the horizontal axis a logarithmic scale, with few and short numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _join(axes: Axes, points: Sequence[tuple[float, Estimate]], colour: str, line: str = "-") -> None:

@@ -53,7 +53,9 @@ def reproduce(
     with _only_one_in(run_dir):
         failed = _make(_jobs(runs, results), results, run_dir, workers, n_kept=sum(map(results.is_complete, runs)))
     if failed:
-        raise TrainingStopped(f"{len(failed)} run(s) failed, and the same command tries them again: {listed(failed, '; ')}")
+        raise TrainingStopped(
+            f"{len(failed)} run(s) failed, and the same command tries them again: {listed(failed, '; ')}"
+        )
     verdicts = []
     for claim in claims:
         verdict = judge(claim, scale, planned[claim.name], results)
@@ -88,13 +90,13 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
         while waiting or under_way:
             while waiting and len(under_way) < workers:
                 job = waiting.pop(0)
-                process = context.Process(target=worker.work, args=(job, results, run_dir))
-                process.start()
-                under_way[process.sentinel] = (process, job, time.monotonic())
+                begun = context.Process(target=worker.work, args=(job, results, run_dir))
+                begun.start()
+                under_way[begun.sentinel] = (begun, job, time.monotonic())
                 print(f"starts   {_names(job)}", file=sys.stderr, flush=True)
-            for sentinel in wait(list(under_way)):
-                process, job, began = under_way.pop(int(sentinel))  # type: ignore[call-overload]
-                process.join()
+            wait(list(under_way))
+            for ended in [sentinel for sentinel, (run, *_) in under_way.items() if run.exitcode is not None]:
+                process, job, began = under_way.pop(ended)
                 spent = f"{(time.monotonic() - began) / 60:.1f} min"
                 if process.exitcode == 0:
                     print(f"done     {_names(job)}  {spent}", file=sys.stderr, flush=True)

@@ -55,7 +55,7 @@ class Results:
         Raises:
             UserError: if the folder cannot be written.
         """
-        self._write(self.run_path(run.name), kept)
+        self._write(self.run_path(run.name), kept, indent=None)
 
     def verdict(self, claim: str, scale: str) -> dict[str, Any] | None:
         """Return the last verdict on a claim; None where there is none.
@@ -93,14 +93,14 @@ class Results:
         found = kept.get("format") if isinstance(kept, dict) else None
         if found != FORMAT:
             raise UserError(
-                f"{path}: format={found!r}: must be {FORMAT}, as this version of memo-lightning writes it; name another "
-                "folder with results=DIR"
+                f"{path}: format={found!r}: must be {FORMAT}, as this version of memo-lightning writes it; name "
+                "another folder with results=DIR"
             )
         return kept
 
-    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+    def _write(self, path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({"format": FORMAT, **content}, indent=1) + "\n")
+            write_atomically(path, json.dumps({"format": FORMAT, **content}, indent=indent) + "\n")
         except OSError as error:
             raise UserError(f"results={self.folder}: must be writable ({error.strerror})") from None

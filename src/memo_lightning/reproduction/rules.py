@@ -63,7 +63,7 @@ def level(scores: Scores, bound: Bound) -> Outcome:
 
 
 def every_seed(scores: Scores, bound: Bound) -> Outcome:
-    """Judge the worst of an arm's scores ``[n_seeds]``, which has no interval: it holds for all seeds, or it does not."""
+    """Judge the worst of an arm's scores ``[n_seeds]``; there is no interval, it holds for all seeds or it does not."""
     worst = float(scores.min() if bound.is_least else scores.max())
     unknown = not np.isfinite(scores).all()
     verdict: Verdict = "undecided" if unknown else "holds" if bound.keeps(worst) else "does not hold"

@@ -91,7 +91,8 @@ def plan(claim: Claim, scale: str, train: Sequence[str] = ()) -> list[Cell]:
     """
     if not claim.scales:
         return []
-    chosen, cells = claim.scale(scale), {}
+    chosen = claim.scale(scale)
+    cells: dict[tuple[str, str], Cell] = {}
     for task_name, task in chosen.tasks.items():
         for arm, own in claim.arms_of(task).items():
             where = f"{claim.name}, arm {arm} on {task_name}"
@@ -142,9 +143,7 @@ class _Recipe:
         self._identity = {"choices": chosen, "changes": changes}
         self._memory, self._environment = memory_name(config), environment_name(config)
 
-    def run(
-        self, seed: int, minutes: float, starts_from: Run | None, evaluations: tuple[tuple[str, ...], ...]
-    ) -> Run:
+    def run(self, seed: int, minutes: float, starts_from: Run | None, evaluations: tuple[tuple[str, ...], ...]) -> Run:
         identity = {**self._identity, "seed": seed, "starts_from": starts_from.name if starts_from else None}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
         name = file_name(f"{self._memory}-{self._environment}-s{seed}-{digest}")

@@ -35,8 +35,9 @@ _CURVE_POINTS = 200
 _OF_EVALUATIONS = (
     *("n_trials", "mean_trial_length", "trial_length", "split", "deterministic", "memory_budget", "env"),
     *("return_per_trial", "return_per_trial_interval", "return_by_quarter", "success", "spl"),
-    *("in_context_curve", "by_steps"),
+    "in_context_curve",
 )
+_OF_BINS = ("steps", "n_episodes", "success", "spl")
 _OF_TRAININGS = (
     *("frames", "frames_per_second", "wall_seconds", "return_per_trial", "return_by_quarter"),
     *("trial_length", "memory_bytes", "flops_per_step"),
@@ -141,11 +142,21 @@ def _evaluated(overrides: Sequence[str], run_dir: Path, number: int) -> dict[str
     where = [override_text("checkpoint", str(run_dir)), override_text("run_dir", str(run_dir / f"evaluation{number}"))]
     found = evaluate(compose_config("evaluate", [*where, "full_memory=false", *overrides]), announce=print)
     kept = {name: found[name] for name in _OF_EVALUATIONS if name in found}
+    kept["by_steps"] = {name: found["by_steps"][name] for name in _OF_BINS if name in found["by_steps"]}
     kept["env"] = {**load(run_dir).training["config"]["env"], **found["env"]}
     model = load(run_dir, model=found["model"]).policy.sequence_model
     model.memory_budget = found["memory_budget"]
     seconds = time.perf_counter() - start
-    return {**kept, "memory_bytes": peak_memory_bytes(model, found["trial_length"]), "seconds": round(seconds, 1)}
+    return _rounded({**kept, "memory_bytes": peak_memory_bytes(model, found["trial_length"]), "seconds": seconds})
+
+
+def _rounded(value: Any) -> Any:
+    """Return nested numbers with six significant digits, which is more than they are worth."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _hardware(run: Run) -> str:
