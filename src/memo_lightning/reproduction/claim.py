@@ -14,6 +14,7 @@ from memo_lightning.config import config_dir, nearest
 from memo_lightning.errors import UserError, require
 from memo_lightning.reproduction.metrics import EVALUATED, TRAINED
 
+TRAINING = "training"  # in place of an evaluation's name: the end of training
 PLOTS = ("learning_curves", "return_by_step", "score_against_memory", "score_against_length")
 # Kind of rule -> the fields that it needs beside a bound.
 KINDS = {
@@ -22,7 +23,7 @@ KINDS = {
     "ratio": ("arm", "against", "metric"),
     "improvement": ("arm", "against", "metric"),
     "sooner": ("arm", "against", "threshold"),
-    "benchmark": ("metric",),
+    "benchmark": ("arm", "against", "metric", "length"),
 }
 
 
@@ -96,15 +97,18 @@ class Rule:
         kind: one of :data:`KINDS`. ``level``: the interquartile mean over seeds keeps the bound; ``every_seed``: the
             value of every seed does; ``ratio``: that of the interquartile means of ``arm`` and an opponent;
             ``improvement``: the probability that a run of ``arm`` has a higher value than one of the opponent;
-            ``sooner``: the ratio of the frames after which training reaches ``threshold``; ``benchmark``: a ratio of
-            ``results/benchmark.json``, which ``metric`` names.
+            ``sooner``: the ratio of the frames after which training reaches ``threshold``; ``benchmark``: the ratio of
+            a cost in ``results/benchmark.json``, in which arms are memories.
         says: the rule in words.
         arm: whose scores are judged.
         against: opponents.
         tasks: none named for all that the arms are trained on.
         evaluations: where the scores come from; none named for the end of training.
-        metric: one of :data:`~memo_lightning.reproduction.metrics.EVALUATED`, or without evaluation of ``TRAINED``.
+        against_evaluation: where those of the opponents come from, if it is another.
+        metric: a name of :data:`~memo_lightning.reproduction.metrics.EVALUATED`, without evaluation of ``TRAINED``, or
+            a cost in a benchmark.
         threshold: return per trial of a rollout in training.
+        length: of the context, in a benchmark.
         at_least: the bound, or
         at_most: the bound.
     """
@@ -115,8 +119,10 @@ class Rule:
     against: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
     evaluations: list[str] = field(default_factory=list)
+    against_evaluation: str = ""
     metric: str = ""
     threshold: float | None = None
+    length: int | None = None
     at_least: float | None = None
     at_most: float | None = None
 
@@ -168,13 +174,31 @@ class Claim:
         names = task.evaluations or list(self.evaluations)
         return [name for name in names if arm in (self.evaluations[name].arms or self.arms)]
 
+    def places(self, rule: Rule, scale: str) -> list[tuple[str, str, str, str]]:
+        """Return what a rule is applied to at a scale, which may be nothing.
+
+        Returns:
+            Task, evaluation, opponent (empty where the arm is judged alone) and the opponent's evaluation.
+        """
+        places = []
+        for name, task in self.scales[scale].tasks.items():
+            made = {(arm, e) for arm in self.arms_of(task) for e in (TRAINING, *self.evaluations_of(task, arm))}
+            if rule.tasks and name not in rule.tasks:
+                continue
+            for evaluation in rule.evaluations or [TRAINING]:
+                of_others = rule.against_evaluation or evaluation
+                for opponent in rule.against or [""]:
+                    if {(rule.arm, evaluation), (opponent or rule.arm, of_others)} <= made:
+                        places.append((name, evaluation, opponent, of_others))
+        return places
+
     def hours(self, scale: str) -> float:
         """Return what all of its runs take on one core or GPU, in hours."""
         chosen = self.scales[scale]
-        runs = (
-            len(self.arms_of(task)) * len(task.seeds or chosen.seeds) * task.minutes for task in chosen.tasks.values()
+        return sum(
+            len(self.arms_of(task)) * len(task.seeds or chosen.seeds) * task.minutes / 60
+            for task in chosen.tasks.values()
         )
-        return sum(runs) / 60
 
 
 def shipped_claims() -> dict[str, Path]:
@@ -239,10 +263,15 @@ def _check(claim: Claim) -> None:
             _known(f"{field_name}.evaluations", task.evaluations, claim.evaluations)
             _known(f"{field_name}.starts_from", [task.starts_from] if task.starts_from else [], before)
             before.append(name)
-        for index, rule in enumerate(claim.rules):
-            _known(f"rules[{index}].tasks", rule.tasks, scale.tasks)
+    tasks = {name for scale in claim.scales.values() for name in scale.tasks}
     for index, rule in enumerate(claim.rules):
+        _known(f"rules[{index}].tasks", rule.tasks, tasks)
         _check_rule(f"rules[{index}]", rule, claim)
+        if rule.kind != "benchmark" and not any(claim.places(rule, scale) for scale in claim.scales):
+            raise UserError(f"rules[{index}]: there are no runs that have these tasks, evaluations and arms together")
+    for where in claim.scales:
+        if not any(rule.kind == "benchmark" or claim.places(rule, where) for rule in claim.rules):
+            raise UserError(f"scales.{where}: has no runs that a rule is about")
 
 
 def _check_rule(where: str, rule: Rule, claim: Claim) -> None:
@@ -256,7 +285,8 @@ def _check_rule(where: str, rule: Rule, claim: Claim) -> None:
         return
     _known(f"{where}.arm", [rule.arm], claim.arms)
     _known(f"{where}.against", rule.against, claim.arms)
-    _known(f"{where}.evaluations", rule.evaluations, claim.evaluations)
+    others = [rule.against_evaluation] if rule.against_evaluation else []
+    _known(f"{where}.evaluations", [*rule.evaluations, *others], claim.evaluations)
     if rule.kind != "sooner":
         metrics = EVALUATED if rule.evaluations else TRAINED
         require(rule.metric in metrics, f"{where}.metric", rule.metric, f"one of {', '.join(metrics)}")

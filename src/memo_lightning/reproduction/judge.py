@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from memo_lightning.benchmarks.tables import costs_of
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 from memo_lightning.reproduction import rules
-from memo_lightning.reproduction.claim import Claim, Rule
+from memo_lightning.reproduction.claim import TRAINING, Claim, Rule
 from memo_lightning.reproduction.metrics import EVALUATED, TRAINED, frames_to
 from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.rules import Bound, Outcome, Scores
 from memo_lightning.reproduction.runs import Cell, Run, evaluation_key
 
-TRAINING = "training"  # in place of an evaluation's name: the end of training
 _SHOWN = ("return_per_trial", "success", "memory_bytes")  # metrics that every verdict comes with, where they exist
 
 Kept = Mapping[str, Any]  # what was kept of a run
@@ -44,7 +44,7 @@ def judge(claim: Claim, scale: str, cells: Sequence[Cell], results: Results) -> 
         found = results.run(run)
         assert found is not None, run.name
         kept[run.name] = found
-    judged = [part for rule in claim.rules for part in _apply(rule, by_place, kept, results.folder)]
+    judged = [part for rule in claim.rules for part in _apply(claim, rule, scale, by_place, kept, results.folder)]
     runs = list(kept.values())
     return {
         "claim": claim.name,
@@ -84,48 +84,45 @@ def _number(run: Run, cell: Cell, evaluation: str, kept: Mapping[str, Kept], met
 
 
 def _apply(
-    rule: Rule, cells: Mapping[tuple[str, str], Cell], kept: Mapping[str, Kept], folder: Path
+    claim: Claim, rule: Rule, scale: str, cells: Mapping[tuple[str, str], Cell], kept: Mapping[str, Kept], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Yield what a rule finds, for every task, evaluation and opponent that it is about."""
     is_least = rule.at_least is not None
     bound = Bound(float(rule.at_least if rule.at_least is not None else rule.at_most), is_least)  # type: ignore[arg-type]
     common: dict[str, Any] = {"kind": rule.kind, "says": rule.says, "metric": rule.metric, "bound": str(bound)}
     if rule.kind == "benchmark":
-        yield {**common, **_plain(rules.measured(_measured(folder, rule.metric), bound))}
+        for name in rule.against:
+            value = _measured(folder, rule, name)
+            where = {"task": f"{rule.length:,} steps", "evaluation": "benchmark", "arm": rule.arm, "against": name}
+            yield {**common, **where, **_plain(rules.measured(value, bound))}
         return
     if rule.kind == "sooner":
         common |= {"metric": "frames", "threshold": rule.threshold}
-    applied = False
-    for task in rule.tasks or dict.fromkeys(task for task, _ in cells):
-        arm = cells.get((task, rule.arm))
-        for evaluation in rule.evaluations or [TRAINING]:
-            if arm is None or evaluation not in (TRAINING, *arm.evaluations):
-                continue
-            where = {**common, "task": task, "evaluation": evaluation, "arm": rule.arm}
-            own = scores(arm, evaluation, kept, rule.metric) if rule.kind != "sooner" else _frames(arm, kept, rule)
-            if not rule.against:
-                applied = True
-                judge_alone = rules.every_seed if rule.kind == "every_seed" else rules.level
-                yield {**where, **_plain(judge_alone(own, bound))}
-            for name in rule.against:
-                opponent = cells.get((task, name))
-                if opponent is None or evaluation not in (TRAINING, *opponent.evaluations):
-                    continue
-                applied = True
-                if rule.kind == "sooner":
-                    others = _frames(opponent, kept, rule)
-                    total = float(max(run["training"]["frames"] for run in _of(arm, kept)))
-                    outcome = rules.sooner(own, others, total, bound)
-                    better = float(
-                        rules.probability_of_improvement(-np.minimum(own, total), -np.minimum(others, total))
-                    )
-                else:
-                    others = scores(opponent, evaluation, kept, rule.metric)
-                    outcome = (rules.improvement if rule.kind == "improvement" else rules.ratio)(own, others, bound)
-                    better = float(rules.probability_of_improvement(own, others))
-                yield {**where, "against": name, **_plain(outcome), "probability_of_improvement": _finite(better)}
-    if not applied:
-        raise UserError(f"rule {rule.says!r}: is about no task, evaluation and arms that there are together")
+    for task, evaluation, opponent, of_others in claim.places(rule, scale):
+        arm = cells[task, rule.arm]
+        where = {**common, "task": task, "evaluation": evaluation, "arm": rule.arm}
+        if opponent:
+            found = _against(rule, arm, evaluation, cells[task, opponent], of_others, kept, bound)
+            yield {**where, "against": opponent, "against_evaluation": of_others, **found}
+        else:
+            judge_alone = rules.every_seed if rule.kind == "every_seed" else rules.level
+            yield {**where, **_plain(judge_alone(scores(arm, evaluation, kept, rule.metric), bound))}
+
+
+def _against(
+    rule: Rule, arm: Cell, evaluation: str, opponent: Cell, of_others: str, kept: Mapping[str, Kept], bound: Bound
+) -> dict[str, Any]:
+    """Return what a rule finds of an arm and an opponent."""
+    if rule.kind == "sooner":
+        total = float(max(run["training"]["frames"] for run in _of(arm, kept)))
+        own, others = _frames(arm, kept, rule), _frames(opponent, kept, rule)
+        outcome = rules.sooner(own, others, total, bound)
+        better = rules.probability_of_improvement(-np.minimum(own, total), -np.minimum(others, total))
+    else:
+        own, others = scores(arm, evaluation, kept, rule.metric), scores(opponent, of_others, kept, rule.metric)
+        outcome = (rules.improvement if rule.kind == "improvement" else rules.ratio)(own, others, bound)
+        better = rules.probability_of_improvement(own, others)
+    return {**_plain(outcome), "probability_of_improvement": _finite(float(better))}
 
 
 def _frames(cell: Cell, kept: Mapping[str, Kept], rule: Rule) -> Scores:
@@ -137,16 +134,20 @@ def _of(cell: Cell, kept: Mapping[str, Kept]) -> list[Kept]:
     return [kept[run.name] for run in cell.runs]
 
 
-def _measured(folder: Path, name: str) -> float:
-    """Return a ratio of ``benchmark.json``."""
+def _measured(folder: Path, rule: Rule, opponent: str) -> float:
+    """Return the ratio of a cost of two memories in ``benchmark.json``."""
     path = folder / "benchmark.json"
     try:
-        ratios = {ratio["name"]: float(ratio["value"]) for ratio in json.loads(path.read_text())["ratios"]}
+        costs = costs_of(json.loads(path.read_text())["cases"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: must be what memo benchmark has left, with its ratios") from None
-    if name not in ratios:
-        raise UserError(f"{path}: has no ratio {name!r}")
-    return ratios[name]
+        raise UserError(f"{path}: must be what memo benchmark has left") from None
+    values = []
+    for memory in (rule.arm, opponent):
+        cost = costs.get((rule.length or 0, memory), {}).get(rule.metric)
+        if not cost:
+            raise UserError(f"{path}: has no {rule.metric} of {memory} at {rule.length} steps")
+        values.append(float(cost))
+    return values[0] / values[1]
 
 
 def _scores_of(cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> dict[str, Any]:

@@ -40,6 +40,23 @@ def late_in_layout(evaluation: Numbers) -> float:
     return float((successes[last] / n_trials).mean() * 100 / width)
 
 
+def doors_in_last_bin(evaluation: Numbers) -> float:
+    """Return the successes of a trial in its last bin of ``bin_steps`` steps, mean over trials."""
+    table = evaluation["by_steps"]
+    return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
+
+
+def final_over_best(training: Numbers) -> float:
+    """Return how much of its best return a training has at its end: 1 for one that never loses what it has learned.
+
+    Both are means over a tenth of the rollouts; NaN where the best return is not above zero.
+    """
+    returns = np.array([score for _, score in training["history"]])
+    width = max(1, len(returns) // 10)
+    means = np.convolve(returns, np.full(width, 1 / width), "valid")
+    return float(means[-1] / means.max()) if means.max() > 0 else float("nan")
+
+
 def _quarters(one: int, other: int) -> Callable[[Numbers], float]:
     def share(evaluation: Numbers) -> float:
         quarters = evaluation["return_by_quarter"]
@@ -56,12 +73,14 @@ EVALUATED: dict[str, Callable[[Numbers], float]] = {
     "last_quarter_over_first": _quarters(3, 0),
     "last_quarter_over_second": _quarters(3, 1),
     "late_in_layout": late_in_layout,
+    "doors_in_last_bin": doors_in_last_bin,
     "memory_bytes": lambda evaluation: evaluation["memory_bytes"],
 }
 
 # Of a training: means over its last rollouts, and what its memory costs at the length of its trials.
 TRAINED: dict[str, Callable[[Numbers], float]] = {
     "return_per_trial": lambda training: training["return_per_trial"],
+    "final_over_best": final_over_best,
     "memory_bytes": lambda training: training["memory_bytes"],
     "flops_per_step": lambda training: training["flops_per_step"],
     "frames_per_second": lambda training: training["frames_per_second"],

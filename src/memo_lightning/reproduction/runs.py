@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -118,7 +118,8 @@ def merged(cells: Sequence[Cell]) -> list[Run]:
     for wanted in (run for cell in cells for each in cell.runs for run in chain(each)):
         have = found.get(wanted.name)
         evaluations = dict.fromkeys([*(have.evaluations if have else ()), *wanted.evaluations])
-        found[wanted.name] = _with_evaluations(have or wanted, tuple(evaluations))
+        minutes = max(wanted.minutes, have.minutes if have else 0.0)
+        found[wanted.name] = replace(have or wanted, evaluations=tuple(evaluations), minutes=minutes)
     return list(found.values())
 
 
@@ -163,7 +164,3 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _with_evaluations(run: Run, evaluations: tuple[tuple[str, ...], ...]) -> Run:
-    return Run(**{**vars(run), "evaluations": evaluations})

@@ -11,7 +11,7 @@ _OF = {
     "ratio": "ratio of {metric}",
     "improvement": "probability of a higher {metric}",
     "sooner": "ratio of frames to return {threshold:g}",
-    "benchmark": "{metric}",
+    "benchmark": "ratio of {metric}",
 }
 
 
@@ -25,6 +25,8 @@ def in_words(rule: Mapping[str, Any]) -> str:
     arms = rule.get("arm", "")
     if "against" in rule:
         arms += f" / {rule['against']}"
+        if rule.get("against_evaluation", rule["evaluation"]) != rule["evaluation"]:
+            arms += f" at {rule['against_evaluation']}"
     place = f" on {rule['task']}, {rule['evaluation']}" if "task" in rule else ""
     low, high = rule["interval"]
     interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
