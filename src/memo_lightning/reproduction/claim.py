@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.config import config_dir, nearest
@@ -219,8 +220,11 @@ def read_claim(source: str) -> Claim:
     if path is None:
         raise UserError(f"no such claim {source!r}: {nearest(source, shipped_claims())}")
     try:
-        read = OmegaConf.merge(OmegaConf.structured(Claim), OmegaConf.load(path))
-        claim = OmegaConf.to_object(read)
+        file = OmegaConf.load(path)
+        _check_rule_fields(file)
+        claim = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claim), file))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {_reason(error)}") from None
     if not isinstance(claim, Claim):
@@ -231,6 +235,16 @@ def read_claim(source: str) -> Claim:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return claim
+
+
+def _check_rule_fields(file: Any) -> None:
+    """Raise :class:`UserError` unless every rule has the fields of one; OmegaConf does not say which has not."""
+    listed = file.get("rules") if isinstance(file, DictConfig) else None
+    for index, rule in enumerate(listed if isinstance(listed, ListConfig) else []):
+        try:
+            OmegaConf.merge(OmegaConf.structured(Rule), rule)
+        except OmegaConfBaseException as error:
+            raise UserError(f"rules[{index}].{_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:

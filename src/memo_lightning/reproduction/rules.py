@@ -74,7 +74,8 @@ def ratio(scores: Scores, others: Scores, bound: Bound) -> Outcome:
     """Judge how many times the interquartile mean of ``others`` that of ``scores`` is; each ``[n_seeds]``."""
 
     def statistic(one: Scores, other: Scores, axis: int = -1) -> Scores:
-        return interquartile_mean(one, axis) / interquartile_mean(other, axis)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a divisor of zero leaves it undecided
+            return interquartile_mean(one, axis) / interquartile_mean(other, axis)
 
     return _judge(statistic, (scores, others), bound)
 
