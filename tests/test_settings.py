@@ -296,7 +296,9 @@ def test_settings_that_are_tested_elsewhere_are_named_there(setting, file):
     assert setting.rpartition(".")[2] in (TESTS / file).read_text()
 
 
-@pytest.mark.parametrize("name", ["benchmark", "compare", "doctor", "export-houses", "register", "sweep", "ui"])
+@pytest.mark.parametrize(
+    "name", ["benchmark", "compare", "doctor", "export-houses", "register", "reproduce", "sweep", "ui"]
+)
 def test_settings_of_other_commands_are_named_in_the_code_that_follows_them(name):
     """Commands read their settings by name: one that nothing reads is one that does nothing."""
     code = "".join(path.read_text() for path in (TESTS.parent / "src" / "memo_lightning").rglob("*.py"))

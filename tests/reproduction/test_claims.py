@@ -14,6 +14,7 @@ from memo_lightning.errors import UserError
 from memo_lightning.reproduction.claim import read_claim, shipped_claims
 from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import merged, plan
+from memo_lightning.sweeps.study_file import read_study, shipped_studies
 from memo_lightning.training.parts import build_baseline
 
 TINY = Path(__file__).parent / "tiny_claim.yaml"
@@ -82,6 +83,16 @@ def test_all_quick_runs_take_two_cores_a_day_and_a_quarter(planned):
 
 def test_tuning_has_other_seeds_than_claims(planned):
     assert all(run.seed != 0 for cells in planned.values() for cell in cells for run in cell.runs)
+
+
+def test_every_arm_is_tuned_with_as_many_trials():
+    studies = {path.stem: read_study(str(path), []) for path in shipped_studies().glob("fair_*.yaml")}
+    assert {name.removeprefix("fair_") for name in studies} == set(read_claim("matches_full_context").arms)
+    budgets = {(s.settings["n_trials"], s.settings["n_seeds"], s.train_config.total_frames) for s in studies.values()}
+    assert len(budgets) == 1
+    common = {"algorithm.learning_rate", "algorithm.entropy_coef", "algorithm.n_epochs"}
+    for study in studies.values():
+        assert common <= set(study.settings["space"])
 
 
 def test_a_run_is_told_by_its_settings_however_they_are_written(tmp_path):

@@ -1,4 +1,4 @@
-"""``memo reproduce`` on a claim of seconds: killed and continued, its runs kept, shared, and made again where they must."""
+"""``memo reproduce`` on a claim of seconds: killed and continued, its runs kept, and made again where they must be."""
 
 import json
 import os
@@ -102,9 +102,7 @@ def test_runs_bounded_by_a_budget_hold_less(killed_and_finished):
 
 
 @pytest.mark.slow
-def test_nothing_is_made_again_and_another_evaluation_needs_no_training(
-    killed_and_finished, tmp_path, capfd, monkeypatch
-):
+def test_another_evaluation_needs_no_training(killed_and_finished, tmp_path, capfd, monkeypatch):
     made, _, _ = killed_and_finished
     folder = tmp_path / "copy"
     shutil.copytree(made, folder)

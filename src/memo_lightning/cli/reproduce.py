@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _list(scale: str, results: Results) -> None:
-    claims = sorted((read_claim(name) for name in shipped_claims()), key=lambda claim: _order(claim.number))
+    claims = sorted((read_claim(name) for name in shipped_claims()), key=lambda claim: claim.order)
     print(f"claims, with what their runs at scale={scale} take on one core, those of other claims included:\n")
     for claim in claims:
         verdict = results.verdict(claim.name, scale)
@@ -57,11 +57,6 @@ def _list(scale: str, results: Results) -> None:
         print(f"{claim.number:<3} {claim.name:<24} {_cost(claim, scale):>12}   {state}")
         print(textwrap.fill(claim.question, 79, initial_indent="    ", subsequent_indent="    "))
     print(f"\nnext: memo reproduce {claims[0].name} workers=2")
-
-
-def _order(number: str) -> tuple[int, str]:
-    digits = "".join(filter(str.isdigit, number))
-    return int(digits or 0), number
 
 
 def _cost(claim: Claim, scale: str) -> str:

@@ -156,6 +156,11 @@ class Claim:
     tuned: str = "nothing: every arm has the settings of its YAML files"
     name: str = ""
 
+    @property
+    def order(self) -> tuple[int, str]:
+        """Its place among the claims: 1b comes behind 1, and 10 behind 9."""
+        return int("".join(filter(str.isdigit, self.number)) or 0), self.number
+
     def scale(self, name: str) -> Scale:
         """Return a scale.
 

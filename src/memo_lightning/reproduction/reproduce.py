@@ -90,6 +90,7 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
         while waiting or under_way:
             while waiting and len(under_way) < workers:
                 job = waiting.pop(0)
+                (run_dir / job[-1].name / worker.LOG).unlink(missing_ok=True)  # of an earlier attempt
                 begun = context.Process(target=worker.work, args=(job, results, run_dir))
                 begun.start()
                 under_way[begun.sentinel] = (begun, job, time.monotonic())
@@ -101,7 +102,7 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
                 if process.exitcode == 0:
                     print(f"done     {_names(job)}  {spent}", file=sys.stderr, flush=True)
                 else:
-                    failed.append(_why(process, run_dir / job[-1].name / "output.log"))
+                    failed.append(_why(process, run_dir / job[-1].name / worker.LOG))
                     print(f"failed   {_names(job)}  {spent}: {failed[-1]}", file=sys.stderr, flush=True)
     finally:
         for process, *_ in under_way.values():

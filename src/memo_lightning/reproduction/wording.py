@@ -21,20 +21,24 @@ def in_words(rule: Mapping[str, Any]) -> str:
     Args:
         rule: one of the ``rules`` of a verdict.
     """
-    what = _OF[rule["kind"]].format(metric=rule["metric"].replace("_", " "), threshold=rule.get("threshold") or 0.0)
-    arms = rule.get("arm", "")
+    arms = rule["arm"]
     if "against" in rule:
         arms += f" / {rule['against']}"
         if rule.get("against_evaluation", rule["evaluation"]) != rule["evaluation"]:
             arms += f" at {rule['against_evaluation']}"
-    place = f" on {rule['task']}, {rule['evaluation']}" if "task" in rule else ""
     low, high = rule["interval"]
-    interval = "" if low is None else f" ({_number(low)} to {_number(high)})"
-    found = f"{_number(rule['value'])}{interval}, must be {rule['bound']}"
-    return f"{f'{arms}{place}: ' if arms else ''}{what} {found}"
+    interval = "" if low is None else f" ({number_in_words(low)} to {number_in_words(high)})"
+    found = f"{number_in_words(rule['value'])}{interval}, must be {rule['bound']}"
+    return f"{arms} on {rule['task']}, {rule['evaluation']}: {what_in_words(rule)} {found}"
 
 
-def _number(value: float | None) -> str:
+def what_in_words(rule: Mapping[str, Any]) -> str:
+    """Return what number a rule is about."""
+    return _OF[rule["kind"]].format(metric=rule["metric"].replace("_", " "), threshold=rule.get("threshold") or 0.0)
+
+
+def number_in_words(value: float | None) -> str:
+    """Return a value of a rule."""
     if value is None:
         return "unknown"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

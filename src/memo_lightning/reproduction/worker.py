@@ -31,6 +31,7 @@ from memo_lightning.training.resume import resumed_config
 from memo_lightning.training.run_dir import checkpoint_path, reported_frames
 from memo_lightning.training.train import train
 
+LOG = "output.log"
 _CURVE_POINTS = 200
 _OF_EVALUATIONS = (
     *("n_trials", "mean_trial_length", "trial_length", "split", "deterministic", "memory_budget", "env"),
@@ -45,7 +46,7 @@ _OF_TRAININGS = (
 
 
 def work(runs: Sequence[Run], results: Results, folder: Path) -> None:
-    """Make runs one after the other, as the main function of a process; what it says goes to ``output.log``.
+    """Make runs one after the other, as the main function of a process; what it says goes to :data:`LOG`.
 
     Args:
         runs: each behind the one that it starts from.
@@ -55,7 +56,7 @@ def work(runs: Sequence[Run], results: Results, folder: Path) -> None:
     begin_worker()
     own = folder / runs[-1].name
     own.mkdir(parents=True, exist_ok=True)
-    with (own / "output.log").open("a") as output:
+    with (own / LOG).open("w") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())
     torch.set_num_threads(1)
