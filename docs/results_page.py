@@ -12,7 +12,7 @@ from memo_lightning.reproduction.wording import number_in_words, what_in_words
 from memo_lightning.wording import returns_in_words
 
 IMAGES = "images/claims"  # beside the page
-NOT_RUN = "not run yet"
+SCALE = "quick"  # that the page is about
 _HEAD = """# Results
 
 <!-- Made by `python docs/from_results.py`: change conf/reproduce/ or results/, not this page. -->
@@ -43,7 +43,7 @@ def results_page(folder: Path, docs: Path) -> str:
         docs: of the page, where the plots are.
     """
     results, claims = Results(folder), claims_in_order()
-    verdicts = {claim.name: results.verdict(claim.name, "quick") for claim in claims}
+    verdicts = {claim.name: results.verdict(claim.name, SCALE) for claim in claims}
     parts = [_HEAD, "\n".join(_overview(claims, verdicts))]
     for claim in claims:
         parts.append("\n\n".join(_section(claim, verdicts[claim.name], docs)))
@@ -54,19 +54,18 @@ def _overview(claims: list[Claim], verdicts: Mapping[str, Mapping[str, Any] | No
     yield "| | claim | verdict |\n|---|---|---|"
     for claim in claims:
         verdict = verdicts[claim.name]
-        found = verdict["verdict"] if verdict else NOT_RUN
-        yield f"| [{claim.number}](#claim-{claim.number}) | {claim.question} | {found} |"
+        yield f"| [{claim.number}](#claim-{claim.number}) | {claim.question} | {claim.state(verdict, SCALE)} |"
 
 
 def _section(claim: Claim, verdict: Mapping[str, Any] | None, docs: Path) -> Iterator[str]:
     yield f"## Claim {claim.number}"
     yield f"*{claim.question}*"
     if verdict is None:
-        yield f"**{_sentence(NOT_RUN)}** It will hold if:"
+        yield f"**{_sentence(claim.state(None, SCALE))}** It will hold if:"
         yield "\n".join(f"- {rule.says}" for rule in claim.rules)
     else:
         kept = sum(rule["verdict"] == "holds" for rule in verdict["rules"])
-        yield f"**{_sentence(verdict['verdict'])}** {kept} of {len(verdict['rules'])} comparisons hold."
+        yield f"**{_sentence(claim.state(verdict, SCALE))}** {kept} of {len(verdict['rules'])} comparisons hold."
     yield f"Published: {claim.published.says} ({claim.published.source})."
     workers = " workers=2" if claim.scales else ""
     yield f"```bash\nmemo reproduce {claim.name}{workers}\n```"

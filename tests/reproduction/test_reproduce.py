@@ -148,12 +148,12 @@ def test_a_run_whose_defaults_have_changed_is_made_again(killed_and_finished, tm
 @pytest.mark.slow
 def test_a_run_that_fails_is_said_in_one_line_and_the_others_are_kept(in_tmp_dir, capfd):
     claim = in_tmp_dir / "mine.yaml"
-    text = TINY.read_text().replace("lstm: [baseline=lstm]", "lstm: [baseline=lstm, algorithm.n_minibatches=7]")
+    text = TINY.read_text().replace("lstm: [baseline=lstm]", "lstm: [baseline=lstm, algorithm.gamma=2.0]")
     claim.write_text(text.replace("seeds: [1, 2]", "seeds: [1]"))
     assert main(["reproduce", str(claim), "workers=2"]) == 1
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("memo: 1 run(s) failed, and the same command tries them again: ")
-    assert "n_minibatches=7" in error
+    assert "gamma=2.0" in error
     assert "output.log" in error
     assert len(stamps(in_tmp_dir)) == 2
     assert not (in_tmp_dir / "results/claims").exists()

@@ -52,8 +52,7 @@ def _list(scale: str, results: Results) -> None:
     claims = sorted((read_claim(name) for name in shipped_claims()), key=lambda claim: claim.order)
     print(f"claims, with what their runs at scale={scale} take on one core, those of other claims included:\n")
     for claim in claims:
-        verdict = results.verdict(claim.name, scale)
-        state = verdict["verdict"] if verdict else "not run yet"
+        state = claim.state(results.verdict(claim.name, scale), scale)
         print(f"{claim.number:<3} {claim.name:<24} {_cost(claim, scale):>12}   {state}")
         print(textwrap.fill(claim.question, 79, initial_indent="    ", subsequent_indent="    "))
     print(f"\nnext: memo reproduce {claims[0].name} workers=2")

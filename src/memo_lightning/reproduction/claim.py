@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,23 @@ class Claim:
     def order(self) -> tuple[int, str]:
         """Its place among the claims: 1b comes behind 1, and 10 behind 9."""
         return int("".join(filter(str.isdigit, self.number)) or 0), self.number
+
+    def fingerprint(self, scale: str) -> str:
+        """Return what tells the rules of a scale, and the runs that they are about, from those of other days."""
+        parts = asdict(self)
+        chosen = parts["scales"].get(scale, {"seeds": [], "tasks": {}})
+        for described in (*parts["rules"], *chosen["tasks"].values()):
+            for words in ("says", "minutes"):
+                described.pop(words, None)
+        made_by = [parts["rules"], parts["arms"], parts["evaluations"], chosen["seeds"], chosen["tasks"]]
+        return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:10]
+
+    def state(self, verdict: Mapping[str, Any] | None, scale: str) -> str:
+        """Return the last verdict in words, which counts only where it was found by the rules of today."""
+        if verdict is None:
+            return "not run yet"
+        by_other_rules = verdict["fingerprint"] != self.fingerprint(scale)
+        return f"{verdict['verdict']}, by earlier rules" if by_other_rules else verdict["verdict"]
 
     def scale(self, name: str) -> Scale:
         """Return a scale.

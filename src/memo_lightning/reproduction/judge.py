@@ -50,6 +50,7 @@ def judge(claim: Claim, scale: str, cells: Sequence[Cell], results: Results) -> 
         "claim": claim.name,
         "scale": scale,
         "question": claim.question,
+        "fingerprint": claim.fingerprint(scale),
         "verdict": rules.together(part["verdict"] for part in judged),
         "published": asdict(claim.published),
         "rules": judged,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from memo_lightning.reproduction.claim import Claim
 from memo_lightning.reproduction.judge import judge
 from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import Run, chain, merged, plan
+from memo_lightning.training.devices import worker_environments
 from memo_lightning.wording import listed
 
 
@@ -79,25 +79,27 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
     """Make runs in processes that are forked from one which has imported everything; return what went wrong."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
-    os.environ["OMP_NUM_THREADS"] = "1"  # read where torch is imported, which is in the processes' server
+    accelerators = {run.settings["trainer.accelerator"] for job in jobs for run in job}
+    environments = worker_environments(workers, next(iter(accelerators - {"cpu"}), "cpu"), 1)
     n_runs, minutes = sum(map(len, jobs)), sum(run.minutes for job in jobs for run in job)
     if jobs:
         took = f"about {minutes / 60 / min(workers, len(jobs)):.1f} hours with workers={workers}"
         print(f"{n_kept} runs are kept, {n_runs} to be made: {took}", file=sys.stderr, flush=True)
     waiting, failed = list(jobs), []
-    under_way: dict[int, tuple[BaseProcess, list[Run], float]] = {}
+    under_way: dict[int, tuple[BaseProcess, list[Run], float, int]] = {}
     try:
         while waiting or under_way:
             while waiting and len(under_way) < workers:
                 job = waiting.pop(0)
                 (run_dir / job[-1].name / worker.LOG).unlink(missing_ok=True)  # of an earlier attempt
-                begun = context.Process(target=worker.work, args=(job, results, run_dir))
+                slot = min(set(range(workers)) - {slot for *_, slot in under_way.values()})
+                begun = context.Process(target=worker.work, args=(job, results, run_dir, environments[slot]))
                 begun.start()
-                under_way[begun.sentinel] = (begun, job, time.monotonic())
+                under_way[begun.sentinel] = (begun, job, time.monotonic(), slot)
                 print(f"starts   {_names(job)}", file=sys.stderr, flush=True)
             wait(list(under_way))
             for ended in [sentinel for sentinel, (run, *_) in under_way.items() if run.exitcode is not None]:
-                process, job, began = under_way.pop(ended)
+                process, job, began, _ = under_way.pop(ended)
                 spent = f"{(time.monotonic() - began) / 60:.1f} min"
                 if process.exitcode == 0:
                     print(f"done     {_names(job)}  {spent}", file=sys.stderr, flush=True)

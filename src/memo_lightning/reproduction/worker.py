@@ -45,13 +45,14 @@ _OF_TRAININGS = (
 )
 
 
-def work(runs: Sequence[Run], results: Results, folder: Path) -> None:
+def work(runs: Sequence[Run], results: Results, folder: Path, environment: Mapping[str, str]) -> None:
     """Make runs one after the other, as the main function of a process; what it says goes to :data:`LOG`.
 
     Args:
         runs: each behind the one that it starts from.
         results: where they are kept.
         folder: where they are made; the log is in that of the last.
+        environment: variables that say which GPU is this process's own.
     """
     begin_worker()
     own = folder / runs[-1].name
@@ -59,6 +60,7 @@ def work(runs: Sequence[Run], results: Results, folder: Path) -> None:
     with (own / LOG).open("w") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())
+    os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     try:
         for run in runs:
