@@ -24,8 +24,9 @@ runs that are missing and judges; `memo reproduce` alone lists the claims.
 A rule **holds** where the whole 95 % interval over seeds keeps its bound, **does not hold** where none of it does, and
 is **undecided** in between; a claim holds if all of its rules do. Values are interquartile means over seeds, intervals
 are percentiles of a bootstrap that resamples the seeds of each arm, and the probability of improvement is the share of
-pairs of runs in which the arm is ahead, as in rliable ([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy
-computes them. With three to five seeds such an interval is rather too narrow, so what it only just decides is weak.
+pairs of runs in which the arm is ahead, in the direction of the bound, as in rliable
+([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them. With three to five seeds such an interval
+is rather too narrow, so what it only just decides is weak.
 """
 
 

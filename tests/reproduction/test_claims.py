@@ -145,7 +145,8 @@ def test_what_is_wrong_with_a_claim_is_one_line(changes, message, in_tmp_dir, ca
         ([str(TINY), "scale=paper"], "scale='paper': must be one of quick, which tiny_claim has"),
         ([str(TINY), "workers=0"], "workers=0: must be at least 1"),
         ([str(TINY), "worker=2"], "unknown override 'worker': did you mean workers"),
-        ([str(TINY), "train=['env.room_sise=3']"], "unknown override 'env.room_sise'"),
+        ([str(TINY), "train=['env.room_sise=3']", "results=other"], "unknown override 'env.room_sise'"),
+        ([str(TINY), "train=['env.room_size=3']"], "keep them with results=DIR elsewhere"),
     ],
 )
 def test_what_is_wrong_with_the_command_is_one_line(arguments, message, in_tmp_dir, capsys):

@@ -10,6 +10,7 @@ from typing import Any
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError
 from memo_lightning.overrides import command
 from memo_lightning.reproduction.claim import Claim, read_claim, shipped_claims
 from memo_lightning.reproduction.plots import plot_claim
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str]) -> None:
     if not names:
         _list(str(config.scale), results)
         return
+    if config.train and results.folder == Path(compose_config("reproduce").results):
+        raise UserError(
+            f"train={list(config.train)}: makes other runs than the claim's; keep them with results=DIR elsewhere"
+        )
     claims = [read_claim(name) for name in dict.fromkeys(names)]
     try:
         verdicts = reproduce(claims, config.scale, results, run_dir, config.workers, list(config.train))

@@ -113,7 +113,7 @@ def _apply(
 def _against(
     rule: Rule, arm: Cell, evaluation: str, opponent: Cell, of_others: str, kept: Mapping[str, Kept], bound: Bound
 ) -> dict[str, Any]:
-    """Return what a rule finds of an arm and an opponent."""
+    """Return what a rule finds of an arm and an opponent; an improvement is what the bound asks for, more or less."""
     if rule.kind == "sooner":
         total = float(max(run["training"]["frames"] for run in _of(arm, kept)))
         own, others = _frames(arm, kept, rule), _frames(opponent, kept, rule)
@@ -122,7 +122,7 @@ def _against(
     else:
         own, others = scores(arm, evaluation, kept, rule.metric), scores(opponent, of_others, kept, rule.metric)
         outcome = (rules.improvement if rule.kind == "improvement" else rules.ratio)(own, others, bound)
-        better = rules.probability_of_improvement(own, others)
+        better = rules.probability_of_improvement(*((own, others) if bound.is_least else (-own, -others)))
     return {**_plain(outcome), "probability_of_improvement": _finite(float(better))}
 
 
@@ -161,11 +161,10 @@ def _scores_of(cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> dict[st
         "parameters": kept[cell.runs[0].name]["training"]["parameters"],
         "frames": [run["training"]["frames"] for run in _of(cell, kept)],
     }
-    for metric in _SHOWN:
-        values = (
-            scores(cell, evaluation, kept, metric) if metric in (TRAINED, EVALUATED)[evaluation != TRAINING] else None
-        )
-        if values is not None and np.isfinite(values).all():
+    known = TRAINED if evaluation == TRAINING else EVALUATED
+    for metric in (metric for metric in _SHOWN if metric in known):
+        values = scores(cell, evaluation, kept, metric)
+        if np.isfinite(values).all():
             estimate = estimate_over_seeds(values)
             numbers = {name: _finite(float(getattr(estimate, name))) for name in ("mean", "low", "high")}
             shown[metric] = {"values": values.tolist(), **numbers}

@@ -132,14 +132,16 @@ def _only_one_in(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: if it is held, or cannot be written.
     """
+    busy = "another memo reproduce is at work there; use workers= for more at once"
+    lock = FileLock(run_dir / "lock")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / "lock")
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"run_dir={run_dir}: another memo reproduce is at work there; use workers= for more at once") \
-            from None  # fmt: skip
+        raise UserError(f"run_dir={run_dir}: {busy}") from None
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()
