@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.lines import Line2D
+from results_page import IMAGES, claims_in_order, results_page
 
 from memo_lightning.benchmarks.plot import plot_costs
 from memo_lightning.benchmarks.tables import markdown
@@ -22,6 +23,9 @@ from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, new_figure, tidy
 from memo_lightning.evaluation.statistics import estimate_over_seeds
+from memo_lightning.reproduction.plots import plot_claim
+from memo_lightning.reproduction.results import Results
+from memo_lightning.reproduction.runs import plan
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "results"
@@ -95,13 +99,18 @@ def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Write the images, and the table into its page."""
+    """Write the images, the page of results, and the table of performance into its page."""
     benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     plot_costs(benchmark["cases"], DOCS / "images/costs.png")
     for name in COMPARISONS:
         groups = groups_of(json.loads((RESULTS / f"{name}.json").read_text()))
         plot_comparison(groups, DOCS / f"images/{name}.png")
     plot_success(json.loads((RESULTS / "ext_objnav_small.json").read_text()), DOCS / "images/ext_objnav_success.png")
+    results = Results(RESULTS)
+    for claim in claims_in_order():
+        if claim.scales and results.verdict(claim.name, "quick"):
+            plot_claim(claim, plan(claim, "quick"), results, DOCS / IMAGES)
+    (DOCS / "results.md").write_text(results_page(RESULTS, DOCS))
     page = DOCS / "performance.md"
     table = table_with_aims(benchmark["ratios"])
     page.write_text(re.sub(r"(?<=## In proportion\n\n)(\|.*\n)+", table + "\n", page.read_text()))

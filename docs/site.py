@@ -10,9 +10,10 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "memo_lightning"
+CLAIMS = "reproduce"  # what memo reproduce tests, and no group of settings
 # Pages in the order they are read; any other page in docs/ follows under its own title.
 SECTIONS = {
-    "Guide": ["index.md", "concepts.md", "tasks.md", "recipe.md", "ext_objnav.md", "performance.md"],
+    "Guide": ["index.md", "concepts.md", "tasks.md", "recipe.md", "ext_objnav.md", "performance.md", "results.md"],
     "How to": [
         "how-to/use-a-policy.md",
         "how-to/own-environment.md",
@@ -43,8 +44,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/configuration.md", content=configuration()))
     for name in _packages():
         files.append(File.generated(config, f"reference/{name}.md", content=api(name)))
-    for path in sorted((ROOT / "results").glob("*.json")):
-        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    for path in sorted((ROOT / "results").rglob("*.json")):
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
@@ -61,7 +63,10 @@ def configuration() -> str:
     for folder in sorted(path for path in (ROOT / "conf").rglob("*") if path.is_dir()):
         group, options = folder.relative_to(ROOT / "conf").as_posix(), sorted(folder.glob("*.yaml"))
         names = ", ".join(f"`{option.stem}`" for option in options)
-        parts.append(f"## Group `{group}`\n\nOne of {names}: `memo train {group}={options[0].stem}`.\n")
+        if group == CLAIMS:
+            parts.append(f"## Claims\n\nOne of {names}: `memo reproduce {options[0].stem}`.\n")
+        else:
+            parts.append(f"## Group `{group}`\n\nOne of {names}: `memo train {group}={options[0].stem}`.\n")
         parts += [f"### {group}={option.stem}\n\n{_yaml(option)}" for option in options]
     parts.append("## Studies that ship\n")
     parts += [f"### {path.stem}\n\n{_yaml(path)}" for path in sorted((ROOT / "sweeps").glob("*.yaml"))]

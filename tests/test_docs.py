@@ -45,6 +45,7 @@ NOT_RUN = {
     r"resume=runs/off_policy": "longer than the run before it: tests/training/test_resume_replay.py",
     r"simulator=habitat_sim": "needs habitat-sim: tests/envs/habitat/test_habitat_sim.py",
     r"\$task": "a loop over tasks of POPGym; one of them runs",
+    r"^memo reproduce \w": "hours; a small claim runs in tests/reproduction/test_reproduce.py",
     r"^memo benchmark(?! context_lengths| 'arms)": "hours, or like the first look, which runs",
 }
 
@@ -204,13 +205,25 @@ def test_success_in_houses_is_drawn_as_measured_with_the_colours_of_the_memories
         assert [f"{line.get_ydata()[k]:.2f}" for k in bins] == row.strip("| ").split(" | ")
 
 
+def test_the_page_of_results_is_that_of_the_claims_and_verdicts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from results_page import results_page
+
+    page = (ROOT / "docs/results.md").read_text()
+    assert page == results_page(ROOT / "results", ROOT / "docs"), "python docs/from_results.py makes it"
+    for path in (ROOT / "results/claims").glob("*.json"):
+        verdict = json.loads(path.read_text())
+        section = page.partition(f"*{verdict['question']}*")[2].partition("## Claim")[0]
+        assert f"**{verdict['verdict'][0].upper()}{verdict['verdict'][1:]}.**" in section
+
+
 def test_what_pages_say_was_measured_is_in_results():
     links = [
         (path, link) for path in TEXTS for link in re.findall(r"\]\(([^)]*results/[^)]*\.json)\)", path.read_text())
     ]
     assert len(links) >= 6
     for path, link in links:
-        assert (path.parent / link).resolve().parent == ROOT / "results", f"{path.name}: {link}"
+        assert ROOT / "results" in (path.parent / link).resolve().parents, f"{path.name}: {link}"
         json.loads((path.parent / link).read_text())
 
 

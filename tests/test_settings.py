@@ -102,8 +102,8 @@ GYMNASIUM = {
     "images": "{number: channels_last}",
 }
 ENVIRONMENTS = {
-    "dark_key_to_door": ROOM,
-    "dark_key_to_door_9x9": ROOM,
+    "dark_key_to_door": {**ROOM, "layouts_per_trial": "2"},
+    "dark_key_to_door_9x9": {**ROOM, "layouts_per_trial": "2"},
     "darkroom": ROOM,
     "many_rooms": {**ROOM, "n_rooms": "3"},
     "t_maze": {**ENVIRONMENT, "carried": "false", "split": REFUSED + "=neither"},  # both tasks belong to every split
@@ -135,6 +135,7 @@ BASELINES = {
     "none": {},
     "retrieval": {"memory_budget": "9", "top_k": "1", "memory_loss_coef": "0.5"},
     "rmt": {"equal_memory_at": "40"},
+    "sliding_window": {"position_offset": "3", "memory_budget": "9"},
 }
 ENCODERS = {"auto": {"in_keys": "[observation]"}, "vector": {"in_keys": "[observation]"}}
 TRAINING = {
@@ -233,6 +234,7 @@ EVALUATION = {
     "trial_multiplier": "2",
     "bin_steps": "3",
     "memory_budget": "18",
+    "full_memory": ("memory_budget=18", "false"),
     "render": "true",
     "render_steps": ("render=true", "0"),
     "deterministic": "true",
@@ -329,7 +331,9 @@ def test_settings_that_are_tested_elsewhere_are_named_there(setting, file):
     assert setting.rpartition(".")[2] in (TESTS / file).read_text()
 
 
-@pytest.mark.parametrize("name", ["benchmark", "compare", "doctor", "export-houses", "register", "sweep", "ui"])
+@pytest.mark.parametrize(
+    "name", ["benchmark", "compare", "doctor", "export-houses", "register", "reproduce", "sweep", "ui"]
+)
 def test_settings_of_other_commands_are_named_in_the_code_that_follows_them(name):
     """Commands read their settings by name: one that nothing reads is one that does nothing."""
     code = "".join(path.read_text() for path in (TESTS.parent / "src" / "memo_lightning").rglob("*.py"))

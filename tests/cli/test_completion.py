@@ -21,6 +21,9 @@ def test_verbs_groups_options_and_settings_are_completed(monkeypatch, tmp_path):
     assert completions("memo train baseline=nonsense algorithm.gam") == ["algorithm.gamma="], "a mistake so far"
     assert completions("memo train env/v") == ["env/vision="]
     assert completions("memo train env/vision=v") == ["env/vision=vit"]
+    assert completions("memo reproduce many") == ["many_rooms"]
+    assert completions("memo reproduce many_rooms work") == ["workers="]
+    assert completions("memo train repr") == []
     assert "env=gymnasium" in completions("memo check-env env=g")
     assert completions("memo check-env env.trial_l") == ["env.trial_length="]
     assert completions("memo evaluate trial_m") == ["trial_multiplier="]

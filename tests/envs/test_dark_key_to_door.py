@@ -125,9 +125,42 @@ def test_a_lit_room_shows_key_and_door():
     assert [((k0, k1), (d0, d1)) for _, _, k0, k1, d0, d1 in shown] == layouts(env)
 
 
+def test_layouts_change_within_a_trial_at_the_first_episode_of_each_part():
+    env = DarkKeyToDoor(n_envs=50, layouts_per_trial=3, **{**SETTINGS, "trial_length": 60})
+    td = env.reset()
+    seen, begins = [layouts(env)], [[True] * 50]
+    for _ in range(59):
+        td = env.step(env.rand_action(td))["next"]
+        seen.append(layouts(env))
+        begins.append(td["episode_end"].squeeze(-1).tolist())
+    for index in range(50):
+        layout, held = seen[0][index], {}
+        for step in range(60):
+            part = step // 20
+            if begins[step][index]:  # an episode that begins in a part takes place in the part's layout
+                layout = held.setdefault(part, seen[step][index])
+            assert seen[step][index] == layout, (index, step)
+    changed = [sum(a != b for a, b in zip(seen[0], seen[k], strict=True)) for k in (30, 59)]
+    assert min(changed) > 40, "layouts are drawn anew, and few are drawn twice"
+
+
+def test_layouts_after_the_first_belong_to_the_split_and_do_not_change_the_first():
+    changing = DarkKeyToDoor(n_envs=200, layouts_per_trial=10, split="held_out", **SETTINGS)
+    fixed = DarkKeyToDoor(n_envs=200, split="held_out", **SETTINGS)
+    every = DarkKeyToDoor(n_envs=20_000, split="held_out", seed=1, **SETTINGS)
+    td, _, _ = changing.reset(), fixed.reset(), every.reset()
+    assert layouts(changing) == layouts(fixed)
+    held_out = set(layouts(every))
+    for _ in range(SETTINGS["trial_length"] - 1):
+        td = changing.step(changing.rand_action(td))["next"]
+        assert set(layouts(changing)) <= held_out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"layouts_per_trial": 0}, r"env.layouts_per_trial=0: must be at least 1 and at most env.trial_length=20"),
+        ({"layouts_per_trial": 21}, r"env.layouts_per_trial=21"),
         ({"split": "test"}, r"env.split='test': must be one of train, held_out, all"),
         ({"room_size": 1}, r"env.room_size=1: must be at least 2"),
         ({"episode_length": 21}, r"env.episode_length=21: .* env.trial_length=20"),

@@ -126,7 +126,7 @@ def test_a_wrong_study_is_one_line(settings, overrides, message, tmp_path):
 
 
 def test_files_that_are_no_studies_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no such study file; those that ship: baselines, ppo, segments"):
+    with pytest.raises(UserError, match="no such study file; those that ship: baselines, fair_full_context, "):
         read_study("sweeps/missing.yaml", [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("space: [")

@@ -69,6 +69,8 @@ def _words(verb: str, overrides: Sequence[str], word: str) -> Iterator[str]:
     if "=" in word:
         yield from (f"{key}={option}" for option in group_options(key))
         return
+    if verb == "reproduce":
+        yield from (path.stem for path in (config_dir() / "reproduce").glob("*.yaml"))
     if verb == "sweep" and not overrides:
         yield from (str(path) for path in Path("sweeps").glob("*.yaml"))
     known = []
@@ -80,7 +82,7 @@ def _words(verb: str, overrides: Sequence[str], word: str) -> Iterator[str]:
     if verb == "evaluate":  # changes what the policy was trained with
         known += [name for name in setting_names(compose_config("train")) if name.startswith(("env.", "model."))]
     if verb in ("train", "sweep"):
-        folders = [path for path in config_dir().rglob("*") if path.is_dir()]
+        folders = [path for path in config_dir().rglob("*") if path.is_dir() and path.name != "reproduce"]
         known = [*known, *(folder.relative_to(config_dir()).as_posix() for folder in folders)]
     yield from (f"{name}=" for name in known)
 

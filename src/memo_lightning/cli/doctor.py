@@ -20,9 +20,9 @@ import torch
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
-from memo_lightning.sweeps.devices import n_cores
 from memo_lightning.sweeps.storage import open_storage, without_password
 from memo_lightning.tracking import describe_store, store_file
+from memo_lightning.training.devices import n_cores
 
 HELP = "Looks at this machine and says what memo can use of it and what is wrong. Exit status 2 if something is."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")

@@ -31,6 +31,7 @@ VERBS = {
     "sweep": "search for the best settings",
     "register": "name a checkpoint in MLflow's model registry",
     "compare": "compare finished runs",
+    "reproduce": "test a claim about memories",
     "benchmark": "measure what every memory costs",
     "ui": "look at runs in the browser",
     "doctor": "see what this machine has, and what is wrong with it",

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memo_lightning.envs.drawing import AGENT, DARK, ORANGE, Shape, draw_grid
+from memo_lightning.envs.random_streams import combine, draw_below
 from memo_lightning.envs.room import Room
+from memo_lightning.errors import require
 
 _KEY, _HELD_KEY = Shape("key (in hand: on the agent)", ORANGE, 0.4), Shape("key", ORANGE, 0.3)
 _DOOR = Shape("door", DARK)
+_LATER_LAYOUTS = 3  # number of the stream that layouts after a trial's first are drawn from
 
 
 class DarkKeyToDoor(Room):
@@ -25,11 +28,16 @@ class DarkKeyToDoor(Room):
     two different ones; ``room_size ** 2 * (room_size ** 2 - 1)`` tasks, split by hash into training and
     held-out ones.
 
+    With ``layouts_per_trial=K`` key and door move K - 1 times within a trial, and nothing announces it: each of K equal
+    parts of the trial has a layout of its own, drawn from the tasks of the split, in which the episodes that begin in
+    this part take place. What was remembered must then be overridden.
+
     Observation: row and column of the agent (one-hot each), whether it holds the key, and the fraction of the
     episode that has passed; in a lit room also row and column of key and door (one-hot each).
 
     Args:
         room_size: cells along one side.
+        layouts_per_trial: K, at most ``trial_length``.
         lit: show key and door.
         split: the tasks to draw from: ``"train"``, ``"held_out"`` or ``"all"``.
         n_envs, episode_length, trial_length, seed, device: see :class:`TrialEnv`.
@@ -47,11 +55,19 @@ class DarkKeyToDoor(Room):
         room_size: int = 9,
         episode_length: int = 50,
         trial_length: int = 500,
+        layouts_per_trial: int = 1,
         lit: bool = False,
         split: str = "train",
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        require(
+            1 <= layouts_per_trial <= max(1, trial_length),
+            "env.layouts_per_trial",
+            layouts_per_trial,
+            f"at least 1 and at most env.trial_length={trial_length}",
+        )
+        self.layouts_per_trial = layouts_per_trial
         self._key = torch.zeros(n_envs, 2, dtype=torch.int64, device=device)
         self._door = torch.zeros_like(self._key)
         self._has_key = torch.zeros(n_envs, dtype=torch.bool, device=device)
@@ -92,6 +108,10 @@ class DarkKeyToDoor(Room):
         marks = [(self._door[index].tolist(), _DOOR), (agent, AGENT), key]
         return draw_grid(self.room_size, self.room_size, marks)
 
+    def _stream(self, number: int) -> Tensor:
+        """Return the keys ``[N]`` of a stream of every environment, beside the one that tasks are drawn from."""
+        return combine(self._streams, torch.full_like(self._streams, number))
+
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
         n_cells = self.room_size**2
         task = self._tasks[tasks]
@@ -103,6 +123,13 @@ class DarkKeyToDoor(Room):
     def _begin_episodes(self, which: Tensor) -> None:
         super()._begin_episodes(which)
         self._has_key.masked_fill_(which, False)
+        if self.layouts_per_trial > 1:
+            part = (self._trial_step * self.layouts_per_trial // self.trial_length).clamp(
+                max=self.layouts_per_trial - 1
+            )
+            counters = self._trial_index * self.layouts_per_trial + part
+            later = draw_below(self._stream(_LATER_LAYOUTS), counters, self._n_tasks)
+            self._begin_tasks(which & (part > 0), later)
 
     def _arrive(self) -> tuple[Tensor, Tensor]:
         takes_key = (self._position == self._key).all(-1) & ~self._has_key

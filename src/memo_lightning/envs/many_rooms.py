@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from memo_lightning.envs.dark_key_to_door import DarkKeyToDoor
-from memo_lightning.envs.random_streams import combine, draw_below
+from memo_lightning.envs.random_streams import draw_below
 from memo_lightning.errors import require
 
 _LAYOUTS, _VISITS = 1, 2  # numbers of the streams that each environment draws from, beside its own
@@ -87,7 +87,3 @@ class ManyRooms(DarkKeyToDoor):
 
     def _status(self) -> list[Tensor]:
         return [*super()._status(), *one_hot(self._room, self.n_rooms).float().unbind(-1)]
-
-    def _stream(self, number: int) -> Tensor:
-        """Return the keys ``[N]`` of a stream of every environment."""
-        return combine(self._streams, torch.full_like(self._streams, number))

@@ -17,6 +17,7 @@ _MEMORIES = {
     "direct_kv": "#56b4e9",
     "autocompressor": "#882255",
     "no_iea": "#8c564b",
+    "sliding_window": "#f2a07b",
     "memo_checkpointed": "#12355b",
     "memo_reencoding": "#7a5cff",
 }

@@ -71,7 +71,9 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     env = build_env(env_config, n_envs, config.seed)
     try:
         _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
-        _set_budget(policy, config.memory_budget)
+        budget = policy.sequence_model.memory_budget if config.memory_budget is None else config.memory_budget
+        _set_budget(policy, budget)
+        compares = config.memory_budget is not None and config.full_memory
         source = config.checkpoint
         if source.startswith(MODELS):
             source = f"{source} of {describe_store(config.tracking_uri)}"
@@ -84,11 +86,11 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         except OSError as error:
             raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
         records = {}
-        if config.memory_budget is not None:  # the same trials with all of the memory, to compare with
+        if compares:  # the same trials with all of the memory, to compare with
             _set_budget(policy, None)
             records["full memory"] = _run(config, env, policy, length, "full memory")[0]
-            _set_budget(policy, config.memory_budget)
-        label = "full memory" if config.memory_budget is None else f"newest {config.memory_budget} tokens"
+            _set_budget(policy, budget)
+        label = "full memory" if budget is None else f"newest {budget} tokens"
         record, first = _run(config, env, policy, length, "evaluating")
         records[label] = record
     finally:
@@ -106,11 +108,11 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         "frames_trained": training["frames"],
         "mlflow_run_id": training["mlflow_run_id"],
         "mlflow_experiment": (training["config"]["logger"] or {}).get("experiment_name"),
-        "memory_budget": config.memory_budget,
+        "memory_budget": budget,
         "trial_length": length,
         **_metrics(record, config.bin_steps),
     }
-    if config.memory_budget is not None:
+    if compares:
         metrics["full_memory"] = _metrics(records["full memory"], config.bin_steps)
     curve = run_dir / "in_context_curve.png"
     memory = memory_name(training["config"])
@@ -198,8 +200,8 @@ def _plot_attention(
         return []
     view = view_memory(model, first.inputs.unsqueeze(0))
     title = f"{what}: summaries in a trial of {config.split} tasks"
-    if config.memory_budget is not None:
-        title += f", newest {config.memory_budget} tokens kept"
+    if model.memory_budget is not None:
+        title += f", newest {model.memory_budget} tokens kept"
     plot_summary_attention(view, first.ends, first.successes, path, title, colour)
     return [path]
 

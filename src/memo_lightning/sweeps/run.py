@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from memo_lightning.errors import UserError
-from memo_lightning.sweeps.devices import worker_environments
 from memo_lightning.sweeps.rehearsal import rehearse
 from memo_lightning.sweeps.report import StudyReport, write_report
 from memo_lightning.sweeps.space import as_overrides, draw
@@ -43,6 +42,7 @@ from memo_lightning.sweeps.trial import STORAGE_VARIABLE, TrialResult, TrialTask
 from memo_lightning.sweeps.trial_process import TrialProcess
 from memo_lightning.tracking import resolve_store
 from memo_lightning.tracking.study_runs import StudyRuns
+from memo_lightning.training.devices import worker_environments
 
 _POLL_SECONDS = 0.5
 _AWAY_SECONDS = 5.0  # between attempts to reach a storage that is away

@@ -3,7 +3,7 @@
 import pytest
 
 from memo_lightning.errors import UserError
-from memo_lightning.sweeps.devices import n_cores, worker_environments
+from memo_lightning.training.devices import n_cores, worker_environments
 
 
 def test_workers_share_the_cores(monkeypatch):

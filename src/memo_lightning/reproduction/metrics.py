@@ -1,0 +1,88 @@
+"""The numbers of a finished run that rules and plots can be about: a closed set, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Numbers = Mapping[str, Any]
+
+
+def frames_to(history: Sequence[Sequence[float]], threshold: float) -> float:
+    """Return after how many frames a rollout's return per trial first reaches ``threshold``.
+
+    Args:
+        history: frames and return per trial, of rollouts in their order.
+        threshold: return per trial.
+
+    Returns:
+        The frames; infinity where it was never reached.
+    """
+    return next((float(frames) for frames, score in history if score >= threshold), float("inf"))
+
+
+def late_in_layout(evaluation: Numbers) -> float:
+    """Return the doors opened per 100 steps towards the end of a layout, mean over layouts after a trial's first.
+
+    A trial of ``layouts_per_trial`` equal parts is evaluated in bins of steps that the parts are multiples of; of every
+    part the last bin counts. An episode that ends with a door is a success.
+    """
+    table, n_trials = evaluation["by_steps"], evaluation["n_trials"]
+    part = evaluation["trial_length"] / evaluation["env"]["layouts_per_trial"]
+    ends = np.array(table["steps"])
+    width = float(ends[0])
+    last = (ends % part == 0) & (ends > part)
+    if not last.any():
+        return float("nan")
+    successes = np.array([share or 0.0 for share in table["success"]]) * np.array(table["n_episodes"])
+    return float((successes[last] / n_trials).mean() * 100 / width)
+
+
+def doors_in_last_bin(evaluation: Numbers) -> float:
+    """Return the successes of a trial in its last bin of ``bin_steps`` steps, mean over trials."""
+    table = evaluation["by_steps"]
+    return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
+
+
+def final_over_best(training: Numbers) -> float:
+    """Return how much of its best return a training has at its end: 1 for one that never loses what it has learned.
+
+    Both are means over a tenth of the rollouts; NaN where the best return is not above zero.
+    """
+    returns = np.array([score for _, score in training["history"]])
+    width = max(1, len(returns) // 10)
+    means = np.convolve(returns, np.full(width, 1 / width), "valid")
+    return float(means[-1] / means.max()) if means.max() > 0 else float("nan")
+
+
+def _quarters(one: int, other: int) -> Callable[[Numbers], float]:
+    def share(evaluation: Numbers) -> float:
+        quarters = evaluation["return_by_quarter"]
+        return quarters[one] / quarters[other] if quarters[other] else float("nan")
+
+    return share
+
+
+# Of an evaluation.
+EVALUATED: dict[str, Callable[[Numbers], float]] = {
+    "return_per_trial": lambda evaluation: evaluation["return_per_trial"],
+    "return_per_step": lambda evaluation: evaluation["return_per_trial"] / evaluation["mean_trial_length"],
+    "success": lambda evaluation: evaluation["success"],
+    "last_quarter_over_first": _quarters(3, 0),
+    "last_quarter_over_second": _quarters(3, 1),
+    "late_in_layout": late_in_layout,
+    "doors_in_last_bin": doors_in_last_bin,
+    "memory_bytes": lambda evaluation: evaluation["memory_bytes"],
+}
+
+# Of a training: means over its last rollouts, and what its memory costs at the length of its trials.
+TRAINED: dict[str, Callable[[Numbers], float]] = {
+    "return_per_trial": lambda training: training["return_per_trial"],
+    "final_over_best": final_over_best,
+    "memory_bytes": lambda training: training["memory_bytes"],
+    "flops_per_step": lambda training: training["flops_per_step"],
+    "frames_per_second": lambda training: training["frames_per_second"],
+    "parameters": lambda training: training["parameters"],
+}

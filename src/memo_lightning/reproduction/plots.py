@@ -1,0 +1,209 @@
+"""The plots of a claim: learning curves, return over a trial, and scores against memory and length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from memo_lightning.evaluation.colours import memory_colours
+from memo_lightning.evaluation.in_context import Estimate
+from memo_lightning.evaluation.plots import (
+    PAGE_WIDTH,
+    STYLE,
+    draw_estimate,
+    include_zero,
+    new_figure,
+    short_numbers,
+    tidy,
+)
+from memo_lightning.evaluation.statistics import estimate_over_seeds
+from memo_lightning.reproduction.claim import Claim
+from memo_lightning.reproduction.judge import Kept, evaluated, scores
+from memo_lightning.reproduction.results import Results
+from memo_lightning.reproduction.runs import Cell
+
+_POINTS = 60
+_COLUMNS = 3
+
+
+def plot_claim(claim: Claim, cells: Sequence[Cell], results: Results, folder: Path) -> list[Path]:
+    """Draw the plots that a claim names, ``CLAIM-PLOT.png``; nothing of those for which there is no data.
+
+    Args:
+        claim: the claim.
+        cells: its runs, all of which must be in the results.
+        results: the results folder.
+        folder: where the images are written; made if it is not there.
+
+    Returns:
+        The images.
+    """
+    kept = {run.name: found for cell in cells for run in cell.runs if (found := results.run(run))}
+    written = []
+    for name in claim.plots:
+        panels = _PANELS[name](cells, kept)
+        if not panels:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        written.append(folder / f"{claim.name}-{name}.png")
+        _write(panels, [cell.arm for cell in cells], written[-1])
+    return written
+
+
+Panel = tuple[str, Callable[[Axes, Mapping[str, str]], None]]  # its title, and what draws it with the arms' colours
+Panels = list[Panel]
+
+
+@rc_context(STYLE)
+def _write(panels: Panels, arms: Sequence[str], path: Path) -> None:
+    colours = memory_colours(arms)
+    n_columns = min(len(panels), _COLUMNS)
+    n_rows = -(-len(panels) // n_columns)
+    figure = new_figure(PAGE_WIDTH if n_columns > 1 else 5.0, 0.5 + 2.5 * n_rows)
+    all_axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for axes in all_axes[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, draw) in zip(all_axes, panels, strict=False):
+        draw(axes, colours)
+        axes.set_title(title)
+        tidy(axes)
+    lines = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 6), frameon=False)
+    figure.suptitle("bands and bars: 95 % intervals over seeds")
+    figure.savefig(path)
+
+
+def _by_task(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    tasks: dict[str, list[Cell]] = {}
+    for cell in cells:
+        tasks.setdefault(cell.task, []).append(cell)
+    return tasks
+
+
+def _learning_curves(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
+    """Return per trial over the frames of training, a panel per task."""
+
+    def panel(task: str, arms: Sequence[Cell]) -> Panel:
+        def draw(axes: Axes, colours: Mapping[str, str]) -> None:
+            for cell in arms:
+                curves = [np.array(kept[run.name]["training"]["history"], np.float64).T for run in cell.runs]
+                frames = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), _POINTS)
+                values = np.array([np.interp(frames, *curve) for curve in curves])
+                draw_estimate(axes, frames, estimate_over_seeds(values), colours[cell.arm])
+            axes.set(xlabel="frames", ylabel="return per trial")
+            include_zero(axes)
+            short_numbers(axes, "x")
+
+        return task, draw
+
+    drawn = {task: [c for c in arms if all(kept[run.name]["training"]["history"] for run in c.runs)]
+             for task, arms in _by_task(cells).items()}  # fmt: skip
+    return [panel(task, arms) for task, arms in drawn.items() if arms]
+
+
+def _return_by_step(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
+    """Reward per step over the steps of a trial, a panel per task and evaluation."""
+
+    def panel(task: str, name: str, arms: Sequence[Cell]) -> Panel:
+        def draw(axes: Axes, colours: Mapping[str, str]) -> None:
+            for cell in arms:
+                curves = [evaluated(run, cell, name, kept)["in_context_curve"] for run in cell.runs]
+                ends = np.array(curves[0]["steps"])
+                widths = np.diff(ends, prepend=0.0)
+                values = np.array([curve["reward"] for curve in curves]) / widths
+                draw_estimate(axes, ends - widths / 2, estimate_over_seeds(values), colours[cell.arm])
+            axes.set(xlabel="step of the trial", ylabel="reward per step")
+            axes.set_xlim(left=0)
+            include_zero(axes)
+            short_numbers(axes, "x")
+
+        return f"{task}, {name}", draw
+
+    return [panel(task, name, arms) for task, name, arms in _places(cells)]
+
+
+def _places(cells: Sequence[Cell]) -> list[tuple[str, str, list[Cell]]]:
+    """Return every evaluation of every task, with the arms that it is made of."""
+    return [
+        (task, name, [cell for cell in arms if name in cell.evaluations])
+        for task, arms in _by_task(cells).items()
+        for name in dict.fromkeys(name for cell in arms for name in cell.evaluations)
+    ]
+
+
+def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
+    """Reward per step against the bytes of the memory, a panel per task and length of the trials."""
+
+    def panel(task: str, length: int, points: Sequence[tuple[str, float, Estimate]]) -> Panel:
+        def draw(axes: Axes, colours: Mapping[str, str]) -> None:
+            for arm in dict.fromkeys(arm for arm, *_ in points):
+                own = sorted((size, estimate) for name, size, estimate in points if name == arm and size > 0)
+                _join(axes, own, colours[arm])
+            axes.set(xlabel="bytes of memory, most in a trial", ylabel="reward per step")
+            _logarithmic(axes)
+            include_zero(axes)
+
+        return f"{task}, trials of {length:,}", draw
+
+    points: dict[tuple[str, int], list[tuple[str, float, Estimate]]] = {}
+    for cell in cells:
+        for name in cell.evaluations:
+            length = evaluated(cell.runs[0], cell, name, kept)["trial_length"]
+            size = float(np.mean(scores(cell, name, kept, "memory_bytes")))
+            estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
+            points.setdefault((cell.task, length), []).append((cell.arm, size, estimate))
+    return [panel(*place, found) for place, found in points.items()]
+
+
+def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
+    """Reward per step against the length of the trial, with all of the memory; a panel per task."""
+
+    def panel(task: str, arms: Sequence[Cell]) -> Panel:
+        def draw(axes: Axes, colours: Mapping[str, str]) -> None:
+            for cell in arms:
+                own: dict[int | None, list[tuple[float, Estimate]]] = {}
+                for name in cell.evaluations:
+                    found = evaluated(cell.runs[0], cell, name, kept)
+                    estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
+                    own.setdefault(found["memory_budget"], []).append((float(found["trial_length"]), estimate))
+                for budget, points in own.items():
+                    points.sort(key=lambda point: point[0])
+                    _join(axes, points, colours[cell.arm], "-" if budget is None else "--")
+            axes.set(xlabel="steps of a trial", ylabel="reward per step")
+            _logarithmic(axes)
+            include_zero(axes)
+
+        return f"{task} (dashed: bounded memory)", draw
+
+    return [panel(task, arms) for task, arms in _by_task(cells).items() if any(cell.evaluations for cell in arms)]
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Give the horizontal axis a logarithmic scale, with few and short numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _join(axes: Axes, points: Sequence[tuple[float, Estimate]], colour: str, line: str = "-") -> None:
+    """Draw points with bars for their intervals, joined by a line."""
+    if not points:
+        return
+    x, middle = [point[0] for point in points], [float(point[1].mean) for point in points]
+    axes.plot(x, middle, line, marker=".", color=colour)
+    axes.vlines(x, [float(p[1].low) for p in points], [float(p[1].high) for p in points], color=colour)
+
+
+_PANELS: dict[str, Callable[[Sequence[Cell], Mapping[str, Kept]], Panels]] = {
+    "learning_curves": _learning_curves,
+    "return_by_step": _return_by_step,
+    "score_against_memory": _score_against_memory,
+    "score_against_length": _score_against_length,
+}

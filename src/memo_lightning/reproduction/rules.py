@@ -1,0 +1,145 @@
+"""The rules that claims are judged by: a value, its interval over seeds, and what the bound says of it.
+
+A rule is fixed before any run is made. Its verdict is ``holds`` where the whole interval keeps the bound, ``does not
+hold`` where none of it does, and ``undecided`` in between: more seeds would decide. The statistics are those of rliable
+(Agarwal et al. 2021, arXiv 2108.13264), computed with scipy: interquartile means, percentile intervals of a bootstrap
+stratified by arm, and the probability of improvement.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from memo_lightning.evaluation.statistics import interquartile_mean
+
+Verdict = Literal["holds", "does not hold", "undecided"]
+Scores = NDArray[np.float64]
+N_RESAMPLES = 5000
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a value must be: at least or at most a number."""
+
+    value: float
+    is_least: bool
+
+    def __str__(self) -> str:
+        return f"at {'least' if self.is_least else 'most'} {self.value:g}"
+
+    def keeps(self, value: float) -> bool:
+        """Say whether a value keeps the bound."""
+        return value >= self.value if self.is_least else value <= self.value
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule has found.
+
+    Attributes:
+        value: that is judged.
+        low: of its 95 % interval; NaN where there is none, as of a single seed.
+        high: of its 95 % interval.
+        verdict: what the bound says.
+    """
+
+    value: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+def level(scores: Scores, bound: Bound) -> Outcome:
+    """Judge the interquartile mean of an arm's scores ``[n_seeds]``."""
+    return _judge(interquartile_mean, (scores,), bound)
+
+
+def every_seed(scores: Scores, bound: Bound) -> Outcome:
+    """Judge the worst of an arm's scores ``[n_seeds]``; there is no interval, it holds for all seeds or it does not."""
+    worst = float(scores.min() if bound.is_least else scores.max())
+    unknown = not np.isfinite(scores).all()
+    verdict: Verdict = "undecided" if unknown else "holds" if bound.keeps(worst) else "does not hold"
+    return Outcome(worst, math.nan, math.nan, verdict)
+
+
+def ratio(scores: Scores, others: Scores, bound: Bound) -> Outcome:
+    """Judge how many times the interquartile mean of ``others`` that of ``scores`` is; each ``[n_seeds]``."""
+
+    def statistic(one: Scores, other: Scores, axis: int = -1) -> Scores:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a divisor of zero leaves it undecided
+            return interquartile_mean(one, axis) / interquartile_mean(other, axis)
+
+    return _judge(statistic, (scores, others), bound)
+
+
+def improvement(scores: Scores, others: Scores, bound: Bound) -> Outcome:
+    """Judge the probability that a run of one arm has a higher score than one of another; each ``[n_seeds]``."""
+    return _judge(probability_of_improvement, (scores, others), bound)
+
+
+def sooner(frames: Scores, others: Scores, total: float, bound: Bound) -> Outcome:
+    """Judge the ratio of the frames after which two arms reach a threshold; each ``[n_seeds]``.
+
+    A run that never does counts as one that does at its end, after ``total`` frames, which is too little. If no run of
+    either arm does, nothing is known.
+    """
+    if not np.isfinite([*frames, *others]).any():
+        return Outcome(math.nan, math.nan, math.nan, "undecided")
+    return ratio(np.minimum(frames, total), np.minimum(others, total), bound)
+
+
+def measured(value: float, bound: Bound) -> Outcome:
+    """Judge a single measurement."""
+    return Outcome(value, math.nan, math.nan, "holds" if bound.keeps(value) else "does not hold")
+
+
+def probability_of_improvement(scores: Scores, others: Scores, axis: int = -1) -> Scores:
+    """Return the share of pairs in which the first is higher, a tie counting half; ``[..., n]`` and ``[..., m]``.
+
+    Args:
+        scores: of one arm.
+        others: of the other.
+        axis: must be the last.
+    """
+    assert axis in (-1, scores.ndim - 1)
+    difference = scores[..., :, None] - others[..., None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
+
+
+def together(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict on a claim: it holds if all of its rules do, and does not if one of them does not."""
+    verdicts = set(verdicts)
+    if "does not hold" in verdicts:
+        return "does not hold"
+    return "holds" if verdicts == {"holds"} else "undecided"
+
+
+def _judge(statistic: Callable[..., Scores], samples: tuple[Scores, ...], bound: Bound) -> Outcome:
+    """Judge a statistic by its interval, each sample being resampled on its own (the strata of the bootstrap)."""
+    value = float(statistic(*samples, axis=-1))
+    if min(map(len, samples)) < 2 or not np.isfinite(value):
+        return Outcome(value, math.nan, math.nan, "undecided")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # seeds that agree exactly have an interval of no width
+        interval = bootstrap(
+            samples,
+            statistic,
+            n_resamples=N_RESAMPLES,
+            method="percentile",
+            axis=-1,
+            random_state=np.random.default_rng(0),
+        ).confidence_interval
+    low, high = float(interval.low), float(interval.high)
+    if not (math.isfinite(low) and math.isfinite(high)):  # a resample whose divisor is zero
+        return Outcome(value, math.nan, math.nan, "undecided")
+    kept = (bound.keeps(low), bound.keeps(high))
+    verdict: Verdict = "holds" if all(kept) else "undecided" if any(kept) else "does not hold"
+    return Outcome(value, low, high, verdict)
