@@ -95,7 +95,7 @@ def test_attention_to_a_summary_is_what_its_removal_changes():
     attention.qkv.weight.data[32:] = 0  # the step's own value
     attention.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model.step(x[:, 7], state)
-    assert torch.allclose(seen[0][:, 0, 0], share)
+    assert torch.allclose(seen[0][:, 0], share)
 
 
 def test_summaries_are_those_that_training_computes():
