@@ -2,7 +2,7 @@
 
 import inspect
 
-import own_memories
+import faulty_memories
 import pytest
 import torch
 
@@ -14,7 +14,7 @@ D = 16
 
 
 def problems(memory, **settings):
-    found = check_memory(lambda: getattr(own_memories, memory)(D), 33, **settings)
+    found = check_memory(lambda: getattr(faulty_memories, memory)(D), 33, **settings)
     return {finding.name: finding.problem for finding in found if finding.problem}
 
 
@@ -45,8 +45,8 @@ def test_what_is_wrong_is_named(memory, check, message):
 
 
 def test_the_line_of_the_users_file_is_named():
-    line = 1 + inspect.getsource(own_memories).splitlines().index("        return x @ x")
-    assert f"(own_memories.py, line {line})" in problems("Raises")["contract"]
+    line = 1 + inspect.getsource(faulty_memories).splitlines().index("        return x @ x")
+    assert f"(faulty_memories.py, line {line})" in problems("Raises")["contract"]
 
 
 @pytest.mark.parametrize("memory", ["Right", "BranchesOnNumbers"])
@@ -56,10 +56,10 @@ def test_what_is_right_passes(memory):
 
 def test_what_can_be_exported_is_said():
     notes = {}
-    for memory in (own_memories.Right, own_memories.BranchesOnNumbers):
+    for memory in (faulty_memories.Right, faulty_memories.BranchesOnNumbers):
         notes[memory] = next(f.note for f in check_memory(lambda m=memory: m(D), 33) if f.name == "export")
-    assert notes[own_memories.Right] == "torch.export takes step"
-    assert "does not take step (own_memories.py, line" in notes[own_memories.BranchesOnNumbers]
+    assert notes[faulty_memories.Right] == "torch.export takes step"
+    assert "does not take step (faulty_memories.py, line" in notes[faulty_memories.BranchesOnNumbers]
 
 
 def test_the_random_numbers_of_the_process_are_left_alone():
@@ -74,20 +74,22 @@ def test_sequences_are_long_enough_for_segments_to_matter():
     model = MemoTransformer(d_model=D, n_layers=1, n_heads=2, d_ff=16, segment_length=40, summary_length=4)
     assert steps_to_check(model, 200) == 101
     assert steps_to_check(model, 50) == 50
-    assert steps_to_check(own_memories.Right(D), 200) == 32
+    assert steps_to_check(faulty_memories.Right(D), 200) == 32
 
 
-@pytest.mark.parametrize("arguments", [["baseline.target=own_memories.Right"], ["baseline=lstm"], ["model.d_model=32"]])
+@pytest.mark.parametrize(
+    "arguments", [["baseline.target=faulty_memories.Right"], ["baseline=lstm"], ["model.d_model=32"]]
+)
 def test_the_command_passes_what_is_right_and_says_what_to_do_next(arguments, capsys):
     assert main(["check-memory", *arguments]) == 0
     out = capsys.readouterr().out
     assert "WRONG" not in out
-    chosen = "baseline=custom " if "own_memories" in arguments[0] else ""
+    chosen = "baseline=custom " if "faulty_memories" in arguments[0] else ""
     assert out.endswith(f"next: memo train {chosen}{arguments[0]}\n")
 
 
 def test_the_command_ends_with_what_is_wrong(capsys):
-    assert main(["check-memory", "baseline.target=own_memories.MixesTrials"]) == 2
+    assert main(["check-memory", "baseline.target=faulty_memories.MixesTrials"]) == 2
     out, err = capsys.readouterr()
     assert "WRONG  trials" in out
     assert err.splitlines()[-1] == "memo: the memory cannot be trained like this: trials (see above)"
@@ -96,10 +98,10 @@ def test_the_command_ends_with_what_is_wrong(capsys):
 @pytest.mark.parametrize(("memory", "check", "message"), [case for case in WRONG if case[1] in ESSENTIAL])
 def test_training_refuses_what_it_would_not_show(memory, check, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["baseline=custom", f"baseline.target=own_memories.{memory}", "debug=smoke", "logger=none"]
+    arguments = ["baseline=custom", f"baseline.target=faulty_memories.{memory}", "debug=smoke", "logger=none"]
     assert main(["train", *arguments]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"memo: own_memories.{memory}: ")
+    assert last.startswith(f"memo: faulty_memories.{memory}: ")
     assert message.partition(" [6")[0] in last  # without sizes, which are others here
     assert last.endswith("memo check-memory, with the same settings, looks at all that a memory must do")
     assert not (tmp_path / "runs").exists()
