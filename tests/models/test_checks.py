@@ -80,12 +80,12 @@ def test_sequences_are_long_enough_for_segments_to_matter():
 @pytest.mark.parametrize(
     "arguments", [["baseline.target=faulty_memories.Right"], ["baseline=lstm"], ["model.d_model=32"]]
 )
-def test_the_command_passes_what_is_right_and_says_what_to_do_next(arguments, capsys):
-    assert main(["check-memory", *arguments]) == 0
+def test_the_command_passes_what_is_right_and_says_what_to_do_next(argument, capsys):
+    assert main(["check-memory", argument]) == 0
     out = capsys.readouterr().out
     assert "WRONG" not in out
-    chosen = "baseline=custom " if "faulty_memories" in arguments[0] else ""
-    assert out.endswith(f"next: memo train {chosen}{arguments[0]}\n")
+    chosen = "baseline=custom " if "faulty_memories" in argument else ""
+    assert out.endswith(f"next: memo train {chosen}{argument}\n")
 
 
 def test_the_command_ends_with_what_is_wrong(capsys):
