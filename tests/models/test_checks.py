@@ -77,9 +77,7 @@ def test_sequences_are_long_enough_for_segments_to_matter():
     assert steps_to_check(faulty_memories.Right(D), 200) == 32
 
 
-@pytest.mark.parametrize(
-    "arguments", [["baseline.target=faulty_memories.Right"], ["baseline=lstm"], ["model.d_model=32"]]
-)
+@pytest.mark.parametrize("argument", ["baseline.target=faulty_memories.Right", "baseline=lstm", "model.d_model=32"])
 def test_the_command_passes_what_is_right_and_says_what_to_do_next(argument, capsys):
     assert main(["check-memory", argument]) == 0
     out = capsys.readouterr().out
