@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import BaseCollector, MultiCollector
 from torchrl.envs import EnvBase
+from torchrl.weight_update import WeightSyncScheme
 
 from memo_lightning.data.collector import TrialCollector
 from memo_lightning.data.rollouts import RolloutDataModule
@@ -81,8 +82,14 @@ class MultiSyncDataModule(RolloutDataModule):
             init_fn=begin_worker,
             **settings,
         )
-        # TorchRL may wait for ever for a worker that ends while it starts.
-        return start_watching(start)
+        try:
+            # TorchRL may wait for ever for a worker that ends while it starts.
+            return start_watching(start)
+        except BaseException:
+            # What it has made so far is collected when the interpreter ends, and would start a thread then, for ever.
+            if hasattr(WeightSyncScheme, "__del__"):
+                del WeightSyncScheme.__del__
+            raise
 
     def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
         """Give the workers the weights, and return the next chunk."""
