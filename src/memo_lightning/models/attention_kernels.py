@@ -126,8 +126,8 @@ def find_operator(name: str, arguments: Sequence[str], results: Sequence[str] = 
     return operator if fits else None
 
 
-class CPUFlashKernel:
-    """Flash attention on the CPU, in every floating dtype.
+class _Operators:
+    """A kernel that is made of two operators of torch.
 
     Args:
         forward: torch's operator.
@@ -136,6 +136,10 @@ class CPUFlashKernel:
 
     def __init__(self, forward: Operator, backward: Operator) -> None:
         self._forward, self._backward = forward, backward
+
+
+class CPUFlashKernel(_Operators):
+    """Flash attention on the CPU, in every floating dtype."""
 
     @classmethod
     def found(cls) -> CPUFlashKernel | None:
@@ -156,16 +160,8 @@ class CPUFlashKernel:
         return self._backward(gradient, queries, keys, values, *whole, 0.0, is_causal)
 
 
-class FlashKernel:
-    """Flash attention on CUDA (Dao 2023, arXiv 2307.08691), in bfloat16 and float16.
-
-    Args:
-        forward: torch's operator.
-        backward: its gradient.
-    """
-
-    def __init__(self, forward: Operator, backward: Operator) -> None:
-        self._forward, self._backward = forward, backward
+class FlashKernel(_Operators):
+    """Flash attention on CUDA (Dao 2023, arXiv 2307.08691), in bfloat16 and float16."""
 
     @classmethod
     def found(cls) -> FlashKernel | None:
@@ -191,18 +187,11 @@ class FlashKernel:
         return self._backward(gradient, queries, keys, values, *whole, *lengths, 0.0, is_causal, *seed)
 
 
-class EfficientKernel:
+class EfficientKernel(_Operators):
     """Memory-efficient attention on CUDA (Rabe and Staats 2021, arXiv 2112.05682, as in xFormers), also in float32.
 
     Its log-sum-exps are padded to multiples of 32 queries.
-
-    Args:
-        forward: torch's operator.
-        backward: its gradient.
     """
-
-    def __init__(self, forward: Operator, backward: Operator) -> None:
-        self._forward, self._backward = forward, backward
 
     @classmethod
     def found(cls) -> EfficientKernel | None:

@@ -105,7 +105,7 @@ class SequenceModel(nn.Module, ABC):
             is_init: bool ``[B, T]``, true at the first step of a trial.
 
         Returns:
-            Outputs ``[B, T, D]``, those of ``forward`` in ``eval()`` mode, and the memory that ``step`` goes on from.
+            Outputs ``[B, T, D]``, those of ``forward`` in ``eval()`` mode, and the memory that ``step`` continues from.
 
         Raises:
             ValueError: if a shape is wrong or ``x`` is not finite.

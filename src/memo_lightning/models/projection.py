@@ -38,7 +38,7 @@ class Projection(nn.Linear):
             return super().forward(x)
         if not torch.is_grad_enabled():
             return product(x, self.weight)
-        return _Project.apply(x, self.weight)
+        return _Project.apply(product, x, self.weight)
 
 
 @cache
@@ -57,20 +57,18 @@ def _onednn() -> MatrixProduct | None:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        product = _onednn()
-        assert product is not None
+    def forward(ctx: Any, product: MatrixProduct, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.product = product
         return product(x, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
         product, gradient = ctx.product, gradients[0]
-        of_x = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        of_x = product(gradient, weight.t()) if ctx.needs_input_grad[1] else None
         inputs, outputs = x.flatten(0, -2).t(), gradient.flatten(0, -2).t()
         if len(inputs) < len(outputs):  # the first argument is copied into rows
-            return of_x, product(inputs, outputs).t()
-        return of_x, product(outputs, inputs)
+            return None, of_x, product(inputs, outputs).t()
+        return None, of_x, product(outputs, inputs)
