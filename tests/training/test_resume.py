@@ -1,12 +1,5 @@
 """A run that was stopped, at any moment and in any way, goes on as if it had never been."""
 
-import json
-import os
-import random
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -14,7 +7,8 @@ from mlflow import MlflowClient
 from memo_lightning.cli.main import main
 from memo_lightning.errors import PREEMPTED
 from memo_lightning.policies.checkpoint import read_checkpoint
-from tiny import TIMES, TINY_TRAINING
+from resuming import N_KILLS, comparable_metrics, kill_at_some_moment, start_run
+from tiny import TINY_TRAINING
 
 TINY = [
     *TINY_TRAINING,
@@ -25,17 +19,12 @@ TINY = [
     "model.layer_drop=0.5",
     "logger=none",
 ]
-# More kills than a test run has time for: MEMO_TEST_KILLS=20 pytest tests/training/test_resume.py
-N_KILLS = int(os.environ.get("MEMO_TEST_KILLS", "1"))
 
 
 def outcome(run_dir):
-    """Everything that must be the same: figures, except times and names, and all weights."""
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    for name in (*TIMES, "mlflow_run_id"):
-        del metrics[name]
+    """Everything that must be the same: metrics, except times and names, and all weights."""
     checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    return metrics, checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]
+    return comparable_metrics(run_dir), checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]
 
 
 def assert_same(one, other):
@@ -65,14 +54,9 @@ def test_a_finished_run_goes_on_for_longer_as_if_in_one_go(uninterrupted, in_tmp
     assert run.info.status == "FINISHED"
 
 
-def start_run(directory, *overrides):
-    command = [sys.executable, "-m", "memo_lightning.cli.train", *TINY, "run_dir=run", *overrides]
-    return subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
 def test_sigterm_saves_the_run_which_then_goes_on_bit_for_bit(uninterrupted, in_tmp_dir):
-    process = start_run(in_tmp_dir, "callbacks.checkpointing.every_n_rollouts=1000")
+    process = start_run(in_tmp_dir, [*TINY, "callbacks.checkpointing.every_n_rollouts=1000"])
     for line in process.stderr:
         if "frames/s" in line:
             break
@@ -88,20 +72,8 @@ def test_sigterm_saves_the_run_which_then_goes_on_bit_for_bit(uninterrupted, in_
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", range(N_KILLS))
 def test_a_killed_run_goes_on_bit_for_bit(kill, uninterrupted, in_tmp_dir):
-    rng = random.Random(kill)
-    process = start_run(in_tmp_dir)
-    lines_until_kill = rng.randrange(4)
-    for line in process.stderr:
-        if "writing to" in line or "frames/s" in line:
-            if lines_until_kill == 0:
-                break
-            lines_until_kill -= 1
-    time.sleep(rng.random() * 0.2)
-    process.kill()
-    process.communicate()
-    run_dir = in_tmp_dir / "run"
-    if (run_dir / "metrics.json").exists():
-        pytest.fail("the run was over before it was killed; nothing was tested")
+    process, run_dir = start_run(in_tmp_dir, TINY), in_tmp_dir / "run"
+    kill_at_some_moment(process, run_dir, kill, (4,), ("writing to", "frames/s"))
     if not (run_dir / "checkpoints" / "last.ckpt").exists():  # killed before training began
         (run_dir / "config.yaml").unlink()
         assert main(["train", *TINY, "run_dir=run"]) == 0

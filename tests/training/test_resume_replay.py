@@ -1,18 +1,12 @@
 """A run that learns from a replay goes on as if it had never been stopped: trials, priorities, counters, weights."""
 
-import json
-import os
-import random
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 
 from memo_lightning.cli.main import main
 from memo_lightning.policies.checkpoint import read_checkpoint
-from tiny import TIMES, TINY_OFF_POLICY
+from resuming import N_KILLS, comparable_metrics, kill_at_some_moment, start_run
+from tiny import TINY_OFF_POLICY
 
 TINY = [
     *TINY_OFF_POLICY,
@@ -26,15 +20,10 @@ TINY = [
     "collector.rollout_length=40",
     "logger=none",
 ]
-# More kills than a test run has time for: MEMO_TEST_KILLS=20 pytest tests/training/test_resume_replay.py
-N_KILLS = int(os.environ.get("MEMO_TEST_KILLS", "1"))
 
 
 def outcome(run_dir):
     """Everything that must be the same: metrics, except times and names, and all weights, optimizer and replay."""
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    for name in (*TIMES, "mlflow_run_id"):
-        del metrics[name]
     checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     (replay,) = checkpoint["algorithm"]["replay"]
     state = {
@@ -45,7 +34,7 @@ def outcome(run_dir):
         "n_updates": torch.tensor(checkpoint["algorithm"]["n_updates"]),
     }
     files = sorted((run_dir / "replay" / "rank0" / "trials").rglob("*.memmap"))
-    return metrics, state, {path.name: path.read_bytes() for path in files}
+    return comparable_metrics(run_dir), state, {path.name: path.read_bytes() for path in files}
 
 
 def assert_same(one, other):
@@ -76,21 +65,8 @@ def test_a_finished_run_goes_on_for_longer_as_if_in_one_go(uninterrupted, in_tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", range(N_KILLS))
 def test_a_killed_run_goes_on_bit_for_bit(kill, uninterrupted, in_tmp_dir):
-    rng = random.Random(kill)
-    command = [sys.executable, "-m", "memo_lightning.cli.train", *TINY, "run_dir=run"]
-    process = subprocess.Popen(command, cwd=in_tmp_dir, stderr=subprocess.PIPE, text=True)
-    lines_until_kill = rng.randrange(2, 7)
-    for line in process.stderr:
-        if "frames/s" in line:
-            if lines_until_kill == 0:
-                break
-            lines_until_kill -= 1
-    time.sleep(rng.random() * 0.2)
-    process.kill()
-    process.communicate()
-    run_dir = in_tmp_dir / "run"
-    if (run_dir / "metrics.json").exists():
-        pytest.fail("the run was over before it was killed; nothing was tested")
+    process, run_dir = start_run(in_tmp_dir, TINY), in_tmp_dir / "run"
+    kill_at_some_moment(process, run_dir, kill, (2, 7), ("frames/s",))
     assert main(["train", f"resume={run_dir}"]) == 0
     assert_same(outcome(run_dir), uninterrupted)
 

@@ -1,0 +1,53 @@
+"""What tests of resumed runs have in common: starting a run, killing it at some moment, and what must be the same."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tiny import TIMES
+
+# More kills than a test run has time for: MEMO_TEST_KILLS=20 pytest tests/training -k killed_run
+N_KILLS = int(os.environ.get("MEMO_TEST_KILLS", "1"))
+
+
+def start_run(directory, overrides):
+    """Start a training in ``directory/run`` and return its process."""
+    command = [sys.executable, "-m", "memo_lightning.cli.train", *overrides, "run_dir=run"]
+    return subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True)
+
+
+def kill_at_some_moment(process, run_dir, kill, n_lines, words):
+    """Kill a run soon after one of its lines with one of the ``words``, drawn by the number of the ``kill``.
+
+    Args:
+        process: the run's.
+        run_dir: its folder.
+        kill: which of the kills.
+        n_lines: range of lines before it.
+        words: any of which a line must have to be counted.
+    """
+    rng = random.Random(kill)
+    lines_until_kill = rng.randrange(*n_lines)
+    for line in process.stderr:
+        if any(word in line for word in words):
+            if lines_until_kill == 0:
+                break
+            lines_until_kill -= 1
+    time.sleep(rng.random() * 0.2)
+    process.kill()
+    process.communicate()
+    if (run_dir / "metrics.json").exists():
+        pytest.fail("the run was over before it was killed; nothing was tested")
+
+
+def comparable_metrics(run_dir):
+    """Return the metrics that must be the same: all but times and names."""
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    for name in (*TIMES, "mlflow_run_id"):
+        del metrics[name]
+    return metrics
