@@ -190,15 +190,27 @@ def test_runs_are_beside_the_store_and_not_where_the_command_runs(in_tmp_dir, mo
 
 
 def test_other_places_for_artifacts_are_not_touched(in_tmp_dir):
-    prepare_store("sqlite:///mlflow.db")
-    client = MlflowClient("sqlite:///mlflow.db")
+    uri = f"sqlite:///{in_tmp_dir}/mlflow.db"
+    prepare_store(uri)
+    client = MlflowClient(uri)
     places = {"bucket": "s3://bucket/mlruns/1", "chosen": "/nowhere/chosen/1", "server": "mlflow-artifacts:/1"}
     for name, place in places.items():
         client.create_experiment(name, place)
     client.create_experiment("moved", "/nowhere/mlruns/moved")
-    open_store("sqlite:///mlflow.db", "tracking_uri")
+    open_store(uri, "tracking_uri")
     for name, place in {**places, "moved": f"{in_tmp_dir}/mlruns/moved"}.items():
-        assert MlflowClient("sqlite:///mlflow.db").get_experiment_by_name(name).artifact_location == place
+        assert MlflowClient(uri).get_experiment_by_name(name).artifact_location == place
+
+
+def test_a_relative_store_is_that_of_the_directory_of_now(in_tmp_dir, monkeypatch):
+    for folder in ("first", "second"):
+        (in_tmp_dir / folder).mkdir()
+        monkeypatch.chdir(in_tmp_dir / folder)
+        experiment_id_of("sqlite:///mlflow.db", folder)
+        names = {
+            experiment.name for experiment in MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db").search_experiments()
+        }
+        assert names == {folder, "Default"}
 
 
 def restore(error):
@@ -239,10 +251,11 @@ def test_what_was_deleted_in_mlflow_is_restored_by_the_command_that_is_named(mov
 
 
 def test_an_experiment_is_shown_as_one_of_trainings(in_tmp_dir):
-    prepare_store("sqlite:///mlflow.db")
-    MlflowClient("sqlite:///mlflow.db").create_experiment("old", tags={"mlflow.note.content": "mine"})
+    uri = f"sqlite:///{in_tmp_dir}/mlflow.db"
+    prepare_store(uri)
+    MlflowClient(uri).create_experiment("old", tags={"mlflow.note.content": "mine"})
     for name in ("new", "old"):
-        tags = MlflowClient("sqlite:///mlflow.db").get_experiment(experiment_id_of("sqlite:///mlflow.db", name)).tags
+        tags = MlflowClient(uri).get_experiment(experiment_id_of(uri, name)).tags
         assert tags["mlflow.experimentKind"] == "custom_model_development"
         assert tags["mlflow.experiment.primaryMetric.name"] == "train/return_per_trial"
         assert ("memo compare" in tags["mlflow.note.content"]) == (name == "new"), "what the user has written stays"

@@ -22,6 +22,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 from memo_lightning.sweeps.storage import open_storage, without_password
 from memo_lightning.tracking import describe_store, store_file
+from memo_lightning.tracking.store import open_client
 from memo_lightning.training.devices import n_cores
 
 HELP = "Looks at this machine and says what memo can use of it and what is wrong. Exit status 2 if something is."
@@ -199,8 +200,6 @@ def _folder() -> Iterator[Finding]:
 
 
 def _mlflow(uri: str) -> Iterator[Finding]:
-    from mlflow import MlflowClient
-
     file = store_file(uri)
     if file and not file.exists():
         yield Finding("mlflow", "none", f"{uri}: not there yet; memo train makes it")
@@ -209,7 +208,7 @@ def _mlflow(uri: str) -> Iterator[Finding]:
         if file:  # looked at first, as MLflow would change a database of another version
             with sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True) as connection:
                 connection.execute("SELECT COUNT(*) FROM experiments")
-        n = len(MlflowClient(uri).search_experiments())
+        n = len(open_client(uri).search_experiments())
         yield Finding("mlflow", "ok", f"{uri}: answers, {n} experiments")
     except Exception as error:  # whatever the store's own library raises
         yield Finding("mlflow", "bad", f"{uri}: does not answer ({str(error).splitlines()[0]})")

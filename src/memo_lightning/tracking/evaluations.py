@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.names import file_name
-from memo_lightning.tracking.store import check_run_not_deleted
+from memo_lightning.tracking.store import check_run_not_deleted, open_client
 
 FOLDER = "evaluation"  # of a run's artifacts; it holds a folder for each kind of evaluation
 _PREFIX = "val"  # of the metrics: MLflow's pages sort by name, and learning curves, `train`, come first
@@ -93,7 +93,7 @@ def log_evaluation(store: str, run_id: str, evaluation: Mapping[str, Any], files
     values |= {f"return_quarter_{k}": value for k, value in enumerate(evaluation["return_by_quarter"], start=1)}
     plain = _short("/".join([_PREFIX, *kind.parts]))
     sampling = "_".join(f"{name}_{evaluation[name]}" for name in ("n_trials", "n_envs", "seed"))
-    client = MlflowClient(store)
+    client = open_client(store)
     try:
         check_run_not_deleted(client, run_id)
         for prefix in (plain, f"{plain}/{sampling}"):

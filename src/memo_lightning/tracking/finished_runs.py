@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
@@ -21,7 +20,7 @@ from memo_lightning.config import nearest
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.evaluations import FOLDER, EvaluationKind
 from memo_lightning.tracking.names import MEMO, class_name
-from memo_lightning.tracking.store import check_not_deleted, open_store
+from memo_lightning.tracking.store import check_not_deleted, open_client, open_store
 from memo_lightning.wording import listed
 
 FRAMES = "frames"  # in place of total_frames, which a resumed run may have changed
@@ -101,7 +100,7 @@ class RunStore:
 
     def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         self._uri, self._name = tracking_uri, experiment_name
-        self._client = MlflowClient(open_store(tracking_uri, "tracking_uri"))
+        self._client = open_client(open_store(tracking_uri, "tracking_uri"))
         try:
             experiment = self._client.get_experiment_by_name(experiment_name)
             known = [] if experiment else [other.name for other in self._client.search_experiments()]

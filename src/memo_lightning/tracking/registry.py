@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from memo_lightning.errors import UserError
-from memo_lightning.tracking.store import check_run_not_deleted, open_store
+from memo_lightning.tracking.store import check_run_not_deleted, open_client, open_store
 
 PREFIX = "models:/"
 _CHECKPOINT = "last.ckpt"  # as the run's artifact is called
@@ -22,7 +21,7 @@ def register_checkpoint(tracking_uri: str, run_id: str, name: str) -> int:
     Raises:
         UserError: if the store has no such run, the run no checkpoint, or the name is not allowed.
     """
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         check_run_not_deleted(client, run_id)
         where = client.get_run(run_id).info.artifact_uri
@@ -57,7 +56,7 @@ def fetch_checkpoint(tracking_uri: str, uri: str, folder: Path) -> Path:
     """
     name, slash, version = uri.removeprefix(PREFIX).rpartition("/")  # names of models hold no slash
     tracking_uri = open_store(tracking_uri, "tracking_uri")
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         if slash:
             model = client.get_model_version(name, version)

@@ -23,7 +23,14 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
-from memo_lightning.tracking.store import TRACKING_URI, check_run_not_deleted, experiment_id_of, open_store
+from memo_lightning.tracking.store import (
+    TRACKING_URI,
+    check_run_not_deleted,
+    experiment_id_of,
+    open_client,
+    open_store,
+    resolve_store,
+)
 
 logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  # it reports every new experiment
 
@@ -72,7 +79,12 @@ class RunLogger(MLFlowLogger):
         self._failing, self._next_attempt = False, 0.0
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
         self._run_id, self._tracking_uri, self._begun = run_id, tracking_uri, False
-        self._settings = {"experiment_name": experiment_name, "tracking_uri": tracking_uri, "run_id": run_id, **kwargs}
+        self._settings = {
+            "experiment_name": experiment_name,
+            "tracking_uri": resolve_store(tracking_uri),
+            "run_id": run_id,
+            **kwargs,
+        }
         try:
             self._begin()
         except UserError:
@@ -87,7 +99,7 @@ class RunLogger(MLFlowLogger):
         if self._run_id is None:
             experiment_id_of(self._tracking_uri, self._settings["experiment_name"])
         else:
-            client = MlflowClient(open_store(self._tracking_uri, "logger.tracking_uri"))
+            client = open_client(open_store(self._tracking_uri, "logger.tracking_uri"))
             check_run_not_deleted(client, self._run_id)
         super().__init__(**self._settings)
         # Lightning makes this store MLflow's default, which later runs of this process would take for the user's.

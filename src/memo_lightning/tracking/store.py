@@ -105,6 +105,17 @@ def store_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
+def open_client(uri: str) -> MlflowClient:
+    """Return MLflow's client of a store.
+
+    MLflow keeps one connection for each address that a process has used. A relative one would go on with the database
+    of the directory that was current at its first use.
+    """
+    from mlflow import MlflowClient
+
+    return MlflowClient(resolve_store(uri))
+
+
 def prepare_store(uri: str) -> None:
     """Make an SQLite store where there is none, such that several processes can write to it at once.
 
@@ -114,8 +125,6 @@ def prepare_store(uri: str) -> None:
     Args:
         uri: a store; other kinds are left alone.
     """
-    from mlflow import MlflowClient
-
     file = store_file(uri)
     if file is None:
         return
@@ -123,9 +132,8 @@ def prepare_store(uri: str) -> None:
     with FileLock(f"{file}.lock"):
         with closing(sqlite3.connect(file, timeout=60)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        MlflowClient(uri).search_experiments(max_results=1)
-        with suppress(sqlite3.Error):  # a store that can only be read
-            _follow_move(file)
+        open_client(uri).search_experiments(max_results=1)
+        _follow_move(file)
 
 
 def open_store(uri: str, setting: str) -> str:
@@ -143,8 +151,7 @@ def open_store(uri: str, setting: str) -> str:
         return uri
     if not file.is_file():
         raise UserError(f"{setting}={uri}: no such store yet; memo train makes it, or name another")
-    with suppress(sqlite3.Error):
-        _follow_move(file)
+    _follow_move(file)
     return resolve_store(uri)
 
 
@@ -183,11 +190,10 @@ def experiment_id_of(uri: str, name: str, setting: str = "logger.experiment_name
     Raises:
         UserError: if the experiment is deleted.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     prepare_store(uri)
-    client = MlflowClient(uri)
+    client = open_client(uri)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         file = store_file(uri)
@@ -238,9 +244,7 @@ def start_page(uri: str) -> str:
     Args:
         uri: the store.
     """
-    from mlflow import MlflowClient
-
-    ours = [experiment for experiment in MlflowClient(uri).search_experiments() if _VIEW_TAG in experiment.tags]
+    ours = [experiment for experiment in open_client(uri).search_experiments() if _VIEW_TAG in experiment.tags]
     runs = f"/{ours[0].experiment_id}/runs" if ours else ""
     return f"/#/experiments{runs}?workflowType=machine_learning" + (f"&viewStateShareKey={_VIEW}" if ours else "")
 
@@ -272,21 +276,30 @@ def _follow_move(file: Path) -> None:
     """Make a store that was moved or copied together with its ``mlruns`` find the files of its runs again.
 
     MLflow keeps their absolute paths and has no command to change them. Only those within a folder called ``mlruns``
-    are changed: another place for artifacts was chosen by somebody, and stays.
+    are changed: another place for artifacts was chosen by somebody, and stays. A store that can only be read stays as it
+    is; what is wrong with a file that is no database, MLflow says.
     """
-    with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
+    with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection, suppress(sqlite3.Error):
+        moved = {}
         for experiment, location in connection.execute("SELECT experiment_id, artifact_location FROM experiments"):
             old = Path(location.removeprefix("file://"))
             new = file.parent / _ARTIFACTS / old.name
             if not old.is_absolute() or old.parent.name != _ARTIFACTS:  # such as s3://BUCKET/mlruns/1
                 continue
-            if old == new or (old.exists() and not new.exists()):
-                continue
+            if old != new and (new.exists() or not old.exists()):
+                moved[experiment] = (location, str(new))
+        if not moved:
+            return
+        # A transaction that first reads and then writes fails at once if another process wrote in between; one that
+        # says at its beginning that it writes waits.
+        connection.execute("BEGIN IMMEDIATE")
+        for experiment, (location, new) in moved.items():
             connection.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (str(new), experiment)
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, experiment)
             )
             for table, column in (("runs", "artifact_uri"), ("model_versions", "source")):
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (str(new), len(location) + 1, len(location) + 1, f"{location}/"),
+                    (new, len(location) + 1, len(location) + 1, f"{location}/"),
                 )
+        connection.execute("COMMIT")

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.code_version import code_tags
-from memo_lightning.tracking.store import experiment_id_of
+from memo_lightning.tracking.store import experiment_id_of, open_client
 
 
 class StudyRuns:
@@ -30,7 +29,7 @@ class StudyRuns:
 
     def __init__(self, tracking_uri: str, experiment_name: str, study: str) -> None:
         self._study = study
-        self._client = MlflowClient(tracking_uri)
+        self._client = open_client(tracking_uri)
         try:
             self._experiment_id = experiment_id_of(tracking_uri, experiment_name)
         except UserError:
