@@ -276,8 +276,8 @@ def _follow_move(file: Path) -> None:
     """Make a store that was moved or copied together with its ``mlruns`` find the files of its runs again.
 
     MLflow keeps their absolute paths and has no command to change them. Only those within a folder called ``mlruns``
-    are changed: another place for artifacts was chosen by somebody, and stays. A store that can only be read stays as it
-    is; what is wrong with a file that is no database, MLflow says.
+    are changed: another place for artifacts was chosen by somebody, and stays. A store that can only be read stays as
+    it is; what is wrong with a file that is no database, MLflow says.
     """
     with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection, suppress(sqlite3.Error):
         moved = {}
@@ -293,13 +293,13 @@ def _follow_move(file: Path) -> None:
         # A transaction that first reads and then writes fails at once if another process wrote in between; one that
         # says at its beginning that it writes waits.
         connection.execute("BEGIN IMMEDIATE")
-        for experiment, (location, new) in moved.items():
+        for experiment, (location, place) in moved.items():
             connection.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, experiment)
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (place, experiment)
             )
             for table, column in (("runs", "artifact_uri"), ("model_versions", "source")):
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (new, len(location) + 1, len(location) + 1, f"{location}/"),
+                    (place, len(location) + 1, len(location) + 1, f"{location}/"),
                 )
         connection.execute("COMMIT")
