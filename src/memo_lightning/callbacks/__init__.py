@@ -1,4 +1,4 @@
-"""Lightning callbacks: the baseline swap, metrics of rollouts, progress, checkpoints, stopping, pruning."""
+"""Lightning callbacks: the baseline swap, metrics of rollouts, progress, checkpoints, stopping, pruning, cores."""
 
 from memo_lightning.callbacks.baseline import Baseline
 from memo_lightning.callbacks.checkpointing import Checkpointing
@@ -6,5 +6,6 @@ from memo_lightning.callbacks.preemption import Preemption
 from memo_lightning.callbacks.progress import FramesProgressBar
 from memo_lightning.callbacks.pruning import Pruning
 from memo_lightning.callbacks.rollout_metrics import RolloutMetrics
+from memo_lightning.callbacks.shared_cores import SharedCores
 
-__all__ = ["Baseline", "Checkpointing", "FramesProgressBar", "Preemption", "Pruning", "RolloutMetrics"]
+__all__ = ["Baseline", "Checkpointing", "FramesProgressBar", "Preemption", "Pruning", "RolloutMetrics", "SharedCores"]

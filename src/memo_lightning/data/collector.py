@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key_list
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs.utils import set_exploration_type
 
@@ -21,8 +20,6 @@ from memo_lightning.policies.previous_step import PREVIOUS_STEP, as_if_the_episo
 
 STEPS, AFTER = "steps", "after"
 FINAL_VALUE, FINAL_INPUTS = "final_value", "final_inputs"
-
-_SMALL_STEP = 50_000_000  # products of a weight and a number
 
 
 class TrialCollector(Collector):
@@ -50,7 +47,7 @@ class TrialCollector(Collector):
             self._carrier.update(self.env.reset())
         chunk: TensorDict | None = getattr(self, "_chunk", None)
         stored: dict[NestedKey, Tensor] = {}
-        with set_exploration_type(self.exploration_type), self._threads():
+        with set_exploration_type(self.exploration_type):
             for t in range(self.frames_per_batch):
                 step = self._step()
                 if not stored:
@@ -88,22 +85,6 @@ class TrialCollector(Collector):
                 inputs = self._final_inputs(after) if len(cut_off) else self._policy_inputs(after)
                 step |= {("next", FINAL_INPUTS, *_path(key)): inputs.get(key).clone() for key in self.policy.in_keys}
         return step
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Act with one thread where a step is little work.
-
-        Threads wait for each other at every operation. In small ones the second brings nothing, and where it has to
-        share its core with another program, a step takes a hundred times as long.
-        """
-        n_threads, n_envs = torch.get_num_threads(), self.env.batch_size[0]
-        n_products = n_envs * sum(weight.numel() for weight in self.policy.parameters())
-        has_images = any(isinstance(part, nn.Conv2d) for part in self.policy.modules())
-        torch.set_num_threads(n_threads if has_images or n_products > _SMALL_STEP else 1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(n_threads)
 
     @cached_property
     def _acts_elsewhere(self) -> bool:
