@@ -244,6 +244,11 @@ def test_jitter_is_drawn_in_training_only():
     assert torch.equal(model(x, segment_length=7), model(x, segment_length=7))
 
 
+def test_jitter_can_be_one_sided():
+    model = small_model(segment_length=8, segment_jitter=(0.0, 0.25)).train()
+    assert {model.draw_segment_length() for _ in range(200)} == {8, 9, 10}
+
+
 def test_memory_is_one_summary_per_segment_and_the_open_segment():
     model = small_model(segment_length=10, summary_length=2)
     x = torch.randn(3, 205, 16)
@@ -272,6 +277,8 @@ def test_cuda_matches_cpu():
         ({"segment_length": 0}, r"segment_length=0"),
         ({"n_layers": 0}, r"n_layers=0"),
         ({"segment_jitter": 1.5}, r"segment_jitter=1.5"),
+        ({"segment_jitter": (0.0, -0.1)}, r"segment_jitter=\(0.0, -0.1\)"),
+        ({"segment_jitter": (0.1,)}, r"segment_jitter=\(0.1,\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):

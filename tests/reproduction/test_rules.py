@@ -119,7 +119,8 @@ def test_metrics_of_evaluations_are_what_their_names_say():
             "success": [1.0, 1.0, 1.0, 0.5, None, 1.0],
         },
     }
-    found = {name: EVALUATED[name](evaluation) for name in EVALUATED if name not in ("success", "memory_bytes")}
+    others = ("success", "memory_bytes", "after_over_before_boundary")
+    found = {name: EVALUATED[name](evaluation) for name in EVALUATED if name not in others}
     assert found == {
         "return_per_trial": 30.0,
         "return_per_step": 0.5,
@@ -129,6 +130,18 @@ def test_metrics_of_evaluations_are_what_their_names_say():
         "late_in_layout": pytest.approx(20.0),
         "doors_in_last_bin": 3.0,
     }
+
+
+def test_the_steps_beside_a_boundary_are_those_of_later_segments():
+    doors = {9: 7, 11: 7, 15: 9, 16: 2, 20: 2, 21: 1, 26: 1, 30: 3, 31: 1, 35: 2, 36: 9}  # by the step that opens one
+    evaluation = {
+        "trial_length": 40,
+        "segment_length": 10,
+        "by_steps": {"steps": [float(step) for step in doors], "n_episodes": [*doors.values()], "success": [1.0] * 11},
+    }
+    # After steps 20 and 30, as the boundary after step 10 ends the first quarter: 21 to 25 and 31 to 35, over 16 to 20
+    # and 26 to 30.
+    assert EVALUATED["after_over_before_boundary"](evaluation) == pytest.approx((1 + 1 + 2) / (2 + 2 + 1 + 3))
 
 
 def test_what_is_lost_at_the_end_of_training_shows():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from memo_lightning.models.kv_cache import KVCache
-from memo_lightning.models.segments import SegmentedModel
+from memo_lightning.models.segments import Jitter, SegmentedModel
 from memo_lightning.models.summary_memory import (
     LayerKeysValues,
     SummaryContext,
@@ -62,7 +62,7 @@ class MemoTransformer(SegmentedModel):
         self,
         segment_length: int,
         summary_length: int,
-        segment_jitter: float = 0.2,
+        segment_jitter: Jitter = 0.2,
         memory_budget: int | None = None,
         gradient_segments: int | None = None,
         checkpoint_segments: bool = False,

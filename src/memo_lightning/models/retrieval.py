@@ -15,7 +15,7 @@ from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.projection import projection
 from memo_lightning.models.rms_norm import RMSNorm
 from memo_lightning.models.segment_decoder import SegmentDecoder
-from memo_lightning.models.segments import SegmentedModel
+from memo_lightning.models.segments import Jitter, SegmentedModel
 from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import Transformer, TransformerSizes, check_sizes
 from memo_lightning.models.trials import Chunk, Trials
@@ -62,7 +62,7 @@ class RetrievalMemory(SegmentedModel):
         summary_length: int,
         top_k: int = 8,
         memory_loss_coef: float = 0.1,
-        segment_jitter: float = 0.2,
+        segment_jitter: Jitter = 0.2,
         memory_budget: int | None = None,
         **sizes: Unpack[TransformerSizes],
     ) -> None:

@@ -15,6 +15,8 @@ from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.transformer_model import TransformerModel
 from memo_lightning.models.trials import Chunk, Trials
 
+Jitter = float | Sequence[float]
+
 
 class SegmentedModel(TransformerModel):
     """A model that reads trials in segments of L steps and keeps S tokens of each complete one.
@@ -23,7 +25,8 @@ class SegmentedModel(TransformerModel):
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment.
         segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
-            ``segment_jitter * L`` of L (paper: 0.2). Acting and ``eval()`` always use L.
+            ``segment_jitter * L`` of L (paper: 0.2). Two numbers say how much shorter and how much longer than L it
+            may be: ``(0.0, 0.25)`` is never shorter. Acting and ``eval()`` always use L.
         **sizes: see :class:`TransformerModel`.
 
     Attributes:
@@ -38,16 +41,20 @@ class SegmentedModel(TransformerModel):
     counter_names: tuple[str, ...] = ("open_steps", "segments")
 
     def __init__(
-        self, segment_length: int, summary_length: int, segment_jitter: float, **sizes: Unpack[TransformerSizes]
+        self, segment_length: int, summary_length: int, segment_jitter: Jitter, **sizes: Unpack[TransformerSizes]
     ) -> None:
         super().__init__(**sizes)
         if segment_length < 1:
             raise ValueError(f"segment_length={segment_length}: must be at least 1")
         self.check_summary_length(summary_length, segment_length)
-        if not 0 <= segment_jitter < 1:
-            raise ValueError(f"segment_jitter={segment_jitter}: must be at least 0 and below 1")
+        spread = (segment_jitter, segment_jitter) if isinstance(segment_jitter, int | float) else tuple(segment_jitter)
+        if len(spread) != 2 or not 0 <= spread[0] < 1 or not 0 <= spread[1] < 1:
+            raise ValueError(
+                f"segment_jitter={segment_jitter}: must be at least 0 and below 1, or two such numbers for how much "
+                "shorter and how much longer a segment may be"
+            )
         self.segment_length, self.summary_length = segment_length, summary_length
-        self.segment_jitter = segment_jitter
+        self.segment_jitter: tuple[float, float] = spread
 
     @staticmethod
     def check_summary_length(summary_length: int, segment_length: int) -> None:
@@ -141,9 +148,9 @@ class SegmentedModel(TransformerModel):
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``, without the ``dropped`` layers."""
 
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int:
-        """Draw a jittered segment length, uniform over the integers in ``[(1 - j) L, (1 + j) L]``."""
-        spread = int(self.segment_jitter * self.segment_length)
-        low, high = self.segment_length - spread, self.segment_length + spread
+        """Draw a jittered segment length, uniform over integers; see ``segment_jitter``."""
+        shorter, longer = (int(share * self.segment_length) for share in self.segment_jitter)
+        low, high = self.segment_length - shorter, self.segment_length + longer
         return int(torch.randint(low, high + 1, (), generator=generator))
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 Numbers = Mapping[str, Any]
 
+_BESIDE_BOUNDARY = 5  # steps
+
 
 def frames_to(history: Sequence[Sequence[float]], threshold: float) -> float:
     """Return after how many frames a rollout's return per trial first reaches ``threshold``.
@@ -46,6 +48,23 @@ def doors_in_last_bin(evaluation: Numbers) -> float:
     return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
 
 
+def after_over_before_boundary(evaluation: Numbers) -> float:
+    """Return the successes in the five steps after a segment boundary over those in the five steps before it.
+
+    Mean over trials and over the boundaries after a trial's first quarter, in which it learns. Steps are single bins.
+    """
+    table, length = evaluation["by_steps"], evaluation["segment_length"]
+    n_steps = int(evaluation["trial_length"])
+    successes = np.zeros(n_steps)  # by the step that an episode ends in
+    ends = np.array(table["steps"], dtype=np.int64) - 1
+    successes[ends] = np.array([share or 0.0 for share in table["success"]]) * np.array(table["n_episodes"])
+    boundaries = np.arange(length, n_steps - _BESIDE_BOUNDARY + 1, length)
+    boundaries = boundaries[boundaries > n_steps / 4][:, None]
+    steps = np.arange(_BESIDE_BOUNDARY)
+    before = successes[boundaries - _BESIDE_BOUNDARY + steps].sum()
+    return float(successes[boundaries + steps].sum() / before) if before else float("nan")
+
+
 def final_over_best(training: Numbers) -> float:
     """Return how much of its best return a training has at its end: 1 for one that never loses what it has learned.
 
@@ -74,6 +93,7 @@ EVALUATED: dict[str, Callable[[Numbers], float]] = {
     "last_quarter_over_second": _quarters(3, 1),
     "late_in_layout": late_in_layout,
     "doors_in_last_bin": doors_in_last_bin,
+    "after_over_before_boundary": after_over_before_boundary,
     "memory_bytes": lambda evaluation: evaluation["memory_bytes"],
 }
 

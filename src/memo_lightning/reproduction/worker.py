@@ -150,6 +150,7 @@ def _evaluated(overrides: Sequence[str], run_dir: Path, number: int) -> dict[str
     model = load(run_dir, model=found["model"]).policy.sequence_model
     model.memory_budget = found["memory_budget"]
     seconds = time.perf_counter() - start
+    kept["segment_length"] = model.segment_length
     return _rounded({**kept, "memory_bytes": peak_memory_bytes(model, found["trial_length"]), "seconds": seconds})
 
 
