@@ -107,7 +107,11 @@ class MultiSyncDataModule(RolloutDataModule):
             raise RuntimeError("a worker has ended") from None
 
     def _close(self, collector: BaseCollector) -> None:
+        # TorchRL gives this process more threads when workers end, and the last update, which then is still to come,
+        # would round otherwise than the same one of a run that goes on.
+        n_threads = torch.get_num_threads()
         collector.shutdown(timeout=SECONDS_TO_CLOSE)
+        torch.set_num_threads(n_threads)
 
 
 class MultiAsyncDataModule(MultiSyncDataModule):
