@@ -102,8 +102,8 @@ GYMNASIUM = {
     "images": "{number: channels_last}",
 }
 ENVIRONMENTS = {
-    "dark_key_to_door": {**ROOM, "layouts_per_trial": "2"},
-    "dark_key_to_door_9x9": {**ROOM, "layouts_per_trial": "2"},
+    "dark_key_to_door": {**ROOM, "layouts_per_trial": "2", "reset_costs_a_step": "true"},
+    "dark_key_to_door_9x9": {**ROOM, "layouts_per_trial": "2", "reset_costs_a_step": "true"},
     "darkroom": ROOM,
     "many_rooms": {**ROOM, "n_rooms": "3"},
     "t_maze": {**ENVIRONMENT, "carried": "false", "split": REFUSED + "=neither"},  # both tasks belong to every split

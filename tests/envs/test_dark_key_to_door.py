@@ -33,8 +33,9 @@ def test_specs_hold(lit):
     check_env_specs(DarkKeyToDoor(n_envs=3, lit=lit, **SETTINGS))
 
 
-def test_rules_equal_a_plain_python_room():
-    env = DarkKeyToDoor(n_envs=64, seed=5, **SETTINGS)
+@pytest.mark.parametrize("reset_costs_a_step", [False, True])
+def test_rules_equal_a_plain_python_room(reset_costs_a_step):
+    env = DarkKeyToDoor(n_envs=64, seed=5, reset_costs_a_step=reset_costs_a_step, **SETTINGS)
     env.reset()
     tasks = layouts(env)
     env.set_seed(5)
@@ -46,7 +47,8 @@ def test_rules_equal_a_plain_python_room():
             assert (seen[:5].argmax(), seen[5:10].argmax()) == position
             assert seen[10] == has_key
             assert seen[11] == pytest.approx(step / 6)
-            move = MOVES[int(rollout["action"][index, t])]
+            moves = step > 0 or not reset_costs_a_step
+            move = MOVES[int(rollout["action"][index, t])] if moves else (0, 0)
             position = tuple(min(4, max(0, p + m)) for p, m in zip(position, move, strict=True))
             reward = 0.0
             if position == key and not has_key:

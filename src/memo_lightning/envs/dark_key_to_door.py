@@ -16,6 +16,7 @@ from memo_lightning.errors import require
 
 _KEY, _HELD_KEY = Shape("key (in hand: on the agent)", ORANGE, 0.4), Shape("key", ORANGE, 0.3)
 _DOOR = Shape("door", DARK)
+_STAY = 0  # in MOVES
 _LATER_LAYOUTS = 3  # number of the stream that layouts after a trial's first are drawn from
 
 
@@ -38,6 +39,8 @@ class DarkKeyToDoor(Room):
     Args:
         room_size: cells along one side.
         layouts_per_trial: K, at most ``trial_length``.
+        reset_costs_a_step: the first step of every episode puts the agent in the middle of the room, whatever the
+            action, as where a call of ``reset`` counts like one of ``step``.
         lit: show key and door.
         split: the tasks to draw from: ``"train"``, ``"held_out"`` or ``"all"``.
         n_envs, episode_length, trial_length, seed, device: see :class:`TrialEnv`.
@@ -56,6 +59,7 @@ class DarkKeyToDoor(Room):
         episode_length: int = 50,
         trial_length: int = 500,
         layouts_per_trial: int = 1,
+        reset_costs_a_step: bool = False,
         lit: bool = False,
         split: str = "train",
         seed: int = 0,
@@ -67,7 +71,7 @@ class DarkKeyToDoor(Room):
             layouts_per_trial,
             f"at least 1 and at most env.trial_length={trial_length}",
         )
-        self.layouts_per_trial = layouts_per_trial
+        self.layouts_per_trial, self.reset_costs_a_step = layouts_per_trial, reset_costs_a_step
         self._key = torch.zeros(n_envs, 2, dtype=torch.int64, device=device)
         self._door = torch.zeros_like(self._key)
         self._has_key = torch.zeros(n_envs, dtype=torch.bool, device=device)
@@ -130,6 +134,11 @@ class DarkKeyToDoor(Room):
             counters = self._trial_index * self.layouts_per_trial + part
             later = draw_below(self._stream(_LATER_LAYOUTS), counters, self._n_tasks)
             self._begin_tasks(which & (part > 0), later)
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        if self.reset_costs_a_step:
+            action = action.masked_fill(self._episode_step == 0, _STAY)
+        return super()._advance(action)
 
     def _arrive(self) -> tuple[Tensor, Tensor]:
         takes_key = (self._position == self._key).all(-1) & ~self._has_key
