@@ -102,7 +102,7 @@ def test_a_run_is_told_by_its_settings_however_they_are_written(tmp_path):
     assert plan(read_claim(str(two)), "quick")[0].runs[0].name == first.name
     other = plan(read_claim(str(TINY)), "quick")[0].runs[0]
     assert other.name != first.name
-    assert other.changed_settings(first.settings) == ["algorithm.learning_rate: 0.002 -> 0.001"]
+    assert other.changed_settings(first.settings) == ["algorithm.learning_rate: 0.002 -> 0.0014"]
     assert other.changed_settings({**other.settings, "removed": 1}) == []
 
 
