@@ -29,6 +29,7 @@ VERBS = {
     "check-memory": "check a memory of your own before training it",
     "export-houses": "write generated houses for habitat-sim",
     "sweep": "search for the best settings",
+    "serve": "a policy as a service, over HTTP and WebSocket",
     "register": "name a checkpoint in MLflow's model registry",
     "compare": "compare finished runs",
     "reproduce": "test a claim about memories",

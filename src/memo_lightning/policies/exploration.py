@@ -30,9 +30,7 @@ def draw(distribution: Distribution, generator: torch.Generator | Sequence[torch
     return (logits - _noise(logits, Tensor.exponential_, generator).log()).argmax(-1)  # Gumbel-max trick
 
 
-def _noise(
-    like: Tensor, fill: Callable[..., object], generator: torch.Generator | Sequence[torch.Generator]
-) -> Tensor:
+def _noise(like: Tensor, fill: Callable[..., object], generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
     noise = torch.empty_like(like)
     if isinstance(generator, torch.Generator):
         fill(noise, generator=generator)
