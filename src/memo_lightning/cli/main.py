@@ -30,6 +30,8 @@ VERBS = {
     "export-houses": "write generated houses for habitat-sim",
     "sweep": "search for the best settings",
     "serve": "a policy as a service, over HTTP and WebSocket",
+    "package": "put a policy in a folder, to share it",
+    "push": "upload a package to the Hugging Face Hub",
     "register": "name a checkpoint in MLflow's model registry",
     "compare": "compare finished runs",
     "reproduce": "test a claim about memories",

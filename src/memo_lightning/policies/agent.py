@@ -269,7 +269,7 @@ def _numbers(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArr
     numbers = np.asarray(value, np.float32)
     if numbers.shape not in ((), batch_shape):
         raise UserError(f"{name} has shape {numbers.shape}: must be a number, or of shape {batch_shape}")
-    return np.broadcast_to(numbers, batch_shape or (1,)).copy()
+    return np.full(batch_shape or (1,), numbers)
 
 
 def _flags(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.bool_]:

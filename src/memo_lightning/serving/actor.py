@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from memo_lightning.errors import UserError
+from memo_lightning.models.projection import expect_any_batch_size
 from memo_lightning.policies import Agent, AgentState
 from memo_lightning.policies.agent import StepInputs
 from memo_lightning.policies.exploration import draw
@@ -82,6 +83,7 @@ class BatchedActor:
     """
 
     def __init__(self, agent: Agent) -> None:
+        expect_any_batch_size(agent.policy)
         self.agent, self.memories = agent, Memories(agent)
         self._action = agent.spec.interface.action
 

@@ -102,6 +102,7 @@ def serve(service: Service, listening: socket.socket, token: str | None, ready: 
         ws="websockets-sansio",
         ws_max_size=service.limits.max_bytes,
         ws_per_message_deflate=False,
+        timeout_keep_alive=75,  # seconds; a robot's step may take long
         timeout_graceful_shutdown=5,
         lifespan="on",
     )
