@@ -124,7 +124,7 @@ async def websocket_session(port: int) -> tuple[Act, Callable[[], Awaitable[None
 
     async def act(message: dict[str, Any]) -> Any:
         await socket.send(msgpack.packb(message))
-        return msgpack.unpackb(await socket.recv())["action"]  # type: ignore[arg-type]
+        return msgpack.unpackb(await socket.recv())["action"]
 
     return act, socket.close
 

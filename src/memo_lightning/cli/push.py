@@ -23,7 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     if len(folders) != 1:
         raise UserError("memo push needs one folder, and the repository: memo push DIR repo=OWNER/NAME")
     if not config.repo:
-        raise UserError(f"repo=null: must be OWNER/NAME on the Hugging Face Hub: memo push {folders[0]} repo=OWNER/NAME")
+        raise UserError(
+            f"repo=null: must be OWNER/NAME on the Hugging Face Hub: memo push {folders[0]} repo=OWNER/NAME"
+        )
     from memo_lightning.sharing.push import push_package
 
     address = push_package(Path(folders[0]), str(config.repo), private=config.private)

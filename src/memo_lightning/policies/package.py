@@ -147,7 +147,9 @@ def _check_copy(path: Path, copy: str | None, digest: str) -> None:
 def _differences(value: Any, was: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(value, dict) and isinstance(was, dict):
         for key in [*was, *(key for key in value if key not in was)]:
-            yield from _differences(value.get(key, "(nothing)"), was.get(key, "(nothing)"), f"{field}.{key}".lstrip("."))
+            yield from _differences(
+                value.get(key, "(nothing)"), was.get(key, "(nothing)"), f"{field}.{key}".lstrip(".")
+            )
     elif isinstance(value, list) and isinstance(was, list) and len(value) == len(was):
         for index, (one, other) in enumerate(zip(value, was, strict=True)):
             yield from _differences(one, other, f"{field}[{index}]")

@@ -118,7 +118,8 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     rows.append(("actions", "most likely" if evaluation["deterministic"] else "drawn"))
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
     trials = f"{evaluation['n_trials']} trials of {evaluation['mean_trial_length']:,.0f} steps"
-    return f"## Evaluation\n\n{trials}, {evaluation['split']} tasks, seed {evaluation['seed']}.\n\n| | |\n|---|---|\n{lines}"
+    where = f"{trials}, {evaluation['split']} tasks, seed {evaluation['seed']}."
+    return f"## Evaluation\n\n{where}\n\n| | |\n|---|---|\n{lines}"
 
 
 def _policy(described: Described) -> str:
@@ -146,5 +147,5 @@ state = agent.initial_state()
 action, state = agent.act(agent.observation_space.sample(), state)
 ```
 
-`memo evaluate checkpoint=hf:OWNER/NAME` runs it on held-out tasks, and `memo serve checkpoint=hf:OWNER/NAME` serves it to
-programs that are not Python."""
+`memo evaluate checkpoint=hf:OWNER/NAME` runs it on held-out tasks, and `memo serve checkpoint=hf:OWNER/NAME` serves
+it to programs that are not Python."""

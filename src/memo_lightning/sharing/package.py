@@ -97,9 +97,9 @@ def write_package(source: str, out: Path, tracking_uri: str | None = None, evalu
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a training's configuration without what only concerns who has trained: run folder, logger, what was resumed.
+    """Return a training's configuration without what only concerns who has trained.
 
-    Addresses of stores may hold passwords.
+    That is where the run lay, what was resumed, and the logger: addresses of stores may hold passwords.
     """
     kept = dict(config)
     for name in ("logger", "resume", "checkpoint"):
@@ -137,7 +137,9 @@ def _find_evaluation(source: str, given: str | None, frames: int) -> tuple[Path 
     if given is not None:
         folder = Path(given)
         if not (folder / EVALUATION).is_file():
-            raise UserError(f"evaluation={given}: must be a folder that memo evaluate has left; it holds no {EVALUATION}")
+            raise UserError(
+                f"evaluation={given}: must be a folder that memo evaluate has left; it holds no {EVALUATION}"
+            )
     elif run is None:
         return None, ["no evaluation: the policy has no run folder here; evaluation=FOLDER adds one"]
     else:
@@ -176,4 +178,3 @@ def _copy(source: Path | None, folder: Path, name: str) -> bool:
 def _raw(path: Path) -> Any:
     """Return JSON as it is written, infinities included."""
     return json.loads(path.read_text(encoding="utf-8"))
-

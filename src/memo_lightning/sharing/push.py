@@ -27,7 +27,9 @@ def push_package(folder: Path, repo: str, *, private: bool = False) -> str:
     fits = re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII) is not None
     require(fits, "repo", repo, "OWNER/NAME on the Hugging Face Hub")
     if not is_package(folder):
-        raise UserError(f"{folder}: is no package (no {MANIFEST}); memo package checkpoint=runs/NAME out={folder} makes one")
+        raise UserError(
+            f"{folder}: is no package (no {MANIFEST}); memo package checkpoint=runs/NAME out={folder} makes one"
+        )
     files = check_package(folder)
     hub = import_hub("memo push")
     card = (folder / CARD).read_text(encoding="utf-8")
