@@ -146,7 +146,7 @@ def folder(trained, in_tmp_dir, monkeypatch):
 @pytest.mark.parametrize("page", [path for path in TEXTS if commands_of(path)], ids=lambda path: path.stem)
 def test_commands_run_as_written(page, folder, capsys):
     """A reader of the page types its commands one after the other; those that an earlier text has, only to go on."""
-    needed = r"run_dir=|^memo sweep|ext_objnav_small$"
+    needed = r"run_dir=|^memo sweep|^memo package|ext_objnav_small$"
     earlier = {command for path in TEXTS[: TEXTS.index(page)] for command in commands_of(path)}
     todo = [
         command

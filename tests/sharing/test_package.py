@@ -299,3 +299,11 @@ def test_a_clean_environment_without_the_source_tree_loads_and_acts(trained, tmp
     where, actions = result.stdout.splitlines()
     assert Path(where).is_relative_to(venv)
     assert json.loads(actions) == actions_of(memo_lightning.load(trained / "runs/a", seed=3))
+
+
+def test_the_example_of_the_how_to_acts(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    (block,) = (ROOT / "docs/how-to/share.md").read_text().split("```python\n")[1:]
+    names = {}
+    exec(block.split("```")[0].replace("packages/NAME", "shared/policy"), names)  # noqa: S102
+    assert names["agent"].action_space.contains(names["action"])

@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
+import psutil
 import torch
 from omegaconf import OmegaConf
 from websockets.asyncio.client import ClientConnection, connect
@@ -35,6 +37,20 @@ from memo_lightning.training.parts import build_parts
 N_SESSIONS = 200
 TRIAL_LENGTH = 200
 N_SAMPLES = 20  # of the server's memory, over the steps
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and its process."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Return the time that processors have spent on it."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
 
 Act = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -56,8 +72,8 @@ def write_checkpoint(path: Path) -> None:
 
 
 @contextmanager
-def server(checkpoint: Path, *overrides: str) -> Iterator[int]:
-    """Serve a checkpoint, and return the port."""
+def server(checkpoint: Path, *overrides: str) -> Iterator[Server]:
+    """Serve a checkpoint."""
     command = [sys.executable, "-m", "memo_lightning.cli.main", "serve", f"checkpoint={checkpoint}", "port=0"]
     process = subprocess.Popen([*command, *overrides], stdout=subprocess.PIPE, text=True)
     try:
@@ -65,7 +81,7 @@ def server(checkpoint: Path, *overrides: str) -> Iterator[int]:
         line = process.stdout.readline()
         if not line:
             raise SystemExit("the server has not started")
-        yield int(line.split(" until ")[0].rpartition(":")[2])
+        yield Server(int(line.split(" until ")[0].rpartition(":")[2]), psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait()
@@ -141,16 +157,19 @@ async def metrics(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-async def load_test(port: int, kind: str, n_sessions: int, n_steps: int, observations: np.ndarray) -> dict[str, Any]:
+async def load_test(
+    served: Server, kind: str, n_sessions: int, n_steps: int, observations: np.ndarray
+) -> dict[str, Any]:
     """Let sessions act as fast as they are answered, each in trials that begin at steps of its own.
 
     Args:
-        port: of the server.
+        served: the server.
         kind: how it is asked.
         n_sessions: at the same time.
         n_steps: of all of them together.
         observations: float32 ``[n, D]``, of which they choose.
     """
+    port = served.port
     opened = [await SESSIONS[kind](port) for _ in range(n_sessions)]
     seconds: list[float] = []
     samples: list[dict[str, float]] = []
@@ -170,9 +189,9 @@ async def load_test(port: int, kind: str, n_sessions: int, n_steps: int, observa
                 sizes = {name: round(held[key] / 2**20, 1) for name, key in named.items()}
                 samples.append({"steps": len(seconds), **sizes})
 
-    before, start = await metrics(port), time.perf_counter()
+    before, start, busy = await metrics(port), time.perf_counter(), served.cpu_seconds()
     await asyncio.gather(*(play(index, act) for index, (act, _) in enumerate(opened)))
-    wall = time.perf_counter() - start
+    wall, busy = time.perf_counter() - start, served.cpu_seconds() - busy
     after = await metrics(port)
     for _, end in opened:
         await end()
@@ -186,6 +205,7 @@ async def load_test(port: int, kind: str, n_sessions: int, n_steps: int, observa
         "p50_ms": round(1000 * p50, 2),
         "p99_ms": round(1000 * p99, 2),
         "steps_per_second": round(len(seconds) / wall),
+        "server_cpu_us_per_step": round(1e6 * busy / len(seconds)),
         "steps_per_call": round(len(seconds) / n_calls, 1),
         "call_ms": round(1000 * call_seconds / n_calls, 2),
         "memory": samples,
@@ -203,16 +223,24 @@ def steps_per_second_of_the_model(agent: Agent, observations: np.ndarray, n_call
     return round(n_calls * N_SESSIONS / (time.perf_counter() - start))
 
 
-async def with_idle_sessions(port: int, n_steps: int, observations: np.ndarray) -> list[dict[str, Any]]:
-    """Measure one session alone, and beside others that remember something and rest."""
-    alone = await load_test(port, "websocket_msgpack", 1, n_steps, observations)
-    idle = [await websocket_session(port) for _ in range(N_SESSIONS)]
-    for _ in range(50):
-        await asyncio.gather(*(act({"observation": observations[0].tolist()}) for act, _ in idle))
-    beside = await load_test(port, "websocket_msgpack", 1, n_steps, observations)
-    for _, end in idle:
-        await end()
-    return [{**measured, "idle_sessions": n} for measured, n in ((alone, 0), (beside, N_SESSIONS))]
+async def with_idle_sessions(
+    served: Server, observations: np.ndarray, n_rounds: int = 4, n_steps: int = 500
+) -> list[dict[str, Any]]:
+    """Measure one session alone, and beside others that remember something and rest, in turns."""
+    measured: dict[int, list[dict[str, Any]]] = {0: [], N_SESSIONS: []}
+    for _ in range(n_rounds):
+        measured[0].append(await load_test(served, "websocket_msgpack", 1, n_steps, observations))
+        idle = [await websocket_session(served.port) for _ in range(N_SESSIONS)]
+        for _ in range(50):
+            await asyncio.gather(*(act({"observation": observations[0].tolist()}) for act, _ in idle))
+        measured[N_SESSIONS].append(await load_test(served, "websocket_msgpack", 1, n_steps, observations))
+        for _, end in idle:
+            await end()
+    names = ("p50_ms", "p99_ms", "call_ms", "server_cpu_us_per_step")
+    return [
+        {"idle_sessions": n, "rounds": [{name: held[name] for name in names} for held in rounds]}
+        for n, rounds in measured.items()
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -233,13 +261,13 @@ def main(arguments: Sequence[str]) -> None:
             "load_before": round(os.getloadavg()[0], 2),
             "model_alone_steps_per_second": steps_per_second_of_the_model(agent, observations),
         }
-        with server(checkpoint) as port:
-            results["idle"] = asyncio.run(with_idle_sessions(port, 2_000, observations))
-        loads = (("websocket_msgpack", 100_000), ("http_json", 100_000))
+        with server(checkpoint) as served:
+            results["idle"] = asyncio.run(with_idle_sessions(served, observations))
+        loads = (("websocket_msgpack", 100_000), ("http_json", 50_000))
         results["load"] = []
         for kind, n_steps in loads:
-            with server(checkpoint) as port:
-                results["load"].append(asyncio.run(load_test(port, kind, N_SESSIONS, n_steps, observations)))
+            with server(checkpoint) as served:
+                results["load"].append(asyncio.run(load_test(served, kind, N_SESSIONS, n_steps, observations)))
             print(json.dumps(results["load"][-1]), flush=True)
     results["load_after"] = round(os.getloadavg()[0], 2)
     text = json.dumps(results, indent=1)
