@@ -161,6 +161,7 @@ async def _converse(service: Service, socket: WebSocket) -> None:
             if message["type"] == "websocket.disconnect":
                 return
             kind: Kind = "json" if message.get("text") is not None else "msgpack"
+            status = 500  # of what nobody has thought of
             try:
                 reply = await _reply(service, session, message["text"] if kind == "json" else message["bytes"], kind)
                 status = 200
