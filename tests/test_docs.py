@@ -38,6 +38,8 @@ def commands_of(path):
 NOT_RUN = {
     r"^memo evaluate$": "the name of a verb, in a sentence",
     r"^memo ui|http://": "servers run until they are ended: tests/tracking/test_server.py",
+    r"^memo serve": "the same: tests/serving/test_server.py",
+    r"^memo push|hf:": "goes to the Hub: tests/sharing/test_hub.py",
     r"trainer=gpu|accelerator=gpu": "needs GPUs",
     r"trainer\.devices=2": "two processes, which import everything: tests/training/test_launchers.py",
     r"collector=multi_": "eight processes, which import everything: tests/data/test_workers.py",
@@ -144,7 +146,7 @@ def folder(trained, in_tmp_dir, monkeypatch):
 @pytest.mark.parametrize("page", [path for path in TEXTS if commands_of(path)], ids=lambda path: path.stem)
 def test_commands_run_as_written(page, folder, capsys):
     """A reader of the page types its commands one after the other; those that an earlier text has, only to go on."""
-    needed = r"run_dir=|^memo sweep|ext_objnav_small$"
+    needed = r"run_dir=|^memo sweep|^memo package|ext_objnav_small$"
     earlier = {command for path in TEXTS[: TEXTS.index(page)] for command in commands_of(path)}
     todo = [
         command

@@ -28,17 +28,33 @@ class Projection(nn.Linear):
 
     Torch leaves these matrix products to MKL, which on processors that are not Intel's does without AVX-512: oneDNN
     takes half the time there. It rounds as float32 does.
+
+    Attributes:
+        recurring_shapes: whether inputs have few different shapes; see :func:`expect_any_batch_size`.
     """
+
+    recurring_shapes = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last dimension."""
-        product = _onednn()
+        product = _onednn() if self.recurring_shapes else None
         if product is None or x.device.type != "cpu" or not x.dtype == self.weight.dtype == torch.float32 \
                 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():  # fmt: skip
             return super().forward(x)
         if not torch.is_grad_enabled():
             return product(x, self.weight)
         return _Project.apply(product, x, self.weight)
+
+
+def expect_any_batch_size(module: nn.Module) -> None:
+    """Leave the projections of a module to torch's own matrix product.
+
+    OneDNN compiles a program for every number of rows that it meets and keeps the last thousand: where any number may
+    come, this takes longer than it saves, and hundreds of megabytes.
+    """
+    for part in module.modules():
+        if isinstance(part, Projection):
+            part.recurring_shapes = False
 
 
 @cache

@@ -45,6 +45,23 @@ class AgentState:
         return (len(self.is_first),) if self.is_batch else ()
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """What an agent is told in a step of each of N environments, as it is stored.
+
+    Attributes:
+        observations: each part of the observation ``[N, ...]``, by name.
+        reward: float32 ``[N]``.
+        episode_end: bool ``[N]``.
+        action_mask: bool ``[N, n]``; None of a policy without.
+    """
+
+    observations: Mapping[str, NDArray]
+    reward: NDArray[np.float32]
+    episode_end: NDArray[np.bool_]
+    action_mask: NDArray[np.bool_] | None = None
+
+
 class Agent:
     """Acts in an environment of the kind that it was trained in.
 
@@ -130,22 +147,13 @@ class Agent:
         Raises:
             UserError: if an observation, a mask or the state does not fit.
         """
+        self._check_batch(observation, state)
+        shape = state.batch_shape
         if is_first is not None:
-            state.is_first |= self._flags("is_first", is_first, state).squeeze(-1)
-        inputs = self._inputs(observation, state, reward, episode_end, action_mask)
-        policy = self.policy
-        try:
-            starts = policy.memory_starts(inputs)
-            hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, starts)
-        except ValueError as error:
-            raise UserError(policy.non_finite_input(inputs) or str(error)) from None
-        heads = policy.head_inputs(hidden, inputs)
-        if deterministic:
-            with set_exploration_type(ExplorationType.DETERMINISTIC):
-                chosen = policy.actor(heads).get("action")
-        else:
-            chosen = draw(policy.actor.get_dist(heads), self._generator)
-        state.previous_action, state.is_first = chosen, torch.zeros_like(state.is_first)
+            state.is_first |= self._tensor(_flags("is_first", is_first, shape))
+        heads = self.advance(self.read(observation, shape, reward, episode_end, action_mask), state)
+        chosen = self.most_likely(heads) if deterministic else draw(self.policy.actor.get_dist(heads), self._generator)
+        state.previous_action = chosen
         action = self.spec.interface.action
         stored = chosen.cpu().numpy()
         return action.to_envs(stored) if state.is_batch else action.to_env(stored[0]), state
@@ -154,36 +162,86 @@ class Agent:
         """Return the bytes that the memory holds now."""
         return self.policy.sequence_model.state_nbytes(state.memory)
 
-    def _inputs(
-        self, observation: Any, state: AgentState, reward: ArrayLike, episode_end: ArrayLike, mask: ArrayLike | None
-    ) -> TensorDict:
-        """Return the policy inputs ``[B]``."""
-        interface, shape, n = self.spec.interface, state.batch_shape, len(state.is_first)
-        self._check_batch(observation, state)
-        observations = {
-            key.name: self._tensor(key.read(observation, shape)).reshape(n, *key.shape) for key in interface.keys
-        }
-        ended = self._flags("episode_end", episode_end, state)
-        started = state.is_first.unsqueeze(-1)
+    def read(
+        self,
+        observation: Any,
+        batch_shape: tuple[int, ...] = (),
+        reward: ArrayLike = 0.0,
+        episode_end: ArrayLike = False,
+        action_mask: ArrayLike | None = None,
+    ) -> StepInputs:
+        """Return what an agent is told in a step, checked and as it is stored.
+
+        Args:
+            observation: as in :meth:`act`.
+            batch_shape: ``(B,)``, or ``()`` of one environment.
+            reward: as in :meth:`act`.
+            episode_end: as in :meth:`act`.
+            action_mask: as in :meth:`act`.
+
+        Raises:
+            UserError: if an observation or a mask does not fit.
+        """
+        interface, n = self.spec.interface, batch_shape[0] if batch_shape else 1
+        observations = {key.name: key.read(observation, batch_shape).reshape(n, *key.shape) for key in interface.keys}
+        rewards, ended = _numbers("reward", reward, batch_shape), _flags("episode_end", episode_end, batch_shape)
+        mask = None
+        if interface.action.masked:
+            if action_mask is None and isinstance(observation, Mapping):
+                action_mask = observation.get(ACTION_MASK)
+            if action_mask is None:
+                raise UserError("action_mask: is missing; the policy was trained with one, in the observation or info")
+            mask = interface.action.read_mask(action_mask, batch_shape).reshape(n, -1)
+        return StepInputs(observations, rewards, ended, mask)
+
+    @torch.no_grad()
+    def advance(self, step: StepInputs, state: AgentState) -> TensorDict:
+        """Let the memory of each of N environments read a step.
+
+        Args:
+            step: what :meth:`read` has returned.
+            state: the memory; it is updated in place, except for the action, which is yet to be chosen.
+
+        Returns:
+            What the heads read, batch ``[N]``.
+
+        Raises:
+            UserError: if something is not finite; the memory is as it was.
+        """
+        inputs, policy = self.policy_inputs(step, state), self.policy
+        try:
+            starts = policy.memory_starts(inputs)
+            hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, starts)
+        except ValueError as error:
+            raise UserError(policy.non_finite_input(inputs) or str(error)) from None
+        state.is_first = torch.zeros_like(state.is_first)
+        return policy.head_inputs(hidden, inputs)
+
+    @torch.no_grad()
+    def most_likely(self, heads: TensorDict) -> Tensor:
+        """Return the most likely actions ``[N, ...]``, as stored, given what the heads read."""
+        with set_exploration_type(ExplorationType.DETERMINISTIC):
+            return self.policy.actor(heads).get("action")
+
+    def policy_inputs(self, step: StepInputs, state: AgentState) -> TensorDict:
+        """Return the policy inputs ``[N]`` of a step in N environments."""
+        interface, n = self.spec.interface, len(state.is_first)
+        ended, started = self._tensor(step.episode_end).unsqueeze(-1), state.is_first.unsqueeze(-1)
         previous = encode_previous_step(
             interface.action,
             state.previous_action,
-            self._numbers("reward", reward, state),
+            self._tensor(step.reward).unsqueeze(-1),
             ended,
             with_reward=interface.observes_reward,
         )
         inputs = {
-            OBSERVATION: TensorDict(observations, [n]),
+            OBSERVATION: TensorDict({name: self._tensor(part) for name, part in step.observations.items()}, [n]),
             PREVIOUS_STEP: previous.masked_fill(started, 0.0),
             "is_init": started,
             "episode_end": ended & ~started,
         }
-        if interface.action.masked:
-            if mask is None and isinstance(observation, Mapping):
-                mask = observation.get(ACTION_MASK)
-            if mask is None:
-                raise UserError("action_mask: is missing; the policy was trained with one, in the observation or info")
-            inputs[ACTION_MASK] = self._tensor(interface.action.read_mask(mask, shape)).reshape(n, -1)
+        if step.action_mask is not None:
+            inputs[ACTION_MASK] = self._tensor(step.action_mask)
         return TensorDict(inputs, [n])
 
     def _check_batch(self, observation: Any, state: AgentState) -> None:
@@ -202,14 +260,18 @@ class Agent:
             needed = f"initial_state(batch_size={batch[0]})" if batch else "initial_state()"
             raise UserError(f"state is {held}: must be from {needed}, to fit observations of shape {shape}")
 
-    def _numbers(self, name: str, value: ArrayLike, state: AgentState) -> Tensor:
-        numbers = np.asarray(value, np.float32)
-        if numbers.shape not in ((), state.batch_shape):
-            raise UserError(f"{name} has shape {numbers.shape}: must be a number, or of shape {state.batch_shape}")
-        return self._tensor(np.broadcast_to(numbers, (len(state.is_first),)).copy()).unsqueeze(-1)
-
-    def _flags(self, name: str, value: ArrayLike, state: AgentState) -> Tensor:
-        return self._numbers(name, value, state) != 0
-
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _numbers(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return float32 ``[N]``."""
+    numbers = np.asarray(value, np.float32)
+    if numbers.shape not in ((), batch_shape):
+        raise UserError(f"{name} has shape {numbers.shape}: must be a number, or of shape {batch_shape}")
+    return np.full(batch_shape or (1,), numbers)
+
+
+def _flags(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return bool ``[N]``."""
+    return _numbers(name, value, batch_shape) != 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -10,18 +12,32 @@ from torchrl.modules import TanhNormal
 from memo_lightning.policies.multi_categorical import MultiCategorical
 
 
-def draw(distribution: Distribution, generator: torch.Generator) -> Tensor:
+def draw(distribution: Distribution, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
     """Return actions ``[N, ...]`` of a policy's distribution, drawn with ``generator``.
 
     Distributions of torch and TorchRL draw from torch's global random numbers only.
+
+    Args:
+        distribution: of N actions.
+        generator: of all of them; or N of them, one each, which draw what they would draw for one action alone.
     """
     if isinstance(distribution, MultiCategorical):
         return torch.stack([draw(part, generator) for part in distribution.parts], -1)
     if isinstance(distribution, TanhNormal):
         mean = distribution.base_dist.mean
-        return _squashed(distribution, torch.empty_like(mean).normal_(generator=generator))
+        return _squashed(distribution, _noise(mean, Tensor.normal_, generator))
     logits: Tensor = distribution.logits  # type: ignore[attr-defined]
-    return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(-1)  # Gumbel-max trick
+    return (logits - _noise(logits, Tensor.exponential_, generator).log()).argmax(-1)  # Gumbel-max trick
+
+
+def _noise(like: Tensor, fill: Callable[..., object], generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    noise = torch.empty_like(like)
+    if isinstance(generator, torch.Generator):
+        fill(noise, generator=generator)
+    else:
+        for row, own in zip(noise.split(1), generator, strict=True):
+            fill(row, generator=own)
+    return noise
 
 
 def _squashed(distribution: TanhNormal, noise: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,13 @@ import torch
 from memo_lightning.errors import UserError
 from memo_lightning.policies.agent import Agent
 from memo_lightning.policies.checkpoint import read_checkpoint, restore_policy
+from memo_lightning.policies.hub import HUB, fetch_package
+from memo_lightning.policies.package import MANIFEST, is_package, read_package
 from memo_lightning.tracking.store import default_store, resolve_store
 
 MODELS = "models:/"
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # packages that ship, each in a folder of its name
+FORMS = "the folder of a run, a checkpoint, the folder of a package, hf:OWNER/NAME or models:/NAME/VERSION"
 
 
 def load(
@@ -31,7 +36,8 @@ def load(
     caller's random numbers are left alone.
 
     Args:
-        source: the folder of a run, a checkpoint, or ``models:/NAME/VERSION`` of MLflow's model registry.
+        source: the folder of a run, a checkpoint, the folder of a package, ``hf:OWNER/NAME`` of the Hugging Face Hub,
+            ``models:/NAME/VERSION`` of MLflow's model registry, or the name of a policy that ships.
         device: where it is to compute.
         tracking_uri: the store of ``models:/``; by default that of ``MLFLOW_TRACKING_URI``, or else ``mlflow.db``
             in the working directory.
@@ -56,13 +62,44 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
         with tempfile.TemporaryDirectory() as folder:
             store = resolve_store(tracking_uri or default_store())
             return read_checkpoint(fetch_checkpoint(store, str(source), Path(folder)))
+    if str(source).startswith(HUB):
+        return read_package(fetch_package(str(source)))
     path = Path(source)
+    if not path.exists():
+        if str(source) in shipped_policies():
+            return read_package(PRETRAINED / str(source))
+        names = ", ".join(shipped_policies()) or "none so far"
+        raise UserError(
+            f"checkpoint={source}: no such file; must be {FORMS}, or the name of a policy that ships: {names}"
+        )
     if path.is_dir():
+        if is_package(path):
+            return read_package(path)
         run = path / "checkpoints" / "last.ckpt"
         if not run.is_file():
-            raise UserError(f"{path}: holds no run (no checkpoints/last.ckpt)")
+            raise UserError(f"{path}: holds no run (no checkpoints/last.ckpt) and no package (no {MANIFEST})")
         path = run
     return read_checkpoint(path)
+
+
+def shipped_policies() -> list[str]:
+    """Return the names of the policies that ship with this version."""
+    return sorted(folder.name for folder in PRETRAINED.glob("*") if is_package(folder))
+
+
+def default_folder(source: str, name: str) -> Path:
+    """Return where something that is made of a policy goes: next to it, or, where it has no folder here, in ``runs``.
+
+    Args:
+        source: of the policy, as in :func:`load`.
+        name: of the folder, e.g. ``evaluation``.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path / name
+    if path.is_file():
+        return path.parents[1] / name if len(path.parents) > 1 else path.parent / name
+    return Path("runs") / re.sub(r"\W+", "-", source) / name
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -1,0 +1,181 @@
+"""Reading packages: folders that hold a policy to share, each file known by its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from memo_lightning.errors import UserError
+from memo_lightning.version import __version__
+
+FORMAT = 1  # of packages
+MANIFEST, WEIGHTS, CARD = "manifest.json", "model.safetensors", "README.md"
+POLICY, TRAINING, EVALUATION = "policy.json", "training.json", "evaluation.json"
+CURVE, VIDEO = "in_context_curve.png", "trial.mp4"
+# The file of weights holds copies of these, which say what a change by hand has changed.
+COPIED = (POLICY, TRAINING, EVALUATION)
+_MAY_CHANGE = frozenset((CARD,))  # is for people, who edit it on the Hub
+_NOT_FINITE = "float"
+_MOST_SHOWN = 60  # characters of a value
+
+
+def is_package(folder: Path) -> bool:
+    """Return whether a folder is a package, as far as its names say."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_package(folder: Path) -> dict[str, Any]:
+    """Return what a package holds, in the form of a checkpoint.
+
+    Raises:
+        UserError: if it is no package, of a format that this version cannot read, or was changed after it was made.
+    """
+    check_package(folder)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        weights = {f"policy.{name}": file.get_tensor(name) for name in file.keys()}
+    training = read_json(folder / TRAINING)
+    return {
+        "policy_spec": read_json(folder / POLICY),
+        "state_dict": weights,
+        **{name: training[name] for name in ("config", "frames", "mlflow_run_id")},
+    }
+
+
+def check_package(folder: Path) -> list[str]:
+    """Check that a package is as it was made, except for its model card, and return the names of its files.
+
+    Raises:
+        UserError: if it is not; the message names the file and, of JSON, the field.
+    """
+    files = _read_manifest(folder)
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; the package was made with it, and must be fetched or made again")
+        if name != WEIGHTS and name not in COPIED and name not in _MAY_CHANGE and sha256(path) != digest:
+            raise _changed(path)
+    if sha256(folder / WEIGHTS) != files[WEIGHTS]:
+        raise _changed(folder / WEIGHTS)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            copies = file.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read ({error})") from None
+    for name in COPIED:
+        if name in files:
+            _check_copy(folder / name, copies.get(name), files[name])
+    return [*files, MANIFEST]
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a package whose other files are complete."""
+    files = {path.name: {"sha256": sha256(path)} for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    return {"memo_package": FORMAT, "memo_version": __version__, "files": files}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON; infinities, which it does not know, as ``{"float": "inf"}``."""
+    path.write_text(json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Return what :func:`write_json` was given.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=_as_float)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({str(error).splitlines()[0]})") from None
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    held = manifest if isinstance(manifest, dict) else {}
+    made = held.get("memo_package")
+    if made is None:
+        raise UserError(f"{path}: is not that of a package of memo package; it has no field memo_package")
+    if made != FORMAT:
+        raise UserError(
+            f"{path}: memo_package={made!r}, written by memo-lightning {held.get('memo_version', '?')}: this version "
+            f"({__version__}) reads {FORMAT}; install the other with pip install "
+            f"'memo-lightning=={held.get('memo_version', '?')}'"
+        )
+    files = held.get("files")
+    if not isinstance(files, dict):
+        raise UserError(f"{path}: files={files!r}: must be a mapping from names to checksums")
+    for name, entry in files.items():
+        # A manifest may come from anywhere: it names files of its own folder only.
+        if Path(name).name != name or name in ("..", MANIFEST):
+            raise UserError(f"{path}: files holds {name!r}: must be the name of a file in the same folder")
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise UserError(f"{path}: files.{name}={entry!r}: must have a sha256")
+    if missing := [name for name in (WEIGHTS, POLICY, TRAINING) if name not in files]:
+        raise UserError(f"{path}: files lacks {', '.join(missing)}, without which there is no policy")
+    return {name: entry["sha256"] for name, entry in files.items()}
+
+
+def _check_copy(path: Path, copy: str | None, digest: str) -> None:
+    """Raise :class:`UserError` unless a file is as the copy of it in the file of weights."""
+    if copy is None:
+        raise UserError(f"{path}: {WEIGHTS} has no copy of it; the package must be fetched or made again")
+    made = json.loads(copy, object_hook=_as_float)
+    for field, value, was in _differences(read_json(path), made, ""):
+        raise UserError(
+            f"{path}: {field}={_shown(value)} was changed by hand, it was {_shown(was)}; settings can be changed when "
+            f"the policy is loaded, others only by making the package again"
+        )
+    if sha256(path) != digest:
+        raise _changed(path)
+
+
+def _differences(value: Any, was: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(value, dict) and isinstance(was, dict):
+        for key in [*was, *(key for key in value if key not in was)]:
+            yield from _differences(
+                value.get(key, "(nothing)"), was.get(key, "(nothing)"), f"{field}.{key}".lstrip(".")
+            )
+    elif isinstance(value, list) and isinstance(was, list) and len(value) == len(was):
+        for index, (one, other) in enumerate(zip(value, was, strict=True)):
+            yield from _differences(one, other, f"{field}[{index}]")
+    elif value != was or type(value) is not type(was):
+        yield field, value, was
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(
+        f"{path}: is not the file that the package was made with (its SHA-256 is another); the package must be fetched "
+        f"or made again"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(_finite(value), ensure_ascii=False)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return {_NOT_FINITE: str(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _as_float(value: dict[str, Any]) -> Any:
+    return float(value[_NOT_FINITE]) if value.keys() == {_NOT_FINITE} else value

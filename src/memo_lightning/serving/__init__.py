@@ -1,0 +1,1 @@
+"""A policy as a service: sessions with a memory each, over HTTP and WebSocket."""

@@ -1,0 +1,180 @@
+"""Writing packages: folders that hold a policy to share; :mod:`memo_lightning.policies.package` reads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from memo_lightning.errors import UserError
+from memo_lightning.policies.checkpoint import restore_policy
+from memo_lightning.policies.loading import find_checkpoint
+from memo_lightning.policies.package import (
+    CARD,
+    COPIED,
+    CURVE,
+    EVALUATION,
+    MANIFEST,
+    POLICY,
+    TRAINING,
+    VIDEO,
+    WEIGHTS,
+    manifest_of,
+    read_json,
+    write_json,
+)
+from memo_lightning.sharing.model_card import Described, model_card
+from memo_lightning.version import __version__
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that was written.
+
+    Attributes:
+        folder: where it is.
+        files: names of its files, with their sizes in bytes.
+        remarks: what its owner should know before it is shared.
+    """
+
+    folder: Path
+    files: dict[str, int]
+    remarks: list[str]
+
+
+def write_package(source: str, out: Path, tracking_uri: str | None = None, evaluation: str | None = None) -> Package:
+    """Write the package of a policy.
+
+    Args:
+        source: of the policy, as in :func:`memo_lightning.load`.
+        out: the folder, which must be new or empty. It is complete or not there.
+        tracking_uri: the store of ``models:/``.
+        evaluation: the folder of an evaluation; by default ``evaluation/`` of the run.
+
+    Raises:
+        UserError: if the policy cannot be read, or the folder not be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out}: exists and is not empty; must be a new folder, e.g. out={out}-2")
+    checkpoint = find_checkpoint(source, tracking_uri)
+    spec, policy = restore_policy(checkpoint, {})
+    config = without_places(checkpoint["config"])
+    evaluated, remarks = _find_evaluation(source, evaluation, checkpoint["frames"])
+    remarks += [f"training.json names a place on this machine: {name}={value}" for name, value in _places(config, "")]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+            folder = Path(scratch) / "package"
+            folder.mkdir()
+            write_json(folder / POLICY, spec.as_plain())
+            training = {"config": config, "frames": checkpoint["frames"], "mlflow_run_id": None}
+            write_json(folder / TRAINING, {**training, "memo_version": __version__})
+            results = _write_evaluation(folder, evaluated, source)
+            if not (folder / CURVE).exists():
+                _copy(_run_of(source), folder, CURVE)
+            # Copies of the JSON files travel with the weights: they say what was changed by hand.
+            copies = {name: json.dumps(_raw(folder / name)) for name in COPIED if (folder / name).exists()}
+            weights = {name: value.detach().cpu().contiguous().clone() for name, value in policy.state_dict().items()}
+            save_file(weights, folder / WEIGHTS, {"format": "pt", **copies})
+            n_weights = sum(weight.numel() for weight in policy.parameters())
+            files = {path.name for path in folder.iterdir()}
+            described = Described(spec, config, checkpoint["frames"], results, n_weights, files)
+            (folder / CARD).write_text(model_card(described), encoding="utf-8")
+            write_json(folder / MANIFEST, manifest_of(folder))
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
+    except OSError as error:
+        raise UserError(f"out={out}: must be writable ({error.strerror})") from None
+    sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+    return Package(out, sizes, remarks)
+
+
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a training's configuration without what only concerns who has trained.
+
+    That is where the run lay, what was resumed, and the logger: addresses of stores may hold passwords.
+    """
+    kept = dict(config)
+    for name in ("logger", "resume", "checkpoint"):
+        if name in kept:
+            kept[name] = None
+    if kept.get("run_dir"):
+        kept["run_dir"] = Path(str(kept["run_dir"])).name
+    return kept
+
+
+def _places(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the settings that are paths of this machine."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _places(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _places(part, f"{name}[{index}]")
+    elif isinstance(value, str) and value.startswith(("/", "~")):
+        yield name, value
+
+
+def _run_of(source: str) -> Path | None:
+    """Return the folder of the run, or of the package, that a policy is of."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    is_of_run = path.is_file() and path.parent.name == "checkpoints"
+    return path.parent.parent if is_of_run else None
+
+
+def _find_evaluation(source: str, given: str | None, frames: int) -> tuple[Path | None, list[str]]:
+    """Return the folder of the evaluation that belongs to a policy, and why there is none."""
+    run = _run_of(source)
+    if given is not None:
+        folder = Path(given)
+        if not (folder / EVALUATION).is_file():
+            raise UserError(
+                f"evaluation={given}: must be a folder that memo evaluate has left; it holds no {EVALUATION}"
+            )
+    elif run is None:
+        return None, ["no evaluation: the policy has no run folder here; evaluation=FOLDER adds one"]
+    else:
+        found = [folder for folder in (run / "evaluation", run) if (folder / EVALUATION).is_file()]
+        if not found:
+            return None, [f"no evaluation: memo evaluate checkpoint={source} makes one, then package again"]
+        folder = found[0]
+    evaluated = read_json(folder / EVALUATION).get("frames_trained")
+    if evaluated != frames:
+        why = f"{folder}: is of a policy trained for {evaluated} frames, this one was for {frames}"
+        if given is not None:
+            raise UserError(f"evaluation={why}")
+        return None, [f"no evaluation: {why}; memo evaluate checkpoint={source} makes a new one"]
+    return folder, []
+
+
+def _write_evaluation(folder: Path, evaluated: Path | None, source: str) -> dict[str, Any] | None:
+    if evaluated is None:
+        return None
+    results = {**read_json(evaluated / EVALUATION), "checkpoint": Path(source).name}
+    for name in ("mlflow_run_id", "mlflow_experiment"):
+        results[name] = None
+    kept = [name for name in (CURVE, VIDEO) if _copy(evaluated, folder, name)]
+    results["files"] = [EVALUATION, *kept]
+    write_json(folder / EVALUATION, results)
+    return results
+
+
+def _copy(source: Path | None, folder: Path, name: str) -> bool:
+    if source is None or not (source / name).is_file():
+        return False
+    shutil.copyfile(source / name, folder / name)
+    return True
+
+
+def _raw(path: Path) -> Any:
+    """Return JSON as it is written, infinities included."""
+    return json.loads(path.read_text(encoding="utf-8"))
