@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
@@ -22,6 +23,11 @@ class _Recurrent(SequenceModel):
     Args:
         rnn: the torch module, batch first, of width D.
     """
+
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
+        "hidden": "hidden state of every layer, [layers, width]",
+        "cell": "cell state of every layer, [layers, width]",
+    }
 
     def __init__(self, rnn: nn.RNNBase) -> None:
         super().__init__(rnn.hidden_size)
