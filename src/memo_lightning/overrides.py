@@ -14,7 +14,7 @@ from memo_lightning.errors import UserError
 # Settings whose value is a path or the address of a store, by the last part of their name. They are taken as they are:
 # `=`, `#`, spaces, commas and letters outside ASCII mean something else in Hydra's grammar, or nothing.
 _PATHS = frozenset(
-    ("checkpoint", "data_path", "object_folder", "resume", "run_dir", "scene_dataset", "storage", "tracking_uri")
+    ("checkpoint", "data_path", "object_folder", "out", "resume", "run_dir", "scene_dataset", "storage", "tracking_uri")
 )
 # Settings whose value is a name, of which 2024 is one; and those whose parts are.
 _NAMES = frozenset(("experiment_name", "group_by", "logger.experiment_name", "logger.run_name", "name", "study"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +32,7 @@ from memo_lightning.evaluation.trials import N_BINS, FirstTrial, acting, run_tri
 from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import Interface, MemoryPolicy
-from memo_lightning.policies.loading import MODELS, load
+from memo_lightning.policies.loading import MODELS, folder_beside, load
 from memo_lightning.tracking import describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.tracking.evaluations import log_evaluation
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
@@ -62,7 +61,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
     agent = load(config.checkpoint, config.device, tracking_uri=config.tracking_uri, model=dict(config.model))
     policy, training = agent.policy, agent.training
-    run_dir = Path(config.run_dir or _default_folder(config.checkpoint))
+    run_dir = Path(config.run_dir or folder_beside(config.checkpoint, "evaluation"))
     config.run_dir = str(run_dir)
 
     n_envs = min(config.n_envs, config.n_trials)
@@ -127,14 +126,6 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     results.write_text(json.dumps(metrics, indent=2) + "\n")
     config.tracking_uri = _log_to_mlflow(config, training, metrics, [results, *files])
     return metrics
-
-
-def _default_folder(checkpoint: str) -> Path:
-    """Return where an evaluation goes: next to the checkpoint; a registered model has no folder of its own."""
-    if checkpoint.startswith(MODELS):
-        return Path("runs") / re.sub(r"\W+", "-", checkpoint) / "evaluation"
-    path = Path(checkpoint)
-    return (path if path.is_dir() else path.parents[1]) / "evaluation"
 
 
 def _check_interface(trained: Interface, given: Interface, config: DictConfig) -> None:

@@ -155,6 +155,10 @@ class SequenceModel(nn.Module, ABC):
         y_t, memory = self.step(x_t, memory.unflatten_keys("."), is_init)
         return y_t, dict(memory.flatten_keys(".").items())
 
+    def budget_of_trial(self, n_steps: int) -> int | None:
+        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``; None where none is needed."""
+        return None
+
     def fixed_budget(self) -> int:
         """Return the memory budget, or raise ``ValueError`` where there is none and the memory grows."""
         if self.memory_budget is None:

@@ -26,8 +26,8 @@ LayerTensors = list[Tensor]
 class FixedCache:
     """Keys and values of every row in slots, of which there are always as many.
 
-    The counterpart of :class:`~memo_lightning.models.kv_cache.KVCache`. Nothing is changed in place: after a run, ``keys``
-    and ``values`` are new tensors. Where layers have a sink, its key and value take one more slot, before the others;
+    The counterpart of :class:`~memo_lightning.models.kv_cache.KVCache`. Nothing is changed in place: after a run,
+    ``keys`` and ``values`` are new tensors. Where layers have a sink, its key and value take one more slot, before the others;
     they are written by every run, so that an empty cache is all zeros.
 
     Args:
@@ -154,6 +154,6 @@ class FixedStep(nn.Module):
 @torch.no_grad()
 def trace(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
     """Return what ``torch.export`` makes of a module for inputs of these shapes."""
-    # Conditions are traced by Dynamo, which takes a size for unknown once it has seen it differ from an earlier trace's.
+    # Dynamo traces conditions; it takes sizes for unknown that differ from those of an earlier trace.
     torch._dynamo.reset()
     return export(module, inputs)

@@ -60,6 +60,10 @@ class FullContextTransformer(TransformerModel):
         if budget < 1:
             raise ValueError(f"memory_budget={budget}: must be at least 1")
 
+    def budget_of_trial(self, n_steps: int) -> int:
+        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``."""
+        return n_steps
+
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
         KVCache.check(state, self.transformer)

@@ -274,10 +274,10 @@ class MemoTransformer(SegmentedModel):
 
         at_boundary = open_steps + 1 == self.segment_length
         operands = (cache.keys, cache.values, segments)
-        summary = torch.cond(at_boundary.any(), self._fixed_summary, self._no_summary, operands)
+        new_keys, new_values = torch.cond(at_boundary.any(), self._fixed_summary, self._no_summary, operands)
         scratch = first + self.segment_length
         target = torch.where(at_boundary, segments % n_summaries * self.summary_length, scratch)
-        cache.store(*summary, target[:, None] + torch.arange(self.summary_length, device=target.device))
+        cache.store(new_keys, new_values, target[:, None] + torch.arange(self.summary_length, device=target.device))
         open_steps = (open_steps + 1).masked_fill(at_boundary, 0)
         return y.squeeze(1), {**cache.as_state(), "open_steps": open_steps, "segments": segments + at_boundary}
 

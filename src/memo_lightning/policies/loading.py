@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,17 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
             raise UserError(f"{path}: holds no run (no checkpoints/last.ckpt)")
         path = run
     return read_checkpoint(path)
+
+
+def folder_beside(source: str, name: str) -> Path:
+    """Return where what is made of a policy goes: the folder ``name`` in that of its run.
+
+    A registered model has no folder of its own: it gets one in ``runs``.
+    """
+    if source.startswith(MODELS):
+        return Path("runs") / re.sub(r"\W+", "-", source) / name
+    path = Path(source)
+    return (path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]) / name
 
 
 def check_device(device: torch.device | str) -> torch.device:
