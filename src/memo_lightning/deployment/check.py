@@ -65,7 +65,10 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
             }
             inputs["reward"] = numbers.normal(size=n).astype(np.float32)
             inputs["episode_end"] = numbers.random(n) < 0.1
-            inputs["is_first"] = (numbers.random(n) < 0.02) | (t == 0)
+            restarts = (numbers.random(n) < 0.02) & (
+                np.arange(n) < max(1, n - 1)
+            )  # of several, the last goes on and on
+            inputs["is_first"] = restarts | (t == 0)
             mask = None
             if interface.action.masked:
                 mask = numbers.random(inputs[ACTION_MASK].shape) < 0.5

@@ -24,8 +24,8 @@ _TOLERANCE = 1e-4  # float32, after hundreds of steps
 _MOST_STEPS = 300
 _STATE_RULE = (
     "Begin with the initial state and is_first true. After every step feed each output of the state back as its input. "
-    "Where a new trial begins set is_first for that element of the batch: its state, whatever it holds, is then emptied "
-    "inside the program."
+    "Where a new trial begins set is_first for that element of the batch: the program then empties its state, whatever "
+    "it holds."
 )
 _SEGMENT_RULE = (
     "Nothing to do: the step that completes a segment also writes its summary, inside the program. Such a step takes "

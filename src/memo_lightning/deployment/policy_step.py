@@ -110,12 +110,9 @@ class PolicyStep(nn.Module):
         return parameters
 
     def inputs(self) -> list[Named]:
-        """Return what goes in, the state last: an example of a first step, of zeros."""
+        """Return what goes in, the state last: an example of a first step."""
         interface, n = self._interface, self.batch_size
-        found = [
-            Named(input_name(key), torch.zeros(n, *(key.space.shape or ()), dtype=_dtype(key.space)), _meaning(key))
-            for key in interface.keys
-        ]
+        found = [Named(input_name(key), _example(key.space, n), _meaning(key)) for key in interface.keys]
         no, yes = torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)
         found += [
             Named("reward", torch.zeros(n), "of the step that led to the observation"),
@@ -180,11 +177,18 @@ def input_name(key: ObservationKey) -> str:
     return OBSERVATION if not key.path else f"{OBSERVATION}.{key.name}"
 
 
+def _example(space: Space, batch_size: int) -> Tensor:
+    """Return a part of an observation ``[B, ...]``: zeros, or the first of discrete values."""
+    start = np.asarray(getattr(space, "start", 0))
+    value = torch.zeros(batch_size, *(space.shape or ()), dtype=_dtype(space))
+    return value + torch.as_tensor(start, dtype=value.dtype)
+
+
 def _dtype(space: Space) -> torch.dtype:
     """Return the dtype in which a part of an observation goes in: floating numbers as float32."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return torch.int64
-    given = np.dtype(space.dtype)  # type: ignore[arg-type]
+    given = np.dtype(space.dtype)
     if given.kind == "f" or given.name not in ("bool", "uint8", "int8", "int16", "int32", "int64"):
         return torch.float32
     return getattr(torch, given.name)

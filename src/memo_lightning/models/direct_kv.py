@@ -85,8 +85,8 @@ class DirectKVTransformer(MemoTransformer):
         """Return what summarises the open segment; see :meth:`MemoTransformer._fixed_summary`."""
         cache = FixedCache(keys, values, self.transformer)
         self._read_segment(cache, segments)
-        queries, read = cache.newest(self.summary_length)
-        return [self._move_keys(part, self.segment_length) for part in queries], read
+        of_queries, read = cache.newest(self.summary_length)
+        return [self._move_keys(query_keys, self.segment_length) for query_keys in of_queries], read
 
     def _move_keys(self, keys: Tensor, distance: int) -> Tensor:
         """Return ``keys [..., d]`` as they were ``distance`` positions earlier."""

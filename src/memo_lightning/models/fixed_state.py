@@ -27,8 +27,8 @@ class FixedCache:
     """Keys and values of every row in slots, of which there are always as many.
 
     The counterpart of :class:`~memo_lightning.models.kv_cache.KVCache`. Nothing is changed in place: after a run,
-    ``keys`` and ``values`` are new tensors. Where layers have a sink, its key and value take one more slot, before the others;
-    they are written by every run, so that an empty cache is all zeros.
+    ``keys`` and ``values`` are new tensors. Where layers have a sink, its key and value take one more slot, before the
+    others; they are written by every run, so that an empty cache is all zeros.
 
     Args:
         keys: one tensor ``[B, H, sinks + n_slots, d]`` per layer.

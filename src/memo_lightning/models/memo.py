@@ -317,9 +317,10 @@ class MemoTransformer(SegmentedModel):
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor
     ) -> tuple[LayerTensors, LayerTensors]:
         """Return zeros of the shapes of :meth:`_fixed_summary`."""
+        # The name of no variable in the other branch: Dynamo (torch 2.13) would take the one for the other there.
         no_keys, no_values = (
-            [torch.zeros_like(part[:, :, : self.summary_length].contiguous()) for part in parts]
-            for parts in (keys, values)
+            [torch.zeros_like(operand[:, :, : self.summary_length].contiguous()) for operand in operands]
+            for operands in (keys, values)
         )
         return no_keys, no_values
 

@@ -24,11 +24,6 @@ class _Recurrent(SequenceModel):
         rnn: the torch module, batch first, of width D.
     """
 
-    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
-        "hidden": "hidden state of every layer, [layers, width]",
-        "cell": "cell state of every layer, [layers, width]",
-    }
-
     def __init__(self, rnn: nn.RNNBase) -> None:
         super().__init__(rnn.hidden_size)
         self.rnn = rnn
@@ -110,6 +105,10 @@ class LSTM(_Recurrent):
     """
 
     state_names = ("hidden", "cell")
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
+        "hidden": "hidden state of every layer, [layers, width]",
+        "cell": "cell state of every layer, [layers, width]",
+    }
 
     def __init__(self, d_model: int, n_layers: int) -> None:
         check_sizes(d_model=d_model, n_layers=n_layers)
@@ -128,6 +127,7 @@ class GRU(_Recurrent):
     """
 
     state_names = ("hidden",)
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {"hidden": "hidden state of every layer, [layers, width]"}
 
     def __init__(self, d_model: int, n_layers: int) -> None:
         check_sizes(d_model=d_model, n_layers=n_layers)
