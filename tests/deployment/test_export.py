@@ -179,6 +179,8 @@ class OwnMemory(SequenceModel):
             return x_t, state
         if self.kind == "grows":
             state["sum"] = torch.cat([state["sum"], x_t], 1)
+        if self.kind == "not in ONNX":
+            return torch.special.erfcx(x_t), state
         return torch.tanh(state["sum"][:, : self.d_model] * self.weight), state
 
 
@@ -204,6 +206,14 @@ def test_a_memory_of_ones_own_that_cannot_be_exported_is_refused_in_a_line(kind,
         export.export_policy(agent, tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+def test_an_operation_that_onnx_has_not_is_refused_in_a_line_and_torch_takes_it(tmp_path):
+    agent = memo_lightning.load(save_policy(tmp_path / "last.ckpt", own("not in ONNX")))
+    with pytest.raises(UserError, match=r"^OwnMemory, format=onnx: cannot be exported \(.*erfcx") as error:
+        export.export_policy(agent, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert export.export_policy(agent, tmp_path / "out", "torch").difference < 1e-5
 
 
 UNBOUNDED = {name: {**MEMORIES[name], "memory_budget": None} for name in ("memo", "full_context")}

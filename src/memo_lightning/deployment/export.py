@@ -10,7 +10,7 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from memo_lightning.deployment.check import Comparison, compare
-from memo_lightning.deployment.formats import FORMATS
+from memo_lightning.deployment.formats import FORMATS, Format
 from memo_lightning.deployment.policy_step import NEXT_STATE, STATE, Named, PolicyStep
 from memo_lightning.errors import UserError, require
 from memo_lightning.files import write_atomically
@@ -64,7 +64,7 @@ def export_policy(agent: Agent, out: Path, format: str = "onnx", batch_size: int
     except OSError as error:
         raise UserError(f"out={out}: must be writable ({error.strerror})") from None
     try:
-        kind.write(program, partial / kind.file, [i.name for i in inputs], [o.name for o in outputs])
+        _write(program, kind, partial, inputs, outputs, f"{type(agent.policy.sequence_model).__name__}, format={format}")
         comparison = compare(kind.read(partial / kind.file), step, agent, _steps_to_compare(agent))
         if not comparison.difference <= _TOLERANCE:
             raise UserError(
@@ -162,6 +162,21 @@ def _trace(step: PolicyStep, inputs: list[Named]) -> ExportedProgram:
         kind = type(step.policy.sequence_model).__name__
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{kind} cannot be exported: torch.export does not take the policy's step ({reason})") from None
+
+
+def _write(
+    program: ExportedProgram, kind: Format, folder: Path, inputs: list[Named], outputs: list[Named], what: str
+) -> None:
+    try:
+        kind.write(program, folder / kind.file, [named.name for named in inputs], [named.name for named in outputs])
+    except OSError:
+        raise
+    except Exception as error:  # torch raises whatever its parts raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the last one names the operation
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+        raise UserError(f"{what}: cannot be exported ({reason}); the other formats may take it") from None
 
 
 def _steps_to_compare(agent: Agent) -> int:

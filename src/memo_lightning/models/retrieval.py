@@ -266,7 +266,9 @@ class RetrievalMemory(SegmentedModel):
         positions = torch.arange(block.shape[1], device=block.device)
         context = SequenceContext(self.summary_layer.sinks())
         summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :].contiguous()
-        content = F.scaled_dot_product_attention(summary, encoded, encoded)
+        # As one head: ONNX has attention with heads only.
+        segment = encoded.unsqueeze(1)
+        content = F.scaled_dot_product_attention(summary.unsqueeze(1), segment, segment).squeeze(1)
         return summary, self.store_value(content)
 
     def _retrieve(self, encoded: Tensor, keys: Tensor, values: Tensor, empty: Tensor | None = None) -> Tensor:
