@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from memo_lightning.deployment.formats import Arrays, Program
 from memo_lightning.deployment.policy_step import NEXT_STATE, STATE, PolicyStep, input_name
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.agent import Agent
+
+_TIMED_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
     observed.seed(seed)
     numbers = np.random.default_rng(seed)
     inputs = {named.name: named.value.cpu().numpy() for named in step.inputs()}
-    state, worst, times = agent.initial_state(n), 0.0, []
+    state, worst = agent.initial_state(n), 0.0
     with _one_thread(), _heads(agent) as seen:
         for t in range(n_steps):
             observation = observed.sample()
@@ -74,10 +77,9 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
                 mask = numbers.random(inputs[ACTION_MASK].shape) < 0.5
                 mask[:, np.cumsum([0, *interface.action.n_values[:-1]])] = True  # at least one of every component
                 inputs[ACTION_MASK] = mask
-            begun = time.thread_time()
             outputs = program(inputs)
-            between = time.thread_time()
-            _, state = agent.act(
+            act = partial(
+                agent.act,
                 observation,
                 state,
                 inputs["reward"],
@@ -86,14 +88,23 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
                 is_first=inputs["is_first"],
                 action_mask=mask,
             )
-            times.append((between - begun, time.thread_time() - between))
+            _, state = act()
             expected = {**seen, "action": interface.action.to_envs(outputs[f"{NEXT_STATE}previous_action"])}
             worst = max(worst, *(_difference(outputs[name], value) for name, value in expected.items()))
             # The agent's action goes on in both: one of two that are as likely may be chosen by a rounding.
             inputs |= {name: outputs[f"{NEXT_STATE}{name.removeprefix(STATE)}"] for name in inputs if STATE in name}
             inputs[f"{STATE}previous_action"] = state.previous_action.cpu().numpy()
-    program_times, agent_times = zip(*times, strict=True)
-    return Comparison(n_steps, worst, 1e3 * statistics.median(program_times), 1e3 * statistics.median(agent_times))
+        return Comparison(n_steps, worst, _median_ms(lambda: program(inputs)), _median_ms(act))
+
+
+def _median_ms(step: Callable[[], object]) -> float:
+    """Return the milliseconds of a processor that a step takes, the median of some in a row."""
+    times = []
+    for _ in range(_TIMED_STEPS):
+        begun = time.thread_time()
+        step()
+        times.append(1e3 * (time.thread_time() - begun))
+    return statistics.median(times)
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def export_policy(agent: Agent, out: Path, format: str = "onnx", batch_size: int
     except OSError as error:
         raise UserError(f"out={out}: must be writable ({error.strerror})") from None
     try:
-        _write(program, kind, partial, inputs, outputs, f"{type(agent.policy.sequence_model).__name__}, format={format}")
+        _write(
+            program, kind, partial, inputs, outputs, f"{type(agent.policy.sequence_model).__name__}, format={format}"
+        )
         comparison = compare(kind.read(partial / kind.file), step, agent, _steps_to_compare(agent))
         if not comparison.difference <= _TOLERANCE:
             raise UserError(

@@ -60,7 +60,7 @@ class Onnx(Format):
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Write a program; see :class:`Format`."""
-        from onnx_ir.passes.common import RemoveUnusedNodesPass
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
         with quietly():
             written = torch.onnx.export(
@@ -69,6 +69,7 @@ class Onnx(Format):
             assert written is not None
             # What torch leaves behind in conditions; onnxruntime would warn of it wherever the file is opened.
             RemoveUnusedNodesPass()(written.model)
+            ClearMetadataAndDocStringPass()(written.model)  # lines of source code, most of a small file
             written.save(path)
 
     def read(self, path: Path) -> Program:

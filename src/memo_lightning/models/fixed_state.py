@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
+from torch.fx import GraphModule
 
 from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
 from memo_lightning.models.transformer import Transformer
@@ -153,7 +154,11 @@ class FixedStep(nn.Module):
 
 @torch.no_grad()
 def trace(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    """Return what ``torch.export`` makes of a module for inputs of these shapes."""
+    """Return what ``torch.export`` makes of a module for inputs of these shapes, without the paths of source files."""
     # Dynamo traces conditions; it takes sizes for unknown that differ from those of an earlier trace.
     torch._dynamo.reset()
-    return export(module, inputs)
+    program = export(module, inputs)
+    for graph in program.graph_module.modules():
+        for node in graph.graph.nodes if isinstance(graph, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
