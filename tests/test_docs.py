@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -36,7 +37,7 @@ def commands_of(path):
 
 # Every command runs, small, but for these.
 NOT_RUN = {
-    r"^memo evaluate$": "the name of a verb, in a sentence",
+    r"^memo (evaluate|export)$": "the name of a verb, in a sentence",
     r"^memo ui|http://": "servers run until they are ended: tests/tracking/test_server.py",
     r"^memo serve": "the same: tests/serving/test_server.py",
     r"^memo push|hf:": "goes to the Hub: tests/sharing/test_hub.py",
@@ -255,6 +256,27 @@ def test_the_loops_of_the_how_to_act(in_tmp_dir):
     returns = names["run_trial"](names["agent"], names["env"], n_episodes=3)
     assert len(returns) == 3
     assert min(returns) > 7
+
+
+def test_the_loop_of_the_how_to_runs_what_was_exported(in_tmp_dir):
+    pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    page = ROOT / "docs/how-to/export.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    cartpole = ["env=gymnasium", "env.id=CartPole-v1", "logger=none", "run_dir=runs/NAME"]
+    assert main(["train", *cartpole, *SMALL_TASK]) == 0
+    for command in commands_of(page):
+        verb, *words = shlex.split(command)[1:]
+        if verb == "export" and words:
+            assert main([verb, *words]) == 0
+    names = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102
+    assert 8 <= names["total"] <= 500
+    assert names["action"] in (0, 1)
+    policy = names["policy"]
+    example = {entry["name"]: np.zeros(entry["shape"], entry["dtype"]) for entry in policy["inputs"]}
+    outputs = names["program"]({k: torch.from_numpy(v) for k, v in (example | names["initial_state"]()).items()})
+    assert set(outputs) == set(names["names"])
 
 
 def test_the_yaml_of_a_study_is_a_study(tmp_path):

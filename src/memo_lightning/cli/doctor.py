@@ -33,6 +33,7 @@ _EXTRAS = {
     "tasks": ("popgym", "minigrid"),
     "notebooks": ("jupyterlab", "nbclient"),
     "postgres": ("psycopg",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
 }
 _TEST_PROGRAMS = {
     "chromium": "only tests of the pages in the browser need it",

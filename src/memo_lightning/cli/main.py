@@ -25,6 +25,7 @@ from memo_lightning.errors import (
 VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
+    "export": "write a policy as a file for other programs",
     "check-env": "check an environment before training on it",
     "check-memory": "check a memory of your own before training it",
     "export-houses": "write generated houses for habitat-sim",

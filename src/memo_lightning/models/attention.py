@@ -88,12 +88,13 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which of them each one sees.
     """
     length, context_length = queries.shape[2], keys.shape[2]
-    is_causal = mask is None and length == context_length > 1
+    if mask is None and length == context_length > 1:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     if mask is None and 1 < length < context_length:
         # A dense mask keeps CUDA's flash kernel from being chosen.
         is_cuda = queries.device.type == "cuda"
         mask = causal_lower_right(length, context_length) if is_cuda else causal_mask(length, context_length, queries)
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 def causal_mask(length: int, context_length: int, like: Tensor) -> Tensor:

@@ -11,11 +11,14 @@ Notation used for tensor shapes, here and in all of ``models/``:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+
+from memo_lightning.models.fixed_state import FixedState
 
 MemoryScope = Literal["trial", "episode"]
 
@@ -39,6 +42,7 @@ class SequenceModel(nn.Module, ABC):
         memory_scope: as given.
         state_names: names of the entries of a state.
         segment_length: steps per segment in acting and evaluation; None for models without segments.
+        fixed_state_meanings: what the tensors of :meth:`init_fixed_state` are, by the first part of their names.
 
     Raises:
         ValueError: if ``d_model`` is not positive or ``memory_scope`` unknown.
@@ -46,6 +50,7 @@ class SequenceModel(nn.Module, ABC):
 
     state_names: tuple[str, ...] = ()
     segment_length: int | None = None
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, d_model: int, memory_scope: MemoryScope = "trial") -> None:
         super().__init__()
@@ -116,6 +121,52 @@ class SequenceModel(nn.Module, ABC):
             y_t, state = self.step(x[:, t], state, None if is_init is None else is_init[:, t])
             outputs.append(y_t)
         return torch.stack(outputs, dim=1), state
+
+    def init_fixed_state(self, batch_size: int) -> FixedState:
+        """Return an empty memory whose tensors keep their shapes, for :meth:`fixed_step`.
+
+        By default it is that of :meth:`init_state`, and so fits a memory whose :meth:`step` torch can trace.
+
+        Args:
+            batch_size: sequences B.
+
+        Returns:
+            Tensors ``[B, ...]`` by name, on the device of the parameters.
+
+        Raises:
+            ValueError: if the memory grows without bound.
+        """
+        return dict(self.init_state(batch_size).flatten_keys(".").items())
+
+    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+        """Process one step as :meth:`step` does, by operations on tensors that do not depend on their values.
+
+        ``torch.export`` and ``torch.compile`` can trace it. Nothing is checked, and nothing changed in place.
+
+        Args:
+            x_t: inputs ``[B, D]``.
+            state: the memory that :meth:`init_fixed_state` or the previous call returned.
+            is_init: bool ``[B]``, sequences whose memory is emptied first.
+
+        Returns:
+            Outputs ``[B, D]`` and the memory after the step, of the same names, shapes and dtypes.
+        """
+        memory = TensorDict({name: value.clone() for name, value in state.items()}, [len(x_t)])
+        y_t, memory = self.step(x_t, memory.unflatten_keys("."), is_init)
+        return y_t, dict(memory.flatten_keys(".").items())
+
+    def budget_of_trial(self, n_steps: int) -> int | None:
+        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``; None where none is needed."""
+        return None
+
+    def fixed_budget(self) -> int:
+        """Return the memory budget, or raise ``ValueError`` where there is none and the memory grows."""
+        if self.memory_budget is None:
+            raise ValueError(
+                f"memory_budget=None: must be a number where the state has a fixed shape, as the memory of "
+                f"{type(self).__name__} grows without one"
+            )
+        return self.memory_budget
 
     @property
     def memory_budget(self) -> int | None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from warnings import catch_warnings, simplefilter
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from tensordict import NestedKey, TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from memo_lightning.findings import Finding
 from memo_lightning.models.base import SequenceModel
+from memo_lightning.models.fixed_state import FixedStep, trace
+from memo_lightning.quiet import quietly
 
 _TOLERANCE = 1e-4  # of float32 outputs, relative to one and to their size
 _HALF_PRECISION_TOLERANCE = 0.1  # of the mean difference, relative to the mean size of the outputs
@@ -306,34 +305,17 @@ def _check_half_precision(model: SequenceModel, x: Tensor) -> str:
 
 
 def _check_export(model: SequenceModel, x: Tensor) -> str:
-    """Trace ``step``; not a fault where that fails, as neither training nor evaluation needs it."""
-    state = model.init_state(len(x))
-    names = list(state.keys(True, True))
-    inputs = (x[:, 0], torch.zeros(len(x), dtype=torch.bool), *(state[name] for name in names))
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), catch_warnings():
-        simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            torch.export.export(_Step(model, names), inputs)
-        except Exception as error:
-            return f"torch.export does not take step{_where(error)}, so it cannot be deployed; training needs no export"
-        finally:
-            logging.disable(logging.NOTSET)
+    """Trace a step; not a fault where that fails, as neither training nor evaluation needs it."""
+    is_init = torch.zeros(len(x), dtype=torch.bool)
+    try:
+        with quietly():
+            trace(FixedStep(model), (x[:, 0], model.init_fixed_state(len(x)), is_init))
+    except Exception as error:
+        budget = model.budget_of_trial(x.shape[1])
+        if model.memory_budget is None and budget is not None:
+            return f"can be exported with a memory_budget, as its memory grows; {budget} is that of {x.shape[1]} steps"
+        return f"torch.export does not take step{_where(error)}, so it cannot be deployed; training needs no export"
     return "torch.export takes step"
-
-
-class _Step(nn.Module):
-    """One step with a state of plain tensors."""
-
-    def __init__(self, model: SequenceModel, names: Sequence[NestedKey]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-
-    @torch.no_grad()
-    def forward(self, x_t: Tensor, is_init: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        state = TensorDict(dict(zip(self.names, values, strict=True)), [len(x_t)])
-        y_t, state = self.model.step(x_t, state, is_init)
-        return (y_t, *(state[name] for name in self.names))
 
 
 def _check_weights(model: SequenceModel, x: Tensor, build: Callable[[], SequenceModel]) -> str:

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from memo_lightning.models.fixed_state import FixedCache, LayerTensors
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.memo import MemoTransformer
 from memo_lightning.models.rotary import rotate
@@ -78,8 +79,17 @@ class DirectKVTransformer(MemoTransformer):
         state["length"][rows] = starts + self.summary_length
         state["open_steps"][rows] = 0
 
+    def _fixed_summary(
+        self, keys: LayerTensors, values: LayerTensors, segments: Tensor
+    ) -> tuple[LayerTensors, LayerTensors]:
+        """Return what summarises the open segment; see :meth:`MemoTransformer._fixed_summary`."""
+        cache = FixedCache(keys, values, self.transformer)
+        self._read_segment(cache, segments)
+        of_queries, read = cache.newest(self.summary_length)
+        return [self._move_keys(query_keys, self.segment_length) for query_keys in of_queries], read
+
     def _move_keys(self, keys: Tensor, distance: int) -> Tensor:
         """Return ``keys [..., d]`` as they were ``distance`` positions earlier."""
-        position = torch.tensor(-distance, device=keys.device)
+        position = torch.full((1,), -distance, device=keys.device)
         cos, sin = self.transformer.rotary(position, torch.promote_types(keys.dtype, torch.float32))
         return rotate(keys, cos, sin)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Unpack
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Unpack
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from memo_lightning.models.base import MemoryScope, check_state_budget
+from memo_lightning.models.fixed_state import FixedCache, FixedState, begin_where
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import TransformerSizes
@@ -37,6 +38,11 @@ class FullContextTransformer(TransformerModel):
     """
 
     state_names = ("keys", "values", "steps", "budget")
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
+        "keys": "keys of the newest steps in one layer, [heads, slots, head width]",
+        "values": "values of the newest steps in one layer, [heads, slots, head width]",
+        "steps": "steps since the memory was emptied",
+    }
 
     def __init__(
         self,
@@ -53,6 +59,10 @@ class FullContextTransformer(TransformerModel):
         """Raise ``ValueError`` unless at least the current step fits."""
         if budget < 1:
             raise ValueError(f"memory_budget={budget}: must be at least 1")
+
+    def budget_of_trial(self, n_steps: int) -> int:
+        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``."""
+        return n_steps
 
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
@@ -129,6 +139,19 @@ class FullContextTransformer(TransformerModel):
         y = cache.run(x_t.unsqueeze(1), steps + self.position_offset, slots, last_seen=last_seen)
         steps += 1
         return y.squeeze(1), state
+
+    def init_fixed_state(self, batch_size: int) -> FixedState:
+        """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`."""
+        cache = FixedCache.allocate(self.transformer, batch_size, self.fixed_budget())
+        return {**cache, "steps": cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)}
+
+    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+        """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`."""
+        budget, cache = self.fixed_budget(), FixedCache.of(state, self.transformer)
+        (steps,) = begin_where(is_init, state["steps"])
+        seen = cache.slots <= steps.clamp(max=budget - 1)[:, None, None]  # (B, 1, slots)
+        y = cache.run(x_t.unsqueeze(1), steps + self.position_offset, (steps % budget)[:, None], seen)
+        return y.squeeze(1), {**cache.as_state(), "steps": steps + 1}
 
 
 def _trial_steps(x: Tensor, is_init: Tensor | None) -> Tensor:

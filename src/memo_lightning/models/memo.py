@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import TypeVar, Unpack
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypeVar, Unpack
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from memo_lightning.models.fixed_state import FixedCache, FixedState, LayerTensors, begin_where
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.segments import Jitter, SegmentedModel
 from memo_lightning.models.summary_memory import (
@@ -57,6 +58,14 @@ class MemoTransformer(SegmentedModel):
 
     state_names = ("keys", "values", "length", "open_steps", "segments", "maker")
     counter_names = ("length", "open_steps", "segments")
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
+        "keys": "keys of the newest summaries, the open segment and a summary being written, in one layer, "
+        "[heads, slots, head width]",
+        "values": "values of the newest summaries, the open segment and a summary being written, in one layer, "
+        "[heads, slots, head width]",
+        "open_steps": "steps in the open segment",
+        "segments": "complete segments since the memory was emptied",
+    }
 
     def __init__(
         self,
@@ -238,3 +247,97 @@ class MemoTransformer(SegmentedModel):
         if rows is not None and len(rows) == state.batch_size[0]:
             rows = None  # all rows: no gather
         return cache.run(tokens, positions, slots, rows)
+
+    def init_fixed_state(self, batch_size: int) -> FixedState:
+        """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.
+
+        Its slots are those of all summaries that are kept, in a ring; of the open segment; and of a summary that is
+        being written.
+        """
+        n_slots = self._n_fixed_summaries() * self.summary_length + self.segment_length + self.summary_length
+        cache = FixedCache.allocate(self.transformer, batch_size, n_slots)
+        open_steps = cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)
+        return {**cache, "open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
+
+    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+        """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`.
+
+        Summaries are written under a condition that is part of the graph: that some row completes its segment. The
+        rows that do not complete theirs then write into slots that nobody reads.
+        """
+        n_summaries, cache = self._n_fixed_summaries(), FixedCache.of(state, self.transformer)
+        open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
+        first = n_summaries * self.summary_length  # slot of the open segment
+        slot = (first + open_steps)[:, None]  # (B, 1)
+        seen = self._held(cache, segments) | self._between(cache, first, slot)
+        y = cache.run(x_t.unsqueeze(1), self.first_position(segments) + open_steps, slot, seen)
+
+        at_boundary = open_steps + 1 == self.segment_length
+        operands = (cache.keys, cache.values, segments)
+        new_keys, new_values = torch.cond(at_boundary.any(), self._fixed_summary, self._no_summary, operands)
+        scratch = first + self.segment_length
+        target = torch.where(at_boundary, segments % n_summaries * self.summary_length, scratch)
+        cache.store(new_keys, new_values, target[:, None] + torch.arange(self.summary_length, device=target.device))
+        open_steps = (open_steps + 1).masked_fill(at_boundary, 0)
+        return y.squeeze(1), {**cache.as_state(), "open_steps": open_steps, "segments": segments + at_boundary}
+
+    def _fixed_summary(
+        self, keys: LayerTensors, values: LayerTensors, segments: Tensor
+    ) -> tuple[LayerTensors, LayerTensors]:
+        """Return the keys and values ``[B, H, S, d]``, by layer, of what summarises the open segment of all rows.
+
+        Args:
+            keys: those of all slots, ``[B, H, slots, d]`` per layer.
+            values: alike.
+            segments: int64 ``[B]``, complete segments before this one.
+        """
+        cache = FixedCache(keys, values, self.transformer)
+        summary, scratch = self._read_segment(cache, segments)
+        # The oldest summary, in whose place this one will be, is dropped before.
+        replaced = (segments % self._n_fixed_summaries())[:, None, None]
+        kept = self._held(cache, segments) & (cache.slots // self.summary_length != replaced)
+        seen = kept | self._between(cache, scratch[:, :1], scratch)
+        cache.run(summary, self.first_position(segments + 1) - self.summary_length, scratch, seen)
+        return cache.newest(self.summary_length)
+
+    def _read_segment(self, cache: FixedCache, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Let the summary queries read the open segment, which is complete.
+
+        Returns:
+            Their outputs ``[B, S, D]``, and int64 ``[B, S]``, the slots that their keys and values are in.
+        """
+        first = self._n_fixed_summaries() * self.summary_length
+        scratch = first + self.segment_length + torch.arange(self.summary_length, device=segments.device)
+        scratch = scratch.expand(len(segments), -1)
+        seen = self._held(cache, segments) | self._between(cache, first, scratch)
+        queries = self.summary_queries.expand(len(segments), -1, -1)
+        return cache.run(queries, self.first_position(segments) + self.segment_length, scratch, seen), scratch
+
+    def _no_summary(
+        self, keys: LayerTensors, values: LayerTensors, segments: Tensor
+    ) -> tuple[LayerTensors, LayerTensors]:
+        """Return zeros of the shapes of :meth:`_fixed_summary`."""
+        # The name of no variable in the other branch: Dynamo (torch 2.13) would take the one for the other there.
+        no_keys, no_values = (
+            [torch.zeros_like(operand[:, :, : self.summary_length].contiguous()) for operand in operands]
+            for operands in (keys, values)
+        )
+        return no_keys, no_values
+
+    def _held(self, cache: FixedCache, segments: Tensor) -> Tensor:
+        """Return bool ``[B, 1, slots]``, those of the summaries there are after ``segments [B]``."""
+        n_held = segments.clamp(max=self._n_fixed_summaries()) * self.summary_length
+        return cache.slots < n_held[:, None, None]
+
+    @staticmethod
+    def _between(cache: FixedCache, first: int | Tensor, last: Tensor) -> Tensor:
+        """Return bool ``[B, t, slots]``, those from ``first``, or ``[B, 1]``, to ``last [B, t]``."""
+        first = first if isinstance(first, int) else first.unsqueeze(-1)
+        return (cache.slots >= first) & (cache.slots <= last.unsqueeze(-1))
+
+    def _n_fixed_summaries(self) -> int:
+        """Return how many summaries there is room for; raise ``ValueError`` if there is no bound."""
+        if self.max_summaries is None:
+            self.fixed_budget()
+        assert self.max_summaries is not None
+        return self.max_summaries

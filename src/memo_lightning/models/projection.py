@@ -37,9 +37,11 @@ class Projection(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last dimension."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
         product = _onednn() if self.recurring_shapes else None
         if product is None or x.device.type != "cpu" or not x.dtype == self.weight.dtype == torch.float32 \
-                or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():  # fmt: skip
+                or torch.is_autocast_enabled("cpu"):  # fmt: skip
             return super().forward(x)
         if not torch.is_grad_enabled():
             return product(x, self.weight)

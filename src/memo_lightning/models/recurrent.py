@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
@@ -104,6 +105,10 @@ class LSTM(_Recurrent):
     """
 
     state_names = ("hidden", "cell")
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
+        "hidden": "hidden state of every layer, [layers, width]",
+        "cell": "cell state of every layer, [layers, width]",
+    }
 
     def __init__(self, d_model: int, n_layers: int) -> None:
         check_sizes(d_model=d_model, n_layers=n_layers)
@@ -122,6 +127,7 @@ class GRU(_Recurrent):
     """
 
     state_names = ("hidden",)
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {"hidden": "hidden state of every layer, [layers, width]"}
 
     def __init__(self, d_model: int, n_layers: int) -> None:
         check_sizes(d_model=d_model, n_layers=n_layers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Unpack
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from memo_lightning.models.base import check_state_budget
+from memo_lightning.models.fixed_state import FixedCache, FixedState, begin_where
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.projection import projection
 from memo_lightning.models.rms_norm import RMSNorm
@@ -55,6 +56,15 @@ class RetrievalMemory(SegmentedModel):
         "segments",
         "budget",
     )
+    fixed_state_meanings: ClassVar[Mapping[str, str]] = {
+        "keys": "keys of the open segment in one layer, [heads, steps, head width]",
+        "values": "values of the open segment in one layer, [heads, steps, head width]",
+        "encoded": "encoded steps of the open segment, [steps, width]",
+        "store_keys": "keys of the store, of the newest segments and of one being written, [slots, width]",
+        "store_values": "values of the store, of the newest segments and of one being written, [slots, width]",
+        "open_steps": "steps in the open segment",
+        "segments": "complete segments since the memory was emptied",
+    }
 
     def __init__(
         self,
@@ -200,14 +210,65 @@ class RetrievalMemory(SegmentedModel):
         state["segments"][rows] += 1
         state["open_steps"][rows] = 0
 
+    def init_fixed_state(self, batch_size: int) -> FixedState:
+        """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.
+
+        The store has S slots more than the budget says, for rows that have nothing to store when others do.
+        """
+        self.fixed_budget()
+        assert self.max_summaries is not None
+        cache = FixedCache.allocate(self.transformer, batch_size, self.segment_length)
+        encoded = self.norm.weight.new_zeros(batch_size, self.segment_length, self.d_model)
+        store = encoded.new_zeros(batch_size, (self.max_summaries + 1) * self.summary_length, self.d_model)
+        open_steps = encoded.new_zeros(batch_size, dtype=torch.int64)
+        counters = {"open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
+        return {**cache, "encoded": encoded, "store_keys": store, "store_values": store.clone(), **counters}
+
+    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+        """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`."""
+        self.fixed_budget()
+        assert self.max_summaries is not None
+        n_summaries, cache = self.max_summaries, FixedCache.of(state, self.transformer)
+        open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
+        slot = open_steps[:, None]  # (B, 1)
+        y = cache.run(x_t.unsqueeze(1), open_steps, slot, cache.slots <= slot.unsqueeze(-1))
+        encoded = state["encoded"].scatter(1, slot.unsqueeze(-1).expand_as(y), y)
+
+        keys, values = state["store_keys"], state["store_values"]
+        n_held = segments.clamp(max=n_summaries) * self.summary_length
+        empty = torch.arange(keys.shape[1], device=keys.device) >= n_held[:, None, None]  # (B, 1, n)
+        y = self._combine(y, self._retrieve(y, keys, values, empty))
+
+        at_boundary = open_steps + 1 == self.segment_length
+        summary = torch.cond(at_boundary.any(), self._summarise, self._no_summary, (encoded,))
+        target = torch.where(at_boundary, segments % n_summaries, n_summaries) * self.summary_length
+        slots = target[:, None] + torch.arange(self.summary_length, device=target.device)
+        index = slots.unsqueeze(-1).expand_as(summary[0])
+        keys, values = (part.scatter(1, index, new) for part, new in zip((keys, values), summary, strict=True))
+        counters = {"open_steps": (open_steps + 1).masked_fill(at_boundary, 0), "segments": segments + at_boundary}
+        return y.squeeze(1), {
+            **cache.as_state(),
+            "encoded": encoded,
+            "store_keys": keys,
+            "store_values": values,
+            **counters,
+        }
+
+    def _no_summary(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return zeros of the shapes of :meth:`_summarise`."""
+        nothing = encoded.new_zeros(encoded.shape[0], self.summary_length, self.d_model)
+        return nothing, torch.zeros_like(nothing)
+
     def _summarise(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Return the store's keys and values ``[b, S, D]`` for complete segments ``[b, L, D]``."""
         queries = self.summary_queries.to(encoded.dtype).expand(encoded.shape[0], -1, -1)
         block = torch.cat([encoded, queries], dim=1)
         positions = torch.arange(block.shape[1], device=block.device)
         context = SequenceContext(self.summary_layer.sinks())
-        summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :]
-        content = F.scaled_dot_product_attention(summary, encoded, encoded)
+        summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :].contiguous()
+        # As one head: ONNX has attention with heads only.
+        segment = encoded.unsqueeze(1)
+        content = F.scaled_dot_product_attention(summary.unsqueeze(1), segment, segment).squeeze(1)
         return summary, self.store_value(content)
 
     def _retrieve(self, encoded: Tensor, keys: Tensor, values: Tensor, empty: Tensor | None = None) -> Tensor:

@@ -65,6 +65,9 @@ class RecurrentMemoryTransformer(MemoTransformer):
         """Raise ``ValueError``: a summary is read by the next segment only, which it is to carry gradient into."""
         raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
 
+    def budget_of_trial(self, n_steps: int) -> None:
+        """Return None: the memory is of constant size as it is."""
+
     @property
     def max_summaries(self) -> int:
         """Summaries that are kept: the newest."""

@@ -73,6 +73,11 @@ class SegmentedModel(TransformerModel):
                 f"{self.segment_length}) and one summary (summary_length={self.summary_length})"
             )
 
+    def budget_of_trial(self, n_steps: int) -> int | None:
+        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``."""
+        n_segments = max(1, (n_steps - 1) // self.segment_length)  # whose summaries are read
+        return self.segment_length + n_segments * self.summary_length
+
     @property
     def max_summaries(self) -> int | None:
         """Segments whose summaries are kept at most; None for all."""

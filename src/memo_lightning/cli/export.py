@@ -1,0 +1,54 @@
+"""``memo export``: a policy as a file for other programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from memo_lightning.cli.help import print_help
+from memo_lightning.config import compose_config
+from memo_lightning.deployment.export import DESCRIPTION, check_settings, export_policy
+from memo_lightning.deployment.formats import FORMATS
+from memo_lightning.errors import UserError
+from memo_lightning.overrides import command
+from memo_lightning.policies.loading import default_folder, load
+
+HELP = """Writes a trained policy as ONNX or as a torch.export program, which run without this package, and policy.json,
+which says what goes in and comes out. The memory must be bounded: by its kind, or by memory_budget."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Export, say how the program compares with the policy, and where it is."""
+    if print_help("export", HELP, arguments):
+        return
+    config = compose_config("export", arguments)
+    if not config.checkpoint:
+        raise UserError(
+            "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
+        )
+    out = Path(config.out) if config.out else default_folder(config.checkpoint, "export")
+    check_settings(out, config.format, config.batch_size)
+    agent = load(config.checkpoint, tracking_uri=config.tracking_uri, model=dict(config.model))
+    memory = agent.policy.sequence_model
+    if config.memory_budget is not None:
+        try:
+            memory.memory_budget = config.memory_budget
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    print(
+        f"exporting {type(memory).__name__} of {config.checkpoint}, batches of {config.batch_size}; writing to {out}",
+        file=sys.stderr,
+        flush=True,
+    )
+    compared = export_policy(agent, out, config.format, config.batch_size, config.checkpoint)
+    kind = FORMATS[config.format]
+    print(f"checked           {compared.n_steps} steps beside the policy, at most {compared.difference:.1e} off")
+    print(
+        f"time per step     {compared.step_ms:.2f} ms by {kind.runtime}, "
+        f"{compared.agent_step_ms:.2f} ms by the policy itself; on one thread"
+    )
+    print(f"results           {out}/: {kind.file}, {DESCRIPTION}")
+    if config.memory_budget is not None:
+        evaluated = [f"checkpoint={config.checkpoint}", f"memory_budget={config.memory_budget}"]
+        print(f"\nnext: {command('memo', 'evaluate', *evaluated)}   # what the budget costs")

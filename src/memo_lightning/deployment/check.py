@@ -1,0 +1,150 @@
+"""Comparing an exported policy with the agent that it was made from."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from tensordict import TensorDict
+from torch import nn
+
+from memo_lightning.deployment.formats import Arrays, Program
+from memo_lightning.deployment.policy_step import NEXT_STATE, STATE, PolicyStep, input_name
+from memo_lightning.policies.action import ACTION_MASK
+from memo_lightning.policies.agent import Agent
+
+_TIMED_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of it.
+
+    Attributes:
+        n_steps: steps that were compared.
+        difference: the largest between actions, parameters of their distributions and values, relative to one and to
+            their size.
+        step_ms: milliseconds of a processor that a step of the program takes, the median.
+        agent_step_ms: milliseconds of a processor that a step of the agent takes, the median.
+    """
+
+    n_steps: int
+    difference: float
+    step_ms: float
+    agent_step_ms: float
+
+
+def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed: int = 0) -> Comparison:
+    """Let an exported policy and its agent act side by side in random observations, in trials that begin at any step.
+
+    Args:
+        program: the exported policy.
+        step: what it was traced from.
+        agent: the agent, with the same memory.
+        n_steps: how many steps.
+        seed: of the observations.
+    """
+    n, interface = step.batch_size, agent.spec.interface
+    observed = batch_space(interface.observation_space, n)
+    observed.seed(seed)
+    numbers = np.random.default_rng(seed)
+    inputs = {named.name: named.value.cpu().numpy() for named in step.inputs()}
+    state, worst = agent.initial_state(n), 0.0
+    with _one_thread(), _heads(agent) as seen:
+        for t in range(n_steps):
+            observation = observed.sample()
+            inputs |= {
+                input_name(key): _part(observation, key.path).astype(inputs[input_name(key)].dtype)
+                for key in interface.keys
+            }
+            inputs["reward"] = numbers.normal(size=n).astype(np.float32)
+            inputs["episode_end"] = numbers.random(n) < 0.1
+            restarts = (numbers.random(n) < 0.02) & (
+                np.arange(n) < max(1, n - 1)
+            )  # of several, the last goes on and on
+            inputs["is_first"] = restarts | (t == 0)
+            mask = None
+            if interface.action.masked:
+                mask = numbers.random(inputs[ACTION_MASK].shape) < 0.5
+                mask[:, np.cumsum([0, *interface.action.n_values[:-1]])] = True  # at least one of every component
+                inputs[ACTION_MASK] = mask
+            outputs = program(inputs)
+            act = partial(
+                agent.act,
+                observation,
+                state,
+                inputs["reward"],
+                inputs["episode_end"],
+                deterministic=True,
+                is_first=inputs["is_first"],
+                action_mask=mask,
+            )
+            _, state = act()
+            expected = {**seen, "action": interface.action.to_envs(outputs[f"{NEXT_STATE}previous_action"])}
+            worst = max(worst, *(_difference(outputs[name], value) for name, value in expected.items()))
+            # The agent's action goes on in both: one of two that are as likely may be chosen by a rounding.
+            inputs |= {name: outputs[f"{NEXT_STATE}{name.removeprefix(STATE)}"] for name in inputs if STATE in name}
+            inputs[f"{STATE}previous_action"] = state.previous_action.cpu().numpy()
+        return Comparison(n_steps, worst, _median_ms(lambda: program(inputs)), _median_ms(act))
+
+
+def _median_ms(step: Callable[[], object]) -> float:
+    """Return the milliseconds of a processor that a step takes, the median of some in a row."""
+    times = []
+    for _ in range(_TIMED_STEPS):
+        begun = time.thread_time()
+        step()
+        times.append(1e3 * (time.thread_time() - begun))
+    return statistics.median(times)
+
+
+@contextmanager
+def _heads(agent: Agent) -> Iterator[Arrays]:
+    """Yield what holds, after every step of an agent, the distribution that it has acted by and the value."""
+    policy = agent.policy
+    head: Any = policy.actor.module[0]
+    seen: Arrays = {}
+
+    def keep(module: nn.Module, inputs: tuple[TensorDict], read: TensorDict) -> None:
+        values = {str(name): read.get(name) for name in head.out_keys}
+        if policy.heads.has_critic:
+            values["value"] = policy.heads.critic(read.select("hidden")).get("state_value").flatten()
+        seen.update({name: value.detach().cpu().numpy() for name, value in values.items()})
+
+    handle = head.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, as the program does."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
+
+
+def _part(observation: Any, path: tuple[str | int, ...]) -> NDArray:
+    for part in path:
+        observation = observation[part]
+    return np.asarray(observation)
+
+
+def _difference(ours: NDArray, theirs: NDArray) -> float:
+    """Return the largest difference, but of logits of actions that are not allowed."""
+    compared = np.isfinite(ours)
+    return float((np.abs(ours - theirs) / (1 + np.abs(theirs)))[compared].max())

@@ -1,0 +1,164 @@
+"""Memories whose state is a few tensors of fixed shapes, so that a step can be traced, compiled and exported.
+
+What :meth:`SequenceModel.step` does with counters on the CPU, buffers that grow and rows picked out, is done here by
+tensors alone: counters lie on the device, every slot a memory may ever use is there from the start, and a mask says
+which of them hold something. A state of zeros is an empty memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram, export
+from torch.fx import GraphModule
+
+from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
+from memo_lightning.models.transformer import Transformer
+
+FixedState = dict[str, Tensor]
+"""The tensors ``[B, ...]`` of a memory, by name."""
+
+LayerTensors = list[Tensor]
+"""One tensor ``[B, H, n, d]`` per layer."""
+
+
+class FixedCache:
+    """Keys and values of every row in slots, of which there are always as many.
+
+    The counterpart of :class:`~memo_lightning.models.kv_cache.KVCache`. Nothing is changed in place: after a run,
+    ``keys`` and ``values`` are new tensors. Where layers have a sink, its key and value take one more slot, before the
+    others; they are written by every run, so that an empty cache is all zeros.
+
+    Args:
+        keys: one tensor ``[B, H, sinks + n_slots, d]`` per layer.
+        values: alike.
+        stack: the transformer whose keys and values these are.
+    """
+
+    def __init__(self, keys: LayerTensors, values: LayerTensors, stack: Transformer) -> None:
+        self.keys, self.values, self._stack = list(keys), list(values), stack
+        self._n_sinks = int(stack.sink_kv)
+
+    @staticmethod
+    def allocate(stack: Transformer, batch_size: int, n_slots: int) -> FixedState:
+        """Return an empty cache, on the device of ``stack``, as part of a state."""
+        shape = (batch_size, stack.n_heads, int(stack.sink_kv) + n_slots, stack.head_dim)
+        names = [f"{part}.{layer}" for part in ("keys", "values") for layer in range(stack.n_layers)]
+        return {name: stack.norm.weight.new_zeros(shape) for name in names}
+
+    @staticmethod
+    def of(state: FixedState, stack: Transformer) -> FixedCache:
+        """Return the cache that is part of ``state``."""
+        keys, values = ([state[f"{part}.{i}"] for i in range(stack.n_layers)] for part in ("keys", "values"))
+        return FixedCache(keys, values, stack)
+
+    def as_state(self) -> FixedState:
+        """Return it as part of a state."""
+        parts = {"keys": self.keys, "values": self.values}
+        return {f"{part}.{layer}": buffer for part, buffers in parts.items() for layer, buffer in enumerate(buffers)}
+
+    @property
+    def slots(self) -> Tensor:
+        """The numbers of all slots, ``[n_slots]``."""
+        return torch.arange(self.keys[0].shape[2] - self._n_sinks, device=self.keys[0].device)
+
+    def run(self, tokens: Tensor, first_positions: Tensor, slots: Tensor, seen: Tensor) -> Tensor:
+        """Run tokens through all layers, storing their keys and values.
+
+        Args:
+            tokens: ``[B, t, D]``.
+            first_positions: int64 ``[B]``, the position of each row's first token.
+            slots: int64 ``[B, t]``, where they are stored.
+            seen: bool ``[B, t, n_slots]``, what each of them attends to; stored slots included.
+
+        Returns:
+            Normed outputs ``[B, t, D]``.
+        """
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        return self._stack(tokens, first_positions[:, None, None] + steps, _Writer(self, slots, seen))
+
+    def newest(self, n: int) -> tuple[LayerTensors, LayerTensors]:
+        """Return keys and values of the last ``n`` slots, ``[B, H, n, d]`` per layer."""
+        return [keys[:, :, -n:].contiguous() for keys in self.keys], [
+            values[:, :, -n:].contiguous() for values in self.values
+        ]
+
+    def store(self, keys: LayerTensors, values: LayerTensors, slots: Tensor) -> None:
+        """Store ``keys`` and ``values [B, H, n, d]`` of every layer in ``slots``, int64 ``[B, n]``."""
+        for buffers, new in ((self.keys, keys), (self.values, values)):
+            index = _index(slots + self._n_sinks, new[0])
+            buffers[:] = [buffer.scatter(2, index, part) for buffer, part in zip(buffers, new, strict=True)]
+
+    def write(self, layer: int, new: KeysValues, index: Tensor) -> KeysValues:
+        """Store the ``new`` keys and values of a layer at ``index [B, H, n, d]``; return all there are."""
+        self.keys[layer] = self.keys[layer].scatter(2, index, new[0])
+        self.values[layer] = self.values[layer].scatter(2, index, new[1])
+        return self.keys[layer], self.values[layer]
+
+    def with_sink(self, slots: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``slots [B, t]`` and ``seen [B, t, n_slots]`` with the sink's slot, if there is one, before them."""
+        if not self._n_sinks:
+            return slots, seen
+        slots = torch.cat([torch.zeros_like(slots[:, :1]), slots + 1], 1)
+        return slots, torch.cat([torch.ones_like(seen[..., :1]), seen], -1)
+
+    def sink(self, layer: int) -> KeysValues | None:
+        """The sink's key and value ``[1, H, 1, d]`` of a layer, if there is one."""
+        return self._stack.sinks()[layer]
+
+
+class _Writer:
+    """One run of tokens that are stored and attend to what is stored."""
+
+    def __init__(self, cache: FixedCache, slots: Tensor, seen: Tensor) -> None:
+        self._cache = cache
+        self._slots, seen = cache.with_sink(slots, seen)
+        hidden = torch.zeros_like(seen, dtype=cache.keys[0].dtype)
+        self._mask = hidden.masked_fill(~seen, -torch.inf).unsqueeze(1)  # (B, 1, t, n)
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See :class:`~memo_lightning.models.attention.Context`."""
+        new = prepend_sink(self._cache.sink(layer), keys, values)
+        stored = self._cache.write(layer, new, _index(self._slots, new[0]))
+        return causal_attention(queries, *stored, self._mask)
+
+
+def _index(slots: Tensor, like: Tensor) -> Tensor:
+    """Return ``slots [B, n]`` as the index ``[B, H, n, d]`` of a scatter of ``like``."""
+    return slots[:, None, :, None].expand(-1, like.shape[1], -1, like.shape[3])
+
+
+def begin_where(is_init: Tensor, *counters: Tensor) -> tuple[Tensor, ...]:
+    """Return int64 ``counters [B]``, zero where ``is_init [B]``."""
+    return tuple(counter.masked_fill(is_init, 0) for counter in counters)
+
+
+class FixedStep(nn.Module):
+    """One step of a memory, as a module of tensors: what is traced, compiled or exported.
+
+    Args:
+        model: a :class:`~memo_lightning.models.base.SequenceModel`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+        """Process one step ``x_t [B, D]`` of every row; see :meth:`SequenceModel.fixed_step`."""
+        return self.model.fixed_step(x_t, state, is_init)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def trace(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+    """Return what ``torch.export`` makes of a module for inputs of these shapes, without the paths of source files."""
+    # Dynamo traces conditions; it takes sizes for unknown that differ from those of an earlier trace.
+    torch._dynamo.reset()
+    program = export(module, inputs)
+    for graph in program.graph_module.modules():
+        for node in graph.graph.nodes if isinstance(graph, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
