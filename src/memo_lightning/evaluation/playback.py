@@ -64,11 +64,6 @@ class Moment:
     ending: Image | None = None
 
 
-def can_be_drawn(env: EnvBase) -> bool:
-    """Say whether an environment offers images."""
-    return hasattr(env.base_env, "image")
-
-
 @torch.no_grad()
 def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None) -> Iterator[Moment]:
     """Yield the moments of one trial: after the reset, and after every step.
@@ -78,6 +73,9 @@ def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None)
             ``last_image(index)``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
         policy: acts, with sampling or without as TorchRL's exploration type says.
         max_steps: steps after which to stop, if the trial has not ended; None for the whole trial.
+
+    Raises:
+        UserError: if an image is none.
     """
     watched = hasattr(env.base_env, "watch")
     if watched:
@@ -92,21 +90,19 @@ def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None)
         step, n_steps = PlayedStep(td, taken, after), n_steps + 1
         done = step.ends_trial
         ending = env.base_env.last_image(0) if step.ends_episode and watched else None
-        ending = None if ending is None else checked(ending)
+        ending = None if ending is None or ending.dtype == object else _checked(ending)
         yield Moment(step, _image(env) if ending is None or not done else None, ending)
         td = step_mdp(td.set("next", after))
 
 
 def _image(env: EnvBase) -> Image | None:
-    return checked(env.base_env.image(0)) if can_be_drawn(env) else None
+    """Return what an environment looks like; None where it cannot be drawn."""
+    image = env.base_env.image(0) if hasattr(env.base_env, "image") else None
+    # Gymnasium's environments that draw nothing return None.
+    return None if image is None or image.dtype == object else _checked(image)
 
 
-def checked(image: Image) -> Image:
-    """Return an image.
-
-    Raises:
-        UserError: if it is none.
-    """
+def _checked(image: Image) -> Image:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"render=true: the image has shape {image.shape}, {image.dtype}; must be uint8 [H, W, 3]")
     return image

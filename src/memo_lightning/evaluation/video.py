@@ -16,8 +16,7 @@ from torchrl.envs import EnvBase
 
 from memo_lightning.envs.drawing import FLOOR, Shape
 from memo_lightning.envs.reports import SUCCESS, SUCCESS_REPORTED
-from memo_lightning.errors import UserError
-from memo_lightning.evaluation.playback import Moment, can_be_drawn, play_trial
+from memo_lightning.evaluation.playback import Moment, play_trial
 from memo_lightning.policies import MemoryPolicy
 
 _SIDE = 360  # pixels that an image is at least wide, enlarged by whole factors
@@ -50,18 +49,12 @@ def record_trial(
         look: is shown every moment of the trial.
 
     Returns:
-        The number of frames.
-
-    Raises:
-        UserError: if the environment offers no images.
+        The number of frames; none, and no file, if the environment cannot be drawn.
     """
-    if not can_be_drawn(env):
-        raise UserError(
-            f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method image(index) that "
-            f"returns uint8 [H, W, 3]"
-        )
     frames = trial_frames(env, policy, max_steps, look)
-    first = next(frames)
+    first = next(frames, None)
+    if first is None:
+        return 0
     size = first.shape[1], first.shape[0]
     # Blocks of 2: the codec halves the colours' resolution.
     video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", macro_block_size=2)
