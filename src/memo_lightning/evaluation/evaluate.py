@@ -27,6 +27,7 @@ from memo_lightning.evaluation.in_context import (
     estimate_mean,
     mean_over_episodes,
 )
+from memo_lightning.evaluation.inspector.packing import MAX_STEPS
 from memo_lightning.evaluation.inspector.page import write_page
 from memo_lightning.evaluation.inspector.recording import recorded_trial
 from memo_lightning.evaluation.memory_views import view_memory
@@ -61,6 +62,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         )
     for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
+    require(config.render_steps <= MAX_STEPS, "render_steps", config.render_steps, f"at most {MAX_STEPS:,}")
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
     agent = load(config.checkpoint, config.device, tracking_uri=config.tracking_uri, model=dict(config.model))
     policy, training = agent.policy, agent.training

@@ -77,7 +77,7 @@ def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None)
     Raises:
         UserError: if an image is none.
     """
-    watched = hasattr(env.base_env, "watch")
+    watched = hasattr(env.base_env, "image") and hasattr(env.base_env, "watch")
     if watched:
         env.base_env.watch()
     policy.reset_state()

@@ -15,7 +15,7 @@ from memo_lightning.models.attention_recorder import StepAttention
 _ATTENTION_BYTES = 1_900_000
 _ENTRY_BYTES, _ROW_BYTES = 3, 4  # of an entry; of one step in one row
 SUMMARY = 0x8000  # a token from here on is a summary
-MAX_STEPS = SUMMARY
+MAX_STEPS = SUMMARY  # that a page can show
 
 
 def pack(values: ArrayLike, dtype: str) -> str:
@@ -72,12 +72,14 @@ class AttentionLog:
         ``counts`` says how many entries each step has in each row, step by step; ``tokens`` and ``roots`` are those
         entries; ``threshold`` is the share below which entries were dropped.
         """
-        tokens, roots, counts = (np.concatenate(parts) for parts in (self._tokens, self._roots, self._counts))
-        kept = roots >= self._lowest(roots, len(counts))
+        tokens, roots = np.concatenate(self._tokens), np.concatenate(self._roots)
+        counts = np.concatenate(self._counts)
+        lowest = self._lowest(roots, len(counts))
+        kept = roots >= lowest
         owner = np.repeat(np.arange(len(counts)), counts)
         return {
             "rows": [list(row) for row in self.rows],
-            "threshold": float(share_of(self._lowest(roots, len(counts)) - 0.5)),
+            "threshold": float(share_of(lowest - 0.5)),
             "counts": pack(np.bincount(owner[kept], minlength=len(counts)), "<u2"),
             "tokens": pack(tokens[kept], "<u2"),
             "roots": pack(roots[kept], "u1"),

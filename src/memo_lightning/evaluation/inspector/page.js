@@ -44,10 +44,10 @@
   let hasSummaries = false; // whether anything is read through summaries at all
   if (attention) for (const root of attention.summaries) if (root) { hasSummaries = true; break; }
 
-  /** What a step reads, over the rows given: shares by token, and what goes to summaries, steps and the sink. */
+  /** What a step reads, over the rows given: shares by token and the largest of them, and what goes to summaries, steps and the sink. */
   function reading(t, rows) {
     const shares = new Map();
-    let summaries = 0, sink = 0, kept = 0;
+    let summaries = 0, sink = 0, largest = 0;
     for (const row of rows) {
       const i = t * attention.nRows + row;
       summaries += shareOf[attention.summaries[i]] / rows.length;
@@ -55,10 +55,10 @@
       for (let k = attention.starts[i]; k < attention.starts[i + 1]; k++) {
         const token = attention.tokens[k], share = shareOf[attention.roots[k]] / rows.length;
         shares.set(token, (shares.get(token) || 0) + share);
-        kept += share;
       }
     }
-    return { shares, summaries, sink, steps: Math.max(0, 1 - summaries - sink), rest: Math.max(0, 1 - sink - kept) };
+    for (const share of shares.values()) largest = Math.max(largest, share);
+    return { shares, largest, summaries, sink, steps: Math.max(0, 1 - summaries - sink) };
   }
 
   // ---- Words. --------------------------------------------------------------------------------------------------------
@@ -194,9 +194,9 @@
     context.drawImage(backdrop, 0, 0, stripWidth, stripHeight);
     if (read) {
       const { top, height } = lanes.reads, bottom = top + height;
-      // Heights are roots of shares, so that small ones can be seen.
+      // Roots of shares, so that small ones can be seen; of the largest, where all are small.
       for (const [token, share] of read.shares) {
-        const tall = Math.max(1, Math.sqrt(share) * height), n = token - SUMMARY;
+        const tall = Math.max(1, Math.sqrt(share / Math.max(read.largest, 0.02)) * height * 0.9), n = token - SUMMARY;
         context.fillStyle = isSummary(token) ? colours.summary : colours.step;
         context.globalAlpha = isSummary(token) ? 0.55 : 1;
         if (isSummary(token)) fillSteps(context, n * L, (n + 1) * L - 1, bottom - tall, tall, 1);
@@ -274,7 +274,7 @@
 
   // ---- The page. -----------------------------------------------------------------------------------------------------
 
-  let current = 0, selected = -1, shownImage = -1, isWaiting = false;
+  let current = 0, selected = -1, shownImage = -1, shownEpisode = -1, isWaiting = false;
   const allRows = attention ? attention.rows.map((_, r) => r) : [];
   const slider = byId("slider");
 
@@ -295,7 +295,7 @@
     for (let a = 0; a < (isDiscrete ? actions.n_shown : actions.names.length); a++)
       byId("actions").append(bar(element("span", { className: "name", textContent: actions.names[a], title: actions.names[a] }), "", 0, ""));
     data.episodes.forEach(([first, last, total, success, isOver], e) => {
-      const outcome = !isOver ? "not over" : success === null ? "\u2013" : success ? "success" : "no success";
+      const outcome = !isOver ? "not over" : success === null ? "\u2013" : success ? "success" : "failure";
       const go = element("button", { textContent: e + 1, title: `Go to step ${first + 1}`, onclick: () => { pause(); goTo(first); } });
       byId("episode-rows").append(element("tr", {}, element("td", {}, go),
         element("td", { textContent: last > first ? `${first + 1}\u2013${last + 1}` : first + 1 }), element("td", { textContent: total === null ? "\u2013" : number(total, 4) }),
@@ -382,13 +382,26 @@
       const name = element("button", { className: "name", textContent: tokenName(token, t), title: `Go to step ${target + 1}`, onclick: () => { pause(); goTo(target); } });
       return bar(name, percent(share), share, isSummary(token) ? "of-summary" : "of-step");
     }));
+    const others = 1 - read.sink - most.reduce((sum, [, share]) => sum + share, 0);
+    if (others >= 0.0005) byId("most").append(bar(element("span", { className: "name", textContent: "all others together" }), percent(others), others, ""));
     heads.setAttribute("aria-label", `Attention of ${attention.nRows} heads. Most read: ` + most.slice(0, 3).map(([token, share]) => `${tokenName(token, t)}, ${percent(share)}`).join("; "));
     drawMap(t);
     return read;
   }
 
+  /** Mark the episode in the table, and scroll the table, not the page, to it. */
+  function showEpisode(e) {
+    if (e === shownEpisode) return;
+    const rows = byId("episode-rows").children, box = byId("episode-box");
+    box.scrollTop = rows[e].offsetTop - box.clientHeight / 2;
+    if (shownEpisode >= 0) rows[shownEpisode].className = "";
+    rows[e].className = "current";
+    shownEpisode = e;
+  }
+
   function show() {
     const t = current, e = episodeOf[t], [first] = data.episodes[e];
+    showEpisode(e); // first: it asks where things are, which is known before anything is changed
     const read = showReads(t);
     drawStrip(t, read);
     if (data.frames) {
@@ -412,13 +425,6 @@
       const shown = Array.from(one.values.subarray(t * one.shown, (t + 1) * one.shown), (value) => number(value)).join("  ");
       byId("numbers").children[i].replaceChildren(element("b", { textContent: one.name }), shown + (one.size > one.shown ? `  and ${one.size - one.shown} more` : ""));
     });
-    const rows = byId("episode-rows").children, was = document.querySelector("tr.current");
-    if (was !== rows[e]) {
-      if (was) was.className = "";
-      rows[e].className = "current";
-      const box = rows[e].closest(".scroll");
-      box.scrollTop = rows[e].offsetTop - box.clientHeight / 2; // of the table alone, not of the page
-    }
     slider.value = t;
     slider.setAttribute("aria-valuetext", `Step ${t + 1} of ${nSteps}, episode ${e + 1}, reward ${number(rewards[t])}. ${said}`);
   }

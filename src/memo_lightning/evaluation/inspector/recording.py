@@ -116,13 +116,13 @@ class TrialRecording:
             self._values.append(float(step.taken["state_value"]))
         self._rewards.append(step.reward)
         self._return += step.reward
-        if step.ends_episode or step.ends_trial:
+        if step.ends_episode:
             self._end_episode(step)
 
     def _end_episode(self, step: PlayedStep) -> None:
         """Note first and last step of the episode, its return, and whether it was a success, if that is said."""
         reported = bool(step.after.get(SUCCESS_REPORTED, torch.ones(1)))
-        says = SUCCESS in step.after.keys() and reported and step.ends_episode
+        says = SUCCESS in step.after.keys() and reported
         success = bool(step.after[SUCCESS]) if says else None
         self._episodes.append([self._episode_start, self.n_steps - 1, _finite(self._return), success, True])
         self._episode_start, self._return = self.n_steps, 0.0
