@@ -120,7 +120,7 @@
   let stripHeight = 2;
   for (const [name, height, isThere] of [
     ["reads", 34, attention], ["segments", 9, L], ["episodes", 9, true], ["rewards", 22, true],
-  ]) if (isThere) { lanes[name] = { top: stripHeight, height }; stripHeight += height + 4; }
+  ]) if (isThere) { lanes[name] = { top: stripHeight, height }; stripHeight += height + 5; }
   const laneNames = { reads: "it reads", segments: "segments", episodes: "episodes", rewards: values ? "reward, value" : "reward" };
   for (const [name, { top, height }] of Object.entries(lanes)) {
     const label = element("span", { textContent: laneNames[name] });
