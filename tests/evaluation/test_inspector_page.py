@@ -73,6 +73,15 @@ def show(browser, path, width=1200, height=900):
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(path.as_uri())
+    if path.name != "outer.html":
+        wait_until_ready(browser)
+
+
+def wait_until_ready(browser):
+    deadline = time.monotonic() + 60
+    while not browser.execute_script("return 'ready' in document.documentElement.dataset"):
+        assert time.monotonic() < deadline, "the page is not ready"
+        time.sleep(0.05)
 
 
 def text(browser, name):
@@ -231,6 +240,7 @@ def test_it_works_in_a_frame_that_may_only_run_scripts(browser, page, folder):
     show(browser, folder / "outer.html")
     browser.switch_to.frame(0)
     try:
+        wait_until_ready(browser)
         go(browser, 50)
         assert text(browser, "tile-step") == "50 of 100"
     finally:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_FRAMES_BYTES = 1_500_000  # of 2,000 steps, before base64
 _FLAT_COLOURS = 64  # a drawing has few colours, and is kept as it is
 _FLAT_SIDE = 800  # pixels; a larger one is scaled down like a photograph
 # Longer side in pixels and quality of photographs, in the order they are tried.
@@ -23,13 +22,9 @@ class FrameAlbum:
     """Images of a trial, one for every step, encoded as WebP.
 
     Drawings are kept without loss. Photographs are made as small as it takes for all images to fit.
-
-    Args:
-        max_bytes: what the images may take, before base64.
     """
 
-    def __init__(self, max_bytes: int = _FRAMES_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
         self._drawings: dict[int, bytes] = {}
         self._photographs: dict[int, bytes] = {}
@@ -53,9 +48,13 @@ class FrameAlbum:
                 self._photographs[number] = _encode(_shrunk(picture, _LADDER[0][0]), quality=85)
         self._of_step.append(number)
 
-    def packed(self) -> dict[str, Any]:
-        """Return what the page reads: ``images`` as base64, and ``of_step``, the image of each step."""
-        images = {**self._drawings, **self._fitting(self._max_bytes - sum(map(len, self._drawings.values())))}
+    def packed(self, max_bytes: int) -> dict[str, Any]:
+        """Return what the page reads: ``images`` as base64, and ``of_step``, the image of each step.
+
+        Args:
+            max_bytes: what the images may take, before base64.
+        """
+        images = {**self._drawings, **self._fitting(max_bytes - sum(map(len, self._drawings.values())))}
         return {
             "images": [base64.b64encode(images[number]).decode() for number in range(len(images))],
             "of_step": self._of_step,

@@ -1,8 +1,9 @@
-"""Numbers of a trial in few bytes: little-endian arrays as base64, which a page reads without parsing numbers."""
+"""Numbers of a trial in few bytes: little-endian arrays, deflated, as base64."""
 
 from __future__ import annotations
 
 import base64
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from memo_lightning.models.attention_recorder import StepAttention
 
-# Entries and totals together: what 2,000 steps may take of a page of 5 MB, before base64.
-_ATTENTION_BYTES = 1_900_000
-_ENTRY_BYTES, _ROW_BYTES = 3, 4  # of an entry; of one step in one row
+_ATTENTION_BYTES = 1_500_000  # that a page spends on it, deflated and before base64
+_MAX_ENTRIES = 4_000_000  # that a browser unpacks
 SUMMARY = 0x8000  # a token from here on is a summary
 MAX_STEPS = SUMMARY  # that a page can show
 
 
 def pack(values: ArrayLike, dtype: str) -> str:
-    """Return numbers as base64 of a flat little-endian array of ``dtype``, e.g. ``"<f4"``."""
-    return base64.b64encode(np.ascontiguousarray(values, dtype=np.dtype(dtype)).tobytes()).decode()
+    """Return numbers as base64 of a flat, deflated little-endian array of ``dtype``, e.g. ``"<f4"``."""
+    return base64.b64encode(_deflated(values, dtype)).decode()
+
+
+def _deflated(values: ArrayLike, dtype: str) -> bytes:
+    return zlib.compress(np.ascontiguousarray(values, dtype=np.dtype(dtype)).tobytes())
 
 
 def quantise(shares: NDArray) -> NDArray[np.uint8]:
@@ -42,7 +46,7 @@ class AttentionLog:
 
     Args:
         rows: names of the rows, as in :class:`~memo_lightning.models.attention_recorder.AttentionRecorder`.
-        max_bytes: what the packed entries may take, before base64.
+        max_bytes: what the entries may take, deflated and before base64.
     """
 
     rows: list[tuple[str, int]]
@@ -74,9 +78,8 @@ class AttentionLog:
         """
         tokens, roots = np.concatenate(self._tokens), np.concatenate(self._roots)
         counts = np.concatenate(self._counts)
-        lowest = self._lowest(roots, len(counts))
-        kept = roots >= lowest
         owner = np.repeat(np.arange(len(counts)), counts)
+        lowest, kept = self._lowest(tokens, roots)
         return {
             "rows": [list(row) for row in self.rows],
             "threshold": float(share_of(lowest - 0.5)),
@@ -87,8 +90,17 @@ class AttentionLog:
             "sinks": pack(np.concatenate(self._sinks), "u1") if any(part.any() for part in self._sinks) else None,
         }
 
-    def _lowest(self, roots: NDArray[np.uint8], n_rows: int) -> int:
-        """Return the smallest root that is kept."""
-        room = max(0, self.max_bytes - n_rows * _ROW_BYTES) // _ENTRY_BYTES
+    def _lowest(self, tokens: NDArray[np.uint16], roots: NDArray[np.uint8]) -> tuple[int, NDArray[np.bool_]]:
+        """Return the smallest root that is kept, and bool ``[entries]``, which entries are."""
         from_above = np.bincount(roots, minlength=256)[::-1].cumsum()[::-1]  # entries of at least this root
-        return next((root for root in range(1, 256) if from_above[root] <= room), 255)
+        lowest = next((root for root in range(1, 256) if from_above[root] <= _MAX_ENTRIES), 255)
+        kept = roots >= lowest
+        while lowest < 255:
+            size = len(_deflated(tokens[kept], "<u2")) + len(_deflated(roots[kept], "u1"))
+            if size <= self.max_bytes:
+                break
+            # As many entries as would fit if all took the same room; at least one root less, so that it ends.
+            fitting = int(kept.sum() * self.max_bytes / size)
+            lowest = next((root for root in range(lowest + 1, 256) if from_above[root] <= fitting), 255)
+            kept = roots >= lowest
+        return lowest, kept

@@ -1,26 +1,33 @@
 "use strict";
 // Shows one trial, step by step. What it shows is in the page itself; nothing is loaded, and nothing is stored.
-(() => {
+(async () => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const nSteps = data.n_steps, L = data.segment_length || 0;
 
-  // ---- Data: little-endian arrays as base64 (packing.py). -----------------------------------------------------------
+  // ---- Data: deflated little-endian arrays as base64 (packing.py). --------------------------------------------------
 
-  function unpack(text, ArrayType) {
+  async function unpack(text, ArrayType) {
     const characters = atob(text), bytes = new Uint8Array(characters.length);
     for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
-    return new ArrayType(bytes.buffer);
+    const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new ArrayType(await new Response(inflated).arrayBuffer());
   }
 
-  const rewards = unpack(data.rewards, Float32Array);
-  const values = data.values && unpack(data.values, Float32Array);
+  byId("subtitle").textContent = data.subtitle;
+  if (typeof DecompressionStream === "undefined") {
+    byId("subtitle").textContent = "This browser is too old to unpack the trial. Any browser since 2023 can.";
+    return;
+  }
+  const rewards = await unpack(data.rewards, Float32Array);
+  const values = data.values && (await unpack(data.values, Float32Array));
   const memoryStarts = new Set(data.memory_starts);
-  const observations = data.observations.map((one) => ({ ...one, values: unpack(one.values, Float32Array) }));
+  const observations = [];
+  for (const one of data.observations) observations.push({ ...one, values: await unpack(one.values, Float32Array) });
   const actions = data.actions, isDiscrete = actions.kind === "discrete";
-  const chosen = unpack(actions.chosen, isDiscrete ? Uint16Array : Float32Array);
-  const chances = isDiscrete ? unpack(actions.probabilities, Uint16Array) : unpack(actions.most_likely, Float32Array);
-  const attention = data.attention && readAttention(data.attention);
+  const chosen = await unpack(actions.chosen, isDiscrete ? Uint16Array : Float32Array);
+  const chances = isDiscrete ? await unpack(actions.probabilities, Uint16Array) : await unpack(actions.most_likely, Float32Array);
+  const attention = data.attention && (await readAttention(data.attention));
   const returns = new Float64Array(nSteps + 1);
   rewards.forEach((reward, t) => { returns[t + 1] = returns[t] + reward; });
   const episodeOf = new Uint32Array(nSteps);
@@ -29,14 +36,14 @@
   const SUMMARY = 0x8000; // a token from here on is a summary
   const shareOf = Float64Array.from({ length: 256 }, (_, root) => (root / 255) ** 2);
 
-  function readAttention(packed) {
-    const nRows = packed.rows.length, counts = unpack(packed.counts, Uint16Array);
+  async function readAttention(packed) {
+    const nRows = packed.rows.length, counts = await unpack(packed.counts, Uint16Array);
     const starts = new Uint32Array(counts.length + 1);
     counts.forEach((count, i) => { starts[i + 1] = starts[i] + count; });
     return {
       rows: packed.rows, nRows, starts, threshold: packed.threshold,
-      tokens: unpack(packed.tokens, Uint16Array), roots: unpack(packed.roots, Uint8Array),
-      summaries: unpack(packed.summaries, Uint8Array), sinks: packed.sinks && unpack(packed.sinks, Uint8Array),
+      tokens: await unpack(packed.tokens, Uint16Array), roots: await unpack(packed.roots, Uint8Array),
+      summaries: await unpack(packed.summaries, Uint8Array), sinks: packed.sinks && (await unpack(packed.sinks, Uint8Array)),
     };
   }
 
@@ -234,6 +241,23 @@
     return isSummary(token) ? [map.summaries, token - SUMMARY] : [map.steps, L ? token % L : token];
   }
 
+  /** Draw what one head reads of a block; where cells are narrower than a pixel, the largest of each pixel. */
+  function drawCells(context, t, row, block) {
+    const i = t * attention.nRows + row, cell = Math.max(1, block.width / block.n), roots = new Uint8Array(Math.ceil(block.width / cell) + 1);
+    for (let k = attention.starts[i]; k < attention.starts[i + 1]; k++) {
+      const [of, column] = placeOf(attention.tokens[k]), at = Math.floor((column * block.width) / block.n / cell + 1e-6);
+      if (of === block) roots[at] = Math.max(roots[at], attention.roots[k]);
+    }
+    context.fillStyle = block === map.summaries ? colours.summary : colours.step;
+    const width = cell > 4 ? cell - 1 : cell;
+    roots.forEach((root, at) => {
+      if (!root) return;
+      context.globalAlpha = Math.min(1, root / 190); // by the root of the share, so that small ones show
+      context.fillRect(block.left + at * cell, map.rowTops[row], width, map.rowHeight - 1);
+    });
+    context.globalAlpha = 1;
+  }
+
   function drawMap(t) {
     const context = contextOf(heads, map.width, map.height), { rowHeight, rowTops } = map;
     context.clearRect(0, 0, map.width, map.height);
@@ -248,13 +272,7 @@
       if (isFirst) { context.fillStyle = colours.quiet; context.fillText(layer === "store" ? "store" : `layer ${layer}`, 0, rowTops[r] + Math.max(6, rowHeight / 2)); }
       context.fillStyle = colours.fill;
       for (const block of [map.summaries, map.steps]) if (block.width) context.fillRect(block.left, rowTops[r], block.width, rowHeight - 1);
-      const i = t * attention.nRows + r;
-      for (let k = attention.starts[i]; k < attention.starts[i + 1]; k++) {
-        const token = attention.tokens[k], [block, column] = placeOf(token), cell = block.width / block.n;
-        context.globalAlpha = Math.min(1, attention.roots[k] / 190); // by the root of the share, so that small ones show
-        context.fillStyle = isSummary(token) ? colours.summary : colours.step;
-        context.fillRect(block.left + column * cell, rowTops[r], Math.max(1, cell - (cell > 4 ? 1 : 0)), rowHeight - 1);
-      }
+      for (const block of [map.summaries, map.steps]) if (block.width) drawCells(context, t, r, block);
       context.globalAlpha = 1;
       if (selected === r) {
         context.strokeStyle = colours.ink;
@@ -279,7 +297,6 @@
   const slider = byId("slider");
 
   function setUp() {
-    byId("subtitle").textContent = data.subtitle;
     slider.max = nSteps - 1;
     for (const [meaning, colour, isRound] of data.legend) {
       const swatch = element("i", { className: isRound ? "round" : "" });
@@ -298,7 +315,7 @@
       const outcome = !isOver ? "not over" : success === null ? "\u2013" : success ? "success" : "failure";
       const go = element("button", { textContent: e + 1, title: `Go to step ${first + 1}`, onclick: () => { pause(); goTo(first); } });
       byId("episode-rows").append(element("tr", {}, element("td", {}, go),
-        element("td", { textContent: last > first ? `${first + 1}\u2013${last + 1}` : first + 1 }), element("td", { textContent: total === null ? "\u2013" : number(total, 4) }),
+        element("td", { textContent: last > first ? `${first + 1}\u2013${last + 1}` : first + 1 }), element("td", { textContent: total === null ? "\u2013" : number(total) }),
         element("td", { textContent: outcome, className: isOver && success !== null ? (success ? "success" : "failure") : "" })));
     });
     if (!attention) {
@@ -491,4 +508,5 @@
   redraw();
   new ResizeObserver(() => { if (strip.clientWidth !== stripWidth) redraw(); }).observe(document.body);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  document.documentElement.dataset.ready = "";
 })();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,8 @@ from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.observation_keys import ObservationKey
 
 _MAX_NUMBERS = 64  # of one observation that are shown
-_OBSERVATION_BYTES = 400_000  # of all steps, before base64
+_OBSERVATION_BYTES = 400_000  # of all steps, before they are deflated
+_PAGE_BYTES = 4_800_000  # as it is aimed at; of a long trial of photographs, images are what becomes smaller
 _MAX_ACTIONS = 64  # whose probabilities are shown
 
 
@@ -134,7 +136,7 @@ class TrialRecording:
             episodes.append([self._episode_start, self.n_steps - 1, _finite(self._return), None, False])
         model = self._policy.sequence_model
         segment_length = model.segment_length
-        return {
+        data = {
             "n_steps": self.n_steps,
             "segment_length": segment_length,
             "summary_length": getattr(model, "summary_length", None) if segment_length else None,
@@ -143,12 +145,13 @@ class TrialRecording:
             "values": pack(self._values, "<f4") if self._values else None,
             "actions": self._actions(),
             "episodes": episodes,
-            "frames": self._album.packed() if len(self._album) else None,
             "is_drawn": self._is_drawn,
             "legend": self._legend,
             "observations": self._observations(),
             "attention": self._attention.packed() if self._attention is not None else None,
         }
+        room = (_PAGE_BYTES - len(json.dumps(data))) * 3 // 4  # before base64
+        return {**data, "frames": self._album.packed(room) if len(self._album) else None}
 
     def _actions(self) -> dict[str, Any]:
         """Return names, what was chosen, and probabilities; or, of continuous actions, the most likely one."""
