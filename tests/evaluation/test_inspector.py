@@ -225,21 +225,31 @@ def test_attention_is_kept_from_the_largest_on_as_there_is_room(max_bytes):
     all_weights = []
     for t in range(60):
         weights = (3 * torch.randn(2, t + 1, generator=generator)).softmax(-1)
-        all_weights += weights.flatten().tolist()
+        all_weights += weights.tolist()
         log.add(StepAttention(torch.arange(t + 1), weights, torch.zeros(2)))
     packed = log.packed()
     assert len(base64.b64decode(packed["tokens"])) + len(base64.b64decode(packed["roots"])) <= max_bytes
     kept = share_of(unpack(packed["roots"], "u1"))
     assert len(unpack(packed["tokens"], "<u2")) == len(kept) == unpack(packed["counts"], "<u2").sum()
-    largest = sorted(all_weights)[-len(kept) :]
-    np.testing.assert_allclose(sorted(kept), largest, atol=0.005)
-    assert packed["threshold"] <= largest[0] + 1e-9
+    ends = unpack(packed["counts"], "<u2").cumsum()
+    for of_row, shares in zip(all_weights, np.split(kept, ends[:-1]), strict=True):
+        np.testing.assert_allclose(sorted(shares), sorted(of_row)[len(of_row) - len(shares) :], atol=0.005)
+        assert len(shares), "the largest of every row is kept"
     assert packed["sinks"] is None
     if max_bytes == 1000:
         assert 300 < len(kept) < 2000
+        assert packed["threshold"] > 0.01
     else:
-        assert len(kept) == sum(weight >= packed["threshold"] for weight in all_weights)
-        assert packed["threshold"] < 1e-5
+        assert packed["threshold"] == 0
+
+
+def test_of_attention_that_is_the_same_everywhere_nothing_is_worth_keeping_but_what_stands_out():
+    log = AttentionLog([("1", 1), ("1", 2)], max_bytes=1500)
+    for t in range(400):
+        even = torch.full((t + 1,), 1 / (t + 1))
+        log.add(StepAttention(torch.arange(t + 1), torch.stack([even, torch.eye(t + 1)[t]]), torch.zeros(2)))
+    packed = log.packed()
+    assert unpack(packed["counts"], "<u2").reshape(400, 2)[100:].tolist() == [[0, 1]] * 300
 
 
 def test_shares_keep_their_first_digit():

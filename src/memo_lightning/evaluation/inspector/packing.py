@@ -41,8 +41,9 @@ def share_of(root: ArrayLike) -> NDArray:
 class AttentionLog:
     """The attention of a trial, step by step, of which a page keeps the entries that matter.
 
-    Entries are dropped from the smallest on, by one threshold for the whole trial, until the rest is small enough.
-    What goes to all summaries together, and to the sink, is kept exactly for every step and row.
+    Entries are dropped until the rest is small enough: first those that are smallest beside the largest of their step
+    and row, for a share that is small late in a trial, where much can be read, is large early. What goes to all
+    summaries together, and to the sink, is kept exactly for every step and row.
 
     Args:
         rows: names of the rows, as in :class:`~memo_lightning.models.attention_recorder.AttentionRecorder`.
@@ -53,6 +54,7 @@ class AttentionLog:
     max_bytes: int = _ATTENTION_BYTES
     _tokens: list[NDArray[np.uint16]] = field(default_factory=list)
     _roots: list[NDArray[np.uint8]] = field(default_factory=list)
+    _scores: list[NDArray[np.uint16]] = field(default_factory=list)  # by which entries are kept
     _counts: list[NDArray[np.uint16]] = field(default_factory=list)
     _summaries: list[NDArray[np.uint8]] = field(default_factory=list)
     _sinks: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -66,6 +68,10 @@ class AttentionLog:
         codes = np.where(is_summary, SUMMARY - 1 - tokens, tokens).astype(np.uint16)
         self._tokens.append(codes[columns])
         self._roots.append(roots[rows, columns])
+        largest = np.maximum(roots.max(1, initial=0), 1)[:, None]
+        self._scores.append(
+            (roots * 255.0 / largest).round().astype(np.uint16)[rows, columns] * 256 + roots[rows, columns]
+        )
         self._counts.append(np.bincount(rows, minlength=len(weights)).astype(np.uint16))
         self._summaries.append(quantise(weights[:, is_summary].sum(1)))
         self._sinks.append(quantise(attention.sink.numpy()))
@@ -74,15 +80,16 @@ class AttentionLog:
         """Return what the page reads.
 
         ``counts`` says how many entries each step has in each row, step by step; ``tokens`` and ``roots`` are those
-        entries; ``threshold`` is the share below which entries were dropped.
+        entries; ``threshold`` is the part of the largest share of a step and row below which entries were dropped, 0
+        if none were.
         """
         tokens, roots = np.concatenate(self._tokens), np.concatenate(self._roots)
         counts = np.concatenate(self._counts)
         owner = np.repeat(np.arange(len(counts)), counts)
-        lowest, kept = self._lowest(tokens, roots)
+        lowest, kept = self._kept(tokens, roots)
         return {
             "rows": [list(row) for row in self.rows],
-            "threshold": float(share_of(lowest - 0.5)),
+            "threshold": float(share_of(lowest // 256)),
             "counts": pack(np.bincount(owner[kept], minlength=len(counts)), "<u2"),
             "tokens": pack(tokens[kept], "<u2"),
             "roots": pack(roots[kept], "u1"),
@@ -90,17 +97,19 @@ class AttentionLog:
             "sinks": pack(np.concatenate(self._sinks), "u1") if any(part.any() for part in self._sinks) else None,
         }
 
-    def _lowest(self, tokens: NDArray[np.uint16], roots: NDArray[np.uint8]) -> tuple[int, NDArray[np.bool_]]:
-        """Return the smallest root that is kept, and bool ``[entries]``, which entries are."""
-        from_above = np.bincount(roots, minlength=256)[::-1].cumsum()[::-1]  # entries of at least this root
-        lowest = next((root for root in range(1, 256) if from_above[root] <= _MAX_ENTRIES), 255)
-        kept = roots >= lowest
-        while lowest < 255:
+    def _kept(self, tokens: NDArray[np.uint16], roots: NDArray[np.uint8]) -> tuple[int, NDArray[np.bool_]]:
+        """Return the smallest score that is kept, 0 for all, and bool ``[entries]``, which entries are."""
+        scores = np.concatenate(self._scores)
+        from_above = np.bincount(scores, minlength=1 << 16)[::-1].cumsum()[::-1]  # entries of at least this score
+
+        def lowest_for(n_entries: int) -> int:
+            return int((from_above > n_entries).sum())
+
+        lowest = lowest_for(_MAX_ENTRIES)
+        while True:
+            kept = scores >= lowest
             size = len(_deflated(tokens[kept], "<u2")) + len(_deflated(roots[kept], "u1"))
-            if size <= self.max_bytes:
-                break
-            # As many entries as would fit if all took the same room; at least one root less, so that it ends.
-            fitting = int(kept.sum() * self.max_bytes / size)
-            lowest = next((root for root in range(lowest + 1, 256) if from_above[root] <= fitting), 255)
-            kept = roots >= lowest
-        return lowest, kept
+            if size <= self.max_bytes or not kept.any():
+                return lowest, kept
+            # As many entries as would fit if all took the same room, and some less, so that it ends.
+            lowest = lowest_for(int(0.98 * kept.sum() * self.max_bytes / size))

@@ -342,7 +342,7 @@
   }
 
   const hint = !attention ? "" : "A row for every head; stronger is more." +
-    (attention.threshold < 0.0005 ? "" : ` Shares below ${percent(attention.threshold)} are left out.`);
+    (attention.threshold ? ` Shares below ${percent(attention.threshold)} of the largest of the head are left out.` : "");
 
   function readout({ row, block, column }) {
     if (row < 0 || row === undefined) return hint;
