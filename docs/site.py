@@ -16,6 +16,7 @@ SECTIONS = {
     "Guide": ["index.md", "concepts.md", "tasks.md", "recipe.md", "ext_objnav.md", "performance.md", "results.md"],
     "How to": [
         "how-to/use-a-policy.md",
+        "how-to/look-inside.md",
         "how-to/own-environment.md",
         "how-to/own-memory.md",
         "how-to/choose-an-algorithm.md",

@@ -244,7 +244,7 @@ def test_attention_is_kept_from_the_largest_on_as_there_is_room(max_bytes):
 
 
 def test_of_attention_that_is_the_same_everywhere_nothing_is_worth_keeping_but_what_stands_out():
-    log = AttentionLog([("1", 1), ("1", 2)], max_bytes=1500)
+    log = AttentionLog([("1", 1), ("1", 2)], max_bytes=900)
     for t in range(400):
         even = torch.full((t + 1,), 1 / (t + 1))
         log.add(StepAttention(torch.arange(t + 1), torch.stack([even, torch.eye(t + 1)[t]]), torch.zeros(2)))
