@@ -19,6 +19,7 @@ SECTIONS = {
         "how-to/export.md",
         "how-to/serve.md",
         "how-to/share.md",
+        "how-to/look-inside.md",
         "how-to/own-environment.md",
         "how-to/own-memory.md",
         "how-to/choose-an-algorithm.md",

@@ -20,14 +20,15 @@ from tqdm.notebook import tqdm as notebook_bar
 from memo_lightning.callbacks import progress
 from memo_lightning.callbacks.progress import FramesProgressBar, bar_class
 from memo_lightning.training.learner import PolicyLearner
+from tiny import TINY_OFF_POLICY, TINY_TRAINING
 
 
 class Terminal:
-    """A terminal of 80 columns in the place of stderr, which keeps what was written to it."""
+    """A terminal in the place of stderr, which keeps what was written to it."""
 
-    def __init__(self):
+    def __init__(self, columns=80):
         self._master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.stream = os.fdopen(slave, "w")
         self.written = b""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -61,8 +62,10 @@ class Learner(PolicyLearner):
         self.data, self.frames = data, 0
 
 
-def run(returns, then=lambda bar, trainer, learner: bar.teardown(trainer, learner, "fit"), total=2_560_000):
-    """Train without training: a rollout for each return."""
+def run(
+    returns, then=lambda bar, trainer, learner: bar.teardown(trainer, learner, "fit"), total=2_560_000, replay=False
+):
+    """Train without training: a rollout for each return; with a replay that is full in the middle of the run."""
     frames = total // len(returns)
     data = SimpleNamespace(frames_per_rollout=frames, n_rollouts_after=lambda done: len(returns))
     trainer, learner = SimpleNamespace(world_size=1, callback_metrics={}), Learner(data)
@@ -72,9 +75,13 @@ def run(returns, then=lambda bar, trainer, learner: bar.teardown(trainer, learne
         bar._bar.mininterval = bar._bar.miniters = 0
     for value in returns:
         learner.frames += frames
-        trainer.callback_metrics["train/return_per_trial"] = value
+        if value is not None:
+            trainer.callback_metrics["train/return_per_trial"] = value
+        if replay:
+            done = learner.frames / total
+            trainer.callback_metrics |= {"update/updates": 20_000 * done, "replay/fill": min(1.0, 2 * done)}
         for quarter in range(1, 5):
-            trainer.callback_metrics[f"train/return_quarter_{quarter}"] = value / 4
+            trainer.callback_metrics[f"train/return_quarter_{quarter}"] = (value or 0.0) / 4
         bar.on_train_batch_end(trainer, learner, None, None, 0)
     then(bar, trainer, learner)
 
@@ -91,6 +98,85 @@ def test_a_terminal_of_80_columns_holds_all_and_a_bar(scale, terminal):
     )
     assert found, line
     assert len(found[2]) >= 8, "a bar that can be seen"
+
+
+def drawn_in(columns, returns, **settings):
+    """Return the states of the bar in a terminal that wide."""
+    terminal = Terminal(columns)
+    with redirect_stderr(terminal.stream):
+        run(returns, **settings)
+    return [line.rstrip() for line in re.split(r"[\r\n]+", terminal.close().strip())]
+
+
+def test_80_columns_hold_what_a_run_with_a_replay_learns():
+    drawn = drawn_in(80, [0.5 * step for step in range(100)], replay=True)
+    assert max(map(len, drawn)) < 80
+    assert re.search(
+        r"\|.{4,}\| \S+ left \S+ frames/s, return 12\.0 ↑, 5\.00k updates, replay 50%$", drawn[len(drawn) // 4]
+    ), drawn[len(drawn) // 4]
+    assert drawn[-1].endswith("return 49.5 ↑, 20.0k updates, replay 100%")
+
+
+def test_before_the_first_trial_is_over_a_replay_fills():
+    drawn = drawn_in(80, [None] * 10, replay=True)
+    assert re.search(r"\| \S+ left \S+ frames/s, 10\.0k updates, replay 100%$", drawn[5]), drawn[5]
+
+
+@pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.parametrize("columns", [20, 30, 40, 60, 80, 100, 120, 200])
+def test_a_bar_is_never_wider_than_the_terminal_and_says_what_there_is_room_for(columns, replay):
+    drawn = drawn_in(columns, [-123456.0 * step for step in range(30)], replay=replay, total=250_000_000)
+    assert max(map(len, drawn)) <= columns
+    assert all("|" in line for line in drawn if line)
+    last = drawn[-1]
+    for width, words in ((30, "left"), (60, "return -3,580,224"), (80, "frames/s"), (120, "M/250M")):
+        if columns >= width:
+            assert words in last, last
+    if columns == 200:
+        assert re.search(r"\(-[\d,]+\) █▇▆▅▄▃▂▁", last), last
+        assert ("updates, replay 100%" in last) is replay
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [TINY_TRAINING, TINY_OFF_POLICY], ids=["ppo", "actor_critic"])
+def test_a_training_on_a_terminal_of_80_columns_shows_its_bar(settings, tmp_path):
+    terminal = Terminal()
+    command = ["memo_lightning.cli.main", "train", *settings, "total_frames=6400", "logger=none", "run_dir=run"]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=terminal.stream, check=True, timeout=300,
+    )  # fmt: skip
+    drawn = [line.rstrip() for line in re.split(r"[\r\n]+", terminal.close())]
+    bars = [line for line in drawn if re.search(r"\|.*\| .* left", line)]
+    assert max(map(len, bars)) < 80
+    wanted = r"frames/s, return \S+ (\(\S+\)|[↑→↓])" + (
+        r".*, \d+ updates, replay \d+%" if settings is TINY_OFF_POLICY else ""
+    )
+    assert re.search(wanted, bars[-1]), bars
+
+
+def test_a_terminal_of_plain_characters_gets_no_others():
+    bar = tqdm(total=10, file=open(os.devnull, "w"), ascii=True, ncols=200)  # noqa: SIM115 - the bar writes to it
+    callback = FramesProgressBar()
+    callback._total = 10
+    for frames, value in enumerate([1.0, 2.0]):
+        callback._note(frames, value)
+    callback._lay_out(bar, {})
+    assert bar.postfix == "return 2.00 (+1.00)"
+    assert str(bar).isascii()
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([1.0], "▁"), ([0.0, 1.0], "▁█"), (list(range(8)), "▁▂▃▄▅▆▇█"), ([5.0] * 40, "▁" * 8), ([3, 1], "█▁")],
+)
+def test_a_line_of_returns_goes_from_the_lowest_to_the_highest(values, line):
+    assert progress._sparkline(values) == line
+
+
+def test_an_arrow_tells_up_from_down_and_from_steady():
+    assert [progress._direction(*pair) for pair in [(2, 1), (1, 2), (100.5, 100), (-2, -1)]] == ["↑", "↓", "→", "↓"]
 
 
 def test_the_trend_is_the_change_over_a_tenth_of_the_run(terminal):

@@ -161,6 +161,18 @@ def test_the_settings_are_checked(cart_pole, capsys):
     for override in ("bin_steps=0", "render_steps=0"):
         assert main(["evaluate", f"checkpoint={run}/checkpoints/last.ckpt", override]) == 2
         assert f"{override}: must be at least 1" in capsys.readouterr().err
+    assert main(["evaluate", f"checkpoint={run}/checkpoints/last.ckpt", "render_steps=40000"]) == 2
+    assert "render_steps=40000: must be at most 32,768" in capsys.readouterr().err
+
+
+def test_rendering_leaves_a_video_and_a_page_in_the_folder_and_in_mlflow(cart_pole, capsys):
+    run, client = cart_pole
+    metrics = evaluate(run, "render=true", "split=all", "seed=5")
+    assert metrics["files"][-2:] == ["trial.mp4", "trial.html"]
+    page = (run / "evaluation" / "trial.html").read_text()
+    assert "memo on CartPole-v1, a trial of all tasks" in page
+    logged = client.list_artifacts(metrics["mlflow_run_id"], "evaluation/all_60_steps")
+    assert {"trial.mp4", "trial.html"} <= {artifact.path.rpartition("/")[2] for artifact in logged}
 
 
 def test_a_changed_setting_of_a_part_leaves_its_others_as_they_were_trained():

@@ -87,13 +87,22 @@ def test_a_video_can_be_cut_off():
     assert len(list(trial_frames(env, policy_for(env), max_steps=5))) == 6
 
 
-def test_an_environment_without_images_is_refused(tmp_path, monkeypatch):
+def test_an_environment_without_images_has_no_video(tmp_path, monkeypatch):
     env = build_env(ENVIRONMENTS["room"], 1, 0)
     policy = policy_for(env)
     monkeypatch.delattr("memo_lightning.envs.darkroom.Darkroom.image")
     monkeypatch.delattr("memo_lightning.envs.trial_env.TrialEnv.image")
-    with pytest.raises(UserError, match="render=true: Darkroom cannot be drawn"):
-        record_trial(env, policy, tmp_path / "trial.mp4")
+    seen = []
+    assert record_trial(env, policy, tmp_path / "trial.mp4", look=seen.append) == 0
+    assert len(seen) == 13, "it is played all the same"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_that_is_none_is_refused(monkeypatch, tmp_path):
+    env = build_env(ENVIRONMENTS["room"], 1, 0)
+    monkeypatch.setattr("memo_lightning.envs.darkroom.Darkroom.image", lambda env, index: np.zeros((4, 4)))
+    with pytest.raises(UserError, match=r"render=true: the image has shape \(4, 4\), float64; must be uint8"):
+        record_trial(env, policy_for(env), tmp_path / "trial.mp4")
 
 
 GRID_WORLDS = {

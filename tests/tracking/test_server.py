@@ -6,7 +6,6 @@ Screenshots are kept in the test's directory, or in the one that MEMO_SCREENSHOT
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from browsing import chromium
 from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.registry import fetch_checkpoint
 from tiny import TINY_TRAINING
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytestmark = pytest.mark.slow
 TINY = [
@@ -35,17 +33,6 @@ space:
   algorithm.learning_rate: {{type: categorical, choices: [0.001]}}
 n_trials: 1
 """
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1000",
-]
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +79,8 @@ def logged_over_http(server):
 
 @pytest.fixture
 def browser(tmp_path):
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium with its driver (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(120)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path / "profile") as driver:
+        yield driver
 
 
 def see(browser, name, folder, *words, seconds=90):

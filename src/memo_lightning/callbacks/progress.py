@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import lightning
@@ -16,9 +18,15 @@ from tqdm import tqdm
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.wording import returns_in_words
 
-# 80 columns with returns up to six digits; tqdm gives what is left to the bar.
-_BAR_FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left {rate_fmt}{postfix}"
+# From the most that is shown to the least; tqdm gives what is left of the line to the bar.
+_FULL = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left {rate_fmt}{postfix}"
+_SHORT = "{percentage:3.0f}%|{bar}| {remaining} left {rate_fmt}{postfix}"
+_SHORTER = "|{bar}| {remaining} left {rate_fmt}{postfix}"
+_SHORTEST = "|{bar}| {remaining} left{postfix}"
+_BAR_CELLS = {_FULL: 8, _SHORT: 8, _SHORTER: 4, _SHORTEST: 4}  # at least
 _TREND = 0.1  # of the run, over which the trend is measured
+_STEADY = 0.01  # of a return: a change below this is none
+_SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def bar_class() -> type[tqdm] | None:
@@ -46,10 +54,13 @@ def _in_notebook() -> bool:
 
 
 class FramesProgressBar(ProgressBar):
-    """Shows frames, the time left, frames/s, return per trial and its trend.
+    """Shows frames, the time left, frames/s, return per trial and its trend; of a run with a replay also how it learns.
 
-    The trend is the change over the last tenth of the run. Lines also show the return by quarter of the trial, and of a
-    run with a replay the updates so far, how many there are in a second, and how full the replay is.
+    The trend is the change over the last tenth of the run; where there is room also a line of the returns so far, and
+    where there is little only an arrow. Of a run with a replay the bar shows the updates so far and how full the replay
+    is. A bar is never wider than the terminal: what does not fit is left out, the least important first.
+
+    Lines also show the return by quarter of the trial, and how many updates there are in a second.
 
     Args:
         lines: where there is no bar, how many lines to print over the whole run.
@@ -61,6 +72,7 @@ class FramesProgressBar(ProgressBar):
         self._bar: tqdm | None = None
         self._enabled = True
         self._returns: deque[tuple[int, float]] = deque()  # frames and return per trial, of the last tenth of the run
+        self._all_returns: list[float] = []
 
     def disable(self) -> None:
         """Show nothing; Lightning calls this on all ranks but the first."""
@@ -79,6 +91,7 @@ class FramesProgressBar(ProgressBar):
         self._start, self._first_frame = time.perf_counter(), pl_module.frames
         self._next_line = 0.0
         self._returns.clear()
+        self._all_returns.clear()
         bar = bar_class() if self._enabled else None
         if bar:
             self._bar = bar(
@@ -87,7 +100,7 @@ class FramesProgressBar(ProgressBar):
                 unit=" frames",
                 unit_scale=True,
                 dynamic_ncols=True,
-                bar_format=_BAR_FORMAT,
+                bar_format=_FULL,
             )
             if sys.stderr.isatty():
                 self._bar.dynamic_ncols = _room_for_interrupt  # type: ignore[assignment]  # tqdm calls it
@@ -106,7 +119,8 @@ class FramesProgressBar(ProgressBar):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._bar is not None:
             if "train/return_per_trial" in metrics and not pl_module.in_rollout:
-                self._bar.set_postfix_str(self._with_trend(frames, metrics["train/return_per_trial"]), refresh=False)
+                self._note(frames, metrics["train/return_per_trial"])
+            self._lay_out(self._bar, metrics)
             self._bar.update(frames - self._bar.n)
         elif self._enabled and (frames >= self._next_line or frames >= self._total):
             self._next_line = frames + self._total / self.lines
@@ -131,14 +145,65 @@ class FramesProgressBar(ProgressBar):
             self._bar.close()
             self._bar = None
 
-    def _with_trend(self, frames: int, value: float) -> str:
-        """Return the return per trial, and its change since a tenth of the run ago, once there is something to tell."""
+    def _note(self, frames: int, value: float) -> None:
+        """Keep the return per trial, for the trend."""
+        self._all_returns.append(value)
         self._returns.append((frames, value))
         while frames - self._returns[0][0] > _TREND * self._total:
             self._returns.popleft()
-        mean, change = returns_in_words(value, value - self._returns[0][1])
-        sign = "" if change.startswith("-") else "+"
-        return f"return {mean}" + (f" ({sign}{change})" if len(self._returns) > 1 else "")
+
+    def _lay_out(self, bar: tqdm, metrics: dict[str, float]) -> None:
+        """Let the bar show as much as there is room for."""
+        for bar_format, parts in self._layouts(metrics, with_signs=not bar.ascii):
+            bar.bar_format = bar_format
+            bar.set_postfix_str(", ".join(parts), refresh=False)
+            shown = {**bar.format_dict, "bar_format": bar_format.replace("{bar}", "")}
+            if not shown["ncols"] or len(bar.format_meter(**shown)) + _BAR_CELLS[bar_format] <= shown["ncols"]:
+                return
+
+    def _layouts(self, metrics: dict[str, float], *, with_signs: bool) -> Iterator[tuple[str, list[str]]]:
+        """Yield forms of the bar and what is behind it, from the most to the least."""
+        learning = []
+        if "replay/fill" in metrics:
+            n_updates = metrics.get("update/updates", 0.0)
+            updates = tqdm.format_sizeof(n_updates) if n_updates >= 1000 else f"{n_updates:.0f}"
+            learning = [f"{updates} updates", f"replay {metrics['replay/fill']:.0%}"]
+        if not self._all_returns:
+            yield from ((bar_format, learning) for bar_format in (_FULL, _SHORT, _SHORTER))
+            yield _SHORTEST, []
+            return
+        value, before = self._returns[-1][1], self._returns[0][1]
+        mean, change = returns_in_words(value, value - before)
+        plain = f"return {mean}"
+        measured = arrow = plain
+        if len(self._returns) > 1:
+            measured = f"{plain} ({'' if change.startswith('-') else '+'}{change})"
+            arrow = f"{plain} {_direction(value, before)}" if with_signs else plain
+        if with_signs and len(self._all_returns) > 1:
+            yield _FULL, [f"{measured} {_sparkline(self._all_returns)}", *learning]
+        yield _FULL, [measured, *learning]
+        yield _SHORT, [measured, *learning]
+        for bar_format in (_SHORT, _SHORTER):
+            yield bar_format, [arrow, *learning]
+        yield _SHORTER, [arrow, *learning[:1]]
+        yield _SHORTER, [arrow]
+        yield _SHORTEST, [arrow]
+        yield _SHORTEST, []
+
+
+def _direction(value: float, before: float) -> str:
+    """Return an arrow: whether returns go up or down, or are as they were."""
+    change, steady = value - before, _STEADY * max(abs(value), abs(before))
+    return "↑" if change > steady else "↓" if change < -steady else "→"
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    """Return a line of at most eight blocks, from the lowest of the means that they stand for to the highest."""
+    n = min(len(values), len(_SPARKS))
+    edges = [len(values) * k // n for k in range(n + 1)]
+    means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
+    low, extent = min(means), (max(means) - min(means)) or 1.0
+    return "".join(_SPARKS[round((mean - low) / extent * (len(_SPARKS) - 1))] for mean in means)
 
 
 def _describe(metrics: dict[str, float]) -> str:

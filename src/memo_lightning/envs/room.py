@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class Room(TrialEnv):
     Raises:
         UserError: if a setting is out of range.
     """
+
+    action_names: ClassVar[tuple[str, ...]] = ("stay", "up", "down", "left", "right")
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class TMaze(TrialEnv):
     """
 
     legend: ClassVar[tuple[Shape, ...]] = (AGENT, _CUE, _WALL)
+    action_names: ClassVar[tuple[str, ...]] = ("forward", "back", "up", "down")
 
     def __init__(
         self,

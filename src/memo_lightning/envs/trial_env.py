@@ -56,6 +56,7 @@ class TrialEnv(EnvBase):
 
     success_ends_episode: ClassVar[bool] = True
     legend: ClassVar[tuple[Shape, ...]] = ()  # what :meth:`image` shows
+    action_names: ClassVar[tuple[str, ...]] = ()  # what the actions are called, in their order
 
     def __init__(
         self,

@@ -26,12 +26,15 @@ from memo_lightning.evaluation.in_context import (
     estimate_mean,
     mean_over_episodes,
 )
+from memo_lightning.evaluation.inspector.packing import MAX_STEPS
+from memo_lightning.evaluation.inspector.page import write_page
+from memo_lightning.evaluation.inspector.recording import recorded_trial
 from memo_lightning.evaluation.memory_views import view_memory
 from memo_lightning.evaluation.plots import plot_in_context_curve, plot_summary_attention
 from memo_lightning.evaluation.trials import N_BINS, FirstTrial, acting, run_trials
 from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
-from memo_lightning.policies import Interface, MemoryPolicy
+from memo_lightning.policies import Agent, Interface, MemoryPolicy
 from memo_lightning.policies.loading import MODELS, default_folder, load
 from memo_lightning.tracking import describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.tracking.evaluations import log_evaluation
@@ -58,6 +61,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         )
     for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
         require(config[name] >= 1, name, config[name], "at least 1")
+    require(config.render_steps <= MAX_STEPS, "render_steps", config.render_steps, f"at most {MAX_STEPS:,}")
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
     agent = load(config.checkpoint, config.device, tracking_uri=config.tracking_uri, model=dict(config.model))
     policy, training = agent.policy, agent.training
@@ -120,7 +124,8 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     plot_in_context_curve(records, curve, title, colour, config.bin_steps)
     files = [curve, *_plot_attention(config, policy, first, run_dir / "summary_attention.png", what, colour)]
     if config.render:
-        files.append(_record(config, env_config, policy, run_dir / "trial.mp4"))
+        page_title = f"{what}, a trial of {config.split} tasks"
+        files += _record(config, env_config, agent, run_dir, page_title, training["frames"])
     results = run_dir / "evaluation.json"
     metrics["files"] = [results.name, *(file.name for file in files)]
     results.write_text(json.dumps(metrics, indent=2) + "\n")
@@ -197,15 +202,26 @@ def _plot_attention(
     return [path]
 
 
-def _record(config: DictConfig, env_config: dict[str, Any], policy: MemoryPolicy, path: Path) -> Path:
-    """Write the video of a trial, in an environment of its own."""
+def _record(
+    config: DictConfig, env_config: dict[str, Any], agent: Agent, run_dir: Path, title: str, frames_trained: int
+) -> list[Path]:
+    """Write the video of a trial and a page to look into it, in an environment of its own."""
+    page, video = run_dir / "trial.html", run_dir / "trial.mp4"
     env = build_env({**env_config, **({"workers": 0} if "workers" in env_config else {})}, 1, config.seed)
     try:
-        with acting(deterministic=config.deterministic):
-            record_trial(env, policy, path, max_steps=config.render_steps)
+        with (
+            acting(deterministic=config.deterministic),
+            recorded_trial(env, agent.policy, agent.spec.interface) as recording,
+        ):
+            n_frames = record_trial(env, agent.policy, video, max_steps=config.render_steps, look=recording.look)
     finally:
         env.close()
-    return path
+    actions = "most likely actions" if config.deterministic else "sampled actions"
+    subtitle = f"{recording.n_steps:,} steps, {actions}; trained for {frames_trained:,} frames"
+    write_page(page, title, subtitle, recording, type(agent.policy.sequence_model).__name__)
+    if not n_frames:
+        print("no trial.mp4: the environment cannot be drawn; trial.html shows what it observes", file=sys.stderr)
+    return [video, page] if n_frames else [page]
 
 
 def _metrics(record: TrialRecord, bin_steps: int) -> dict[str, Any]:

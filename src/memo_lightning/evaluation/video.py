@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
-from torchrl.envs.utils import step_mdp
 
 from memo_lightning.envs.drawing import FLOOR, Shape
 from memo_lightning.envs.reports import SUCCESS, SUCCESS_REPORTED
-from memo_lightning.errors import UserError
+from memo_lightning.evaluation.playback import Moment, play_trial
 from memo_lightning.policies import MemoryPolicy
 
 _SIDE = 360  # pixels that an image is at least wide, enlarged by whole factors
@@ -26,7 +25,14 @@ _INK, _PAPER, _WRITTEN = (30, 30, 34), (250, 250, 248), (255, 205, 130)
 _SUCCESS, _FAILURE = (170, 225, 175), (240, 185, 180)
 
 
-def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, max_steps: int | None = None) -> int:
+def record_trial(
+    env: EnvBase,
+    policy: MemoryPolicy,
+    path: Path,
+    fps: int = 10,
+    max_steps: int | None = None,
+    look: Callable[[Moment], object] = lambda _: None,
+) -> int:
     """Write a video of one trial, ``path``, an mp4 (H.264).
 
     The caption tells the step, the episode, the reward so far and how many summaries the memory has written; its
@@ -40,20 +46,15 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, 
         path: the file to write.
         fps: steps per second.
         max_steps: steps after which the video ends, if the trial has not; None for the whole trial.
+        look: is shown every moment of the trial.
 
     Returns:
-        The number of frames.
-
-    Raises:
-        UserError: if the environment offers no images.
+        The number of frames; none, and no file, if the environment cannot be drawn.
     """
-    if not hasattr(env.base_env, "image"):
-        raise UserError(
-            f"render=true: {type(env.base_env).__name__} cannot be drawn; must have a method image(index) that "
-            f"returns uint8 [H, W, 3]"
-        )
-    frames = trial_frames(env, policy, max_steps)
-    first = next(frames)
+    frames = trial_frames(env, policy, max_steps, look)
+    first = next(frames, None)
+    if first is None:
+        return 0
     size = first.shape[1], first.shape[0]
     # Blocks of 2: the codec halves the colours' resolution.
     video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", macro_block_size=2)
@@ -66,43 +67,39 @@ def record_trial(env: EnvBase, policy: MemoryPolicy, path: Path, fps: int = 10, 
     return n_frames
 
 
-@torch.no_grad()
-def trial_frames(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None) -> Iterator[NDArray[np.uint8]]:
+def trial_frames(
+    env: EnvBase,
+    policy: MemoryPolicy,
+    max_steps: int | None = None,
+    look: Callable[[Moment], object] = lambda _: None,
+) -> Iterator[NDArray[np.uint8]]:
     """Yield captioned images of one trial: of the reset, of every step, and of how every episode begins.
 
-    The image of the step that ends an episode shows how it ended, where the environment can tell.
+    The image of the step that ends an episode shows how it ended, where the environment can tell. ``look`` is shown
+    every moment before its images are yielded.
     """
     segment_length: int = getattr(policy.sequence_model, "segment_length", 0)  # 0: it writes no summaries
-    watched = hasattr(env.base_env, "watch")
-    if watched:
-        env.base_env.watch()
-    policy.reset_state()
-    td = env.reset()
-    step, episode, reward = 0, 1, 0.0
     legend: Sequence[Shape] = getattr(env.base_env, "legend", ())
-    yield _captioned(_image(env), legend, ["step 0 | episode 1", "reward 0"], _PAPER)
-    done = False
-    while not done and (max_steps is None or step < max_steps):
-        after = env.step(td.update(policy(td.to(policy.device)).select("action").to(env.device or "cpu")))["next"]
-        step, reward = step + 1, reward + float(after["reward"])
-        done, ended = (bool(after[name]) for name in ("done", "episode_end"))
-        memory, colour = "", _PAPER
-        if segment_length and step % segment_length == 0:
-            memory, colour = f" | summary {step // segment_length} written", _WRITTEN
-        elif segment_length:
-            memory = f" | summaries {step // segment_length}"
-        lines = [f"step {step} | episode {episode}", f"reward {reward:g}{memory}"]
-        ending = env.base_env.last_image(0) if ended and watched else None
-        if ending is not None:
-            outcome, outcome_colour = _outcome(after)
-            told = [f"{lines[0]} ends{outcome}", lines[1]]
-            yield _captioned(_checked(ending), legend, told, outcome_colour)
-        if ended and not done:
-            episode += 1
-            lines[0] = f"step {step} | episode {episode}"
-        if ending is None or not done:
-            yield _captioned(_image(env), legend, lines, colour)
-        td = step_mdp(td.set("next", after))
+    number, episode, reward = 0, 1, 0.0
+    for moment in play_trial(env, policy, max_steps):
+        look(moment)
+        step, lines, colour = moment.step, ["step 0 | episode 1", "reward 0"], _PAPER
+        if step is not None:
+            number, reward = number + 1, reward + step.reward
+            memory = ""
+            if segment_length and number % segment_length == 0:
+                memory, colour = f" | summary {number // segment_length} written", _WRITTEN
+            elif segment_length:
+                memory = f" | summaries {number // segment_length}"
+            lines = [f"step {number} | episode {episode}", f"reward {reward:g}{memory}"]
+            if moment.ending is not None:
+                outcome, outcome_colour = _outcome(step.after)
+                yield _captioned(moment.ending, legend, [f"{lines[0]} ends{outcome}", lines[1]], outcome_colour)
+            if step.ends_episode and not step.ends_trial:
+                episode += 1
+                lines[0] = f"step {number} | episode {episode}"
+        if moment.image is not None:
+            yield _captioned(moment.image, legend, lines, colour)
 
 
 def _outcome(after: TensorDictBase) -> tuple[str, tuple[int, int, int]]:
@@ -111,16 +108,6 @@ def _outcome(after: TensorDictBase) -> tuple[str, tuple[int, int, int]]:
     if not said:
         return "", _PAPER
     return (": success", _SUCCESS) if bool(after[SUCCESS]) else (": no success", _FAILURE)
-
-
-def _image(env: EnvBase) -> NDArray[np.uint8]:
-    return _checked(env.base_env.image(0))
-
-
-def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise UserError(f"render=true: the image has shape {image.shape}, {image.dtype}; must be uint8 [H, W, 3]")
-    return image
 
 
 def _captioned(

@@ -168,6 +168,18 @@ class SequenceModel(nn.Module, ABC):
             )
         return self.memory_budget
 
+    def cache_layout(self, state: TensorDict) -> Tensor | None:
+        """Return what the cache of the first row holds while the next step reads it, slot by slot.
+
+        Args:
+            state: the memory before that step.
+
+        Returns:
+            int64 ``[slots]`` on the CPU: steps by their number since the memory was empty, the next one included, and
+            tokens of the summary of segment n as ``-1 - n``. None for models without such a cache.
+        """
+        return None
+
     @property
     def memory_budget(self) -> int | None:
         """Cache entries that are kept at most, the oldest being dropped first; None for all.

@@ -121,6 +121,14 @@ class FullContextTransformer(TransformerModel):
         budget = torch.full_like(steps, self.memory_budget or 0)
         return TensorDict({**buffers, "steps": steps, "budget": budget}, [batch_size])
 
+    def cache_layout(self, state: TensorDict) -> Tensor:
+        """Return which step each slot holds; see :meth:`SequenceModel.cache_layout`."""
+        newest = int(state["steps"][0])
+        if self.memory_budget is None:
+            return torch.arange(newest + 1)
+        slots = torch.arange(min(newest + 1, self.memory_budget))
+        return slots + (newest - slots) // self.memory_budget * self.memory_budget
+
     @torch.no_grad()
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every sequence; see :meth:`SequenceModel.step`.

@@ -239,6 +239,10 @@ class CacheStepper:
         scores = torch.baddbmm(hidden, one, seen_keys.transpose(1, 2), beta=beta, alpha=self._scale)
         return torch.bmm(scores.softmax(-1), seen_values).view(n_rows, n_heads, width)
 
+    def seen_keys(self, layer: int) -> Tensor:
+        """Return the keys ``[B, H, k, d]`` of the slots up to the last that any row sees, sinks first."""
+        return self._keys[str(layer)][:, :, : self._end]
+
     def _store(self, buffer: Tensor, new: Tensor) -> Tensor:
         """Store ``new [B, H, d]``, and return all that is seen of a layer, ``[B H, k, d]``."""
         if self._slots is None:

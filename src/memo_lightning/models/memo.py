@@ -191,6 +191,13 @@ class MemoTransformer(SegmentedModel):
         maker = torch.tensor([self._maker()]).repeat(batch_size, 1)
         return TensorDict({**buffers, **counters, "maker": maker}, [batch_size])
 
+    def cache_layout(self, state: TensorDict) -> Tensor:
+        """Return which summary or step each slot holds; see :meth:`SequenceModel.cache_layout`."""
+        length, open_steps, segments = (int(state[name][0]) for name in ("length", "open_steps", "segments"))
+        n_kept = (length - open_steps) // self.summary_length
+        kept = torch.arange(segments - n_kept, segments).repeat_interleave(self.summary_length)
+        return torch.cat([-1 - kept, segments * self.segment_length + torch.arange(open_steps + 1)])
+
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`.
 

@@ -170,6 +170,19 @@ class RetrievalMemory(SegmentedModel):
         budget = torch.full_like(open_steps, self.memory_budget or 0)
         return TensorDict({**buffers, **counters, "budget": budget}, [batch_size])
 
+    def cache_layout(self, state: TensorDict) -> Tensor:
+        """Return the steps of the open segment; see :meth:`SequenceModel.cache_layout`."""
+        return int(state["segments"][0]) * self.segment_length + torch.arange(int(state["open_steps"][0]) + 1)
+
+    def store_layout(self, state: TensorDict) -> Tensor:
+        """Return int64 ``[n]``, whose summary the store of the first row holds, as in :meth:`cache_layout`."""
+        segments = int(state["segments"][0])
+        n_kept = segments if self.max_summaries is None else min(segments, self.max_summaries)
+        slots = torch.arange(n_kept)
+        if n_kept:  # a ring, once it is full
+            slots = slots + (segments - 1 - slots) // n_kept * n_kept
+        return -1 - slots.repeat_interleave(self.summary_length)
+
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`."""
         open_steps, segments = state["open_steps"], state["segments"]
@@ -280,6 +293,11 @@ class RetrievalMemory(SegmentedModel):
             values: the store's values ``[b, n, D]``.
             empty: bool ``[b, 1, n]``, slots that hold nothing.
         """
+        weights = self.retrieval_weights(encoded, keys, empty)
+        return weights @ values.to(weights.dtype)
+
+    def retrieval_weights(self, encoded: Tensor, keys: Tensor, empty: Tensor | None = None) -> Tensor:
+        """Return ``[b, t, n]``: how much each step reads of each entry, none but the ``top_k`` best; see above."""
         queries = self.query(encoded)
         scores = queries @ keys.to(queries.dtype).transpose(1, 2) / self.d_model**0.5  # (b, t, n)
         if empty is not None:
@@ -287,8 +305,7 @@ class RetrievalMemory(SegmentedModel):
         best, index = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1)
         # Where a row holds nothing all scores are -inf, and their softmax is NaN.
         weights = best.softmax(dim=-1).masked_fill(best == -torch.inf, 0)
-        weights = torch.zeros_like(scores).scatter(-1, index, weights.to(scores.dtype))
-        return weights @ values.to(weights.dtype)
+        return torch.zeros_like(scores).scatter(-1, index, weights.to(scores.dtype))
 
     def _combine(self, encoded: Tensor, read: Tensor | None) -> Tensor:
         return self.norm(encoded if read is None else encoded + self.out(read))

@@ -15,7 +15,7 @@ from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from memo_lightning.envs.failures import named, within
-from memo_lightning.envs.gymnasium.make import Wrapper, make_from_id, make_limited, make_wrapped
+from memo_lightning.envs.gymnasium.make import Wrapper, action_names_of, make_from_id, make_limited, make_wrapped
 from memo_lightning.envs.gymnasium.runners import Plan, Runners
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, SameTask, TrialRules
 from memo_lightning.envs.gymnasium.workers import WorkerRunners
@@ -57,6 +57,7 @@ class GymnasiumEnv(EnvBase):
 
     Attributes:
         interface: what a policy has in common with it.
+        action_names: what the actions are called, in their order; none where the environment does not say.
 
     Raises:
         UserError: if a setting is wrong, or the environment has observations or actions that are not supported.
@@ -113,6 +114,7 @@ class GymnasiumEnv(EnvBase):
         self.interface = Interface(without_keys(first.observation_space, ignore), keys, action)
 
         super().__init__(device=device, batch_size=torch.Size([n_envs]))
+        self.action_names = action_names_of(first)
         self._set_specs(plan)
         self._runners: Runners | WorkerRunners
         self._arrays: dict[ArrayKey, NDArray]

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import shlex
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,21 @@ from memo_lightning.construct import construct, resolve
 from memo_lightning.errors import UserError, require
 
 Wrapper = Callable[[gymnasium.Env], gymnasium.Env]
+
+
+def action_names_of(env: gymnasium.Env) -> tuple[str, ...]:
+    """Return what an environment calls its actions, in their order; none where it does not say.
+
+    It may say so as an attribute ``action_names``, as Atari does by ``get_action_meanings()``, or as MiniGrid by an
+    enumeration ``actions``.
+    """
+    own = env.unwrapped
+    names = getattr(own, "action_names", None)
+    if names is None and callable(getattr(own, "get_action_meanings", None)):
+        names = own.get_action_meanings()  # type: ignore[attr-defined]
+    if names is None and isinstance(actions := getattr(own, "actions", None), type) and issubclass(actions, Enum):
+        names = [action.name for action in actions]
+    return tuple(str(name).replace("_", " ").lower() for name in names or ())
 
 
 def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int | None) -> gymnasium.Env:

@@ -84,7 +84,8 @@ class TrialEnv(gymnasium.Env):
             name: _modern(space) for name, space in self.habitat_env.observation_space.spaces.items()
         }
         self.observation_space = gymnasium.spaces.Dict(self.observation_spaces)
-        self.n_actions = len(self.habitat_env.task.actions)
+        self.action_names = tuple(self.habitat_env.task.actions)
+        self.n_actions = len(self.action_names)
         self.action_space = self._actions = gymnasium.spaces.Discrete(self.n_actions)
         self._draws = np.random.default_rng(seed)
         self._placement_index = 0

@@ -29,13 +29,13 @@ from memo_lightning.envs.trial_env import seed_of_split
 from memo_lightning.errors import require
 from memo_lightning.houses import Camera, Placement, Pose, View
 from memo_lightning.houses.batch import BatchedTrials
+from memo_lightning.houses.batch.stepping import ACTION_NAMES
 from memo_lightning.houses.columns import MAX_RANGE, columns_camera
 from memo_lightning.policies.action import Action
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.observation_keys import observation_keys
 from memo_lightning.policies.spec import Interface
 
-_N_ACTIONS = 6
 _N_ACTIONS_LEVEL = 4  # without the two that tilt the camera
 
 
@@ -64,6 +64,7 @@ class BatchedExtObjNav(EnvBase):
 
     Attributes:
         interface: what a policy has in common with it.
+        action_names: what the actions are called, in their order.
 
     Raises:
         UserError: if a setting is out of range, or the file cannot be used.
@@ -104,7 +105,8 @@ class BatchedExtObjNav(EnvBase):
             position_frame == "house",
             torch.get_num_threads(),
         )
-        n_actions = _N_ACTIONS if can_tilt else _N_ACTIONS_LEVEL
+        self.action_names = ACTION_NAMES if can_tilt else ACTION_NAMES[:_N_ACTIONS_LEVEL]
+        n_actions = len(self.action_names)
         self._form = CompactForm(episode_length, object_range)
         shapes = {name: value.shape[1:] for name, value in self._trials.observations.items()}
         space = self._form.space(shapes, n_actions)

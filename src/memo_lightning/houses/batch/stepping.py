@@ -18,6 +18,7 @@ from memo_lightning.houses.rules import (
 )
 
 STOP, FORWARD, LEFT, RIGHT, UP, DOWN = range(6)
+ACTION_NAMES = ("stop", "forward", "turn left", "turn right", "look up", "look down")
 AHEAD = np.array([Pose(0.0, 0.0, 0.0, heading).ahead(FORWARD_STEP) for heading in HEADINGS])
 _N_TURNS, _N_PITCHES = len(HEADINGS), len(PITCHES)
 # As numpy.allclose: an agent that has moved less keeps the distance that was measured before.

@@ -1,0 +1,37 @@
+"""Writing a recorded trial as a page: one HTML file that needs no server, no network and nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from memo_lightning.evaluation.inspector.recording import TrialRecording
+
+
+def write_page(path: Path, title: str, subtitle: str, recording: TrialRecording, memory: str) -> None:
+    """Write the page of a trial.
+
+    Args:
+        path: the file to write.
+        title: what is shown: memory, environment, tasks.
+        subtitle: how it came about.
+        recording: the trial.
+        memory: class of the sequence model, which a page without attention names.
+    """
+    path.write_text(fill_page(title, {"subtitle": subtitle, "memory": memory, **recording.data()}), encoding="utf-8")
+
+
+def fill_page(title: str, data: dict[str, object]) -> str:
+    """Return the page with what it shows; ``data`` is what ``page.js`` reads."""
+    # In a script element only "</" and "<!--" could end what is read as data.
+    content = json.dumps({"title": title, **data}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    slots = {"title": escape(title), "style": _part("page.css"), "script": _part("page.js"), "data": content}
+    # In one pass: what is filled in is not looked at again.
+    return re.sub(r"{{(\w+)}}", lambda slot: slots[slot[1]], _part("page.html"))
+
+
+def _part(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
