@@ -158,3 +158,26 @@ def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, br
     (seed,) = client.search_runs([experiment], below)
     browser.get(f"{address}/#/experiments/{experiment}/runs/{seed.info.run_id}/artifacts")
     see(browser, "artifacts", folder, "config.yaml", "metrics.json", "in_context_curve.png", "last.ckpt")
+
+
+def test_a_person_scrubs_through_a_trial_in_the_view_of_artifacts(logged_over_http, browser, monkeypatch):
+    address, folder = logged_over_http
+    monkeypatch.chdir(folder)
+    evaluation = ["n_trials=2", "n_envs=2", "render=true", "run_dir=rendered"]
+    assert main(["evaluate", "checkpoint=lstm/checkpoints/last.ckpt", *evaluation]) == 0
+    metrics = json.loads((folder / "rendered" / "evaluation.json").read_text())
+    run = MlflowClient(address).get_run(metrics["mlflow_run_id"]).info
+    page = f"artifacts/evaluation/held_out_{metrics['trial_length']}_steps/trial.html"
+    browser.get(f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}/{page}")
+    see(browser, "inspector", folder, "trial.html")
+    deadline = time.monotonic() + 60
+    while not (frames := browser.find_elements("tag name", "iframe")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert frames[0].get_attribute("sandbox") == "allow-scripts"
+    browser.switch_to.frame(frames[0])
+    while not browser.execute_script("return 'ready' in document.documentElement.dataset"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    browser.find_element("id", "on").click()
+    time.sleep(0.5)
+    assert browser.find_element("id", "tile-step").text == f"2 of {metrics['trial_length']}"
