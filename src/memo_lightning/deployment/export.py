@@ -16,6 +16,7 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.files import write_atomically
 from memo_lightning.models.fixed_state import trace
 from memo_lightning.policies.agent import Agent
+from memo_lightning.quiet import quietly
 from memo_lightning.version import __version__
 
 DESCRIPTION = "policy.json"
@@ -159,7 +160,8 @@ def _check_shapes(step: PolicyStep, inputs: list[Named], outputs: list[Named]) -
 
 def _trace(step: PolicyStep, inputs: list[Named]) -> ExportedProgram:
     try:
-        return trace(step, ({named.name: named.value for named in inputs},))
+        with quietly():
+            return trace(step, ({named.name: named.value for named in inputs},))
     except Exception as error:  # torch raises whatever its parts raise
         kind = type(step.policy.sequence_model).__name__
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
