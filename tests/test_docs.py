@@ -39,7 +39,7 @@ def commands_of(path):
 NOT_RUN = {
     r"^memo (evaluate|export)$": "the name of a verb, in a sentence",
     r"^memo ui|http://": "servers run until they are ended: tests/tracking/test_server.py",
-    r"^memo serve": "the same: tests/serving/test_server.py",
+    r"^memo serve": "the same: tests/serving/test_service.py",
     r"^memo push|hf:": "goes to the Hub: tests/sharing/test_hub.py",
     r"trainer=gpu|accelerator=gpu": "needs GPUs",
     r"trainer\.devices=2": "two processes, which import everything: tests/training/test_launchers.py",

@@ -116,7 +116,7 @@ MODEL = {
     "n_heads": "2",
     "d_ff": "8",
     "segment_length": "7",
-    "summary_length": "2",
+    "summary_length": "1",
     "segment_jitter": "0.0",
     "memory_budget": "9",
     "checkpoint_segments": "true",
@@ -211,6 +211,7 @@ CALLBACKS = {
     "checkpointing.run_dir": "elsewhere",
     "checkpointing.every_n_rollouts": "3",
     "preemption.grace_seconds": "3",
+    "shared_cores.enabled": "false",
     "report.run_dir": "elsewhere",
 }
 COLLECTORS = {

@@ -161,7 +161,7 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         ("run_dir=file", "run_dir=file: must be a directory"),
         ("nonsense=1", "unknown override 'nonsense'"),
         ("callbacks=null", "callbacks=null: no such option"),
-        ("baseline=retrieval baseline.top_k=99", "top_k=99: must be at most 16, the summary tokens of 40 steps"),
+        ("baseline=retrieval baseline.top_k=99", "top_k=99: must be at most 8, the summary tokens of 40 steps"),
     ],
 )
 def test_mistakes_in_train_are_one_line_and_leave_nothing(override, message, in_tmp_dir, capsys):
@@ -254,7 +254,7 @@ def test_help_names_verbs_groups_and_settings(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert "dark_key_to_door_9x9" in text
-    assert "segment_length: 40" in text
+    assert "segment_length: 50" in text
     assert main(["trian"]) == 2
     assert "did you mean train" in capsys.readouterr().err
 
@@ -283,7 +283,7 @@ def test_streaming_is_held_against_full_memory_on_the_same_trials(trained, tmp_p
     assert streaming["full_memory"]["return_by_quarter"] == full["return_by_quarter"]
     assert streaming["return_by_quarter"] != full["return_by_quarter"]
     assert evaluate(trained, "memory_budget=11", f"run_dir={tmp_path}/c") == 2
-    assert "memory_budget=11: must be at least 14" in capsys.readouterr().err
+    assert "memory_budget=11: must be at least 12" in capsys.readouterr().err
 
 
 def test_frames_that_are_rounded_up_to_whole_rollouts_are_said(in_tmp_dir, capsys):

@@ -28,7 +28,7 @@ def test_settings_come_with_their_comments_and_can_be_read_back(overrides, capsy
     assert max(map(len, text.splitlines())) < 80
     _, _, settings = text.partition("settings (override as key=value):\n")
     config = yaml.safe_load(settings)
-    assert config["model"]["segment_length"] == 40
+    assert config["model"]["segment_length"] == 50
     words = " ".join(re.sub(r"\s*#", "", settings).split())
     for file in ("algorithm/ppo", "trainer/cpu"):
         for comment in re.findall(r"^ *\w+:.*?  # *(.*)$", (config_dir() / f"{file}.yaml").read_text(), re.MULTILINE):

@@ -394,7 +394,7 @@ def test_a_fresh_process_needs_nothing_of_training(trained):
         ("run", {"device": "abacus"}, "device=abacus: must be cpu or cuda"),
         ("run", {"model": {"colour": 3}}, "model.colour: the checkpoint's memory has no such setting; it has d_model"),
         ("run", {"model": {"d_model": 32}}, "model.d_model=32 (checkpoint: 16)"),
-        ("run", {"model": {"memory_budget": 2}}, "memory_budget=2: must be at least 14"),
+        ("run", {"model": {"memory_budget": 2}}, "memory_budget=2: must be at least 12"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(source, settings, message, trained, monkeypatch):

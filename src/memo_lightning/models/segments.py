@@ -47,14 +47,14 @@ class SegmentedModel(TransformerModel):
         if segment_length < 1:
             raise ValueError(f"segment_length={segment_length}: must be at least 1")
         self.check_summary_length(summary_length, segment_length)
-        spread = (segment_jitter, segment_jitter) if isinstance(segment_jitter, int | float) else tuple(segment_jitter)
+        spread = _both_sides(segment_jitter)
         if len(spread) != 2 or not 0 <= spread[0] < 1 or not 0 <= spread[1] < 1:
             raise ValueError(
                 f"segment_jitter={segment_jitter}: must be at least 0 and below 1, or two such numbers for how much "
                 "shorter and how much longer a segment may be"
             )
         self.segment_length, self.summary_length = segment_length, summary_length
-        self.segment_jitter: tuple[float, float] = spread
+        self.segment_jitter = segment_jitter
 
     @staticmethod
     def check_summary_length(summary_length: int, segment_length: int) -> None:
@@ -154,9 +154,14 @@ class SegmentedModel(TransformerModel):
 
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int:
         """Draw a jittered segment length, uniform over integers; see ``segment_jitter``."""
-        shorter, longer = (int(share * self.segment_length) for share in self.segment_jitter)
+        shorter, longer = (int(share * self.segment_length) for share in _both_sides(self.segment_jitter))
         low, high = self.segment_length - shorter, self.segment_length + longer
         return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _both_sides(jitter: Jitter) -> tuple[float, ...]:
+    """Return how much shorter and how much longer segments may be, relative to L."""
+    return (jitter, jitter) if isinstance(jitter, int | float) else tuple(jitter)
 
 
 def join_states(states: list[TensorDict]) -> TensorDict:
