@@ -19,12 +19,12 @@ def lengths(*overrides):
 
 
 def test_segments_and_summaries_follow_short_trials_and_only_these():
-    assert lengths() == (40, 4)
-    assert lengths("env.trial_length=11") == (11, 4)
-    assert lengths("collector.rollout_length=12") == (12, 4)
-    assert lengths("env.trial_length=3") == (3, 3)
-    assert lengths("env.trial_length=11", "model.segment_length=5") == (5, 4)
-    assert lengths("debug=smoke", "env.trial_length=11") == (11, 4)
+    assert lengths() == (50, 2)
+    assert lengths("env.trial_length=11") == (11, 2)
+    assert lengths("collector.rollout_length=12") == (12, 2)
+    assert lengths("env.trial_length=1") == (1, 1)
+    assert lengths("env.trial_length=11", "model.segment_length=5") == (5, 2)
+    assert lengths("debug=smoke", "env.trial_length=11") == (11, 2)
 
 
 @pytest.mark.parametrize("baseline", ["none", "full_context", "rmt"])
@@ -35,7 +35,7 @@ def test_the_memory_that_is_built_has_them(baseline):
     assert parts.remarks == [
         "model.segment_length=11: the default, as a rollout (collector.rollout_length) has no more steps"
     ]
-    assert not build_parts(compose_config("train", [*SHORT, "env.trial_length=50"])).remarks
+    assert not build_parts(compose_config("train", [*SHORT, "env.trial_length=60"])).remarks
 
 
 def test_more_minibatches_than_environments_are_refused_before_environments_are_built(monkeypatch):
@@ -52,7 +52,7 @@ def test_a_length_that_does_not_fit_is_refused_with_what_to_set():
     assert str(error.value) == message
     remedy = str(error.value).partition("; set ")[2]
     assert build_parts(compose_config("train", [*given, remedy])).model.segment_length == 11
-    with pytest.raises(UserError, match=r"^baseline.top_k=16: must be at most 8"):
+    with pytest.raises(UserError, match=r"^baseline.top_k=16: must be at most 4"):
         build_parts(compose_config("train", [*SHORT, "env.trial_length=20", "baseline=retrieval", "baseline.top_k=16",
                                              "model.segment_length=10"]))  # fmt: skip
 

@@ -112,7 +112,7 @@ def test_the_compiled_model_learns_the_same(in_32_bits):
 def test_half_precision_changes_the_policy_by_next_to_nothing(baseline, in_tmp_dir):
     """The policy that acts in float32 and the bf16 pass of an update, with the same weights on the same trials."""
     training = ["trainer.precision=bf16-mixed", "algorithm.learning_rate=0.005", "algorithm.n_epochs=2"]
-    assert main(["train", *TINY, *training, "total_frames=6400", "run_dir=run", f"baseline={baseline}"]) == 0
+    assert main(["train", *TINY, *training, "total_frames=9600", "run_dir=run", f"baseline={baseline}"]) == 0
     agent = load("run")
     policy, config = agent.policy, agent.training["config"]
     for critic_scale in (1.0, 1000.0):
