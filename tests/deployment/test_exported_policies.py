@@ -16,10 +16,10 @@ from memo_lightning.deployment.policy_step import PolicyStep
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
 from memo_lightning.models.fixed_state import trace
-from memo_lightning.policies import Interface, PolicySpec
+from memo_lightning.policies import Interface
 from memo_lightning.policies.action import Action
-from memo_lightning.policies.checkpoint import FORMAT, FORMAT_KEY
 from memo_lightning.policies.observation_keys import observation_keys
+from untrained import save_untrained
 
 pytest.importorskip("onnxruntime", reason="the export extra is not installed")
 
@@ -56,26 +56,7 @@ BOUNDED = spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 3.0]), (2,), np.float
 def save_policy(path, memory, observation=VECTOR, action=spaces.Discrete(4), *, masked=False, reward=True, **settings):  # noqa: B008
     """Write a checkpoint of a policy that has learned nothing."""
     interface = Interface(observation, observation_keys(observation), Action(action, masked), reward)
-    encoder = {"_target_": "memo_lightning.policies.ObservationEncoder"}
-    spec = PolicySpec(interface, encoder, memory, "memo_lightning.policies.heads.ActorCriticHeads", **settings)
-    torch.manual_seed(0)
-    policy = spec.build()
-    for parameter in policy.parameters():
-        if parameter.ndim > 1:
-            parameter.data *= 3  # so that what was observed and remembered shows in the actions
-    if policy.normalizer is not None:
-        for buffer in policy.normalizer.buffers():
-            buffer.copy_(1.0 + torch.rand_like(buffer))
-    checkpoint = {
-        FORMAT_KEY: FORMAT,
-        "rollouts_done": 1,
-        "config": {"env": {"trial_length": 30}},
-        "frames": 640,
-        "mlflow_run_id": None,
-        "policy_spec": spec.as_plain(),
-        "state_dict": {f"policy.{name}": value for name, value in policy.state_dict().items()},
-    }
-    torch.save(checkpoint, path)
+    save_untrained(path, interface, memory, config={"env": {"trial_length": 30}}, scale=3, **settings)
     return path
 
 

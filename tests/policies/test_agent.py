@@ -19,9 +19,8 @@ from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError
 from memo_lightning.evaluation.trials import acting
-from memo_lightning.policies import PolicySpec
-from memo_lightning.policies.checkpoint import FORMAT, FORMAT_KEY
 from tiny import TINY_TRAINING
+from untrained import save_untrained
 
 STACK = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32}
 MEMORIES = {
@@ -88,32 +87,8 @@ def make_toy(name, *, with_reward=True):
 
 def save_policy(path, env, memory="memo", *, seed=0, observes_reward=True, **settings):
     """Write a checkpoint of a policy that has learned nothing, and return the policy."""
-    spec = PolicySpec(
-        interface_of(env, observes_reward=observes_reward),
-        {"_target_": "memo_lightning.policies.ObservationEncoder"},
-        MEMORIES[memory],
-        "memo_lightning.policies.heads.ActorCriticHeads",
-        **settings,
-    )
-    torch.manual_seed(seed)
-    policy = spec.build().eval()
-    for parameter in policy.parameters():
-        if parameter.ndim > 1:
-            parameter.data *= 4  # so that what was observed and remembered shows in the actions
-    if policy.normalizer is not None:
-        for buffer in policy.normalizer.buffers():
-            buffer.copy_(1.0 + torch.rand_like(buffer))
-    checkpoint = {
-        FORMAT_KEY: FORMAT,
-        "rollouts_done": 1,
-        "config": {"seed": 3},
-        "frames": 640,
-        "mlflow_run_id": None,
-        "policy_spec": spec.as_plain(),
-        "state_dict": {f"policy.{name}": value for name, value in policy.state_dict().items()},
-    }
-    torch.save(checkpoint, path)
-    return policy
+    interface = interface_of(env, observes_reward=observes_reward)
+    return save_untrained(path, interface, MEMORIES[memory], config={"seed": 3}, scale=4, seed=seed, **settings)
 
 
 def rollout_of(env, policy, n_steps):
