@@ -30,14 +30,11 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(config.out) if config.out else default_folder(config.checkpoint, "export")
     check_settings(out, config.format, config.batch_size)
     agent = load(config.checkpoint, tracking_uri=config.tracking_uri, model=dict(config.model))
-    memory = agent.policy.sequence_model
     if config.memory_budget is not None:
-        try:
-            memory.memory_budget = config.memory_budget
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        agent.policy.set_memory_budget(config.memory_budget)
+    memory = type(agent.policy.sequence_model).__name__
     print(
-        f"exporting {type(memory).__name__} of {config.checkpoint}, batches of {config.batch_size}; writing to {out}",
+        f"exporting {memory} of {config.checkpoint}, batches of {config.batch_size}; writing to {out}",
         file=sys.stderr,
         flush=True,
     )

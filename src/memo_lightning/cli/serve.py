@@ -67,10 +67,7 @@ def main(arguments: Sequence[str]) -> None:
 def _bound(policy: MemoryPolicy, memory_budget: int | None) -> None:
     model = policy.sequence_model
     if memory_budget is not None:
-        try:
-            model.memory_budget = memory_budget
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        policy.set_memory_budget(memory_budget)
     if model.memory_budget is None and _can_be_bounded(model):
         print(
             f"note: what a session of {type(model).__name__} remembers grows with its trial; memory_budget=N bounds it",

@@ -63,7 +63,7 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
         for t in range(n_steps):
             observation = observed.sample()
             inputs |= {
-                input_name(key): _part(observation, key.path).astype(inputs[input_name(key)].dtype)
+                input_name(key): np.asarray(key.part_of(observation)).astype(inputs[input_name(key)].dtype)
                 for key in interface.keys
             }
             inputs["reward"] = numbers.normal(size=n).astype(np.float32)
@@ -136,12 +136,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n)
-
-
-def _part(observation: Any, path: tuple[str | int, ...]) -> NDArray:
-    for part in path:
-        observation = observation[part]
-    return np.asarray(observation)
 
 
 def _difference(ours: NDArray, theirs: NDArray) -> float:

@@ -75,7 +75,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     try:
         _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
         budget = policy.sequence_model.memory_budget if config.memory_budget is None else config.memory_budget
-        _set_budget(policy, budget)
+        policy.set_memory_budget(budget)
         compares = config.memory_budget is not None and config.full_memory
         source = config.checkpoint
         if source.startswith(MODELS):
@@ -90,9 +90,9 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
             raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
         records = {}
         if compares:  # the same trials with all of the memory, to compare with
-            _set_budget(policy, None)
+            policy.set_memory_budget(None)
             records["full memory"] = _run(config, env, policy, length, "full memory")[0]
-            _set_budget(policy, budget)
+            policy.set_memory_budget(budget)
         label = "full memory" if budget is None else f"newest {budget} tokens"
         record, first = _run(config, env, policy, length, "evaluating")
         records[label] = record
@@ -163,13 +163,6 @@ def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dic
     if settings.get("workers") and "workers" not in config.env:
         settings["workers"] = min(settings["workers"], n_envs)  # training may have had more environments
     return settings
-
-
-def _set_budget(policy: MemoryPolicy, memory_budget: int | None) -> None:
-    try:
-        policy.sequence_model.memory_budget = memory_budget
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _run(

@@ -261,7 +261,7 @@ class MemoTransformer(SegmentedModel):
         Its slots are those of all summaries that are kept, in a ring; of the open segment; and of a summary that is
         being written.
         """
-        n_slots = self._n_fixed_summaries() * self.summary_length + self.segment_length + self.summary_length
+        n_slots = self.n_fixed_summaries() * self.summary_length + self.segment_length + self.summary_length
         cache = FixedCache.allocate(self.transformer, batch_size, n_slots)
         open_steps = cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)
         return {**cache, "open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
@@ -272,7 +272,7 @@ class MemoTransformer(SegmentedModel):
         Summaries are written under a condition that is part of the graph: that some row completes its segment. The
         rows that do not complete theirs then write into slots that nobody reads.
         """
-        n_summaries, cache = self._n_fixed_summaries(), FixedCache.of(state, self.transformer)
+        n_summaries, cache = self.n_fixed_summaries(), FixedCache.of(state, self.transformer)
         open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
         first = n_summaries * self.summary_length  # slot of the open segment
         slot = (first + open_steps)[:, None]  # (B, 1)
@@ -301,7 +301,7 @@ class MemoTransformer(SegmentedModel):
         cache = FixedCache(keys, values, self.transformer)
         summary, scratch = self._read_segment(cache, segments)
         # The oldest summary, in whose place this one will be, is dropped before.
-        replaced = (segments % self._n_fixed_summaries())[:, None, None]
+        replaced = (segments % self.n_fixed_summaries())[:, None, None]
         kept = self._held(cache, segments) & (cache.slots // self.summary_length != replaced)
         seen = kept | self._between(cache, scratch[:, :1], scratch)
         cache.run(summary, self.first_position(segments + 1) - self.summary_length, scratch, seen)
@@ -313,7 +313,7 @@ class MemoTransformer(SegmentedModel):
         Returns:
             Their outputs ``[B, S, D]``, and int64 ``[B, S]``, the slots that their keys and values are in.
         """
-        first = self._n_fixed_summaries() * self.summary_length
+        first = self.n_fixed_summaries() * self.summary_length
         scratch = first + self.segment_length + torch.arange(self.summary_length, device=segments.device)
         scratch = scratch.expand(len(segments), -1)
         seen = self._held(cache, segments) | self._between(cache, first, scratch)
@@ -333,7 +333,7 @@ class MemoTransformer(SegmentedModel):
 
     def _held(self, cache: FixedCache, segments: Tensor) -> Tensor:
         """Return bool ``[B, 1, slots]``, those of the summaries there are after ``segments [B]``."""
-        n_held = segments.clamp(max=self._n_fixed_summaries()) * self.summary_length
+        n_held = segments.clamp(max=self.n_fixed_summaries()) * self.summary_length
         return cache.slots < n_held[:, None, None]
 
     @staticmethod
@@ -341,10 +341,3 @@ class MemoTransformer(SegmentedModel):
         """Return bool ``[B, t, slots]``, those from ``first``, or ``[B, 1]``, to ``last [B, t]``."""
         first = first if isinstance(first, int) else first.unsqueeze(-1)
         return (cache.slots >= first) & (cache.slots <= last.unsqueeze(-1))
-
-    def _n_fixed_summaries(self) -> int:
-        """Return how many summaries there is room for; raise ``ValueError`` if there is no bound."""
-        if self.max_summaries is None:
-            self.fixed_budget()
-        assert self.max_summaries is not None
-        return self.max_summaries

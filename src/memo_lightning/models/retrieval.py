@@ -228,20 +228,17 @@ class RetrievalMemory(SegmentedModel):
 
         The store has S slots more than the budget says, for rows that have nothing to store when others do.
         """
-        self.fixed_budget()
-        assert self.max_summaries is not None
+        n_summaries = self.n_fixed_summaries()
         cache = FixedCache.allocate(self.transformer, batch_size, self.segment_length)
         encoded = self.norm.weight.new_zeros(batch_size, self.segment_length, self.d_model)
-        store = encoded.new_zeros(batch_size, (self.max_summaries + 1) * self.summary_length, self.d_model)
+        store = encoded.new_zeros(batch_size, (n_summaries + 1) * self.summary_length, self.d_model)
         open_steps = encoded.new_zeros(batch_size, dtype=torch.int64)
         counters = {"open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
         return {**cache, "encoded": encoded, "store_keys": store, "store_values": store.clone(), **counters}
 
     def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
         """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`."""
-        self.fixed_budget()
-        assert self.max_summaries is not None
-        n_summaries, cache = self.max_summaries, FixedCache.of(state, self.transformer)
+        n_summaries, cache = self.n_fixed_summaries(), FixedCache.of(state, self.transformer)
         open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
         slot = open_steps[:, None]  # (B, 1)
         y = cache.run(x_t.unsqueeze(1), open_steps, slot, cache.slots <= slot.unsqueeze(-1))

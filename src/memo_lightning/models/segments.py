@@ -85,6 +85,13 @@ class SegmentedModel(TransformerModel):
             return None
         return (self.memory_budget - self.segment_length) // self.summary_length
 
+    def n_fixed_summaries(self) -> int:
+        """Return how many summaries a state of fixed shape has room for; ``ValueError`` if there is no bound."""
+        if self.max_summaries is None:
+            self.fixed_budget()
+        assert self.max_summaries is not None
+        return self.max_summaries
+
     def forward(
         self,
         x: Tensor,

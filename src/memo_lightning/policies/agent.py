@@ -17,7 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
-from memo_lightning.policies.exploration import draw
+from memo_lightning.policies.exploration import draw, seeded_generator
 from memo_lightning.policies.memory_policy import MemoryPolicy
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous_step
 from memo_lightning.policies.spec import PolicySpec
@@ -89,11 +89,7 @@ class Agent:
         self.observation_space: Space = spec.interface.observation_space
         self.action_space: Space = spec.interface.action.space
         require(seed is None or 0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}, or None")
-        self._generator = torch.Generator(policy.device)
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
+        self._generator = seeded_generator(policy.device, seed)
 
     @property
     def device(self) -> torch.device:
@@ -247,13 +243,7 @@ class Agent:
     def _check_batch(self, observation: Any, state: AgentState) -> None:
         """Raise :class:`UserError` if observation and state are for different numbers of environments."""
         key = self.spec.interface.keys[0]
-        value = observation
-        try:
-            for part in key.path:
-                value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return  # which reading it will say
-        shape, own = np.shape(value), tuple(key.space.shape or ())
+        shape, own = np.shape(key.part_of(observation)), tuple(key.space.shape or ())
         batch = shape[: len(shape) - len(own)]
         if shape == (*batch, *own) and batch != state.batch_shape:
             held = f"of batch size {state.batch_shape[0]}" if state.is_batch else "of one environment"

@@ -12,6 +12,16 @@ from torchrl.modules import TanhNormal
 from memo_lightning.policies.multi_categorical import MultiCategorical
 
 
+def seeded_generator(device: torch.device, seed: int | None) -> torch.Generator:
+    """Return random numbers of one's own; without a seed other ones every time."""
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
 def draw(distribution: Distribution, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
     """Return actions ``[N, ...]`` of a policy's distribution, drawn with ``generator``.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import ProbabilisticActor
 
-from memo_lightning.errors import TrainingStopped
+from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import Encoder, name_of
@@ -153,6 +153,17 @@ class MemoryPolicy(TensorDictModuleBase):
     def memory_nbytes(self) -> int:
         """Return the bytes that the memory holds now."""
         return 0 if self._memory is None else self.sequence_model.state_nbytes(self._memory)
+
+    def set_memory_budget(self, budget: int | None) -> None:
+        """Bound the memory, or with None let it grow; see :attr:`SequenceModel.memory_budget`.
+
+        Raises:
+            UserError: if the memory cannot work within that budget.
+        """
+        try:
+            self.sequence_model.memory_budget = budget
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def reset_state(self) -> None:
         """Drop the memory of all environments."""

@@ -134,19 +134,26 @@ class ObservationKey:
             return discrete_spec(self.space, shape, device)
         return Unbounded(shape, device=device)
 
+    def part_of(self, observation: Any) -> Any:
+        """Return this part of an observation, as it is.
+
+        Raises:
+            UserError: if the observation lacks it.
+        """
+        for part in self.path:
+            try:
+                observation = observation[part]
+            except (KeyError, IndexError, TypeError):
+                raise UserError(f"the observation lacks {self.name!r}; its space has it") from None
+        return observation
+
     def read(self, observation: Any, batch_shape: tuple[int, ...] = ()) -> NDArray:
         """Return this part of an observation ``[*batch_shape, ...]``, as it is stored.
 
         Raises:
             UserError: if the observation lacks it, or it is not what its space says.
         """
-        value = observation
-        for part in self.path:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                raise UserError(f"the observation lacks {self.name!r}; its space has it") from None
-        value = np.asarray(value)
+        value = np.asarray(self.part_of(observation))
         n_batch_dims = len(batch_shape)
         if value.shape != (*batch_shape, *(self.space.shape or ())):
             said = f"its space says {self.space.shape}"

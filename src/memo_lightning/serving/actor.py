@@ -18,7 +18,7 @@ from memo_lightning.errors import UserError
 from memo_lightning.models.projection import expect_any_batch_size
 from memo_lightning.policies import Agent, AgentState
 from memo_lightning.policies.agent import StepInputs
-from memo_lightning.policies.exploration import draw
+from memo_lightning.policies.exploration import draw, seeded_generator
 from memo_lightning.policies.multi_categorical import MultiCategorical
 from memo_lightning.serving.memories import Memories, Memory
 
@@ -89,12 +89,7 @@ class BatchedActor:
 
     def player(self, seed: int | None, deterministic: bool) -> Player:
         """Return what acts for a new session, with the random numbers of an :class:`Agent` of the same ``seed``."""
-        generator = torch.Generator(self.agent.device)
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
-        return Player(generator, deterministic)
+        return Player(seeded_generator(self.agent.device, seed), deterministic)
 
     def read(self, told: Mapping[str, Any], player: Player) -> Step:
         """Check what a session is told.
@@ -112,7 +107,7 @@ class BatchedActor:
         observation = as_space_has_it(self.agent.observation_space, told["observation"])
         keys = self.agent.spec.interface.keys
         for key in keys:
-            if key.is_discrete and np.asarray(_part(observation, key.path)).dtype.kind == "f":
+            if key.is_discrete and np.asarray(key.part_of(observation)).dtype.kind == "f":
                 raise UserError(f"observation {key.name!r} is no whole number; its space says {key.space}")
         reward = told.get("reward", 0.0)
         if isinstance(reward, bool) or not isinstance(reward, int | float):
@@ -251,15 +246,6 @@ def as_space_has_it(space: Space, value: Any) -> Any:
     if space.dtype == np.uint8 and array.dtype.kind in "iu" and array.size and 0 <= array.min() <= array.max() <= 255:
         return array.astype(np.uint8)
     return array
-
-
-def _part(observation: Any, path: Sequence[str | int]) -> Any:
-    for name in path:
-        try:
-            observation = observation[name]
-        except (KeyError, IndexError, TypeError):
-            return None  # which the agent will say
-    return observation
 
 
 def _flag(told: Mapping[str, Any], name: str, default: bool = False) -> bool:
