@@ -1,12 +1,13 @@
-"""What others' recurrent PPO learns in the same time: ``python -m memo_lightning.benchmarks.peers [seconds ...]``.
+"""What others' recurrent PPO learns in the same time: ``python -m memo_lightning.benchmarks.peers [--help]``.
 
 Needs the extra ``peers`` and idle cores. Trains, one after the other and on the same environments, this project's Memo
 and LSTM and the RecurrentPPO of SB3-contrib, with the same discount, epochs, learning rate and sizes where it has them.
-Seconds are those of training, without what comes before the first step. The result goes to ``results/peers.json``.
+Seconds are those of training, without what comes before the first step.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import sys
@@ -184,7 +185,7 @@ def summarise(points: Sequence[Point], at: Sequence[float]) -> dict[str, Any]:
     return {"frames_per_second": round(points[-1][1] / points[-1][0]), "return_after_seconds": reached}
 
 
-def main(at: Sequence[float]) -> dict[str, Any]:
+def measure(at: Sequence[float]) -> dict[str, Any]:
     """Train all, and return their summaries."""
     seconds = max(at) + 1
     versions = {name: importlib.metadata.version(name) for name in ("torch", "stable-baselines3", "sb3-contrib")}
@@ -196,8 +197,17 @@ def main(at: Sequence[float]) -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "versions": versions, "trained": found}
 
 
-if __name__ == "__main__":
-    result = main([float(argument) for argument in sys.argv[1:]] or [60.0, 120.0, 240.0])
-    text = json.dumps(result, indent=2)
-    Path("results/peers.json").write_text(f"{text}\n")
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print, and write what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m memo_lightning.benchmarks.peers", description=__doc__)
+    parser.add_argument("seconds", nargs="*", type=float, default=[60.0, 120.0, 240.0], help="of training, to look at")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes, as JSON")
+    chosen = parser.parse_args(arguments)
+    text = json.dumps(measure(chosen.seconds), indent=2)
     print(text)
+    if chosen.out:
+        chosen.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""A load test of ``memo serve``: ``python -m memo_lightning.benchmarks.serving [results/serving.json]``.
+"""A load test of ``memo serve``: ``python -m memo_lightning.benchmarks.serving [--out FILE]``.
 
 The server is a process of its own, with one thread for the model. The clients are coroutines of this process, which
 takes part of the same processors: where these are two, what is measured is the two together.
@@ -6,6 +6,7 @@ takes part of the same processors: where these are two, what is measured is the 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -245,6 +246,9 @@ async def with_idle_sessions(
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print, and write what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m memo_lightning.benchmarks.serving", description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes, as JSON")
+    out = parser.parse_args(arguments).out
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "policy.ckpt"
@@ -272,8 +276,8 @@ def main(arguments: Sequence[str]) -> None:
     results["load_after"] = round(os.getloadavg()[0], 2)
     text = json.dumps(results, indent=1)
     print(text)
-    if arguments:
-        Path(arguments[0]).write_text(text + "\n")
+    if out:
+        out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
