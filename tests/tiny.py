@@ -25,6 +25,7 @@ PPO_SETTINGS = {
     "target_kl": None,
     "recompute_log_probs": False,
     "shuffle_episodes": False,
+    "detach_older_encodings": False,
     "learning_rate": 1e-2,
     "optimizer": torch.optim.Adam,
     "warmup_frames": 0,

@@ -132,6 +132,29 @@ def test_a_partial_update_sees_all_steps_and_learns_from_the_new_ones(setup):
     torch.testing.assert_close(partial["advantage"], full["advantage"][:, 6:])
 
 
+def test_a_partial_update_may_encode_earlier_steps_without_gradient(setup):
+    policy, algorithm, rollout, following = setup
+    experience = algorithm.prepare(policy, rollout, following, fixed_length, first=6)
+    encoder = policy.encoder.projection.weight
+    losses, gradients = [], []
+    for algorithm.detach_older_encodings in (False, True):
+        loss, _ = algorithm.loss(policy, experience)
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, encoder)[0])
+    encode = policy.encode
+
+    def detached(sequences):
+        encoded = encode(sequences)
+        return torch.cat([encoded[:, :6].detach(), encoded[:, 6:]], dim=1)
+
+    policy.encode = detached
+    algorithm.detach_older_encodings = False
+    expected = torch.autograd.grad(algorithm.loss(policy, experience)[0], encoder)[0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    torch.testing.assert_close(gradients[1], expected)
+    assert not torch.allclose(gradients[0], expected, rtol=1e-2)
+
+
 def test_recomputed_log_probs_make_the_first_ratio_one(setup):
     policy, algorithm, rollout, following = setup
     policy.train()

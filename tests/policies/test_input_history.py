@@ -103,3 +103,17 @@ def test_history_keeps_the_order_where_it_is_not_to_be_shuffled(sequences):
     for step in sequences.unbind(1):
         history.append(step)
     assert (history.sequences(seed=1) == sequences).all()
+
+
+def test_history_holds_what_it_shares_and_no_copy(sequences):
+    history = InputHistory(shuffle_episodes=False)
+    for step in sequences[:, :20].unbind(1):
+        history.append(step)
+    assert history.n_steps == 20
+    history.share(sequences[:, :20])
+    assert history.sequences(seed=1)["observation", "observation"].data_ptr() == (
+        sequences["observation", "observation"].data_ptr()
+    )
+    for step in sequences[:, 20:].unbind(1):
+        history.append(step)
+    assert (history.sequences(seed=2) == sequences).all()

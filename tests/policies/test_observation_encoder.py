@@ -101,3 +101,52 @@ def test_what_an_environment_reports_is_not_observed(make_env):
     for spec in (interface_of(env).observed(), interface_of(make_env(2, 0)).observed()):
         assert sorted(spec.keys()) == ["observation", "previous_step"]
         assert list(spec["observation"].keys()) == ["observation"]
+
+
+def bytes_kept_for_the_backward_pass(encode):
+    kept = 0
+
+    def pack(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encoded = encode()
+    return encoded, kept
+
+
+def test_sequences_encoded_in_parts_have_the_same_gradients_and_keep_less():
+    torch.manual_seed(0)
+    encoder, sequences = ObservationEncoder(SPEC, 8), torch.stack([SPEC.rand() for _ in range(10)], dim=1)
+    results = []
+    for checkpoint_steps in (None, 3):
+        encoder.checkpoint_steps = checkpoint_steps
+        encoder.zero_grad()
+        encoded, kept = bytes_kept_for_the_backward_pass(lambda: encoder.encode_sequences(encoder, sequences))
+        encoded.square().sum().backward()
+        results.append((encoded.detach(), kept, [weight.grad.clone() for weight in encoder.parameters()]))
+    (whole, kept_whole, gradients), (parts, kept_parts, gradients_of_parts) = results
+    torch.testing.assert_close(parts, whole)
+    for ours, expected in zip(gradients_of_parts, gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert kept_parts < kept_whole / 10
+
+
+@pytest.mark.parametrize("checkpoint_steps", [None, 4])
+def test_earlier_steps_may_be_encoded_without_gradient(checkpoint_steps):
+    torch.manual_seed(0)
+    encoder, sequences = ObservationEncoder(SPEC, 8), torch.stack([SPEC.rand() for _ in range(10)], dim=1)
+    encoder.checkpoint_steps = checkpoint_steps
+    encoded = encoder.encode_sequences(encoder, sequences, gradient_from=7)
+    torch.testing.assert_close(encoded, encoder(sequences))
+    weights = list(encoder.parameters())
+    gradients = torch.autograd.grad(encoded.square().sum(), weights)
+    expected = torch.autograd.grad(encoder(sequences[:, 7:]).square().sum(), weights)
+    for ours, others in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, others, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_no_steps_are_refused():
+    with pytest.raises(UserError, match=r"encoder\.checkpoint_steps=0: must be at least 1, or null"):
+        ObservationEncoder(SPEC, 8, checkpoint_steps=0)

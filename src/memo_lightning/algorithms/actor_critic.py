@@ -178,6 +178,7 @@ class ActorCritic(Algorithm):
         self._explore(policy, frames)
         if not is_complete:
             self._rollout = rollout
+            policy.share_inputs(rollout)
             if self.n_updates - self._n_updates_of_memory > self.max_staleness:
                 policy.weights_version += 1
                 self._n_updates_of_memory = self.n_updates

@@ -73,6 +73,8 @@ class PPO(Algorithm):
         recompute_log_probs: recompute old log-probabilities under the segmentation and layers of the update.
         shuffle_episodes: where a rollout comes in chunks, put the complete episodes of every trial in random
             order after each partial update, in the memory and in the sequences.
+        detach_older_encodings: partial updates encode the observations of earlier chunks without gradient, which takes
+            less time and memory where observations are images.
         reward_scale: rewards are multiplied by this before anything is learned from them; reported returns are not.
         noise_correlation: of the noise of successive actions, where they are continuous; see
             :class:`~memo_lightning.policies.exploration.CorrelatedNoise`.
@@ -99,6 +101,7 @@ class PPO(Algorithm):
         target_kl: float | None,
         recompute_log_probs: bool,
         shuffle_episodes: bool,
+        detach_older_encodings: bool,
         reward_scale: float,
         noise_correlation: float,
         **settings: Any,
@@ -127,6 +130,7 @@ class PPO(Algorithm):
         self.entropy_coef, self.value_coef = entropy_coef, value_coef
         self.n_epochs, self.n_minibatches, self.target_kl = n_epochs, n_minibatches, target_kl
         self.recompute_log_probs, self.shuffle_episodes = recompute_log_probs, shuffle_episodes
+        self.detach_older_encodings = detach_older_encodings
         self.reward_scale, self.noise_correlation = reward_scale, noise_correlation
         self._terms: Callable[[TensorDictBase], TensorDictBase] | None = None
         self._rollout: TensorDictBase | None = None  # the steps that have come of a rollout that is not complete
@@ -263,9 +267,11 @@ class PPO(Algorithm):
     def loss(self, policy: MemoryPolicy, minibatch: Experience) -> tuple[Tensor, Metrics]:
         """Return the scalar loss of a minibatch, and its parts for logging (detached)."""
         assert self._terms is not None, "attach() comes first"
-        hidden = policy.hidden(minibatch.inputs, **minibatch.pass_settings)
+        n_learned, n_steps = minibatch.learned.shape[1], minibatch.inputs.shape[1]
+        gradient_from = n_steps - n_learned if self.detach_older_encodings else 0
+        hidden = policy.hidden(minibatch.inputs, encoder_gradient_from=gradient_from, **minibatch.pass_settings)
         with full_precision(policy.device):
-            terms = self._terms(minibatch.learned.copy().set("hidden", hidden[:, -minibatch.learned.shape[1] :]))
+            terms = self._terms(minibatch.learned.copy().set("hidden", hidden[:, -n_learned:]))
         total = terms["loss_objective"] + terms["loss_critic"] + terms["loss_entropy"]
         metrics = {
             "policy_loss": terms["loss_objective"],
@@ -301,6 +307,7 @@ class PPO(Algorithm):
     def _after_partial_update(self, policy: MemoryPolicy, rollout: TensorDictBase) -> TensorDictBase:
         """Return the steps so far as the policy sees them from now on, whose memory is stale."""
         policy.weights_version += 1
+        policy.share_inputs(rollout)
         if not self.shuffle_episodes:
             return rollout
         seed = int(policy.weights_version)

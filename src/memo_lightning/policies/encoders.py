@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchrl.data import Composite, TensorSpec
 
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
 from memo_lightning.policies.previous_step import PREVIOUS_STEP
 
 OBSERVATION = "observation"
@@ -26,6 +27,8 @@ class Encoder(nn.Module, ABC):
         observed: what a policy may read: ``observation``, a Composite with a spec for each observation key, and
             ``previous_step``, the RL^2 inputs; all ``[N, ...]``.
         names: observation keys to read, and ``previous_step``; None for all there are.
+        checkpoint_steps: steps of a batch of sequences that are encoded at a time, and again in the backward pass, so
+            that an update keeps the activations of no more; None for all at once.
 
     Attributes:
         keys: observation keys that are read.
@@ -33,11 +36,16 @@ class Encoder(nn.Module, ABC):
         in_keys: where all of them are in a TensorDict.
 
     Raises:
-        UserError: if there is no such key, or none at all.
+        UserError: if there is no such key, or none at all, or ``checkpoint_steps`` is not positive.
     """
 
-    def __init__(self, observed: Composite, names: Sequence[str] | None) -> None:
+    def __init__(
+        self, observed: Composite, names: Sequence[str] | None, *, checkpoint_steps: int | None = None
+    ) -> None:
         super().__init__()
+        is_positive = checkpoint_steps is None or checkpoint_steps >= 1
+        require(is_positive, "encoder.checkpoint_steps", checkpoint_steps, "at least 1, or null")
+        self.checkpoint_steps = checkpoint_steps
         known = sorted(observed[OBSERVATION].keys()) if OBSERVATION in observed.keys() else []
         available = PREVIOUS_STEP in observed.keys()
         if names is None:
@@ -63,6 +71,28 @@ class Encoder(nn.Module, ABC):
     def forward(self, tensordict: TensorDictBase) -> Tensor:
         """Return ``[*batch, d_model]`` for a TensorDict of any batch size."""
 
+    def encode_sequences(
+        self, encode: Callable[[TensorDictBase], Tensor], sequences: TensorDictBase, gradient_from: int = 0
+    ) -> Tensor:
+        """Return ``[B, T, d_model]`` for sequences ``[B, T]``, ``checkpoint_steps`` at a time.
+
+        Args:
+            encode: what is to be done with each part; this encoder, and what goes before it.
+            sequences: ``[B, T]``.
+            gradient_from: the first step that is encoded with gradient.
+        """
+        older, newer = sequences[:, :gradient_from], sequences[:, gradient_from:]
+        if self.checkpoint_steps is None:
+            parts = [encode(newer)]
+        elif torch.is_grad_enabled():
+            parts = [checkpoint(encode, part, use_reentrant=False) for part in newer.split(self.checkpoint_steps, 1)]
+        else:
+            parts = [encode(part) for part in newer.split(self.checkpoint_steps, dim=1)]
+        if gradient_from:
+            with torch.no_grad():
+                parts.insert(0, self.encode_sequences(encode, older))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
 
 class VectorEncoder(Encoder):
     """Concatenate vectors and project them linearly.
@@ -71,13 +101,21 @@ class VectorEncoder(Encoder):
         observed: see :class:`Encoder`.
         d_model: width of the output.
         in_keys: what to read, each ``[N, size]``; see :class:`Encoder`.
+        checkpoint_steps: see :class:`Encoder`.
 
     Raises:
         UserError: if a key is missing or is not a vector.
     """
 
-    def __init__(self, observed: Composite, d_model: int, in_keys: Sequence[str] | None = None) -> None:
-        super().__init__(observed, in_keys)
+    def __init__(
+        self,
+        observed: Composite,
+        d_model: int,
+        in_keys: Sequence[str] | None = None,
+        *,
+        checkpoint_steps: int | None = None,
+    ) -> None:
+        super().__init__(observed, in_keys, checkpoint_steps=checkpoint_steps)
         size = 0
         for key in self.in_keys:
             shape = shape_of(observed[key], observed)

@@ -26,13 +26,23 @@ class InputHistory:
         """Add the inputs ``[N]`` of one step."""
         self._parts.append(step.unsqueeze(1).clone())  # an environment may write the next step into the same tensors
 
+    @property
+    def n_steps(self) -> int:
+        """How many steps there are."""
+        return sum(part.shape[1] for part in self._parts)
+
+    def share(self, sequences: TensorDictBase) -> None:
+        """Hold ``sequences [N, t]``, which are those that were appended, in place of copies of them."""
+        if not self.shuffle_episodes:
+            self._parts = [sequences]
+
     def clear(self) -> None:
         """Drop all of them."""
         self._parts.clear()
 
     def sequences(self, seed: int) -> TensorDictBase:
         """Return all inputs ``[N, t]``, their episodes shuffled from now on as :func:`shuffle_episodes` does."""
-        sequences = torch.cat(self._parts, dim=1)
+        sequences = torch.cat(self._parts, dim=1) if len(self._parts) > 1 else self._parts[0]
         if self.shuffle_episodes:
             sequences = shuffle_episodes(sequences, seed)
         self._parts = [sequences]

@@ -84,6 +84,14 @@ class MemoryPolicy(TensorDictModuleBase):
         """
         self._history = InputHistory(shuffle_episodes)
 
+    def share_inputs(self, rollout: TensorDictBase) -> None:
+        """Keep the inputs of the running trials where a rollout ``[N, t]`` has them, and no copy of them beside it.
+
+        Nothing is done where they were acted elsewhere, as by workers, or are to be shuffled.
+        """
+        if self._history is not None and self._history.n_steps == rollout.shape[1]:
+            self._history.share(rollout.select(*self.input_keys))
+
     def correlate_noise(self, correlation: float) -> None:
         """Explore from now on by noise that is correlated from step to step, where actions are continuous."""
         self._noise = CorrelatedNoise(correlation)
@@ -125,13 +133,28 @@ class MemoryPolicy(TensorDictModuleBase):
         with full_precision(self.device):
             return self.encoder(tensordict if self.normalizer is None else self.normalizer(tensordict))
 
-    def hidden(self, sequences: TensorDictBase, segment_length: int | None = None, **settings: Any) -> Tensor:
+    def encode_sequences(self, sequences: TensorDictBase, gradient_from: int = 0) -> Tensor:
+        """Return what the memory reads, float32 ``[B, T, D]``, of sequences ``[B, T]``; see :class:`Encoder`."""
+        return self.encoder.encode_sequences(self.encode, sequences, gradient_from)
+
+    def hidden(
+        self,
+        sequences: TensorDictBase,
+        segment_length: int | None = None,
+        *,
+        encoder_gradient_from: int = 0,
+        **settings: Any,
+    ) -> Tensor:
         """Return what the heads read, float32 ``[B, T, D]`` with gradient, for whole sequences ``[B, T]``.
 
-        ``segment_length`` and the other settings of the pass are as in :meth:`SequenceModel.forward`.
+        Args:
+            sequences: policy inputs ``[B, T]``.
+            segment_length: see :meth:`SequenceModel.forward`.
+            encoder_gradient_from: the first step at which observations are encoded with gradient.
+            settings: other settings of the pass, as in :meth:`SequenceModel.forward`.
         """
-        inputs, starts = self.encode(sequences), self.memory_starts(sequences)
-        return self.sequence_model(inputs, starts, segment_length, **settings).float()
+        inputs = self.encode_sequences(sequences, encoder_gradient_from)
+        return self.sequence_model(inputs, self.memory_starts(sequences), segment_length, **settings).float()
 
     @torch.no_grad()
     def next_values(self, inputs: TensorDictBase, which: Tensor) -> Tensor:
@@ -201,4 +224,4 @@ class MemoryPolicy(TensorDictModuleBase):
         """Recompute the memory with the weights as they are."""
         self._memory_version = int(self.weights_version)
         sequences = history.sequences(seed=self._memory_version)
-        _, self._memory = self.sequence_model.prefill(self.encode(sequences), self.memory_starts(sequences))
+        _, self._memory = self.sequence_model.prefill(self.encode_sequences(sequences), self.memory_starts(sequences))

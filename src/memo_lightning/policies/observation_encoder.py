@@ -25,6 +25,7 @@ class ObservationEncoder(Encoder):
         observed: see :class:`Encoder`.
         d_model: width of the output.
         in_keys: what to read; by default all that the environment observes.
+        checkpoint_steps: see :class:`Encoder`.
 
     Raises:
         UserError: if a key is missing, or of a kind that cannot be encoded.
@@ -33,8 +34,15 @@ class ObservationEncoder(Encoder):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, observed: Composite, d_model: int, in_keys: Sequence[str] | None = None) -> None:
-        super().__init__(observed, in_keys)
+    def __init__(
+        self,
+        observed: Composite,
+        d_model: int,
+        in_keys: Sequence[str] | None = None,
+        *,
+        checkpoint_steps: int | None = None,
+    ) -> None:
+        super().__init__(observed, in_keys, checkpoint_steps=checkpoint_steps)
         self._vectors: list[NestedKey] = []
         self._encoded: list[NestedKey] = []  # in the order of `parts`: names of users are no names of modules
         self.parts = nn.ModuleList()
