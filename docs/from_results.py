@@ -63,11 +63,19 @@ def groups_of(comparison: Sequence[Mapping[str, Any]]) -> list[Any]:
     def estimate(plain: Mapping[str, Any]) -> Estimate:
         return Estimate(*(np.array(plain[name], np.float64) for name in ("mean", "low", "high")))
 
+    def by_seconds(group: Mapping[str, Any]) -> Curve:
+        if "learning_by_seconds" in group:
+            curve = group["learning_by_seconds"]
+            return Curve(np.array(curve["seconds"]), estimate(curve))
+        curve = group["learning_curve"]  # of an earlier version
+        return Curve(np.array(curve["frames"]) / group["frames_per_second"], estimate(curve))
+
     return [
         SimpleNamespace(
             **{name: group[name] for name in ("name", "environment", "seeds")},
             score=estimate(group["return_per_trial"]),
             learning=Curve(np.array(group["learning_curve"]["frames"]), estimate(group["learning_curve"])),
+            learning_by_seconds=by_seconds(group),
             in_context=Curve(np.array(group["in_context_curve"]["steps"]), estimate(group["in_context_curve"])),
         )
         for group in comparison

@@ -29,7 +29,7 @@ from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.parts import build_baseline, policy_spec
 from memo_lightning.training.train import train
 from memo_lightning.training.trainer import build_trainer
-from tiny import TIMES, TINY_OFF_POLICY, TINY_TRAINING
+from tiny import TINY_OFF_POLICY, TINY_TRAINING, without_times
 
 TESTS = Path(__file__).parent
 _SEEN = {}  # what probes saw without a change: many settings are compared with the same
@@ -137,7 +137,8 @@ BASELINES = {
     "rmt": {"equal_memory_at": "40"},
     "sliding_window": {"position_offset": "3", "memory_budget": "9"},
 }
-ENCODERS = {"auto": {"in_keys": "[observation]"}, "vector": {"in_keys": "[observation]"}}
+ENCODER = {"in_keys": "[observation]", "checkpoint_steps": REFUSED + "=0"}
+ENCODERS = {"auto": ENCODER, "vector": ENCODER}
 TRAINING = {
     "algorithm.gamma": "0.5",
     "algorithm.gae_lambda": "0.5",
@@ -151,6 +152,7 @@ TRAINING = {
     "algorithm.target_kl": "1e-9",
     "algorithm.recompute_log_probs": "true",
     "algorithm.shuffle_episodes": ("collector.n_chunks=2 env.episode_length=4", "true"),
+    "algorithm.detach_older_encodings": ("collector.n_chunks=4", "true"),
     "algorithm.learning_rate": "0.1",
     "algorithm.warmup_frames": "1000",
     "algorithm.schedule": "cosine",
@@ -432,7 +434,8 @@ def test_settings_of_encoders(option):
         spec = policy_spec(plain, build_env(config.env, 1, 0), build(config.algorithm))
         return {name: list(value.shape) for name, value in spec.build().state_dict().items()}
 
-    assert differs(parameters, [f"encoder={option}"], "encoder.in_keys", ENCODERS[option]["in_keys"])
+    for setting, change in ENCODERS[option].items():
+        assert differs(parameters, [f"encoder={option}"], f"encoder.{setting}", change)
 
 
 @pytest.fixture
@@ -457,7 +460,7 @@ def leaves(in_tmp_dir):
         )
         metrics = train(config)
         weights = read_checkpoint(Path(config.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]
-        return {k: v for k, v in metrics.items() if k not in TIMES}, nested(weights)
+        return without_times(metrics), nested(weights)
 
     return run
 

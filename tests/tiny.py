@@ -47,7 +47,14 @@ TINY_TRAINING = [
     "model.segment_length=10",
 ]
 
-TIMES = ("frames_per_second", "collecting", "wall_seconds")  # in metrics.json; no two runs have the same
+_TIMES = ("frames_per_second", "collecting", "wall_seconds", "seconds")
+
+
+def without_times(metrics):
+    """Return metrics of a run, as metrics.json has them, without times, which no two runs have in common."""
+    history = [{name: value for name, value in point.items() if name not in _TIMES} for point in metrics["history"]]
+    return {name: value for name, value in metrics.items() if name not in _TIMES} | {"history": history}
+
 
 # The same, off-policy: a replay that is soon full, updates from early on.
 TINY_OFF_POLICY = [

@@ -73,6 +73,11 @@ def test_groups_hold_their_runs_numbers(store, monkeypatch, capsys):
     assert memo["learning_curve"]["mean"][-1] == pytest.approx(
         np.mean([metrics[name]["history"][-1]["return_per_trial"] for name in "bcd"])
     )
+    by_seconds = memo["learning_by_seconds"]
+    ends = [metrics[name]["history"][-1]["seconds"] for name in "bcd"]
+    assert by_seconds["seconds"][-1] == pytest.approx(min(ends)), "the time that all runs have had"
+    assert all(0 < end < metrics[name]["wall_seconds"] for name, end in zip("bcd", ends, strict=True))
+    assert len(by_seconds["mean"]) == len(memo["learning_curve"]["mean"])
     quarters = np.mean([metrics[name]["return_by_quarter"] for name in "bcd"], axis=0)
     assert memo["in_context_curve"]["mean"] == pytest.approx(quarters / 10), "reward per step"
     assert lstm["return_per_trial"] == {"mean": metrics["e"]["return_per_trial"], "low": None, "high": None}

@@ -13,7 +13,7 @@ from memo_lightning.errors import PREEMPTED
 from memo_lightning.policies.checkpoint import read_checkpoint
 from memo_lightning.training.launchers import cluster_environment, launcher_overrides
 from started import finish, read_until, start
-from tiny import TIMES, TINY_TRAINING
+from tiny import TINY_TRAINING, without_times
 
 TRAIN = str(Path(memo_lightning.__file__).parent / "cli" / "train.py")
 TINY = [
@@ -75,7 +75,7 @@ def fabric_options(free_port):
 def outcome(run_dir):
     metrics = json.loads((run_dir / "metrics.json").read_text())
     checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    return {k: v for k, v in metrics.items() if k not in TIMES}, checkpoint["state_dict"]
+    return without_times(metrics), checkpoint["state_dict"]
 
 
 def assert_same(run_dir, other):

@@ -27,7 +27,7 @@ class RolloutMetrics(lightning.Callback):
     Attributes:
         train_seconds: that the run has taken for its rollouts and updates.
         collect_seconds: of these, what it has waited for rollouts.
-        history: frames and return per trial of every rollout.
+        history: frames, seconds of training and return per trial, after every rollout.
     """
 
     def __init__(self, window: int = 5) -> None:
@@ -116,7 +116,8 @@ class RolloutMetrics(lightning.Callback):
             metrics["train/return_per_trial"] = float(record.returns.mean())
             for quarter, value in enumerate(record.by_part(N_QUARTERS).mean(0), start=1):
                 metrics[f"train/return_quarter_{quarter}"] = float(value)
-            self.history.append({"frames": learner.frames, "return_per_trial": metrics["train/return_per_trial"]})
+            point = {"frames": learner.frames, "seconds": self.train_seconds}
+            self.history.append({**point, "return_per_trial": metrics["train/return_per_trial"]})
         return metrics
 
 

@@ -67,6 +67,7 @@ class Group:
         flops_per_step: of the memory in an acting step at the end of a trial, mean over the runs; NaN where a run
             does not say.
         learning: return per trial over frames.
+        learning_by_seconds: the same over seconds of training.
         in_context: reward per step, over the steps of a trial.
     """
 
@@ -84,6 +85,7 @@ class Group:
     memory_bytes: float
     flops_per_step: float
     learning: Curve
+    learning_by_seconds: Curve
     in_context: Curve
 
 
@@ -343,17 +345,23 @@ def _summarise(
         frames_per_second=float(np.mean([run.metrics["frames_per_second"] for run in runs])),
         memory_bytes=float(np.mean([run.metrics["memory_bytes"] for run in runs])),
         flops_per_step=float(np.mean([run.metrics.get("flops_per_step", math.nan) for run in runs])),
-        learning=_learning_curve([run.metrics["history"] for run in runs]),
+        learning=_learning_curve(runs, "frames"),
+        learning_by_seconds=_learning_curve(runs, "seconds"),
         in_context=Curve((np.arange(n_parts) + 0.5) / n_parts * np.mean(lengths), estimate_over_seeds(per_step)),
     )
 
 
-def _learning_curve(histories: Sequence[Sequence[Mapping[str, float]]]) -> Curve:
-    """Return the curve over the frames that all runs have seen."""
-    frames = [np.array([point["frames"] for point in history]) for history in histories]
-    x = np.linspace(max(f[0] for f in frames), min(f[-1] for f in frames), _CURVE_POINTS)
-    returns = [[point["return_per_trial"] for point in history] for history in histories]
-    return Curve(x, estimate_over_seeds(np.array([np.interp(x, f, r) for f, r in zip(frames, returns, strict=True)])))
+def _learning_curve(runs: Sequence[FinishedRun], axis: str) -> Curve:
+    """Return the return per trial over the ``frames`` or ``seconds`` that all runs have come to."""
+    places = [np.array([_place(point, axis, run) for point in run.metrics["history"]]) for run in runs]
+    x = np.linspace(max(p[0] for p in places), min(p[-1] for p in places), _CURVE_POINTS)
+    returns = [[point["return_per_trial"] for point in run.metrics["history"]] for run in runs]
+    return Curve(x, estimate_over_seeds(np.array([np.interp(x, p, r) for p, r in zip(places, returns, strict=True)])))
+
+
+def _place(point: Mapping[str, float], axis: str, run: FinishedRun) -> float:
+    """Return where a point of a run's history is on an axis; runs of earlier versions have no seconds in theirs."""
+    return point[axis] if axis in point else point["frames"] / run.metrics["frames_per_second"]
 
 
 def _as_plain(group: Group) -> dict[str, Any]:
@@ -375,6 +383,10 @@ def _as_plain(group: Group) -> dict[str, Any]:
         "memory_bytes": group.memory_bytes,
         "flops_per_step": _without_nan(group.flops_per_step),
         "learning_curve": {"frames": group.learning.x.tolist(), **numbers(group.learning.y)},
+        "learning_by_seconds": {
+            "seconds": group.learning_by_seconds.x.tolist(),
+            **numbers(group.learning_by_seconds.y),
+        },
         "in_context_curve": {"steps": group.in_context.x.tolist(), **numbers(group.in_context.y)},
     }
 

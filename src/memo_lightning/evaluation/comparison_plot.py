@@ -1,4 +1,4 @@
-"""The plot of a comparison: learning curves, in-context curves and scores."""
+"""The plot of a comparison: learning curves by frames and by time, in-context curves and scores."""
 
 from __future__ import annotations
 
@@ -38,24 +38,26 @@ def plot_comparison(groups: Sequence[Group], path: Path) -> None:
     """
     environments = list(dict.fromkeys(group.environment for group in groups))
     colours = memory_colours(group.name for group in groups)
-    figure = new_figure(PAGE_WIDTH, 0.6 + 2.7 * len(environments))
-    panels = figure.subplots(len(environments), 3, squeeze=False)
-    for (learning, in_context, scores), environment in zip(panels, environments, strict=True):
+    figure = new_figure(PAGE_WIDTH, 0.6 + 5.2 * len(environments))
+    panels = figure.subplots(2 * len(environments), 2, squeeze=False).reshape(len(environments), 4)
+    for (by_frames, by_time, in_context, scores), environment in zip(panels, environments, strict=True):
         shown = [group for group in groups if group.environment == environment]
         for group in shown:
-            draw_estimate(learning, group.learning.x, group.learning.y, colours[group.name])
-            draw_estimate(in_context, group.in_context.x, group.in_context.y, colours[group.name])
-        learning.set(xlabel="frames", ylabel="return per trial", title=environment)
-        learning.set_xlim(left=0)
+            colour, seconds = colours[group.name], group.learning_by_seconds
+            draw_estimate(by_frames, group.learning.x, group.learning.y, colour)
+            draw_estimate(by_time, seconds.x / 60, seconds.y, colour)
+            draw_estimate(in_context, group.in_context.x, group.in_context.y, colour)
+        by_frames.set(xlabel="frames", ylabel="return per trial", title=environment)
+        by_time.set(xlabel="minutes of training", ylabel="return per trial", title="by time")
         in_context.set(xlabel="step of the trial", ylabel="reward per step", title="within a trial")
-        in_context.set_xlim(left=0)
         in_context.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        for axes in (learning, in_context):
+        for axes in (by_frames, by_time, in_context):
+            axes.set_xlim(left=0)
             include_zero(axes)
             for which in ("x", "y"):
                 short_numbers(axes, which)
         _draw_scores(scores, shown, colours)
-        for axes in (learning, in_context, scores):
+        for axes in (by_frames, by_time, in_context, scores):
             tidy(axes)
     lines = [Line2D([], [], color=colour, label=_label(name, groups)) for name, colour in colours.items()]
     figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 4), frameon=False)
