@@ -96,7 +96,7 @@ def test_distances_agree_with_those_between_the_solids_that_are_seen(seed):
 
 @pytest.mark.parametrize("gap", [(30, 30), (35, 20), (10, 40), (30, 40), (25, 30), (15, 35), (40, 0), (45, 0)], ids=str)
 def test_between_two_corners_the_agent_passes_if_they_are_farther_apart_than_it_is_wide(gap):
-    """The squares around the corners of (30, 40) overlap no less than those of (25, 30), which nobody passes."""
+    """Squares around both corners overlap, or touch, in all cases but the last."""
     x, z = 500 + gap[0], 500 + gap[1]
     navigator = in_a_hall(Rect(0, 0, 500, 500), Rect(x, z, 1000, 1000))
     across = np.array([gap[1], -gap[0]]) / np.hypot(*gap)
@@ -117,7 +117,7 @@ def test_the_way_around_a_box_is_that_of_a_string_around_its_rounded_corners():
         arc = RADIUS * (np.arctan2(down, 1.5) + np.arcsin(RADIUS / away))
         exact = 2 * (np.sqrt(away**2 - RADIUS**2) + arc) + 2.0
         found = navigator.field([(7.5, 3.0 + down)]).distance(2.5, 3.0 + down)
-        assert exact <= found <= exact + 0.04
+        assert found == pytest.approx(exact, abs=0.01)
 
 
 def test_an_agent_that_walks_into_a_corner_slides_along_its_arc():
@@ -134,7 +134,7 @@ def test_an_agent_that_walks_into_a_corner_slides_along_its_arc():
         assert np.linalg.norm(there - corner) > RADIUS
 
 
-def test_the_path_is_as_long_as_the_distance_and_free(navigator):
+def test_the_path_is_as_long_as_the_distance_and_free_but_for_what_it_cuts_from_arcs(navigator):
     rng = np.random.default_rng(0)
     for _ in range(50):
         start, end = navigator.sample(rng), navigator.sample(rng)
@@ -143,7 +143,7 @@ def test_the_path_is_as_long_as_the_distance_and_free(navigator):
         assert np.linalg.norm(np.diff(path, axis=0), axis=1).sum() == pytest.approx(field.distance(*start))
         for a, b in pairwise(path):
             for t in np.linspace(0, 1, 25):
-                assert navigator.is_free(*(a + t * (b - a)))
+                assert navigator.clearance(*(a + t * (b - a))) > -0.004
         np.testing.assert_allclose(path[[0, -1]], [start, end])
 
 

@@ -2,9 +2,10 @@
 
 The agent is a disc, obstacles are rectangles, and the agent's centre may be wherever no obstacle is nearer than its
 radius. A shortest path through such a space is straight but where it bends around corners of rectangles, on arcs of
-the agent's radius. Polygons whose sides touch the arcs stand for them; a quarter of a circle comes out 2 cm too long.
-Which of the polygons' corners see each other is laid out once per house as a graph, scipy finds its shortest paths, and
-the distance from any point is the best over the corners that it sees, without the detours of a grid.
+the agent's radius. For distances polygons stand for the arcs, four sides for a quarter of a circle, with their corners
+on it: a path cuts an arc by up to 4 mm. It bends at corners of polygons only. So which of them see each other is laid
+out once per house as a graph, scipy finds its shortest paths, and the distance from any point is the best over the
+corners that it sees, without the detours of a grid.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from scipy.sparse.csgraph import dijkstra
 from memo_lightning.houses.floor_plan import LATTICE
 from memo_lightning.houses.furnishing import AGENT_RADIUS
 from memo_lightning.houses.house import House, HouseSpec, build_house
+from memo_lightning.houses.shapes import turn
 
 RADIUS = AGENT_RADIUS / 100  # metres from obstacles within which the agent's centre may not be
 SKIN = 1e-3  # metres more that corners, and the agent when it walks, keep away from them
+_KEPT = RADIUS + SKIN
 _ROUNDING = 1e-9  # metres and less that tell nothing from something
-_KEPT, _SEEN = RADIUS + SKIN, RADIUS + 10 * _ROUNDING  # touching an arc is no meeting, but blocks the way
-_SIDE = math.sqrt(2) - 1  # half a polygon's side, as the arc's radius is 1: four sides are half a turn
+_NORMALS = (0.0, 90.0, 11.25, 33.75, 56.25, 78.75, 101.25, 123.75, 146.25, 168.75)  # of a polygon's sides, degrees
+# The polygon around a point lies between pairs of parallel lines, whose normals and distances from it these are.
+_LINES = np.array([(*turn(degrees), 1.0 if degrees % 90 == 0 else turn(11.25)[0]) for degrees in _NORMALS])
+_LINES[:, 2] *= RADIUS + 10 * _ROUNDING  # who touches both sides of a passage does not get through
 
 
 class Navigator:
@@ -50,7 +55,7 @@ class Navigator:
         bounds = house.plan.bounds
         self.lower = (bounds.x0 / 100, bounds.z0 / 100)
         self.upper = (bounds.x1 / 100, bounds.z1 / 100)
-        self.corners = np.ascontiguousarray([point for point in _bends(self.blocks) if self.is_free(*point)])
+        self.corners = np.array([point for point in _bends(self.blocks) if self._is_outside_of_polygons(*point)])
         edges = _visible_pairs(self.corners, self.blocks)
         lengths, predecessors = dijkstra(csr_matrix(edges), directed=False, return_predecessors=True)
         self.between = lengths
@@ -58,8 +63,7 @@ class Navigator:
 
     def is_free(self, x: float, z: float) -> bool:
         """Return whether the agent's centre may be at a point."""
-        inside = self.lower[0] < x < self.upper[0] and self.lower[1] < z < self.upper[1]
-        return inside and not _is_blocked(x, z, self.blocks)
+        return self._is_inside(x, z) and not _is_blocked(x, z, self.blocks)
 
     def move(self, x: float, z: float, dx: float, dz: float) -> tuple[float, float, bool]:
         """Move from a free point, sliding along what is in the way.
@@ -96,6 +100,12 @@ class Navigator:
             self.lower[0] + (LATTICE * int(columns[index]) + LATTICE / 2) / 100,
             self.lower[1] + (LATTICE * int(rows[index]) + LATTICE / 2) / 100,
         )
+
+    def _is_outside_of_polygons(self, x: float, z: float) -> bool:
+        return self._is_inside(x, z) and _sees(x, z, x, z, self.blocks)
+
+    def _is_inside(self, x: float, z: float) -> bool:
+        return self.lower[0] < x < self.upper[0] and self.lower[1] < z < self.upper[1]
 
 
 class DistanceField:
@@ -155,23 +165,11 @@ def build_navigator(spec: HouseSpec) -> Navigator:
 
 
 def _bends(blocks: np.ndarray) -> np.ndarray:
-    """Return where paths around obstacles can bend, float64 ``[C, 2]``: the corners of polygons around the arcs.
-
-    One side touches an arc in its middle. Where another obstacle is so near that such a corner may be in its reach, a
-    further one touches it where the two are nearest.
-    """
-    outwards = np.repeat([(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)], len(blocks), axis=0)
-    tips = np.concatenate([blocks[:, columns] for columns in ((0, 1), (0, 3), (2, 1), (2, 3))])
-    away = tips[None] - tips[:, None]  # from one to another
-    gap = np.sqrt((away**2).sum(axis=-1))
-    reach = RADIUS + _KEPT * math.sqrt(1 + _SIDE**2)
-    is_tight = (gap > 2 * RADIUS) & (gap < reach) & (away * outwards[:, None] >= 0).all(axis=-1)
-    near, other = np.nonzero(is_tight)
-
-    around = np.concatenate([tips, tips[near]])
-    towards = np.concatenate([outwards / math.sqrt(2), away[near, other] / gap[near, other, None]])
-    along = np.stack([-towards[:, 1], towards[:, 0]], axis=1)
-    return np.concatenate([around + _KEPT * (towards + end * along) for end in (-_SIDE, _SIDE)])
+    """Return the corners of polygons around obstacles, float64 ``[C, 2]``, a skin farther out than what blocks sight."""
+    quarter = np.array([turn(degrees) for degrees in (0.0, 22.5, 45.0, 67.5, 90.0)])
+    outwards = {(0, 1): (-1, -1), (0, 3): (-1, 1), (2, 1): (1, -1), (2, 3): (1, 1)}
+    around = [blocks[:, None, columns] + _KEPT * quarter * signs for columns, signs in outwards.items()]
+    return np.concatenate(around).reshape(-1, 2)
 
 
 @njit(cache=True, error_model="numpy")
@@ -186,14 +184,30 @@ def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
-    # Most blocks are elsewhere, which comparing tells without a division; by more than rounding.
-    margin = _SEEN + _ROUNDING
-    low_x, high_x = min(x, to_x) - margin, max(x, to_x) + margin
-    low_z, high_z = min(z, to_z) - margin, max(z, to_z) + margin
+    """Return whether no polygon is between two points, or, of one point, whether it is in none."""
+    low_x, high_x = min(x, to_x) - _KEPT, max(x, to_x) + _KEPT
+    low_z, high_z = min(z, to_z) - _KEPT, max(z, to_z) + _KEPT
     for k in range(len(blocks)):
+        # Most are elsewhere, which comparing tells without a division.
         if blocks[k, 0] > high_x or blocks[k, 2] < low_x or blocks[k, 1] > high_z or blocks[k, 3] < low_z:
             continue
-        if _meet(x, z, to_x - x, to_z - z, blocks, k, _SEEN)[0] <= 1.0:
+        if _is_between(x, z, to_x - x, to_z - z, blocks, k):
+            return False
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def _is_between(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
+    """Return whether a way enters the polygon around block ``k``."""
+    half_x, half_z = (blocks[k, 2] - blocks[k, 0]) / 2, (blocks[k, 3] - blocks[k, 1]) / 2
+    x, z = x - (blocks[k, 0] + half_x), z - (blocks[k, 1] + half_z)
+    enter, leave = 0.0, 1.0
+    for line in range(len(_LINES)):
+        normal_x, normal_z = _LINES[line, 0], _LINES[line, 1]
+        reach = abs(normal_x) * half_x + abs(normal_z) * half_z + _LINES[line, 2]
+        first, last = _pass(normal_x * x + normal_z * z, normal_x * dx + normal_z * dz, -reach, reach)
+        enter, leave = max(enter, first), min(leave, last)
+        if enter >= leave:
             return False
     return True
 
@@ -205,7 +219,7 @@ def slide(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
     for _ in range(3):  # straight on, along an obstacle, along the next one
         first, away_x, away_z = 2.0, 0.0, 0.0
         for k in range(len(blocks)):
-            meeting = _meet(x, z, dx, dz, blocks, k, _KEPT)
+            meeting = _meet(x, z, dx, dz, blocks, k)
             if meeting[0] < first:
                 first, away_x, away_z = meeting
         if first > 1.0:
@@ -222,15 +236,15 @@ def slide(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _meet(x, z, dx, dz, blocks, k, radius):  # type: ignore[no-untyped-def]
-    """Return when a point on its way comes within ``radius`` of block ``k``, and the direction away from it there.
+def _meet(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
+    """Return when a point on its way comes too near to block ``k``, and the direction away from it there.
 
     That is a fraction of the way, 2 for never. A point that is nearer already meets it at once, unless it moves away.
     """
     low_x, low_z, high_x, high_z = blocks[k, 0], blocks[k, 1], blocks[k, 2], blocks[k, 3]
-    # When the point is in the rectangle grown by the radius on all sides.
-    enter_x, leave_x = _pass(x, dx, low_x - radius, high_x + radius)
-    enter_z, leave_z = _pass(z, dz, low_z - radius, high_z + radius)
+    # When the point is in the rectangle grown by the distance to keep on all sides.
+    enter_x, leave_x = _pass(x, dx, low_x - _KEPT, high_x + _KEPT)
+    enter_z, leave_z = _pass(z, dz, low_z - _KEPT, high_z + _KEPT)
     enter, leave = max(enter_x, enter_z), min(leave_x, leave_z)
     if enter >= leave or enter >= 1.0 or leave <= 0.0:
         return 2.0, 0.0, 0.0
@@ -243,7 +257,7 @@ def _meet(x, z, dx, dz, blocks, k, radius):  # type: ignore[no-untyped-def]
     # Beside a corner, whose arc is met or missed; there is no way past it to another part of the rectangle.
     px, pz = x - near_x, z - near_z
     squared, approach = dx * dx + dz * dz, px * dx + pz * dz
-    inside = approach * approach - squared * (px * px + pz * pz - radius * radius)
+    inside = approach * approach - squared * (px * px + pz * pz - _KEPT * _KEPT)
     if approach > -_ROUNDING or inside <= _ROUNDING * squared:  # touching it is no meeting
         return 2.0, 0.0, 0.0
     t = max((-approach - np.sqrt(inside)) / squared, 0.0)
