@@ -165,7 +165,7 @@ def build_navigator(spec: HouseSpec) -> Navigator:
 
 
 def _bends(blocks: np.ndarray) -> np.ndarray:
-    """Return the corners of polygons around obstacles, float64 ``[C, 2]``, a skin farther out than what blocks sight."""
+    """Return the corners of polygons around obstacles, float64 ``[C, 2]``, a skin beyond what blocks sight."""
     quarter = np.array([turn(degrees) for degrees in (0.0, 22.5, 45.0, 67.5, 90.0)])
     outwards = {(0, 1): (-1, -1), (0, 3): (-1, 1), (2, 1): (1, -1), (2, 3): (1, 1)}
     around = [blocks[:, None, columns] + _KEPT * quarter * signs for columns, signs in outwards.items()]
