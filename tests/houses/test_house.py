@@ -49,17 +49,19 @@ def test_around_roomy_points_everything_is_free(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_free_squares_are_those_that_keep_the_agents_radius_from_every_obstacle(seed):
+def test_free_squares_are_those_that_a_disc_of_the_agents_radius_fits_around(seed):
+    """Told by a raster of half centimetres, on which squares' middles are points."""
     house = build_house(HouseSpec(seed))
     bounds = house.plan.bounds
-    rows, columns = np.indices(house.free.shape)
-    x = bounds.x0 + LATTICE * columns + LATTICE / 2
-    z = bounds.z0 + LATTICE * rows + LATTICE / 2
-    free = np.ones_like(house.free)
+    empty = np.ones((2 * bounds.depth + 1, 2 * bounds.width + 1), bool)
     for area in house.obstacles:
-        gap = np.maximum(np.maximum(area.x0 - x, x - area.x1), np.maximum(area.z0 - z, z - area.z1))
-        free &= gap > AGENT_RADIUS
-    np.testing.assert_array_equal(house.free, free)
+        z, x = 2 * (area.z0 - bounds.z0), 2 * (area.x0 - bounds.x0)
+        empty[z : z + 2 * area.depth + 1, x : x + 2 * area.width + 1] = False
+    middles = ndimage.distance_transform_edt(empty)[LATTICE :: 2 * LATTICE, LATTICE :: 2 * LATTICE] > 2 * AGENT_RADIUS
+    np.testing.assert_array_equal(house.free & ~middles, False)
+    pockets = middles & ~house.free  # to which there is no way
+    assert pockets.sum() < 10
+    assert not (ndimage.binary_dilation(pockets) & house.free).any()
 
 
 def in_front_of(door):

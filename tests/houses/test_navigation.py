@@ -1,14 +1,18 @@
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
 from memo_lightning.houses import HouseSpec, build_house, build_navigator
-from memo_lightning.houses.floor_plan import LATTICE
+from memo_lightning.houses.floor_plan import LATTICE, Rect
+from memo_lightning.houses.navigation import Navigator
 
 SPEC = HouseSpec(2)
+RADIUS, HEIGHT, CLIMB = 0.2, 1.25, 0.1  # of the agent, metres
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +20,15 @@ def navigator():
     return build_navigator(SPEC)
 
 
-def grid_distances(free, start):
-    """Return distances in metres over the squares, by steps of up to 3 squares that stay on free ones."""
+def in_a_hall(*obstacles):
+    """Return the navigator of a hall of 10 by 10 metres in which obstacles stand; centimetres."""
+    walls = [Rect(-10, -10, 0, 1010), Rect(1000, -10, 1010, 1010), Rect(-10, -10, 1010, 0), Rect(-10, 1000, 1010, 1010)]
+    plan = SimpleNamespace(bounds=Rect(-10, -10, 1010, 1010))
+    return Navigator(SimpleNamespace(plan=plan, obstacles=(*walls, *obstacles), roomy=np.ones((1, 1), bool)))
+
+
+def grid_distances(free, start, side=LATTICE / 100):
+    """Return distances in metres over squares, by steps of up to 3 of them that stay on free ones."""
     steps = [(a, b) for a in range(-3, 4) for b in range(-3, 4) if np.gcd(a, b) == 1]
     number = -np.ones(free.shape, int)
     number[free] = np.arange(free.sum())
@@ -31,7 +42,7 @@ def grid_distances(free, start):
         i, j = np.nonzero(ok)
         rows.append(number[i, j])
         columns.append(number[i + a, j + b])
-        lengths.append(np.full(len(i), np.hypot(a, b) * LATTICE / 100))
+        lengths.append(np.full(len(i), np.hypot(a, b) * side))
     edges = coo_matrix((np.concatenate(lengths), (np.concatenate(rows), np.concatenate(columns))))
     return dijkstra(edges.tocsr(), indices=number[start])
 
@@ -50,7 +61,80 @@ def test_distances_agree_with_those_over_a_fine_grid(navigator):
     assert (expected <= 1.04 * exact + 0.12).all()
 
 
-def test_the_path_is_as_long_as_the_distance_and_free(navigator):
+def free_of_what_is_seen(house, side):
+    """Return bool ``[nz, nx]``: points where nothing the agent would bump into is nearer than its radius.
+
+    Told by the solids that are seen instead of the rectangles that block the agent, on a raster of one centimetre.
+    """
+    bounds, middle, half = house.plan.bounds, house.arrays.shape[:, :3], house.arrays.shape[:, 3:6]
+    low, high = middle - half, middle + half
+    blocks = (low[:, 1] < HEIGHT) & (high[:, 1] > CLIMB)
+    solid = np.zeros((bounds.depth, bounds.width), bool)
+    for (x0, _, z0), (x1, _, z1) in np.rint(100 * np.stack([low, high], axis=1)[blocks]).astype(int):
+        solid[z0 - bounds.z0 : z1 - bounds.z0, x0 - bounds.x0 : x1 - bounds.x0] = True
+    clearance = (ndimage.distance_transform_edt(~solid) - 0.5) / 100
+    step = round(100 * side)
+    return clearance[step // 2 :: step, step // 2 :: step] > RADIUS
+
+
+@pytest.mark.parametrize("seed", [0, 1, 100_000, 100_001])
+def test_distances_agree_with_those_between_the_solids_that_are_seen(seed):
+    """In the four houses in which they were compared with those on habitat-sim's mesh."""
+    side = 0.02
+    house, navigator = build_house(HouseSpec(seed)), build_navigator(HouseSpec(seed))
+    free = free_of_what_is_seen(house, side)
+    rng = np.random.default_rng(seed)
+    points = [navigator.sample(rng) for _ in range(200)]
+    squares = [tuple(((np.array(point) - navigator.lower) / side).astype(int)[::-1]) for point in points]
+    number = np.cumsum(free).reshape(free.shape) - 1
+    expected = grid_distances(free, squares[0], side)[[number[square] for square in squares]]
+    found = np.array([navigator.field(points[:1]).distance(*point) for point in points])
+    gaps = np.abs(found - expected)
+    assert np.mean(gaps <= np.maximum(0.05 * expected, 0.15)) >= 0.95
+    assert np.median(gaps) <= 0.1
+
+
+@pytest.mark.parametrize("gap", [(30, 30), (35, 20), (10, 40), (30, 40), (25, 30), (15, 35), (40, 0), (45, 0)], ids=str)
+def test_between_two_corners_the_agent_passes_if_they_are_farther_apart_than_it_is_wide(gap):
+    """Squares around both corners overlap, or touch, in all cases but the last."""
+    x, z = 500 + gap[0], 500 + gap[1]
+    navigator = in_a_hall(Rect(0, 0, 500, 500), Rect(x, z, 1000, 1000))
+    across = np.array([gap[1], -gap[0]]) / np.hypot(*gap)
+    middle = np.array([500 + x, 500 + z]) / 200
+    start, end = middle - across, middle + across
+    distance = navigator.field([tuple(end)]).distance(*start)
+    is_open = np.hypot(*gap) > 200 * RADIUS
+    assert distance == (pytest.approx(2.0) if is_open else np.inf)
+    for _ in range(8):
+        start[0], start[1], _ = navigator.move(*start, *(0.25 * across))
+    assert (np.linalg.norm(start - end) < 0.02) == is_open
+
+
+def test_the_way_around_a_box_is_that_of_a_string_around_its_rounded_corners():
+    navigator = in_a_hall(Rect(400, 300, 600, 700))
+    for down in (0.5, 1.0, 1.5):  # metres below the upper side, 1.5 from the left side, and then from the right
+        away = np.hypot(down, 1.5)
+        arc = RADIUS * (np.arctan2(down, 1.5) + np.arcsin(RADIUS / away))
+        exact = 2 * (np.sqrt(away**2 - RADIUS**2) + arc) + 2.0
+        found = navigator.field([(7.5, 3.0 + down)]).distance(2.5, 3.0 + down)
+        assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_an_agent_that_walks_into_a_corner_slides_along_its_arc():
+    navigator = in_a_hall(Rect(500, 500, 1000, 1000))
+    corner, step = np.array([5.0, 5.0]), np.array([0.0, 0.25])
+    for aside in (0.01, 0.08, 0.15):
+        start = corner - np.array([aside, 0.3])
+        there = np.array(navigator.move(*start, *step)[:2])
+        # It goes straight to where it meets the arc, then with what is left of the step along the tangent.
+        met = corner - np.array([aside, np.sqrt(RADIUS**2 - aside**2)])
+        tangent = np.array([met[1] - corner[1], corner[0] - met[0]]) / RADIUS
+        left = step - (met - start)
+        np.testing.assert_allclose(there, met + (left @ tangent) * tangent, atol=5e-3)
+        assert np.linalg.norm(there - corner) > RADIUS
+
+
+def test_the_path_is_as_long_as_the_distance_and_free_but_for_what_it_cuts_from_arcs(navigator):
     rng = np.random.default_rng(0)
     for _ in range(50):
         start, end = navigator.sample(rng), navigator.sample(rng)
@@ -59,7 +143,7 @@ def test_the_path_is_as_long_as_the_distance_and_free(navigator):
         assert np.linalg.norm(np.diff(path, axis=0), axis=1).sum() == pytest.approx(field.distance(*start))
         for a, b in pairwise(path):
             for t in np.linspace(0, 1, 25):
-                assert navigator.is_free(*(a + t * (b - a)))
+                assert navigator.clearance(*(a + t * (b - a))) > -0.004
         np.testing.assert_allclose(path[[0, -1]], [start, end])
 
 

@@ -49,6 +49,16 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
     return env
 
 
+def in_this_process(config: DictConfig | dict[str, Any], n_envs: int) -> dict[str, int]:
+    """Return the change to ``config`` that makes ``n_envs`` environments in this process instead of workers.
+
+    Several habitat-sims, of which a process takes only one, are given a worker each.
+    """
+    if config.get("simulator") == "habitat_sim" and n_envs > 1:
+        return {"workers": n_envs}
+    return {"workers": 0} if config.get("workers") else {}
+
+
 def _check_images(env: EnvBase) -> None:
     """Raise :class:`UserError` if nothing that is observed is an image."""
     observed = env.observation_spec[OBSERVATION]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from memo_lightning.callbacks.progress import bar_class
 from memo_lightning.data.trial_record import TrialRecord
-from memo_lightning.envs.build import build_env, observes_reward
+from memo_lightning.envs.build import build_env, in_this_process, observes_reward
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError, require
 from memo_lightning.evaluation.colours import memory_colour
@@ -200,7 +200,7 @@ def _record(
 ) -> list[Path]:
     """Write the video of a trial and a page to look into it, in an environment of its own."""
     page, video = run_dir / "trial.html", run_dir / "trial.mp4"
-    env = build_env({**env_config, **({"workers": 0} if "workers" in env_config else {})}, 1, config.seed)
+    env = build_env(env_config, 1, config.seed, **in_this_process(env_config, 1))
     try:
         with (
             acting(deterministic=config.deterministic),

@@ -1,7 +1,7 @@
 """Floor plans: a rectangle cut into rooms, and doors that join them.
 
-All lengths are whole centimetres and multiples of :data:`LATTICE`, so that the space that is free to walk is
-an exact union of small squares and no machine rounds it differently.
+All lengths are whole centimetres and multiples of :data:`LATTICE`, so that no machine rounds differently which small
+squares of the floor are free.
 """
 
 from __future__ import annotations

@@ -71,16 +71,16 @@ class Piece:
 
 
 class Furnisher:
-    """Puts furniture into rooms and keeps the free floor in one piece."""
+    """Puts furniture into rooms and keeps the free floor in one piece, even for an agent that is square."""
 
     def __init__(self, rng: np.random.Generator, plan: FloorPlan, walls: list[Rect]) -> None:
         self._rng = rng
         self._plan = plan
         self._door_zones = [_door_zone(door) for door in plan.doors]
         bounds = plan.bounds
-        self.free = np.ones((bounds.depth // LATTICE, bounds.width // LATTICE), dtype=bool)
+        self._open = np.ones((bounds.depth // LATTICE, bounds.width // LATTICE), dtype=bool)
         for wall in walls:
-            self._cells(self.free, wall)[:] = False
+            self._cells(self._open, wall)[:] = False
         self.pieces: list[Piece] = []
 
     def try_to_place(self, item: Furniture, room: int) -> None:
@@ -89,10 +89,10 @@ class Furnisher:
             piece = self._draw_piece(item, room)
             if piece is None or not self._fits(piece):
                 continue
-            free = self.free.copy()
-            self._cells(free, piece.footprint)[:] = False
-            if ndimage.label(free)[1] == 1:
-                self.free = free
+            left = self._open.copy()
+            self._cells(left, piece.footprint)[:] = False
+            if ndimage.label(left)[1] == 1:
+                self._open = left
                 self.pieces.append(piece)
                 return
 
@@ -115,7 +115,7 @@ class Furnisher:
         return not any(piece.footprint.overlaps(area) for area in (*others, *self._door_zones))
 
     def _cells(self, grid: np.ndarray, obstacle: Rect) -> np.ndarray:
-        """Return the view of ``grid`` that the agent's centre cannot enter because of ``obstacle``."""
+        """Return the view of ``grid`` that the centre of a square agent cannot enter because of ``obstacle``."""
         bounds, area = self._plan.bounds, obstacle.grown(AGENT_RADIUS)
         z0, z1 = max(area.z0 - bounds.z0, 0) // LATTICE, (area.z1 - bounds.z0) // LATTICE
         x0, x1 = max(area.x0 - bounds.x0, 0) // LATTICE, (area.x1 - bounds.x0) // LATTICE

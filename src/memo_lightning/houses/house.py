@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, groupby
@@ -13,7 +14,7 @@ from scipy import ndimage
 from memo_lightning.errors import UserError, require
 from memo_lightning.houses import furniture
 from memo_lightning.houses.floor_plan import LATTICE, Rect, draw_floor_plan
-from memo_lightning.houses.furnishing import Furnisher, Piece
+from memo_lightning.houses.furnishing import AGENT_RADIUS, Furnisher, Piece
 from memo_lightning.houses.shapes import Solid, SolidArrays, pack
 from memo_lightning.houses.shell import box, build_shell
 
@@ -82,7 +83,7 @@ class House:
         pieces: the furniture.
         stands: where objects can stand on furniture.
         obstacles: what blocks walking, as rectangles on the floor, centimetres.
-        free: bool ``[nz, nx]``, the lattice squares where the agent's centre may be.
+        free: bool ``[nz, nx]``, the lattice squares in whose middle the agent's centre may be; one part.
         roomy: bool ``[nz, nx]``, those with free squares all around them; agents and goals are put there, so
             that another simulator's idea of what is free, a square more or less, does not matter.
         solids: everything that is seen, unpacked.
@@ -103,7 +104,7 @@ class House:
                 builder.try_to_place(item, room)
         self.pieces: tuple[Piece, ...] = tuple(builder.pieces)
         self.obstacles = (*walls, *(piece.footprint for piece in self.pieces))
-        self.free = builder.free
+        self.free = _free_squares(self.plan.bounds, self.obstacles)
         self.roomy = ndimage.binary_erosion(self.free, np.ones((3, 3)))
         self.stands = tuple(stand for piece in self.pieces for stand in piece.stands)
         shown = [box(area, low, high, paint) for area, low, high, paint in pictures if self._is_bare(area, low)]
@@ -150,6 +151,22 @@ class House:
 def build_house(spec: HouseSpec) -> House:
     """Return the house of ``spec``; the houses asked for most recently are kept."""
     return House(spec)
+
+
+def _free_squares(bounds: Rect, obstacles: Sequence[Rect]) -> np.ndarray:
+    """Return bool ``[nz, nx]``: the lattice squares whose middle is farther from obstacles than the agent's radius.
+
+    A few squares between furniture that nobody can walk to are not among them.
+    """
+    x = np.arange(bounds.x0, bounds.x1, LATTICE) + LATTICE / 2
+    z = np.arange(bounds.z0, bounds.z1, LATTICE)[:, None] + LATTICE / 2
+    free = np.ones((z.size, x.size), np.bool_)
+    for area in obstacles:
+        gap_x = np.maximum(np.maximum(area.x0 - x, x - area.x1), 0)
+        gap_z = np.maximum(np.maximum(area.z0 - z, z - area.z1), 0)
+        free &= gap_x**2 + gap_z**2 > AGENT_RADIUS**2
+    parts, _ = ndimage.label(free)
+    return parts == 1 + np.bincount(parts[free] - 1).argmax()
 
 
 def _draw_room_kinds(rng: np.random.Generator, n_rooms: int) -> tuple[str, ...]:

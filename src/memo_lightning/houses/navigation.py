@@ -1,10 +1,11 @@
 """Walking in a house: what blocks the agent, how it slides along walls, and how far it is to a goal.
 
-Obstacles are rectangles, grown by the agent's radius; what is left of the floor is where the agent's centre
-may be. A shortest path through such a space bends only at corners of the grown rectangles. So the distances
-between all corners that see each other are laid out once per house as a graph, scipy finds its shortest
-paths, and the distance from any point is the best over the corners that it sees: exact everywhere, without
-the detours of a grid.
+The agent is a disc, obstacles are rectangles, and the agent's centre may be wherever no obstacle is nearer than its
+radius. A shortest path through such a space is straight but where it bends around corners of rectangles, on arcs of
+the agent's radius. For distances polygons stand for the arcs, four sides for a quarter of a circle, with their corners
+on it: a path cuts an arc by up to 4 mm. It bends at corners of polygons only. So which of them see each other is laid
+out once per house as a graph, scipy finds its shortest paths, and the distance from any point is the best over the
+corners that it sees, without the detours of a grid.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ from scipy.sparse.csgraph import dijkstra
 from memo_lightning.houses.floor_plan import LATTICE
 from memo_lightning.houses.furnishing import AGENT_RADIUS
 from memo_lightning.houses.house import House, HouseSpec, build_house
+from memo_lightning.houses.shapes import turn
 
-SKIN = 1e-3  # metres that corners and the agent keep away from what blocks them
+RADIUS = AGENT_RADIUS / 100  # metres from obstacles within which the agent's centre may not be
+SKIN = 1e-3  # metres more that corners, and the agent when it walks, keep away from them
+_KEPT = RADIUS + SKIN
+_ROUNDING = 1e-9  # metres and less that tell nothing from something
+_NORMALS = (0.0, 90.0, 11.25, 33.75, 56.25, 78.75, 101.25, 123.75, 146.25, 168.75)  # of a polygon's sides, degrees
+# The polygon around a point lies between pairs of parallel lines, whose normals and distances from it these are.
+_LINES = np.array([(*turn(degrees), 1.0 if degrees % 90 == 0 else turn(11.25)[0]) for degrees in _NORMALS])
+_LINES[:, 2] *= RADIUS + 10 * _ROUNDING  # who touches both sides of a passage does not get through
 
 
 class Navigator:
@@ -34,32 +43,19 @@ class Navigator:
     Attributes:
         lower: lowest x and z of the house.
         upper: highest x and z of the house.
-        blocks: what blocks the agent's centre, float64 ``[B, 4]``: lowest x and z, highest x and z.
-        corners: where shortest paths can bend, float64 ``[C, 2]``.
+        blocks: the obstacles, float64 ``[B, 4]``: lowest x and z, highest x and z.
+        corners: where paths can bend, float64 ``[C, 2]``.
         between: distances on foot between them, float64 ``[C, C]``.
     """
 
     def __init__(self, house: House) -> None:
         self._house = house
         self._roomy = np.nonzero(house.roomy)
-        grown = [area.grown(AGENT_RADIUS) for area in house.obstacles]
-        self.blocks = np.array([(a.x0, a.z0, a.x1, a.z1) for a in grown]) / 100
+        self.blocks = np.array([(a.x0, a.z0, a.x1, a.z1) for a in house.obstacles]) / 100
         bounds = house.plan.bounds
         self.lower = (bounds.x0 / 100, bounds.z0 / 100)
         self.upper = (bounds.x1 / 100, bounds.z1 / 100)
-
-        outside = np.concatenate(
-            [
-                self.blocks[:, columns] + SKIN * np.array(outwards)
-                for columns, outwards in (
-                    ((0, 1), (-1, -1)),
-                    ((0, 3), (-1, 1)),
-                    ((2, 1), (1, -1)),
-                    ((2, 3), (1, 1)),
-                )
-            ]
-        )
-        self.corners = np.ascontiguousarray([point for point in outside if self.is_free(*point)])
+        self.corners = np.array([point for point in _bends(self.blocks) if self._is_outside_of_polygons(*point)])
         edges = _visible_pairs(self.corners, self.blocks)
         lengths, predecessors = dijkstra(csr_matrix(edges), directed=False, return_predecessors=True)
         self.between = lengths
@@ -67,8 +63,7 @@ class Navigator:
 
     def is_free(self, x: float, z: float) -> bool:
         """Return whether the agent's centre may be at a point."""
-        inside = self.lower[0] < x < self.upper[0] and self.lower[1] < z < self.upper[1]
-        return inside and not _is_blocked(x, z, self.blocks)
+        return self._is_inside(x, z) and not _is_blocked(x, z, self.blocks)
 
     def move(self, x: float, z: float, dx: float, dz: float) -> tuple[float, float, bool]:
         """Move from a free point, sliding along what is in the way.
@@ -85,7 +80,7 @@ class Navigator:
     def clearance(self, x: float, z: float) -> float:
         """Return the distance from a free point to the nearest point that is not."""
         gaps = np.maximum(np.maximum(self.blocks[:, :2] - (x, z), (x, z) - self.blocks[:, 2:]), 0.0)
-        return float(np.sqrt((gaps**2).sum(axis=1)).min())
+        return float(np.sqrt((gaps**2).sum(axis=1)).min()) - RADIUS
 
     def free_map(self, metres_per_pixel: float) -> np.ndarray:
         """Return bool ``[rows, columns]``, z downwards, x to the right: where the agent's centre may be."""
@@ -105,6 +100,12 @@ class Navigator:
             self.lower[0] + (LATTICE * int(columns[index]) + LATTICE / 2) / 100,
             self.lower[1] + (LATTICE * int(rows[index]) + LATTICE / 2) / 100,
         )
+
+    def _is_outside_of_polygons(self, x: float, z: float) -> bool:
+        return self._is_inside(x, z) and _sees(x, z, x, z, self.blocks)
+
+    def _is_inside(self, x: float, z: float) -> bool:
+        return self.lower[0] < x < self.upper[0] and self.lower[1] < z < self.upper[1]
 
 
 class DistanceField:
@@ -163,43 +164,50 @@ def build_navigator(spec: HouseSpec) -> Navigator:
     return Navigator(build_house(spec))
 
 
+def _bends(blocks: np.ndarray) -> np.ndarray:
+    """Return the corners of polygons around obstacles, float64 ``[C, 2]``, a skin beyond what blocks sight."""
+    quarter = np.array([turn(degrees) for degrees in (0.0, 22.5, 45.0, 67.5, 90.0)])
+    outwards = {(0, 1): (-1, -1), (0, 3): (-1, 1), (2, 1): (1, -1), (2, 3): (1, 1)}
+    around = [blocks[:, None, columns] + _KEPT * quarter * signs for columns, signs in outwards.items()]
+    return np.concatenate(around).reshape(-1, 2)
+
+
 @njit(cache=True, error_model="numpy")
 def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
     blocked = False
     for k in range(len(blocks)):
-        blocked |= blocks[k, 0] <= x <= blocks[k, 2] and blocks[k, 1] <= z <= blocks[k, 3]
+        gap_x = max(blocks[k, 0] - x, x - blocks[k, 2], 0.0)
+        gap_z = max(blocks[k, 1] - z, z - blocks[k, 3], 0.0)
+        blocked |= gap_x * gap_x + gap_z * gap_z <= RADIUS * RADIUS
     return blocked
 
 
 @njit(cache=True, error_model="numpy")
-def _entry(x, z, dx, dz, block):  # type: ignore[no-untyped-def]
-    """Return where a segment enters a block, as a fraction, 2 if it does not; and along which axis."""
-    # Most blocks are elsewhere, which comparing tells without a division; by more than rounding.
-    if block[0] > max(x, x + dx) + 1e-9 or block[2] < min(x, x + dx) - 1e-9:
-        return 2.0, 0
-    if block[1] > max(z, z + dz) + 1e-9 or block[3] < min(z, z + dz) - 1e-9:
-        return 2.0, 0
-    enter, leave, axis = -1e30, 1e30, 0
-    for k, o, d in ((0, x, dx), (1, z, dz)):
-        if d == 0.0:
-            if o <= block[k] or o >= block[k + 2]:
-                return 2.0, 0
-        else:
-            a, b = (block[k] - o) / d, (block[k + 2] - o) / d
-            if a > b:
-                a, b = b, a
-            if a > enter:
-                enter, axis = a, k
-            leave = min(leave, b)
-    if enter >= leave or enter >= 1.0 or leave <= 0.0:
-        return 2.0, 0
-    return max(enter, 0.0), axis
+def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
+    """Return whether no polygon is between two points, or, of one point, whether it is in none."""
+    low_x, high_x = min(x, to_x) - _KEPT, max(x, to_x) + _KEPT
+    low_z, high_z = min(z, to_z) - _KEPT, max(z, to_z) + _KEPT
+    for k in range(len(blocks)):
+        # Most are elsewhere, which comparing tells without a division.
+        if blocks[k, 0] > high_x or blocks[k, 2] < low_x or blocks[k, 1] > high_z or blocks[k, 3] < low_z:
+            continue
+        if _is_between(x, z, to_x - x, to_z - z, blocks, k):
+            return False
+    return True
 
 
 @njit(cache=True, error_model="numpy")
-def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
-    for k in range(len(blocks)):  # noqa: SIM110 - numba compiles no generators
-        if _entry(x, z, to_x - x, to_z - z, blocks[k])[0] <= 1.0:
+def _is_between(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
+    """Return whether a way enters the polygon around block ``k``."""
+    half_x, half_z = (blocks[k, 2] - blocks[k, 0]) / 2, (blocks[k, 3] - blocks[k, 1]) / 2
+    x, z = x - (blocks[k, 0] + half_x), z - (blocks[k, 1] + half_z)
+    enter, leave = 0.0, 1.0
+    for line in range(len(_LINES)):
+        normal_x, normal_z = _LINES[line, 0], _LINES[line, 1]
+        reach = abs(normal_x) * half_x + abs(normal_z) * half_z + _LINES[line, 2]
+        first, last = _pass(normal_x * x + normal_z * z, normal_x * dx + normal_z * dz, -reach, reach)
+        enter, leave = max(enter, first), min(leave, last)
+        if enter >= leave:
             return False
     return True
 
@@ -208,24 +216,63 @@ def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
 def slide(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
     """Return where a step from a free point leads, along what is in its way, and whether anything is."""
     collided = False
-    for _ in range(3):  # straight on, along a wall, along the next wall
-        first, axis = 2.0, 0
+    for _ in range(3):  # straight on, along an obstacle, along the next one
+        first, away_x, away_z = 2.0, 0.0, 0.0
         for k in range(len(blocks)):
-            t, side = _entry(x, z, dx, dz, blocks[k])
-            if t < first:
-                first, axis = t, side
+            meeting = _meet(x, z, dx, dz, blocks, k)
+            if meeting[0] < first:
+                first, away_x, away_z = meeting
         if first > 1.0:
             x, z = x + dx, z + dz
             break
         collided = True
-        # Stop a skin before the block, then slide along it.
-        length = abs(dx) if axis == 0 else abs(dz)
-        t = max(first - SKIN / length, 0.0)
-        x, z = x + t * dx, z + t * dz
-        dx, dz = (0.0, (1.0 - t) * dz) if axis == 0 else ((1.0 - t) * dx, 0.0)
+        x, z = x + first * dx, z + first * dz
+        dx, dz = (1.0 - first) * dx, (1.0 - first) * dz
+        away = away_x * dx + away_z * dz
+        dx, dz = dx - away * away_x, dz - away * away_z
         if dx == 0.0 and dz == 0.0:
             break
     return x, z, collided
+
+
+@njit(cache=True, error_model="numpy")
+def _meet(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
+    """Return when a point on its way comes too near to block ``k``, and the direction away from it there.
+
+    That is a fraction of the way, 2 for never. A point that is nearer already meets it at once, unless it moves away.
+    """
+    low_x, low_z, high_x, high_z = blocks[k, 0], blocks[k, 1], blocks[k, 2], blocks[k, 3]
+    # When the point is in the rectangle grown by the distance to keep on all sides.
+    enter_x, leave_x = _pass(x, dx, low_x - _KEPT, high_x + _KEPT)
+    enter_z, leave_z = _pass(z, dz, low_z - _KEPT, high_z + _KEPT)
+    enter, leave = max(enter_x, enter_z), min(leave_x, leave_z)
+    if enter >= leave or enter >= 1.0 or leave <= 0.0:
+        return 2.0, 0.0, 0.0
+    enter = max(enter, 0.0)
+    at_x, at_z = x + enter * dx, z + enter * dz
+    near_x, near_z = min(max(at_x, low_x), high_x), min(max(at_z, low_z), high_z)
+    if at_x == near_x or at_z == near_z:  # one of the sides
+        away_x, away_z = np.sign(at_x - near_x), np.sign(at_z - near_z)
+        return (enter, away_x, away_z) if away_x * dx + away_z * dz < 0.0 else (2.0, 0.0, 0.0)
+    # Beside a corner, whose arc is met or missed; there is no way past it to another part of the rectangle.
+    px, pz = x - near_x, z - near_z
+    squared, approach = dx * dx + dz * dz, px * dx + pz * dz
+    inside = approach * approach - squared * (px * px + pz * pz - _KEPT * _KEPT)
+    if approach > -_ROUNDING or inside <= _ROUNDING * squared:  # touching it is no meeting
+        return 2.0, 0.0, 0.0
+    t = max((-approach - np.sqrt(inside)) / squared, 0.0)
+    px, pz = px + t * dx, pz + t * dz
+    distance = np.sqrt(px * px + pz * pz)
+    return t, px / distance, pz / distance
+
+
+@njit(cache=True, error_model="numpy")
+def _pass(start, way, low, high):  # type: ignore[no-untyped-def]
+    """Return when a point on its way along an axis enters and leaves the stretch between two places."""
+    if way == 0.0:
+        return (-np.inf, np.inf) if low < start < high else (np.inf, -np.inf)
+    first, second = (low - start) / way, (high - start) / way
+    return min(first, second), max(first, second)
 
 
 @njit(cache=True, error_model="numpy")

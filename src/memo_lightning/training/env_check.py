@@ -14,7 +14,7 @@ from torchrl.data import Bounded, Categorical, MultiCategorical, TensorSpec
 from torchrl.envs import EnvBase, check_env_specs
 
 from memo_lightning.data.trial_record import successes
-from memo_lightning.envs.build import build_env
+from memo_lightning.envs.build import build_env, in_this_process
 from memo_lightning.envs.global_streams import noticing_changes
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.envs.reports import REPORTS
@@ -56,7 +56,7 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
             yield Finding("steps", str(error))
             return
         yield _check_values(env, first)
-        yield _check_global_streams(changed)
+        yield _check_global_streams(config, changed)
         yield _check_specs(env)
         yield _check_trials(first, config.env.trial_length)
         yield _check_seeds(env, actions, first)
@@ -69,8 +69,8 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
 
 
 def _build_env(config: DictConfig, n_envs: int) -> EnvBase:
-    """Return a few environments, in this process, where what they do to it can be seen."""
-    return build_env(config.env, n_envs, 0, **({"workers": 0} if config.env.get("workers") else {}))
+    """Return a few environments, where possible in this process, where what they do to it can be seen."""
+    return build_env(config.env, n_envs, 0, **in_this_process(config.env, n_envs))
 
 
 def _reported(env: EnvBase) -> set[str]:
@@ -173,11 +173,14 @@ def _allowed(spec: TensorSpec, index: list[int]) -> str:
     return f"from 0 to {int(spec.n) - 1}" if isinstance(spec, Categorical) else "finite"
 
 
-def _check_global_streams(changed: set[str]) -> Finding:
+def _check_global_streams(config: DictConfig, changed: set[str]) -> Finding:
+    name = "random numbers"
+    if in_this_process(config.env, _N_ENVS).get("workers"):
+        return Finding(name, note="not looked at, as every environment has a process of its own")
     if not changed:
-        return Finding("random numbers", note="resets and steps leave the global random numbers alone")
+        return Finding(name, note="resets and steps leave the global random numbers alone")
     return Finding(
-        "random numbers",
+        name,
         f"a reset or step seeds or draws the global random numbers of {' and '.join(sorted(changed))}, so what an "
         f"environment does depends on others of its process; use a generator of its own (Gymnasium: self.np_random)",
     )

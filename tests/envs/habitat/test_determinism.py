@@ -9,7 +9,7 @@ import pytest
 from memo_lightning.envs.habitat.trial import TrialEnv
 
 IMAGES = ("rgb", "depth", "semantic", "column_range", "column_type")
-TRIAL_HASH = "3f894055af64aa1d18f9b98fa56ce4c52f0bc6ef0ce807adeffa59e4be924219"
+TRIAL_HASH = "9f3d1d0d88e6deecfcf314a01d751785180ffbb7c60e620a241e94752357e34b"
 
 
 def trial_hash():

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
 from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.object_navigation.batched import BatchedExtObjNav
 from memo_lightning.envs.object_navigation.trial_image import CAMERA
 from memo_lightning.errors import UserError
 
@@ -35,6 +37,36 @@ def test_several_habitat_sims_in_one_process_are_refused(workers, monkeypatch):
     settings = ["env=ext_objnav", "env.simulator=habitat_sim", f"env.workers={workers}"]
     with pytest.raises(UserError, match=rf"env.workers={workers}: must be 4, the number of environments"):
         build_env(compose_config("train", settings).env, 4, 0)
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Stand in for habitat-sims; return the number of environments and of processes of all that are built."""
+    built, taken = [], signature(BatchedExtObjNav.__init__).parameters
+
+    def build_instead(*, n_envs, workers, **settings):
+        built.append((n_envs, workers))
+        settings = {key: value for key, value in settings.items() if key in taken}
+        return BatchedExtObjNav(n_envs=n_envs, **settings)
+
+    monkeypatch.setattr("memo_lightning.envs.object_navigation.make.make_ext_objnav", build_instead)
+    return built
+
+
+def test_no_command_builds_several_habitat_sims_in_one_process(processes, tmp_path, capsys):
+    small = {"n_houses": 1, "n_placements": 2, "min_rooms": 2, "max_rooms": 2, "n_types": 3, "n_objects": 3}
+    dataset = [f"env.dataset.{name}={value}" for name, value in small.items()]
+    env = ["env=ext_objnav", "env.simulator=habitat_sim", "env.workers=3", "env.sensors=[columns]", *dataset]
+    length = ["env.trial_length=16", "env.episode_length=8", "collector.n_envs=3", "algorithm.n_minibatches=3"]
+    model = ["model.segment_length=8", "model.d_model=16", "model.n_heads=2"]
+    assert main(["check-env", *env, *length, *model]) == 0
+    assert "not looked at, as every environment has a process of its own" in capsys.readouterr().out
+    run = tmp_path / "run"
+    assert main(["train", *env, *length, *model, "total_frames=48", "logger=none", f"run_dir={run}"]) == 0
+    assert main(["evaluate", f"checkpoint={run}", "n_envs=2", "n_trials=2", "render=true"]) == 0
+    assert (run / "evaluation" / "trial.html").is_file()
+    assert {n_envs for n_envs, _ in processes} == {4, 3, 2, 1}
+    assert all(n_envs in (1, workers) for n_envs, workers in processes)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +245,7 @@ class TestHabitatSim:
     def test_a_film_can_be_taken_where_no_sensor_shows_colours(self, both):
         folder = both[0].habitat_env.sim.habitat_config.scene_dataset.rpartition("/")[0]
         code = f"""
+from memo_lightning.envs.object_navigation.batched import BatchedExtObjNav
 from memo_lightning.envs.object_navigation.trial_image import CAMERA
 options = dict(scene_dataset=DATASET, data_path={folder!r})
 env = TrialEnv(simulator="habitat_sim", sensors=("columns",), **options)
@@ -224,6 +257,42 @@ env.close()
         result = run_alone(both, code)
         assert result.returncode == 0, result.stderr
         assert int(result.stdout.split()[-1]) > 20
+
+    def test_another_in_the_same_process_is_refused_in_one_line_while_one_is_open(self, both):
+        code = """
+from pathlib import Path
+from memo_lightning.errors import UserError
+options = dict(simulator="habitat_sim", scene_dataset=DATASET, data_path=str(Path(DATASET).parent))
+first = TrialEnv(**options)
+try:
+    TrialEnv(**options)
+except UserError as error:
+    print(error)
+first.close()
+TrialEnv(**options).close()
+print("closed")
+"""
+        result = run_alone(both, code)
+        assert result.returncode == 0, result.stderr
+        assert "habitat-sim: is open in this process already" in result.stdout
+        assert result.stdout.split()[-1] == "closed"
+
+    def test_check_env_checks_it(self, both):
+        dataset = both[0].habitat_env.sim.habitat_config.scene_dataset
+        folder = dataset.rpartition("/")[0]
+        simulator = ["env=ext_objnav", "env.simulator=habitat_sim", f"env.scene_dataset={dataset}"]
+        sizes = ["collector.n_envs=2", "algorithm.n_minibatches=2", "env.workers=2", "env.trial_length=40"]
+        command = [
+            sys.executable,
+            "-m",
+            "memo_lightning.cli.main",
+            "check-env",
+            *simulator,
+            f"env.data_path={folder}",
+            *sizes,
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, result.stdout + result.stderr
 
     def test_a_refused_scene_leaves_no_stack_trace(self, both):
         code = """

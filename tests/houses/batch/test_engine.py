@@ -28,6 +28,16 @@ def record(trials, actions):
     return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
 
 
+def test_wherever_an_agent_walks_there_is_a_way_to_its_goal():
+    """Also from where it got stuck between two obstacles."""
+    source, rng = GeneratedSource("train", n_placements=1), np.random.default_rng(0)
+    trials = BatchedTrials(source, source.n_placements, 1000, ())
+    trials.begin_trials(np.arange(source.n_placements), range(source.n_placements))
+    for _ in range(600):
+        trials.step(rng.choice([1, 1, 1, 2, 3], source.n_placements))
+        assert np.isfinite(trials.agents.distance).all()
+
+
 def test_a_row_depends_neither_on_the_rows_beside_it_nor_on_the_number_of_threads():
     rng = np.random.default_rng(0)
     actions = rng.choice(6, (60, 6), p=[0.05, 0.5, 0.15, 0.15, 0.08, 0.07])

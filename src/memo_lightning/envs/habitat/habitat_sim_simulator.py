@@ -9,7 +9,7 @@ navigation mesh as fine as the lattice of generated houses.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import habitat_sim
 import magnum
@@ -45,12 +45,17 @@ class ExtObjNavSim(HabitatSim):
         config: ``habitat.simulator`` of the configuration.
 
     Raises:
-        UserError: if the scene dataset, a scene or an object's model is missing.
+        UserError: if the scene dataset, a scene or an object's model is missing, or another is open in this process.
     """
 
     _initialized = False  # read when the object goes, also if a scene is refused before habitat-sim sets it
+    _is_open: ClassVar[bool] = False
 
     def __init__(self, config: DictConfig) -> None:
+        if ExtObjNavSim._is_open:
+            raise UserError(
+                "habitat-sim is open in this process already: several abort when they close; close it first"
+            )
         _check_scene(config.scene_dataset, config.scene)
         self._pitch = 0.0
         self._episode: ExtObjNavEpisode | None = None
@@ -61,6 +66,7 @@ class ExtObjNavSim(HabitatSim):
             folder = config.additional_object_paths[0]
             require(Path(folder).is_dir(), "env.object_folder", folder, "a folder with <type>.object_config.json files")
         super().__init__(config)
+        ExtObjNavSim._is_open = True
         self._lay_out_navmesh()
 
     @property
@@ -74,6 +80,12 @@ class ExtObjNavSim(HabitatSim):
         state = self.get_agent_state()
         x, y, z = (float(value) for value in state.position)
         return Pose(x, y, z, heading_of(state.rotation.y, state.rotation.w), self._pitch)
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Close it, so that another may be opened in this process."""
+        if self._initialized:
+            ExtObjNavSim._is_open = False
+        super().close(*args, **kwargs)
 
     def create_sim_config(self, _sensor_suite: SensorSuite) -> habitat_sim.Configuration:
         """Add the cameras that do not observe."""

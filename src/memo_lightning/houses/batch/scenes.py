@@ -44,7 +44,7 @@ class Scenes(NamedTuple):
         n_rooms: int64 ``[K]``.
         blocks: float64 ``[K, B, 4]``, see :class:`~memo_lightning.houses.navigation.Navigator`.
         n_blocks: int64 ``[K]``.
-        corners: float64 ``[K, C, 2]``.
+        corners: float64 ``[K, C, 2]``, where paths bend.
         n_corners: int64 ``[K]``.
         goal: float64 ``[K, O, 2]``, x and z of the goals that are free, by type.
         goal_instance: int32 ``[K, O]``.

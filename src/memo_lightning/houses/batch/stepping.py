@@ -27,7 +27,7 @@ _ABSOLUTE, _RELATIVE = 1e-4, 1e-5
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def step_agents(agents, scenes, lens, actions, first, stride):  # type: ignore[no-untyped-def]
-    """Take a step of every row; ``lens`` is that of the reference camera."""
+    """Take a step of every row, with slides and distances of the navigator; ``lens`` is of the reference camera."""
     size = len(lens.rows), len(lens.columns)
     depth, solid = np.empty(size, np.float32), np.empty(size, np.int32)
     episode_steps = agents.path.shape[1] - 1
