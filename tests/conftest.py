@@ -2,7 +2,9 @@
 
 import os
 import socket
+import sqlite3
 from collections import Counter
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from memo_lightning.envs.interface import interface_of
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 from memo_lightning.policies.heads import ActorCriticHeads
+from memo_lightning.tracking import store
 from tiny import MEMO_SIZES
 
 TESTS = Path(__file__).parent
@@ -128,6 +131,30 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores_begin_as_copies(tmp_path_factory):
+    """MLflow needs a second to make the tables of a store: it does so once, and further stores are copies of the first.
+
+    Processes that tests start make theirs themselves.
+    """
+    first, make = tmp_path_factory.mktemp("store") / "mlflow.db", store.prepare_store
+
+    def copy_or_make(uri):
+        file = store.store_file(uri)
+        if file is not None and not file.exists():
+            if not first.exists():
+                make(f"sqlite:///{first}")
+            with suppress(OSError, sqlite3.Error):  # of a place that cannot be written, as ``make`` finds
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with closing(sqlite3.connect(first)) as source, closing(sqlite3.connect(file)) as copy:
+                    source.backup(copy)
+        make(uri)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "prepare_store", copy_or_make)
+        yield
 
 
 @pytest.fixture

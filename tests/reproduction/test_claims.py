@@ -89,6 +89,7 @@ def test_tuning_has_other_seeds_than_claims(planned):
     assert all(run.seed != 0 for cells in planned.values() for cell in cells for run in cell.runs)
 
 
+@pytest.mark.slow
 def test_every_arm_is_tuned_with_as_many_trials():
     studies = {path.stem: read_study(str(path), []) for path in shipped_studies().glob("fair_*.yaml")}
     assert {name.removeprefix("fair_") for name in studies} == set(read_claim("matches_full_context").arms)
