@@ -33,6 +33,8 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest, so that at the end all workers have something left to do.
 
+    Those are the files with most slow tests and then, as far as can be told, those with most tests.
+
     Slow tests run whole commands, whose parts others cover: they are not slowed down further by coverage. Those that
     need a CUDA device are skipped where there is none.
     """
@@ -43,8 +45,8 @@ def pytest_collection_modifyitems(items):
     slow = [item for item in items if item.get_closest_marker("slow")]
     for item in slow:
         item.add_marker("no_cover")
-    n_slow = Counter(item.path for item in slow)
-    items.sort(key=lambda item: -n_slow[item.path])
+    n_slow, n_tests = (Counter(item.path for item in some) for some in (slow, items))
+    items.sort(key=lambda item: (-n_slow[item.path], -n_tests[item.path]))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
