@@ -46,6 +46,10 @@ TINY_TRAINING = [
     "model.segment_length=10",
 ]
 
+# By default there are 32 steps of the optimizer for every rollout, in which such a training spends most of its time.
+# For tests of what is done with a run, rather than of how it learns.
+FEW_UPDATES = ["algorithm.n_epochs=1", "algorithm.n_minibatches=2"]
+
 TIMES = ("frames_per_second", "collecting", "wall_seconds")  # in metrics.json; no two runs have the same
 
 # The same, off-policy: a replay that is soon full, updates from early on.
