@@ -9,11 +9,11 @@ import lightning
 import pytest
 
 from memo_lightning.cli.main import main
-from tiny import TINY_TRAINING
+from tiny import FEW_UPDATES, TINY_TRAINING
 
 AWKWARD = "my run's =#1, é"
 SMALL = {
-    "train": [*TINY_TRAINING, "total_frames=640", "collector.n_envs=8"],
+    "train": [*TINY_TRAINING, *FEW_UPDATES, "total_frames=640", "collector.n_envs=8"],
     "evaluate": ["n_trials=4", "n_envs=4"],
     "benchmark": ["measures=[acting]"],
 }
