@@ -2,7 +2,9 @@
 
 import os
 import socket
+import sqlite3
 from collections import Counter
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from memo_lightning.envs.interface import interface_of
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 from memo_lightning.policies.heads import ActorCriticHeads
+from memo_lightning.tracking import store
 from tiny import MEMO_SIZES
 
 TESTS = Path(__file__).parent
@@ -30,6 +33,8 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest, so that at the end all workers have something left to do.
 
+    Those are the files with most slow tests and then, as far as can be told, those with most tests.
+
     Slow tests run whole commands, whose parts others cover: they are not slowed down further by coverage. Those that
     need a CUDA device are skipped where there is none.
     """
@@ -40,8 +45,24 @@ def pytest_collection_modifyitems(items):
     slow = [item for item in items if item.get_closest_marker("slow")]
     for item in slow:
         item.add_marker("no_cover")
-    n_slow = Counter(item.path for item in slow)
-    items.sort(key=lambda item: -n_slow[item.path])
+    n_slow, n_tests = (Counter(item.path for item in some) for some in (slow, items))
+    items.sort(key=lambda item: (-n_slow[item.path], -n_tests[item.path]))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    """What a slow test needs is set up without coverage, too, as that takes longer than many a test.
+
+    The marker is heeded by pytest-cov while a test itself runs, and not before.
+    """
+    controller = getattr(item.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    if controller is None or not item.get_closest_marker("no_cover"):
+        return (yield)
+    controller.pause()
+    try:
+        return (yield)
+    finally:
+        controller.resume()
 
 
 @dataclass(frozen=True)
@@ -112,6 +133,30 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores_begin_as_copies(tmp_path_factory):
+    """MLflow needs a second to make the tables of a store: it does so once, and further stores are copies of the first.
+
+    Processes that tests start make theirs themselves.
+    """
+    first, make = tmp_path_factory.mktemp("store") / "mlflow.db", store.prepare_store
+
+    def copy_or_make(uri):
+        file = store.store_file(uri)
+        if file is not None and not file.exists():
+            if not first.exists():
+                make(f"sqlite:///{first}")
+            with suppress(OSError, sqlite3.Error):  # of a place that cannot be written, as ``make`` finds
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with closing(sqlite3.connect(first)) as source, closing(sqlite3.connect(file)) as copy:
+                    source.backup(copy)
+        make(uri)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "prepare_store", copy_or_make)
+        yield
 
 
 @pytest.fixture

@@ -140,3 +140,15 @@ def test_a_target_that_cannot_be_imported_within_a_node_is_one_line():
     with pytest.raises(UserError, match="nowhere") as error:
         build(node, n_envs=1)
     assert "\n" not in str(error.value)
+
+
+def test_a_configuration_is_composed_anew_whatever_was_done_to_one_before(tmp_path, monkeypatch):
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    for seed in (3, 4):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"number {seed}")
+        file.write_text(f"# @package _global_\nseed: {seed}\n")
+        assert compose_config("train", [f"experiment={file}"]).seed == seed, "the file has changed"
+        config = compose_config("train", ["baseline=lstm"])
+        assert (config.seed, config.choices.baseline, config.logger.experiment_name) == (0, "lstm", f"number {seed}")
+        config.seed, config.env.room_size, config.choices.baseline = 9, 99, "none"

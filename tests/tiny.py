@@ -56,6 +56,10 @@ def without_times(metrics):
     return {name: value for name, value in metrics.items() if name not in _TIMES} | {"history": history}
 
 
+# By default there are 32 steps of the optimizer for every rollout, in which such a training spends most of its time.
+# For tests of what is done with a run, rather than of how it learns.
+FEW_UPDATES = ["algorithm.n_epochs=1", "algorithm.n_minibatches=2"]
+
 # The same, off-policy: a replay that is soon full, updates from early on.
 TINY_OFF_POLICY = [
     *TINY_TRAINING,

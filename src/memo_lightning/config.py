@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,14 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     parsed = [part for override in parsed for part in _find_experiment(override)]
     keys = [override.key_or_group for override in parsed]
     groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        # First with the chosen groups only: that says which keys there are, and of what type.
-        of_groups = [override for override in parsed if override.key_or_group in groups]
-        signs = dict.fromkeys(_absent_groups(name, of_groups), "+")
-        chosen = [signs.get(override.key_or_group, "") + _text(override) for override in of_groups]
-        ships = "hydra.searchpath" not in groups  # a user's file may change while this process lives
-        known = (_cached_defaults if ships else _defaults)(name, tuple(chosen))
-        new = _new_settings([override for override in parsed if override.key_or_group not in groups], known)
-        signs |= dict.fromkeys(new, "++")
-        config = _compose(name, [signs.get(override.key_or_group, "") + _text(override) for override in parsed])
+    # First with the chosen groups only: that says which keys there are, and of what type.
+    of_groups = [override for override in parsed if override.key_or_group in groups]
+    signs = dict.fromkeys(_absent_groups(name, of_groups), "+")
+    chosen = [signs.get(override.key_or_group, "") + _text(override) for override in of_groups]
+    known = (_cached_defaults if _ships(chosen) else _defaults)(name, tuple(chosen))
+    new = _new_settings([override for override in parsed if override.key_or_group not in groups], known)
+    signs |= dict.fromkeys(new, "++")
+    config, choices = _compose(name, [signs.get(override.key_or_group, "") + _text(override) for override in parsed])
     values = dict(_leaves(config))
     # What the user wrote comes first: other settings may have taken a wrong value over from it.
     for key in sorted(known, key=lambda key: key not in keys):
@@ -86,8 +85,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             _check_type(key, {}, known[key])
     _resolve_environment(config)
     with open_dict(config):
-        choices = config.pop("hydra").runtime.choices
-        config.choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+        config.choices = choices
     return config
 
 
@@ -198,17 +196,37 @@ def _text(override: Override) -> str:
 
 def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
     """Return all settings of ``conf/<name>.yaml`` under the chosen ``groups``, with the values they have by default."""
-    return dict(_leaves(_compose(name, list(groups))))
+    return dict(_leaves(_compose(name, groups)[0]))
 
 
 _cached_defaults = cache(_defaults)
 
 
-def _compose(name: str, overrides: list[str]) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Return what Hydra composes, and the chosen options by group."""
+    if not _ships(overrides):
+        return _composed(config_dir(), name, tuple(overrides))
+    config, choices = _composed_before(config_dir(), name, tuple(overrides))
+    return copy.deepcopy(config), dict(choices)
+
+
+def _ships(overrides: Iterable[str]) -> bool:
+    """Say whether all files are those of ``conf/``: a user's may change while this process lives."""
+    return not any("hydra.searchpath" in text for text in overrides)
+
+
+def _composed(folder: Path, name: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
     try:
-        return compose(name, overrides, return_hydra_config=True)
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = compose(name, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from None
+    with open_dict(config):
+        choices = config.pop("hydra").runtime.choices
+    return config, {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+
+
+_composed_before = lru_cache(maxsize=256)(_composed)
 
 
 def _absent_groups(name: str, overrides: Sequence[Override]) -> set[str]:
@@ -217,7 +235,7 @@ def _absent_groups(name: str, overrides: Sequence[Override]) -> set[str]:
     if not inner:
         return inner
     outer = [_text(override) for override in overrides if override.key_or_group not in inner]
-    return inner - set(_compose(name, outer).hydra.runtime.choices)
+    return inner - set(_compose(name, outer)[1])
 
 
 def _check_option(override: Override) -> None:

@@ -20,7 +20,7 @@ from tqdm.notebook import tqdm as notebook_bar
 from memo_lightning.callbacks import progress
 from memo_lightning.callbacks.progress import FramesProgressBar, bar_class
 from memo_lightning.training.learner import PolicyLearner
-from tiny import TINY_OFF_POLICY, TINY_TRAINING
+from tiny import FEW_UPDATES, TINY_OFF_POLICY, TINY_TRAINING
 
 
 class Terminal:
@@ -138,7 +138,7 @@ def test_a_bar_is_never_wider_than_the_terminal_and_says_what_there_is_room_for(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [TINY_TRAINING, TINY_OFF_POLICY], ids=["ppo", "actor_critic"])
+@pytest.mark.parametrize("settings", [[*TINY_TRAINING, *FEW_UPDATES], TINY_OFF_POLICY], ids=["ppo", "actor_critic"])
 def test_a_training_on_a_terminal_of_80_columns_shows_its_bar(settings, tmp_path):
     terminal = Terminal()
     command = ["memo_lightning.cli.main", "train", *settings, "total_frames=6400", "logger=none", "run_dir=run"]

@@ -11,10 +11,11 @@ from mlflow import MlflowClient
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
 from memo_lightning.evaluation.statistics import estimate_over_seeds, interquartile_mean
-from tiny import TINY_TRAINING
+from tiny import FEW_UPDATES, TINY_TRAINING
 
 TINY = [
     *TINY_TRAINING,
+    *FEW_UPDATES,
     "total_frames=640",
 ]
 

@@ -4,16 +4,16 @@ import os
 import re
 import shlex
 import signal
-import threading
 
+import lightning
 import pytest
 
 from memo_lightning.cli.main import main
-from tiny import TINY_TRAINING
+from tiny import FEW_UPDATES, TINY_TRAINING
 
 AWKWARD = "my run's =#1, é"
 SMALL = {
-    "train": [*TINY_TRAINING, "total_frames=640", "collector.n_envs=8"],
+    "train": [*TINY_TRAINING, *FEW_UPDATES, "total_frames=640", "collector.n_envs=8"],
     "evaluate": ["n_trials=4", "n_envs=4"],
     "benchmark": ["measures=[acting]"],
 }
@@ -74,15 +74,17 @@ def test_of_a_run_that_holds_one_already(run, in_tmp_dir, capsys):
     assert main(["train", *shlex.split(resume), "total_frames=960"]) == 0
 
 
+class Interrupt(lightning.Callback):
+    """Presses Ctrl-C after the second rollout."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if pl_module.rollouts_done == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_of_a_run_that_was_interrupted(run, in_tmp_dir):
-    timer = threading.Timer(4.0, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    try:
-        (resume,) = run(
-            "train", *TINY_TRAINING, "total_frames=10000000", "logger=none", f"run_dir={AWKWARD}", status=130
-        )
-    finally:
-        timer.cancel()
+    endless = ["total_frames=10000000", f"+callbacks.interrupt._target_={__name__}.Interrupt"]
+    (resume,) = run("train", *TINY_TRAINING, *endless, "logger=none", f"run_dir={AWKWARD}", status=130)
     assert resume == ["memo", "train", f"resume={AWKWARD}"]
     assert main([*resume[1:], "total_frames=1"]) == 0, "it has only its report to make"
 

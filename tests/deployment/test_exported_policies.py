@@ -73,13 +73,16 @@ class InTurn:
             after = {k.removeprefix("next_"): v for k, v in outputs[-1].items() if k.startswith("next_state.")}
             state.update({k: v for k, v in after.items() if k != "state.previous_action"})  # that is the agent's
             for name, value in outputs[-1].items():
-                np.testing.assert_allclose(value, outputs[0][name], atol=1e-4, rtol=1e-4, err_msg=name)
+                first = outputs[0][name].astype(float)
+                assert value.shape == first.shape, name
+                assert (abs(value - first) <= 1e-4 + 1e-4 * abs(first)).all(), name
         return outputs[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEMORIES)
 def test_three_thousand_steps_of_both_formats_equal_the_agent(name, tmp_path):
+    """In one of the three environments a trial begins only once: it is far longer than any in training was."""
     agent = memo_lightning.load(save_policy(tmp_path / "last.ckpt", MEMORIES[name]))
     step = PolicyStep(agent, batch_size=3)
     inputs, outputs = ([named.name for named in side] for side in (step.inputs(), step.outputs()))

@@ -49,6 +49,7 @@ def test_all_claims_of_the_method_ship():
     assert numbers >= {*map(str, range(1, 11)), "1b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
 def test_overrides_of_claims_fit(name, planned):
     """Every arm's memory can be built, and every evaluation's settings exist."""
@@ -64,6 +65,7 @@ def test_overrides_of_claims_fit(name, planned):
         plan(read_claim(name), scale)
 
 
+@pytest.mark.slow
 def test_claims_share_runs(planned):
     names = {name: {run.name for cell in cells for run in cell.runs} for name, cells in planned.items()}
     assert names["fewer_frames"] < names["matches_full_context"]
@@ -76,15 +78,18 @@ def test_claims_share_runs(planned):
     assert len(memo.evaluations) >= 8, "those of all claims"
 
 
+@pytest.mark.slow
 def test_all_quick_runs_take_two_cores_a_day_and_a_quarter(planned):
     runs = merged([cell for cells in planned.values() for cell in cells])
     assert sum(run.minutes for run in runs) / 60 <= 62
 
 
+@pytest.mark.slow
 def test_tuning_has_other_seeds_than_claims(planned):
     assert all(run.seed != 0 for cells in planned.values() for cell in cells for run in cell.runs)
 
 
+@pytest.mark.slow
 def test_every_arm_is_tuned_with_as_many_trials():
     studies = {path.stem: read_study(str(path), []) for path in shipped_studies().glob("fair_*.yaml")}
     assert {name.removeprefix("fair_") for name in studies} == set(read_claim("matches_full_context").arms)

@@ -18,10 +18,11 @@ from memo_lightning.cli.main import main
 from memo_lightning.tracking import code_tags
 from memo_lightning.tracking.run_logger import RunLogger
 from memo_lightning.tracking.store import experiment_id_of, open_store, prepare_store
-from tiny import TINY_TRAINING
+from tiny import FEW_UPDATES, TINY_TRAINING
 
 TINY = [
     *TINY_TRAINING,
+    *FEW_UPDATES,
     "total_frames=640",
 ]
 
