@@ -105,8 +105,8 @@ def configuration_page() -> str:
     """Return the page."""
     parts = [
         "# Configuration\n",
-        "Every setting of every command, made from the files of `conf/`. Change one with `key=value`, and choose a file "
-        "of a group with `group=file`:\n",
+        "Every setting of every command, made from the files of `conf/`. Change a setting with `key=value`, and choose "
+        "a file of a group with `group=file`:\n",
         "```bash\nmemo train algorithm.learning_rate=3e-4 baseline=lstm\nmemo train --help\n```\n",
         "Settings of a group carry its name: `gamma` of the group `algorithm` is `algorithm.gamma`. A default of "
         "`${...}` follows another setting; `null` means that nothing is set. Paths of classes (`_target_`) may name "

@@ -29,7 +29,7 @@ SECTIONS = {
         "how-to/look-inside.md",
     ],
     "Results": ["results.md", "performance.md"],
-    "Reference": ["reference/api.md", "reference/configuration.md", "faq.md"],
+    "Reference": ["reference/api.md", "reference/commands.md", "reference/configuration.md", "faq.md"],
 }
 CONTRIBUTORS = ["design.md"]
 
