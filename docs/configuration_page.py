@@ -37,6 +37,12 @@ _CHECKED_BY = {
     "train": ("data.rollouts",),
 }
 _NUMBER, _PATH = ("whole number or null", ""), ("path or null", "")
+_GENERIC = {
+    "_target_": "the class that is built; one of your own may take its place",
+    "target": "the class of the memory",
+    "dataset": "the houses and placements that are generated",
+    "optimizer": "the optimizer and its settings",
+}
 _CHOICES = {
     "split": "`train`, `held_out`, `all`",
     "device": "`cpu`, `cuda`",
@@ -149,6 +155,10 @@ def read_settings(path: Path) -> Described:
     """Return what a file of `conf/` says, with types and allowed values from the class that it names."""
     text, settings, stack, defaults = [], list[Setting](), list[tuple[int, str]](), False
     values: Mapping[str, Any] = yaml.safe_load(path.read_text()) or {}
+    inherited: dict[str, Setting] = {}
+    for other in values.get("defaults", []):
+        if isinstance(other, str) and other != "_self_" and path.parent != CONF:
+            inherited |= {setting.name: setting for setting in read_settings(path.with_name(f"{other}.yaml")).settings}
     for line in path.read_text().splitlines():
         if line.startswith("#") and not settings:
             text.append(line.lstrip("# ").replace("<", "&lt;"))
@@ -162,7 +172,7 @@ def read_settings(path: Path) -> Described:
         stack.append((len(found["indent"]), found["key"]))
         keys = [key for _, key in stack]
         name, default = ".".join(keys), found["value"].strip()
-        if keys[-1] in ("_target_", "_partial_") and len(keys) == 1:
+        if keys[-1] == "_partial_" or keys == ["_target_"]:
             continue
         value: Any = values
         for key in keys:
@@ -174,7 +184,11 @@ def read_settings(path: Path) -> Described:
         elif isinstance(value, list) and not default:
             default = str(value)
         setting = Setting(name, default, found["comment"] or "")
+        base = inherited.get(name)
         _add_type(setting, value, _class_of(values, keys), keys[-1], path.stem)
+        if base is not None:
+            setting.comment = setting.comment or base.comment
+            setting.kind, setting.allowed = base.kind, setting.allowed or base.allowed
         settings.append(setting)
     paragraphs = "\n".join(line for line in text if not line.startswith("@package"))
     return Described(paragraphs, settings)
@@ -210,8 +224,10 @@ def _add_type(setting: Setting, value: Any, target: Any, key: str, file: str) ->
     if "." not in setting.name:
         modules += [f"memo_lightning.{name}" for name in _CHECKED_BY.get(file, ())]
     setting.allowed = setting.allowed or _checks(tuple(modules)).get(key, "") or _CHOICES.get(key, "")
-    if not setting.comment and target is not None:
-        setting.comment = _arguments(target).get(key, "")
+    if not setting.comment:
+        setting.comment = (
+            _GENERIC.get(key, "") if target is None else _arguments(target).get(key, _GENERIC.get(key, ""))
+        )
 
 
 def _hints(target: Any) -> dict[str, Any]:
