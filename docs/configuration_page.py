@@ -23,6 +23,8 @@ WHOLE_FILES = ("experiment", "debug", CLAIMS)  # their settings are those of oth
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?: +# *(?P<comment>.*))?")
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", list: "list", dict: "settings"}
 _INSIDE = object()
+_BELOW = "those below"  # the default of a mapping
+_EXAMPLE = re.compile(r"(?P<lead>.*?)(?P<command>memo [\w-]+ (?:(?!: ).)*)")
 _ALLOWED = {bool: "`true`, `false`"}
 _MUST_BE = re.compile(r'"(?:\w+\.)?(\w+)=\{[^}]*\}: must be ([^"{]+)"')
 # Modules that check the settings of commands, which have no class to look at.
@@ -143,7 +145,9 @@ def _described(path: Path, prefix: str) -> str:
     described = read_settings(path)
     lines = [described.text, ""] if described.text else []
     for setting in described.settings:
-        facts = [setting.kind, f"default `{setting.default}`"]
+        facts = (
+            [setting.kind, f"default `{setting.default}`"] if setting.default != _BELOW else ["settings, those below"]
+        )
         facts += [f"allowed: {setting.allowed}"] if setting.allowed else []
         lines += [f"`{prefix}{setting.name}`", f":   {_sentence(setting.comment)}*{'; '.join(facts)}*", ""]
     if not described.settings:
@@ -161,7 +165,7 @@ def read_settings(path: Path) -> Described:
             inherited |= {setting.name: setting for setting in read_settings(path.with_name(f"{other}.yaml")).settings}
     for line in path.read_text().splitlines():
         if line.startswith("#") and not settings:
-            text.append(line.lstrip("# ").replace("<", "&lt;"))
+            text.append(line[1:])
         if line.startswith("defaults:"):
             defaults = True
         found = _LINE.fullmatch(line)
@@ -180,7 +184,7 @@ def read_settings(path: Path) -> Described:
         if value is _INSIDE:  # a line of a list
             continue
         if isinstance(value, dict) and value:
-            default = "the settings below"
+            default = _BELOW
         elif isinstance(value, list) and not default:
             default = str(value)
         setting = Setting(name, default, found["comment"] or "")
@@ -190,8 +194,26 @@ def read_settings(path: Path) -> Described:
             setting.comment = setting.comment or base.comment
             setting.kind, setting.allowed = base.kind, setting.allowed or base.allowed
         settings.append(setting)
-    paragraphs = "\n".join(line for line in text if not line.startswith("@package"))
-    return Described(paragraphs, settings)
+    return Described(_paragraphs(text), settings)
+
+
+def _paragraphs(lines: list[str]) -> str:
+    """Return what a file says of itself, its examples in lines of their own."""
+    shown: list[str] = []
+    for line in lines:
+        example = _EXAMPLE.fullmatch(line.strip())
+        lead = example["lead"].strip() if example else ""
+        if example and (not lead or lead.endswith(":")):
+            shown += ["", *([_escaped(lead), ""] if lead else []), f"`{example['command']}`", ""]
+        elif line.startswith("  ") and shown[-1:] == [""] and shown[-2].startswith("`"):  # the rest of a command
+            shown[-2] = f"{shown[-2][:-1]} {line.strip()}`"
+        else:
+            shown.append(_escaped(line.strip()))
+    return "\n".join(shown).strip()
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*_<\[\]`])", r"\\\1", text)
 
 
 def _class_of(values: Mapping[str, Any], keys: list[str]) -> Any:
@@ -318,8 +340,10 @@ def _arguments(target: Any) -> dict[str, str]:
 
 
 def _sentence(comment: str) -> str:
-    escaped = re.sub(r"([*_<\[\]`])", r"\\\1", comment)
-    return f"{escaped[:1].upper()}{escaped[1:]}. " if comment else ""
+    """Return a comment as a sentence; one that begins with a value keeps its first letter."""
+    if not re.match(r"[\w\\]+(:|,.*:) ", comment):
+        comment = f"{comment[:1].upper()}{comment[1:]}"
+    return f"{_escaped(comment)}. " if comment else ""
 
 
 def _yaml(path: Path) -> str:

@@ -311,7 +311,7 @@ def test_the_signatures_of_the_public_api_are_those_of_the_code():
                 thing.__init__ if inspect.isclass(thing) and name == thing.__name__ else getattr(thing, name, thing)
             )
             parameters = [p for p in inspect.signature(function).parameters if p != "self"]
-            assert re.findall(r"(\w+)(?:=[^,)]*)?(?:, |$)", written.replace("*, ", "")) == parameters, (
+            assert re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", written.replace("*, ", "")) == parameters, (
                 f"{thing}: {name}"
             )
 
