@@ -335,7 +335,8 @@ def _arguments(target: Any) -> dict[str, str]:
         for name, text in re.findall(
             r"^    (\w+): ((?:.*\n)(?:^        .*\n)*)", section[1] if section else "", re.MULTILINE
         ):
-            found[name] = " ".join(text.replace("``", "").split()).rstrip(".")
+            plain = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text.replace("``", ""))
+            found[name] = " ".join(plain.split()).rstrip(".")
     return found
 
 
