@@ -213,7 +213,7 @@ def _paragraphs(lines: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([*_<\[\]`])", r"\\\1", text)
+    return re.sub(r"([*_\[\]`])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _class_of(values: Mapping[str, Any], keys: list[str]) -> Any:
