@@ -1,4 +1,4 @@
-"""Makes what the pages show of `results/`: run `python docs/from_results.py` after a file in there has changed."""
+"""Makes what the pages show of `results/`, and the drawings: run `python docs/from_results.py` after a change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from drawings import write_drawings
 from matplotlib import rc_context
 from matplotlib.lines import Line2D
-from results_page import IMAGES, claims_in_order, results_page
+from results_page import IMAGES, SCALE, claims_in_order, results_page
 
 from memo_lightning.benchmarks.plot import plot_costs
 from memo_lightning.benchmarks.tables import markdown
@@ -28,8 +29,17 @@ from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import plan
 
 DOCS = Path(__file__).resolve().parent
+README = DOCS.parent / "README.md"
 RESULTS = DOCS.parent / "results"
 COMPARISONS = ("comparison", "partial_updates")  # each a file in results/, and an image
+HEADLINE = "comparison"  # the file in results/ that the README's image, images/headline.png, is drawn from
+# Images that need a trained policy, and what makes them: `memo train run_dir=runs/first`, and then
+IMAGES_OF_RUNS = {
+    "in_context_curve.png": "it is runs/first/in_context_curve.png",
+    "trial_inspector.png": "memo evaluate checkpoint=runs/first render=true: a screenshot of trial.html",
+    "ext_objnav_trial.png": "render() of env=ext_objnav",
+    "ext_objnav_summaries.png": "memo train experiment=ext_objnav_small, memo evaluate: summary_attention.png",
+}
 # What the project wants the ratios of its benchmark to be.
 AIMS = {
     "update time at 4,096: full_context / memo": (">", 1.0),
@@ -82,6 +92,21 @@ def groups_of(comparison: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
+def claims_table() -> str:
+    """Return the README's table of all claims and their verdicts."""
+    results = Results(RESULTS)
+    lines = ["| claim | verdict |", "|---|---|"]
+    for claim in claims_in_order():
+        state = claim.state(results.verdict(claim.name, SCALE), SCALE)
+        lines.append(f"| [{claim.question}](docs/results.md#claim-{claim.number}) | {state} |")
+    return "\n".join(lines)
+
+
+def with_claims(text: str) -> str:
+    """Return the README with the table between its markers."""
+    return re.sub(r"(<!-- claims: .*-->\n)(?:.*\n)*?(?=<!-- end of claims)", rf"\1{claims_table()}\n", text)
+
+
 @rc_context(STYLE)
 def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw success and SPL over the steps of a trial, of every memory of `ext_objnav_small.json` as it ships."""
@@ -107,18 +132,22 @@ def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Write the images, the page of results, and the table of performance into its page."""
+    """Write the images, the page of results, and the tables of performance and claims into their pages."""
+    write_drawings(DOCS / "images/drawings")
     benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     plot_costs(benchmark["cases"], DOCS / "images/costs.png")
     for name in COMPARISONS:
         groups = groups_of(json.loads((RESULTS / f"{name}.json").read_text()))
         plot_comparison(groups, DOCS / f"images/{name}.png")
+        if name == HEADLINE:
+            plot_comparison(groups, DOCS / "images/headline.png")
     plot_success(json.loads((RESULTS / "ext_objnav_small.json").read_text()), DOCS / "images/ext_objnav_success.png")
     results = Results(RESULTS)
     for claim in claims_in_order():
         if claim.scales and results.verdict(claim.name, "quick"):
             plot_claim(claim, plan(claim, "quick"), results, DOCS / IMAGES)
     (DOCS / "results.md").write_text(results_page(RESULTS, DOCS))
+    README.write_text(with_claims(README.read_text()))
     page = DOCS / "performance.md"
     table = table_with_aims(benchmark["ratios"])
     page.write_text(re.sub(r"(?<=## In proportion\n\n)(\|.*\n)+", table + "\n", page.read_text()))

@@ -1,5 +1,7 @@
 """The documentation: it builds without a warning, and what it tells people to type works."""
 
+import html
+import inspect
 import json
 import re
 import shlex
@@ -154,7 +156,7 @@ def test_commands_run_as_written(page, folder, capsys):
         for command in commands_of(page)
         if not why_not_run(command) and (command not in earlier or re.search(needed, command))
     ]
-    if page.stem == "README":  # in its table, what leaves something stands behind what needs it
+    if page.stem in ("README", "commands"):  # in their tables, what leaves something stands behind what needs it
         order = ("train", "register", "evaluate", "sweep", "compare")
         todo.sort(key=lambda command: [*order, shlex.split(command)[1]].index(shlex.split(command)[1]))
     if any("study=baselines" in command for command in todo):
@@ -279,6 +281,97 @@ def test_the_loop_of_the_how_to_runs_what_was_exported(in_tmp_dir):
     assert set(outputs) == set(names["names"])
 
 
+def test_the_examples_of_the_public_api_run_in_order(in_tmp_dir, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reference/api.md").read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102
+    assert names["rollout"]["next", "success"].any()
+    assert names["rollout"].shape == (5, 20)
+    assert names["agent"].action_space.contains(names["action"])
+    assert names["CautiousPPO"].learning_rate_at is not names["PPO"].learning_rate_at
+    assert "bytes" not in capsys.readouterr().err
+
+
+def test_the_signatures_of_the_public_api_are_those_of_the_code():
+    from memo_lightning import load
+    from memo_lightning.algorithms import Algorithm
+    from memo_lightning.envs import TrialEnv
+    from memo_lightning.evaluation.evaluate import evaluate
+    from memo_lightning.policies import Agent
+    from memo_lightning.training.train import train
+
+    public = (load, Agent, SequenceModel, TrialEnv, Algorithm, train, evaluate)
+    page = (ROOT / "docs/reference/api.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n\n```text\n(.*?)```", page, re.DOTALL | re.MULTILINE))
+    assert set(sections) == {thing.__name__ for thing in public}
+    for thing in public:
+        for name, written in re.findall(r"^(\w+)\((.*)\)$", sections[thing.__name__], re.MULTILINE):
+            function = (
+                thing.__init__ if inspect.isclass(thing) and name == thing.__name__ else getattr(thing, name, thing)
+            )
+            parameters = [p for p in inspect.signature(function).parameters if p != "self"]
+            assert re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", written.replace("*, ", "")) == parameters, f"{thing}: {name}"
+
+
+def test_the_first_steps_end_with_an_agent_that_acts(folder, capsys):
+    shutil.copytree("runs/NAME", "runs/first")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/get-started.md").read_text(), re.DOTALL)
+    exec(block, {})  # noqa: S102
+    assert capsys.readouterr().out.endswith("bytes of memory\n")
+
+
+def test_the_readme_is_short_and_its_claims_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from from_results import claims_table, with_claims
+
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 120
+    assert claims_table() in text
+    assert with_claims(text) == text, "python docs/from_results.py makes it"
+
+
+def test_drawings_are_those_of_the_script_and_show_every_package(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from drawings import drawn, layers
+
+    files = dict(drawn())
+    folder = ROOT / "docs/images/drawings"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == files, "python docs/from_results.py makes them"
+    packages = {path.parent.name for path in (ROOT / "src/memo_lightning").glob("*/__init__.py")}
+    assert packages <= {name for layer in layers() for name in layer}
+
+
+def test_every_image_is_shown_and_made_by_one_command_or_said_to_come_of_a_run(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from from_results import COMPARISONS, IMAGES_OF_RUNS
+
+    images = {path.name for path in (ROOT / "docs/images").glob("*.png")}
+    made = {"costs.png", "ext_objnav_success.png", "headline.png", *(f"{name}.png" for name in COMPARISONS)}
+    assert images == made | set(IMAGES_OF_RUNS)
+    text = "".join(path.read_text() for path in TEXTS)
+    assert not [name for name in images if f"images/{name}" not in text]
+
+
+def test_links_of_the_readme_and_for_contributors_lead_to_files():
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text()):
+            if link.startswith("http"):
+                continue
+            path, _, anchor = link.partition("#")
+            assert (ROOT / path).exists(), f"{name}: {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
+                assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], link
+
+
+def test_links_to_other_sites_are_encrypted():
+    """They are listed (``pytest -s``) and not followed: a test must not need the network."""
+    links = {link for path in TEXTS for link in re.findall(r"\]\((https?://[^)\s]+)\)", path.read_text())}
+    print("\n" + "\n".join(sorted(links)))
+    assert all(link.startswith("https://") for link in links)
+
+
 def test_the_yaml_of_a_study_is_a_study(tmp_path):
     from memo_lightning.sweeps.study_file import read_study
 
@@ -298,4 +391,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for option in (ROOT / "conf").glob("*/**/*.yaml"):
         assert f"{option.parent.relative_to(ROOT / 'conf')}={option.stem}" in page
     assert "env/vision=vit" in page
+    for path in (ROOT / "conf").glob("**/*.yaml"):  # every comment behind a setting is there, whole
+        for comment in re.findall(r"^ *\w+: .* # +(.*)$", path.read_text(), re.MULTILINE):
+            if path.parent.name not in ("experiment", "debug", "reproduce"):
+                words = html.escape(comment[:1].upper() + comment[1:], quote=False)
+                assert words in page or html.escape(comment, quote=False) in page, f"{path.name}: {comment}"
     assert "state_nbytes" in (tmp_path / "site/reference/models/index.html").read_text()

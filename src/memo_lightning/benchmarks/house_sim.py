@@ -78,7 +78,7 @@ def column_steps_per_second(n_steps: int) -> float:
 def engine_steps_per_second(
     sensors: Sequence[str], n_rows: int = 128, n_steps: int = 100, n_runs: int = 8
 ) -> dict[str, float]:
-    """Return steps of all rows per second of the batched engine, with all measures, random walking and new episodes.
+    """Return steps of all environments per second of the batched engine: all measures, random walking, new episodes.
 
     Args:
         sensors: what is observed; columns are 16, images 64x64.

@@ -11,9 +11,9 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.overrides import command, override_text
 
-HELP = """Measures updates and acting of every memory over the length of the context, by turns and each time in a fresh
-process, and leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. A benchmark that was stopped
-resumes when it is given its run_dir again. All of it takes two cores more than an hour."""
+HELP = """Measures what updates and acting cost with every memory, over the length of the context. Memories take turns,
+each time in a fresh process. Leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. Give a benchmark
+that was stopped its run_dir again, and it resumes. The whole benchmark takes more than an hour on two cores."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -12,9 +12,8 @@ from memo_lightning.findings import print_findings
 from memo_lightning.overrides import command
 from memo_lightning.training.env_check import check_env
 
-HELP = """Checks an environment before it is trained on: specs, trials, seeds, resets, speed, and whether the
-settings fit it. Takes the settings of
-memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""
+HELP = """Checks an environment before you train on it: specs, trials, seeds, resets, speed, and whether the settings
+fit it. Takes the settings of memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""
 
 
 def main(arguments: Sequence[str]) -> None:

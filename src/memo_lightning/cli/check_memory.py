@@ -17,9 +17,9 @@ from memo_lightning.models.checks import check_memory, steps_to_check
 from memo_lightning.overrides import command, override_key
 from memo_lightning.training.parts import build_memory
 
-HELP = """Checks a memory before it is trained: whether stepping equals reading a whole sequence, trials do not mix, the
-state holds all that is remembered, gradients reach all weights, and half precision is accurate enough. Takes the
-settings of memo train, e.g. memo check-memory baseline.target=my_memory.Averages."""
+HELP = """Checks a memory before you train it: stepping equals reading a whole sequence, trials do not mix, the state
+holds all that is remembered, gradients reach all weights, and half precision is accurate enough. Takes the settings of
+memo train, e.g. memo check-memory baseline.target=my_memory.Averages."""
 _MOST_STEPS = 512
 
 

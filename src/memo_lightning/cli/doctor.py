@@ -25,7 +25,7 @@ from memo_lightning.tracking import describe_store, store_file
 from memo_lightning.tracking.store import open_client
 from memo_lightning.training.devices import n_cores
 
-HELP = "Looks at this machine and says what memo can use of it and what is wrong. Exit status 2 if something is."
+HELP = "Says what memo can use of this machine, and what is wrong with it. The exit status is 2 if something is wrong."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
 # Extras of pyproject.toml, and what to look for to know that they are there.
 _EXTRAS = {

@@ -14,8 +14,8 @@ from memo_lightning.errors import UserError
 from memo_lightning.overrides import command
 from memo_lightning.policies.loading import default_folder, load
 
-HELP = """Writes a trained policy as ONNX or as a torch.export program, which run without this package, and policy.json,
-which says what goes in and comes out. The memory must be bounded: by its kind, or by memory_budget."""
+HELP = """Writes a trained policy as ONNX or as a torch.export program, which runs without this package, and
+policy.json, which describes its inputs and outputs. The memory must be bounded: by its kind, or by memory_budget."""
 
 
 def main(arguments: Sequence[str]) -> None:

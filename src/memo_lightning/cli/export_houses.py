@@ -18,7 +18,7 @@ textured .glb models, their configurations, and <split>.jsonl.gz with placements
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the files, then say where they are and how they are used."""
+    """Write the files, then say where they are and how to use them."""
     if print_help("export-houses", HELP, arguments):
         return
     config = compose_config("export-houses", arguments)

@@ -11,8 +11,8 @@ from memo_lightning.errors import UserError
 from memo_lightning.overrides import command, override_text
 
 HELP = """Writes a folder in the layout of the Hugging Face Hub: weights, what the policy is made of, how it was
-trained, its evaluation, a model card, and a checksum of each file. memo_lightning.load and every checkpoint=
-take it."""
+trained, its evaluation, a model card, and a checksum of each file. memo_lightning.load and every checkpoint= setting
+accept it."""
 
 
 def main(arguments: Sequence[str]) -> None:

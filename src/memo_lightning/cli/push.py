@@ -9,7 +9,7 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 
-HELP = """Uploads what memo package has made: memo push DIR repo=OWNER/NAME. From there, anyone loads it with
+HELP = """Uploads a package of memo package: memo push DIR repo=OWNER/NAME. From there, anyone loads it with
 memo_lightning.load("hf:OWNER/NAME")."""
 
 

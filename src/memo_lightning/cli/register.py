@@ -15,8 +15,8 @@ from memo_lightning.overrides import command, override_text
 from memo_lightning.tracking.registry import PREFIX, register_checkpoint
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
 
-HELP = """Registers the checkpoint of a finished run in MLflow's model registry, as the next version of a model, from
-where memo evaluate loads it."""
+HELP = """Registers the checkpoint of a finished run in MLflow's model registry, as the next version of a model. Load it
+from there with checkpoint=models:/NAME/VERSION."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,10 +19,10 @@ from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import plan
 from memo_lightning.reproduction.wording import in_words
 
-HELP = """Tests claims: memo reproduce CLAIM [CLAIM ...] [override ...]. Makes the runs that a claim needs and that are
-not kept in <results>/runs/ yet, judges it by the rules of conf/reproduce/CLAIM.yaml, and leaves the verdict in
-<results>/claims/CLAIM.json and plots in <run_dir>/plots/. The same command continues after Ctrl-C or a crash.
-CLAIM may be a file of your own, PATH.yaml. Without a claim, lists those that ship."""
+HELP = """Tests claims: memo reproduce CLAIM [CLAIM ...] [override ...]. Makes the runs that a claim needs and that
+<results>/runs/ does not hold yet, and judges the claim by the rules of conf/reproduce/CLAIM.yaml. Leaves the verdict
+in <results>/claims/CLAIM.json and plots in <run_dir>/plots/. After Ctrl-C or a crash, the same command continues.
+CLAIM may be a file of your own, PATH.yaml. Without a claim, the command lists those that ship."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,8 +14,8 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies.loading import load
 from memo_lightning.policies.memory_policy import MemoryPolicy
 
-HELP = """Serves a policy over HTTP and WebSocket, with a memory for each session, until Ctrl-C or SIGTERM. Where
-it listens to more than this machine, requests must bring the token of the environment variable MEMO_SERVE_TOKEN."""
+HELP = """Serves a policy over HTTP and WebSocket, with a memory for each session, until Ctrl-C or SIGTERM. If
+other machines can reach it, requests must bring the token of the environment variable MEMO_SERVE_TOKEN."""
 _BYTES_PER_NUMBER = 32  # of an observation, as JSON writes it
 
 

@@ -15,9 +15,9 @@ from memo_lightning.sweeps.storage import without_password
 from memo_lightning.sweeps.study_file import read_study, shipped_studies
 from memo_lightning.tracking import describe_store
 
-HELP = """Runs a study: memo sweep sweeps/NAME.yaml [override ...]. Settings of the study are overridden as key=value
-(n_trials=40 workers=2 storage=postgresql://user@host/db); every other override is one of memo train, for all
-trials. The same command resumes a study that was stopped, and joins it from another machine."""
+HELP = """Runs a study: memo sweep sweeps/NAME.yaml [override ...]. Override settings of the study as key=value
+(n_trials=40 workers=2 storage=postgresql://user@host/db). Every other override goes to memo train, in all trials. The
+same command resumes a study that was stopped, and joins it from another machine."""
 
 
 def main(arguments: Sequence[str]) -> None:

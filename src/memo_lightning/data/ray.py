@@ -41,7 +41,7 @@ class RayDataModule(MultiSyncDataModule):
 
     Args:
         make_env: builds the batched environment for a number of environments and a seed.
-        n_workers: workers of each rank; a divisor of ``n_envs``.
+        n_workers: workers per rank; a divisor of ``n_envs``.
         cpus_per_worker: cores that Ray keeps for each worker, and threads that the worker computes with.
         address: of the cluster, as for ``ray.init``: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. None starts
             Ray on this machine, for this process, closed to other machines.

@@ -31,7 +31,7 @@ class MultiSyncDataModule(RolloutDataModule):
 
     Args:
         make_env: builds the batched environment for a number of environments and a seed.
-        n_workers: worker processes of each rank; a divisor of ``n_envs``.
+        n_workers: worker processes per rank; a divisor of ``n_envs``.
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:
@@ -123,7 +123,7 @@ class MultiAsyncDataModule(MultiSyncDataModule):
 
     Args:
         make_env: builds the batched environment for a number of environments and a seed.
-        n_workers: worker processes of each rank, each with ``n_envs`` environments.
+        n_workers: worker processes per rank, each with ``n_envs`` environments.
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:

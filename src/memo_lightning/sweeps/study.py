@@ -1,4 +1,4 @@
-"""A study in its storage: beginning it, going on with it, and whose trials are whose."""
+"""A study in its storage: beginning it, resuming it, and whose trials are whose."""
 
 from __future__ import annotations
 

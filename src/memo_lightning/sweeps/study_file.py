@@ -27,7 +27,7 @@ _OF_TRIALS = {"seed": "; use n_seeds= for the runs of a trial", "run_dir": "", "
 
 @dataclass(frozen=True)
 class Objective:
-    """A figure to be made large or small."""
+    """A metric to be made large or small."""
 
     metric: str
     direction: Literal["maximize", "minimize"]

@@ -31,7 +31,7 @@ class EvaluationKind:
     Attributes:
         split: tasks that were drawn from.
         trial_length: steps of a trial.
-        memory_budget: entries that the memory was limited to, None for all.
+        memory_budget: tokens that the memory was limited to, None for all.
         deterministic: whether the most likely action was taken.
         changes: settings that were not those of training, e.g. ``("env.lit=True",)``.
     """
@@ -70,7 +70,7 @@ class EvaluationKind:
     def __str__(self) -> str:
         """Return it in words."""
         words = [f"{self.split} tasks, {self.trial_length:,} steps"]
-        words += [f"newest {self.memory_budget} entries of memory"] if self.memory_budget is not None else []
+        words += [f"newest {self.memory_budget} tokens of memory"] if self.memory_budget is not None else []
         words += ["most likely actions"] if self.deterministic else []
         return ", ".join([*words, *self.changes])
 

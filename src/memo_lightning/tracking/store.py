@@ -108,8 +108,8 @@ def store_file(uri: str) -> Path | None:
 def open_client(uri: str) -> MlflowClient:
     """Return MLflow's client of a store.
 
-    MLflow keeps one connection for each address that a process has used. A relative one would go on with the database
-    of the directory that was current at its first use.
+    MLflow keeps one connection for each address that a process has used. With a relative address, it would keep using
+    the database of the directory that was current at the first use.
     """
     from mlflow import MlflowClient
 

@@ -82,7 +82,7 @@ def _again(data: bytes, side: int, quality: int) -> bytes:
 
 
 def _shrunk(picture: Image.Image, side: int) -> Image.Image:
-    """Return a picture whose longer side has at most that many pixels."""
+    """Return an image whose longer side has at most that many pixels."""
     scale = side / max(picture.size)
     if scale >= 1:
         return picture
