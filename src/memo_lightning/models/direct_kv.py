@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
+from memo_lightning.models.attention import LayerKeysValues
 from memo_lightning.models.fixed_state import FixedCache, LayerTensors
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.memo import MemoTransformer
@@ -58,26 +58,17 @@ class DirectKVTransformer(MemoTransformer):
             memory.append([(self._move_keys(keys, segment.length), values) for keys, values in queries])
         return outputs
 
-    def summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
-        """Replace the open segment of the rows ``at_boundary [B]`` by the queries that read it."""
-        rows = at_boundary.nonzero().squeeze(1)
-        ends = state["length"][rows]
-        first = self.first_position(state["segments"][rows])
-        queries = self.summary_queries.expand(len(rows), -1, -1)
-        self.run_cached(queries, state, ends, first + self.segment_length, rows)
-
-        starts = self.drop_oldest(state, rows, ends - self.segment_length)
-        slots = torch.arange(self.summary_length)
-        cache = KVCache(state, self.transformer, growth=self.summary_length)
-        cache.move(
-            rows,
-            ends[:, None] + slots,
-            starts[:, None] + slots,
-            lambda keys: self._move_keys(keys, self.segment_length),
-        )
-        state["segments"][rows] += 1
-        state["length"][rows] = starts + self.summary_length
-        state["open_steps"][rows] = 0
+    def remembered(
+        self,
+        cache: KVCache,
+        summary: Tensor,
+        of_queries: LayerKeysValues,
+        rows: Tensor,
+        starts: Tensor,
+        segments: Tensor,
+    ) -> LayerKeysValues:
+        """Return the keys and values of the queries; see :meth:`MemoTransformer.remembered`."""
+        return [(self._move_keys(keys, self.segment_length), values) for keys, values in of_queries]
 
     def _fixed_summary(
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor
