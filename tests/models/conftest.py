@@ -1,4 +1,7 @@
-"""Models of these tests have large weights, so that what is in the memory shows in the outputs, and small cache blocks."""
+"""Models of these tests have large weights, so that what is in the memory shows in the outputs.
+
+Their caches have small blocks, so that even short ones have several.
+"""
 
 import pytest
 import torch

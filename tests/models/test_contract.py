@@ -90,10 +90,11 @@ def step_through(model, x, is_init=None):
 
 
 def held(model, state):
-    """Return what a memory holds, of a cache without the slots that nothing reads."""
+    """Return what a memory holds, of a cache without the slots that nothing has been stored in for good."""
     entries, layout = state.to_dict(), model.cache_layout(state)
     if layout is not None:
         n = int(model.transformer.sink_kv) + len(layout) - 1  # but for the slot of the next step
+        n -= model.summary_length * int(entries["waiting"][0]) if "waiting" in entries else 0
         for name in ("keys", "values"):
             layers = [torch.cat(list(blocks.values()), 2) for blocks in entries[name].values()]
             entries[name] = [layer[:, :, :n] for layer in layers]

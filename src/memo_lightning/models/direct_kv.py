@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from memo_lightning.models.attention import LayerKeysValues
@@ -58,17 +59,17 @@ class DirectKVTransformer(MemoTransformer):
             memory.append([(self._move_keys(keys, segment.length), values) for keys, values in queries])
         return outputs
 
-    def remembered(
-        self,
-        cache: KVCache,
-        summary: Tensor,
-        of_queries: LayerKeysValues,
-        rows: Tensor,
-        starts: Tensor,
-        segments: Tensor,
-    ) -> LayerKeysValues:
-        """Return the keys and values of the queries; see :meth:`MemoTransformer.remembered`."""
-        return [(self._move_keys(keys, self.segment_length), values) for keys, values in of_queries]
+    def init_state(self, batch_size: int) -> TensorDict:
+        """Return an empty memory, without room for a summary; see :meth:`MemoTransformer.init_state`."""
+        state = super().init_state(batch_size)
+        state["summary"] = state["summary"].new_zeros(batch_size, 0, self.d_model)
+        return state
+
+    def remember(self, state: TensorDict, rows: Tensor, summary: Tensor, of_queries: LayerKeysValues) -> None:
+        """Keep the keys and values of the queries; see :meth:`MemoTransformer.remember`."""
+        moved = [(self._move_keys(keys, self.segment_length), values) for keys, values in of_queries]
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
+        cache.store(moved, state["length"][rows] - self.summary_length, rows)
 
     def _fixed_summary(
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor

@@ -223,7 +223,8 @@ class CacheReader:
         """See :class:`~memo_lightning.models.attention.Context`."""
         self.own.append((keys, values))
         if len(self._alike) == 1:
-            return self._attend(layer, queries, keys, values, *self._alike, self._rows)
+            (n,) = self._alike
+            return self._attend(layer, queries, keys, values, n, self._rows)
         read = torch.empty_like(queries)
         for n, members in self._alike.items():
             rows = members if self._rows is None else self._rows[members]

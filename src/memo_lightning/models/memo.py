@@ -52,8 +52,8 @@ class MemoTransformer(SegmentedModel):
         ValueError: if the sizes do not fit together.
     """
 
-    state_names = ("keys", "values", "length", "open_steps", "segments", "maker")
-    counter_names = ("length", "open_steps", "segments")
+    state_names = ("keys", "values", "summary", "length", "open_steps", "segments", "waiting", "maker")
+    counter_names = ("length", "open_steps", "segments", "waiting")
     fixed_state_meanings: ClassVar[Mapping[str, str]] = {
         "keys": "keys of the newest summaries, the open segment and a summary being written, in one layer, "
         "[heads, slots, head width]",
@@ -177,15 +177,17 @@ class MemoTransformer(SegmentedModel):
         return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, counters, and which model it is made by.
+        """Return an empty memory: keys and values per layer, the newest summary, counters, and what it is made by.
 
-        The counters are tokens held, steps in the open segment, and complete segments so far.
+        The counters are tokens held, steps in the open segment, complete segments so far, and whether the newest
+        summary waits for its second pass, which makes the last S of the tokens held.
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.counter_names}
+        summary = self.transformer.norm.weight.new_zeros(batch_size, self.summary_length, self.d_model)
         maker = torch.tensor([self._maker()]).repeat(batch_size, 1)
-        return TensorDict({**buffers, **counters, "maker": maker}, [batch_size])
+        return TensorDict({**buffers, **counters, "summary": summary, "maker": maker}, [batch_size])
 
     def cache_layout(self, state: TensorDict) -> Tensor:
         """Return which summary or step each slot holds; see :meth:`SequenceModel.cache_layout`."""
@@ -197,8 +199,10 @@ class MemoTransformer(SegmentedModel):
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`.
 
-        The rows whose segment they complete, whichever they are, then write their summary.
+        The rows whose segment they complete, whichever they are, then write their summary; its second pass is left to
+        the next call.
         """
+        self.encode_waiting(state)
         length, open_steps, segments = state["length"], state["open_steps"], state["segments"]
         at_boundary = open_steps + n_steps == self.segment_length
         if at_boundary.all():
@@ -232,34 +236,37 @@ class MemoTransformer(SegmentedModel):
         y, own = cache.read(block, position, length, rows)
 
         starts = self.drop_oldest(cache, rows, length - open_steps)
-        segments = segments + 1
-        of_queries = [(keys[:, :, x.shape[1] :], values[:, :, x.shape[1] :]) for keys, values in own]
-        cache.store(self.remembered(cache, y[:, x.shape[1] :], of_queries, rows, starts, segments), starts, rows)
-        state["segments"][rows] = segments
+        state["segments"][rows] += 1
         state["length"][rows] = starts + self.summary_length
         state["open_steps"][rows] = 0
+        of_queries = [(keys[:, :, x.shape[1] :], values[:, :, x.shape[1] :]) for keys, values in own]
+        self.remember(state, rows, y[:, x.shape[1] :], of_queries)
         return y[:, : x.shape[1]]
 
-    def remembered(
-        self,
-        cache: KVCache,
-        summary: Tensor,
-        of_queries: LayerKeysValues,
-        rows: Tensor,
-        starts: Tensor,
-        segments: Tensor,
-    ) -> LayerKeysValues:
-        """Return the keys and values ``[b, H, S, d]`` that are kept of a segment.
+    def remember(self, state: TensorDict, rows: Tensor, summary: Tensor, of_queries: LayerKeysValues) -> None:
+        """Keep what the summary queries have read, in the last S slots that the ``length`` of a row counts.
 
         Args:
-            cache: holds the summaries before.
+            state: the memory, updated in place.
+            rows: int64 ``[b]`` on the CPU, the rows that have completed a segment.
             summary: ``[b, S, D]``, the outputs of the queries.
-            of_queries: the keys and values ``[b, H, S, d]`` that they had.
-            rows: int64 ``[b]``, the cache rows.
-            starts: int64 ``[b]``, the slots that the summaries before fill.
-            segments: int64 ``[b]``, complete segments, this one included.
+            of_queries: the keys and values ``[b, H, S, d]`` that the queries had.
         """
-        return cache.keys_values(summary, self.first_position(segments) - self.summary_length, starts, rows)
+        # The next step is the first to read it. The second pass is left to that step, so that none runs both passes.
+        state["summary"][rows.to(summary.device)] = summary
+        state["waiting"][rows] = 1
+
+    def encode_waiting(self, state: TensorDict) -> None:
+        """Run the second pass over the summaries that wait for it."""
+        rows = state["waiting"].nonzero().squeeze(1)
+        if not len(rows):
+            return
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
+        summary = state["summary"][rows.to(state["summary"].device)]
+        position = self.first_position(state["segments"][rows]) - self.summary_length
+        starts = state["length"][rows] - self.summary_length
+        cache.store(cache.keys_values(summary, position, starts, rows), starts, rows)
+        state["waiting"][rows] = 0
 
     def drop_oldest(self, cache: KVCache, rows: Tensor, held: Tensor) -> Tensor:
         """Make room in the budget of ``rows [b]``, whose summaries fill ``held [b]`` slots, for one more.
