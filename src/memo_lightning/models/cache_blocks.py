@@ -107,7 +107,7 @@ class CacheBlocks:
         parts = []
         for first, *blocks in zip(range(0, n, self._size), *self._layers[layer], strict=False):
             keys, values = (block[:, :, : n - first] for block in blocks)
-            parts.append((keys, values) if rows is None else (keys[rows], values[rows]))
+            parts.append((keys, values) if rows is None else (keys[rows.to(self.device)], values[rows.to(self.device)]))
         return parts
 
     def consecutive(self, first: Tensor, length: int, rows: Tensor | None = None) -> list[Placement]:
@@ -118,13 +118,21 @@ class CacheBlocks:
             length: tokens of a row.
             rows: int64 ``[b]`` on the CPU, the cache rows of the pass; None for all.
         """
-        start, end = int(first[0]), int(first[0]) + length
+        start, end, whole = int(first[0]), int(first[0]) + length, slice(None)
         if rows is not None or bool((first != start).any()):
+            if rows is None:
+                rows = torch.arange(len(first))
+            number = int(first.min()) // self._size
+            if length == 1 and int(first.max()) // self._size == number:  # of a step: in few operations
+                places = (rows.to(self.device), whole, (first - number * self._size).to(self.device))
+                return [Placement(number, (whole, whole, 0), places)]
             times = torch.arange(length).expand(len(first), -1)
             of_pass = torch.arange(len(first)).repeat_interleave(length)
-            of_cache = of_pass if rows is None else rows[of_pass]
-            return self.scattered(of_pass, times.flatten(), of_cache, (first[:, None] + times).flatten())
-        placements, whole = [], slice(None)
+            return self.scattered(of_pass, times.flatten(), rows[of_pass], (first[:, None] + times).flatten())
+        if start // self._size == (end - 1) // self._size:
+            number, place = divmod(start, self._size)
+            return [Placement(number, (...,), (whole, whole, slice(place, place + length)))]
+        placements = []
         for number in range(start // self._size, -(-end // self._size)):
             offset = number * self._size
             low, high = max(start, offset), min(end, offset + self._size)
@@ -141,12 +149,13 @@ class CacheBlocks:
             of_cache: the cache rows that they go to.
             places: the places that they go to.
         """
-        blocks, places = places // self._size, places % self._size
+        blocks, low, high = places // self._size, int(places.min()) // self._size, int(places.max()) // self._size
         placements = []
-        for number in blocks.unique().tolist():
-            here = (blocks == number).nonzero().squeeze(1)
+        for number in range(low, high + 1):
+            here = slice(None) if low == high else (blocks == number).nonzero().squeeze(1)
             row, time, target, place = (
-                index[here].to(self.device, non_blocking=True) for index in (of_pass, times, of_cache, places)
+                index[here].to(self.device, non_blocking=True)
+                for index in (of_pass, times, of_cache, places - number * self._size)
             )
             placements.append(Placement(number, (row, slice(None), time), (target, slice(None), place)))
         return placements

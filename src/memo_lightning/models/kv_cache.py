@@ -19,10 +19,9 @@ from memo_lightning.models.transformer import Transformer
 class KVCache:
     """The keys and values of every row's tokens, at slots ``0, 1, ...``, held in a state TensorDict.
 
-    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different
-    steps. Storing past the capacity grows the cache to exactly what is needed, rounded up to ``growth``
-    slots. Where the layers have a sink, its key and value lie before slot 0, so that acting need not copy the cache to
-    prepend them.
+    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different steps. Storing
+    past the capacity grows the cache to exactly what is needed, rounded up to ``growth`` slots. Where the layers have a
+    sink, its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
 
     Args:
         state: TensorDict with nested ``keys`` and ``values``; see :class:`CacheBlocks`.
@@ -163,12 +162,11 @@ class KVCache:
         device, n_places = self._blocks.device, int(first.max()) + n + self._n_sinks
         index = (first.to(device)[:, None] + torch.arange(n, device=device) + self._n_sinks)[:, None, :, None]
         index = index.expand(-1, self._blocks.n_heads, -1, self._blocks.head_dim)
-        moved = []
+        subset = self._subset(rows)
+        placements = self._blocks.consecutive(torch.full_like(first, self._n_sinks), n, subset)
         for layer in range(self._blocks.n_layers):
-            seen = zip(*self._blocks.seen(layer, n_places, self._subset(rows)), strict=True)
-            keys, values = (_joined(blocks).gather(2, index) for blocks in seen)
-            moved.append((keys, values))
-        self.store(moved, torch.zeros_like(first), rows)
+            keys, values = zip(*self._blocks.seen(layer, n_places, subset), strict=True)
+            self._blocks.store(layer, placements, _joined(keys).gather(2, index), _joined(values).gather(2, index))
 
     def _subset(self, rows: Tensor) -> Tensor | None:
         """Return ``rows``, or None if they are all."""
@@ -281,7 +279,7 @@ class CacheStepper:
         one = queries.reshape(-1, 1, width)
         unused = one.new_empty(1, 1, 1)
         flat = [(keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in seen]  # (B H, k, d)
-        scores = torch.cat([torch.baddbmm(unused, one, keys.mT, beta=0, alpha=self._scale) for keys, _ in flat], -1)
+        scores = _joined([torch.baddbmm(unused, one, keys.mT, beta=0, alpha=self._scale) for keys, _ in flat], -1)
         if self._hidden is not None:
             scores.view(n_rows, n_heads, 1, -1).add_(self._hidden)
         weights = scores.softmax(-1).split([keys.shape[1] for keys, _ in flat], -1)
@@ -295,6 +293,6 @@ class CacheStepper:
         return torch.cat([keys for keys, _ in self._blocks.seen(layer, self._end)], 2)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return ``parts [..., k, d]`` one behind another, without a copy where there is one only."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -2)
+def _joined(parts: Sequence[Tensor], dim: int = -2) -> Tensor:
+    """Return ``parts`` one behind another, without a copy where there is one only."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
