@@ -124,8 +124,8 @@ class CacheBlocks:
                 rows = torch.arange(len(first))
             number = int(first.min()) // self._size
             if length == 1 and int(first.max()) // self._size == number:  # of a step: in few operations
-                places = (rows.to(self.device), whole, (first - number * self._size).to(self.device))
-                return [Placement(number, (whole, whole, 0), places)]
+                target = (rows.to(self.device), whole, (first - number * self._size).to(self.device))
+                return [Placement(number, (whole, whole, 0), target)]
             times = torch.arange(length).expand(len(first), -1)
             of_pass = torch.arange(len(first)).repeat_interleave(length)
             return self.scattered(of_pass, times.flatten(), rows[of_pass], (first[:, None] + times).flatten())

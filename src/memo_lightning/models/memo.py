@@ -277,9 +277,9 @@ class MemoTransformer(SegmentedModel):
         if self.max_summaries is None:
             return held
         kept = held.clamp(max=(self.max_summaries - 1) * self.summary_length)
-        full = kept < held
-        if full.any():
-            cache.bring_forward(rows[full], (held - kept)[full], int(kept.max()))
+        full, n = kept < held, int(kept.max())
+        if n and full.any():
+            cache.bring_forward(rows[full], (held - kept)[full], n)
         return kept
 
     def init_fixed_state(self, batch_size: int) -> FixedState:
