@@ -1,4 +1,7 @@
-"""Models of these tests have large weights, so that what is in the memory shows in the outputs."""
+"""Models of these tests have large weights, so that what is in the memory shows in the outputs.
+
+Their caches have small blocks, so that even short ones have several.
+"""
 
 import pytest
 import torch
@@ -10,6 +13,11 @@ from memo_lightning.models import load_official_state_dict
 @pytest.fixture(autouse=True)
 def _large_weights(monkeypatch):
     monkeypatch.setattr("memo_lightning.models.projection._INIT_STD", 0.15)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr("memo_lightning.models.cache_blocks.BLOCK_SIZE", 7)
 
 
 @pytest.fixture

@@ -89,6 +89,18 @@ def step_through(model, x, is_init=None):
     return torch.stack(outputs, 1), state
 
 
+def held(model, state):
+    """Return what a memory holds, of a cache without the slots that nothing has been stored in for good."""
+    entries, layout = state.to_dict(), model.cache_layout(state)
+    if layout is not None:
+        n = int(model.transformer.sink_kv) + len(layout) - 1  # but for the slot of the next step
+        n -= model.summary_length * int(entries["waiting"][0]) if "waiting" in entries else 0
+        for name in ("keys", "values"):
+            layers = [torch.cat(list(blocks.values()), 2) for blocks in entries[name].values()]
+            entries[name] = [layer[:, :, :n] for layer in layers]
+    return entries
+
+
 def staggered_resets(steps=33):
     starts = [[0], [0, 7], [0, 1, 2, 20], [0, 32], [0, 10, 15, 20], [0, 16], []]
     is_init = torch.zeros(len(starts), steps, dtype=torch.bool)
@@ -120,7 +132,7 @@ def test_prefill_equals_stepping_and_is_gone_on_from(model, staggered):
     assert not y.requires_grad
     assert model.state_nbytes(state) <= model.state_nbytes(expected)
     if not staggered:
-        torch.testing.assert_close(state.to_dict(), expected.to_dict(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(held(model, state), held(model, expected), atol=1e-5, rtol=1e-5)
     for _ in range(13):  # across boundaries, and past what was spare in either
         x_t = torch.randn(7, D)
         (ours, state), (theirs, expected) = model.step(x_t, state), model.step(x_t, expected)

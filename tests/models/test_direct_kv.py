@@ -33,9 +33,9 @@ def test_memory_is_the_keys_and_values_of_the_queries():
     queries = model.transformer.blocks[0].attention_norm(model.summary_queries).repeat(3, 1)
     keys, values = attention.qkv(queries).view(6, 3, 2, 8)[:, 1:].permute(1, 2, 0, 3)  # (H, 6, d) each
     cos, sin = model.transformer.rotary(torch.arange(6), torch.float32)
-    torch.testing.assert_close(state["keys"]["0"][0, :, :6], rotate(keys, cos, sin), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(state["values"]["0"][0, :, :6], values, atol=1e-5, rtol=1e-5)
-    first, second = state["values"]["1"][0, :, :6].split([2, 4], dim=1)
+    torch.testing.assert_close(state["keys", "0", "0"][0, :, :6], rotate(keys, cos, sin), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state["values", "0", "0"][0, :, :6], values, atol=1e-5, rtol=1e-5)
+    first, second = state["values", "1", "0"][0, :, :6].split([2, 4], dim=1)
     assert (first - second[:, :2]).abs().max() > 1e-3, "the second layer knows what was read"
 
 

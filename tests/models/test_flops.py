@@ -32,11 +32,13 @@ def test_steps_of_full_context():
 def test_steps_of_memo_with_the_creation_of_summaries():
     model = MemoTransformer(**STACK, segment_length=L, summary_length=S)
     old = 2 * S  # two segments lie behind
-    steps = sum(2 * WEIGHTS + attention(old + t) for t in range(1, L + 1))
-    # Queries see all of the segment under a mask, which torch's kernel does not skip; then the second pass.
-    reading = 2 * S * WEIGHTS + attention(S * (old + L + S))
-    second_pass = 2 * S * WEIGHTS + attention(S * (old + S))
-    assert step_flops(model, 2 * L, L) == steps + reading + second_pass
+    steps = sum(2 * WEIGHTS + attention(old + t) for t in range(1, L))
+    # The last step and the queries see all before them, and causally each other.
+    reading = 2 * (1 + S) * WEIGHTS + attention((1 + S) * (old + L - 1) + (1 + S) * (2 + S) // 2)
+    # The second pass over the summary before, which the first of the steps makes, ends at the last layer's projection.
+    pairs = S * (old - S) + S * (S + 1) // 2
+    second_pass = (2 * S * WEIGHTS + attention(pairs)) * (LAYERS - 1) // LAYERS + 2 * S * 3 * D * D
+    assert step_flops(model, 2 * L, L) == second_pass + steps + reading
 
 
 @pytest.mark.parametrize("length", [5, 64])

@@ -73,11 +73,11 @@ def test_idle_sessions_are_not_touched_and_what_is_held_is_what_is_remembered(tm
 
     act(range(40))
     idle = players[30].memory.block
-    kept = idle.rows["memory", "keys", "0"][players[30].memory.row].clone()
+    kept = idle.rows["memory", "keys", "0", "0"][players[30].memory.row].clone()
     for _ in range(60):
         act(rng.permutation(20)[:7])
     block, row = players[30].memory.block, players[30].memory.row
-    assert torch.equal(block.rows["memory", "keys", "0"][row], kept)
+    assert torch.equal(block.rows["memory", "keys", "0", "0"][row], kept)
     longest = max(player.memory.steps for player in players)
     assert actor.memories.nbytes < 40 * 2 * 2 * peak_memory_bytes(agent.policy.sequence_model, longest)
     act(range(20))
@@ -94,7 +94,7 @@ def test_the_same_sessions_again_are_stepped_in_place(tmp_path):
     order, state = memories.gather(own)
     order, again = memories.gather([own[index] for index in (2, 0, 1)])
     assert [(2, 0, 1)[index] for index in order] == [0, 1, 2]
-    assert again.memory["keys", "0"].data_ptr() == state.memory["keys", "0"].data_ptr()
+    assert again.memory["keys", "0", "0"].data_ptr() == state.memory["keys", "0", "0"].data_ptr()
 
 
 def test_a_short_memory_does_not_pay_for_a_long_one(tmp_path):

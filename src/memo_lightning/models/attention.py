@@ -15,6 +15,9 @@ from memo_lightning.models.rotary import rotate
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values ``[B, H, k, d]`` of some tokens in one layer."""
 
+LayerKeysValues = list[KeysValues]
+"""The keys and values of some tokens, layer by layer."""
+
 
 class Context(Protocol):
     """Decides what the tokens of one pass attend to: this is where memories differ."""
@@ -62,12 +65,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
         """Map ``x [B, t, D]`` to ``[B, t, D]``; ``cos`` and ``sin [..., t, d / 2]`` hold the positions."""
+        y = context.attend(layer, *self.project(x, cos, sin))
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values ``[B, H, t, d]`` of ``x [B, t, D]``; see :meth:`forward`."""
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
         queries, keys = rotate(qkv[:2], cos, sin).unbind(0)
-        values = qkv[2].clone()  # a view would keep all three alive for the backward pass
-        y = context.attend(layer, queries, keys, values)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return queries, keys, qkv[2].clone()  # a view would keep all three alive for the backward pass
 
     def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
         """Map one token of every row, ``x [B, D]``, to ``[B, D]``.

@@ -39,6 +39,14 @@ class Part(NamedTuple):
     log_sum: Tensor
 
 
+def merge(far: Part, near: Part) -> Part:
+    """Return what the queries read from both parts, whose log-sum-exps one kernel has made."""
+    log_sum = torch.logaddexp(far.log_sum, near.log_sum)
+    weight = (near.log_sum - log_sum)[..., : near.output.shape[2]].exp_().unsqueeze(-1)
+    output = torch.lerp(far.output, near.output, weight.to(far.output.dtype).expand_as(far.output))
+    return Part(output, log_sum)
+
+
 class Kernel(Protocol):
     """Attention of queries ``[B, H, t, d]`` to one part: keys and values ``[B, H, k, d]``.
 

@@ -16,7 +16,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from memo_lightning.models.base import SequenceModel
-from memo_lightning.models.kv_cache import CacheStepper
+from memo_lightning.models.kv_cache import CacheReader, CacheStepper
 from memo_lightning.models.retrieval import RetrievalMemory
 from memo_lightning.models.transformer_model import TransformerModel
 
@@ -78,8 +78,10 @@ class AttentionRecorder:
         self._n_steps += 1
         return result
 
-    def run_layers(self, run: Callable[..., Tensor], x: Tensor, positions: Tensor, context: CacheStepper) -> Tensor:
-        """Run the transformer's ``step``; of the passes that a step takes, the first reads and others write."""
+    def run_layers(
+        self, run: Callable[..., Tensor], x: Tensor, positions: Tensor, context: CacheStepper | CacheReader
+    ) -> Tensor:
+        """Run the layers; of the passes that a step takes, the first begins with the step, and others write."""
         if self._layers:
             return run(x, positions, context)
         layout = self._model.cache_layout(self._state)
@@ -115,16 +117,17 @@ class AttentionRecorder:
 
 
 class _Recording:
-    """A context that also keeps the weights ``[H, k]`` of every layer."""
+    """A context that also keeps the weights ``[H, k]`` of the first token, layer by layer."""
 
-    def __init__(self, context: CacheStepper, layers: list[Tensor]) -> None:
+    def __init__(self, context: CacheStepper | CacheReader, layers: list[Tensor]) -> None:
         self._context, self._layers = context, layers
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See :class:`~memo_lightning.models.attention.StepContext`."""
+        """See :class:`~memo_lightning.models.attention.Context` and ``StepContext``."""
         read = self._context.attend(layer, queries, keys, values)
         seen = self._context.seen_keys(layer)[0].float()  # [H, k, d]
-        scores = seen @ queries[0].float().unsqueeze(-1) * queries.shape[-1] ** -0.5
+        query = queries[0].float().view(len(seen), -1, seen.shape[-1])[:, 0]  # of a pass [H, t, d] or a step [H, d]
+        scores = seen @ query.unsqueeze(-1) * query.shape[-1] ** -0.5
         self._layers.append(scores.squeeze(-1).softmax(-1))
         return read
 
@@ -140,6 +143,7 @@ def recorded_attention(model: SequenceModel) -> Iterator[AttentionRecorder]:
     wrapped: list[tuple[Any, str, Callable[..., Any]]] = [
         (model, "step", recorder.step),
         (model.transformer, "step", recorder.run_layers),
+        (model.transformer, "forward", recorder.run_layers),
     ]
     if isinstance(model, RetrievalMemory):
         wrapped.append((model, "retrieval_weights", recorder.retrieval_weights))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memo_lightning.models.attention import KeysValues, causal_attention
-from memo_lightning.models.attention_kernels import Kernel, Part, kernel_for
+from memo_lightning.models.attention_kernels import Kernel, Part, kernel_for, merge
 
 
 def attend_to_context(
@@ -49,12 +49,10 @@ class _TwoPartAttention(torch.autograd.Function):
     ) -> Tensor:
         far = kernel.forward(queries, context_keys, context_values, is_causal=False)
         near = kernel.forward(queries, keys, values, is_causal=True)
-        log_sum = torch.logaddexp(far.log_sum, near.log_sum)
-        weight = (near.log_sum - log_sum)[..., : queries.shape[2]].exp_().unsqueeze(-1)
-        output = torch.lerp(far.output, near.output, weight.to(far.output.dtype).expand_as(far.output))
-        ctx.save_for_backward(queries, keys, values, context_keys, context_values, output, log_sum)
+        whole = merge(far, near)
+        ctx.save_for_backward(queries, keys, values, context_keys, context_values, *whole)
         ctx.kernel = kernel
-        return output
+        return whole.output
 
     @staticmethod
     @once_differentiable

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from memo_lightning.models.attention import LayerKeysValues
 from memo_lightning.models.fixed_state import FixedCache, LayerTensors
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.memo import MemoTransformer
@@ -58,26 +59,17 @@ class DirectKVTransformer(MemoTransformer):
             memory.append([(self._move_keys(keys, segment.length), values) for keys, values in queries])
         return outputs
 
-    def summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
-        """Replace the open segment of the rows ``at_boundary [B]`` by the queries that read it."""
-        rows = at_boundary.nonzero().squeeze(1)
-        ends = state["length"][rows]
-        first = self.first_position(state["segments"][rows])
-        queries = self.summary_queries.expand(len(rows), -1, -1)
-        self.run_cached(queries, state, ends, first + self.segment_length, rows)
+    def init_state(self, batch_size: int) -> TensorDict:
+        """Return an empty memory, without room for a summary; see :meth:`MemoTransformer.init_state`."""
+        state = super().init_state(batch_size)
+        state["summary"] = state["summary"].new_zeros(batch_size, 0, self.d_model)
+        return state
 
-        starts = self.drop_oldest(state, rows, ends - self.segment_length)
-        slots = torch.arange(self.summary_length)
+    def remember(self, state: TensorDict, rows: Tensor, summary: Tensor, of_queries: LayerKeysValues) -> None:
+        """Keep the keys and values of the queries; see :meth:`MemoTransformer.remember`."""
+        moved = [(self._move_keys(keys, self.segment_length), values) for keys, values in of_queries]
         cache = KVCache(state, self.transformer, growth=self.summary_length)
-        cache.move(
-            rows,
-            ends[:, None] + slots,
-            starts[:, None] + slots,
-            lambda keys: self._move_keys(keys, self.segment_length),
-        )
-        state["segments"][rows] += 1
-        state["length"][rows] = starts + self.summary_length
-        state["open_steps"][rows] = 0
+        cache.store(moved, state["length"][rows] - self.summary_length, rows)
 
     def _fixed_summary(
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor

@@ -16,7 +16,7 @@ from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.transformer_model import TransformerModel
 
-_CACHE_GROWTH = 256  # slots; growing copies the cache, so not by every step
+_CACHE_GROWTH = 256  # slots; so that a step seldom waits for memory
 
 
 class FullContextTransformer(TransformerModel):
@@ -94,9 +94,7 @@ class FullContextTransformer(TransformerModel):
         state = self.init_state(x.shape[0])
         state["steps"] += trial_steps[..., -1].flatten().cpu() + 1
         budget, held = self.memory_budget or x.shape[1], state["steps"]
-        cache = KVCache(state, self.transformer, _CACHE_GROWTH)
-        cache.reserve(int(held.max()), limit=self.memory_budget)
-
+        cache = KVCache(state, self.transformer, _CACHE_GROWTH, self.memory_budget)
         age = torch.arange(x.shape[1] - 1, -1, -1)
         rows, times = (age < held.clamp(max=budget)[:, None]).nonzero().unbind(1)
         slots = (held[rows] - 1 - age[times]) % budget
@@ -142,11 +140,10 @@ class FullContextTransformer(TransformerModel):
         slots = last_seen = steps
         if budget is not None:
             slots, last_seen = steps % budget, steps.clamp(max=budget - 1)
-        cache = KVCache(state, self.transformer, _CACHE_GROWTH)
-        cache.reserve(int(last_seen.max()) + 1, limit=budget)
-        y = cache.run(x_t.unsqueeze(1), steps + self.position_offset, slots, last_seen=last_seen)
+        cache = KVCache(state, self.transformer, _CACHE_GROWTH, budget)
+        y = cache.step(x_t, steps + self.position_offset, slots, last_seen)
         steps += 1
-        return y.squeeze(1), state
+        return y, state
 
     def init_fixed_state(self, batch_size: int) -> FixedState:
         """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`."""

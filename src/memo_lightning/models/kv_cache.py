@@ -1,15 +1,17 @@
-"""Keys and values while acting: one growing buffer per layer, one length per row."""
+"""Keys and values while acting: one cache for all rows, each with a length of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from memo_lightning.models.attention import Context, causal_attention
+from memo_lightning.models.attention import Context, LayerKeysValues
+from memo_lightning.models.attention_kernels import kernel_for, merge
+from memo_lightning.models.cache_blocks import CacheBlocks, Placement
 from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.transformer import Transformer
 
@@ -17,21 +19,21 @@ from memo_lightning.models.transformer import Transformer
 class KVCache:
     """The keys and values of every row's tokens, at slots ``0, 1, ...``, held in a state TensorDict.
 
-    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different
-    steps. Writing past the capacity grows the buffers to exactly what is needed, rounded up to ``growth``
-    slots, one layer at a time, so that at no moment much more is allocated than is held. Where the layers
-    have a sink, its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
+    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different steps. Storing
+    past the capacity grows the cache to exactly what is needed, rounded up to ``growth`` slots. Where the layers have a
+    sink, its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
 
     Args:
-        state: TensorDict with nested ``keys`` and ``values``, one ``[B, H, capacity, d]`` tensor per layer.
+        state: TensorDict with nested ``keys`` and ``values``; see :class:`CacheBlocks`.
         stack: the transformer whose keys and values these are.
-        growth: slots by which buffers grow.
+        growth: slots by which the cache grows.
+        limit: slots that it never grows beyond.
     """
 
-    def __init__(self, state: TensorDict, stack: Transformer, growth: int) -> None:
-        self._keys, self._values, self._stack = state["keys"], state["values"], stack
-        self._n_sinks = int(stack.sink_kv)
-        self.growth = growth
+    def __init__(self, state: TensorDict, stack: Transformer, growth: int, limit: int | None = None) -> None:
+        self._blocks = CacheBlocks(state["keys"], state["values"])
+        self._stack, self._n_sinks = stack, int(stack.sink_kv)
+        self._growth, self._limit = growth, limit
 
     @staticmethod
     @torch.no_grad()
@@ -43,20 +45,18 @@ class KVCache:
         weight = stack.norm.weight
         kind = weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        # Zeros, not empty: a masked slot has weight 0, and 0 times an accidental NaN would still be NaN.
-        shape = (batch_size, stack.n_heads, int(stack.sink_kv) + capacity, stack.head_dim)
-        keys = {str(layer): weight.new_zeros(shape, dtype=dtype) for layer in range(stack.n_layers)}
-        values = {layer: torch.zeros_like(buffer) for layer, buffer in keys.items()}
+        first = weight.new_empty(batch_size, stack.n_heads, int(stack.sink_kv) + capacity, stack.head_dim, dtype=dtype)
+        keys, values = (CacheBlocks.allocate(first, stack.n_layers) for _ in range(2))
         for layer, sink in enumerate(stack.sinks()):
             if sink is not None:
-                keys[str(layer)][:, :, :1], values[str(layer)][:, :, :1] = sink
-        return {"keys": TensorDict(keys, [batch_size]), "values": TensorDict(values, [batch_size])}
+                keys[str(layer), "0"][:, :, :1], values[str(layer), "0"][:, :, :1] = sink
+        return {"keys": keys, "values": values}
 
     @staticmethod
     def check(state: TensorDict, stack: Transformer) -> None:
         """Raise ``ValueError`` unless the ``keys`` of ``state`` have the sizes of ``stack``."""
-        keys = state["keys"]
-        held = (len(keys.keys()), keys["0"].shape[1], keys["0"].shape[3])
+        first = state["keys", "0", "0"]
+        held = (len(state["keys"].keys()), first.shape[1], first.shape[3])
         expected = (stack.n_layers, stack.n_heads, stack.head_dim)
         if held != expected:
             raise ValueError(
@@ -66,70 +66,111 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """Slots that are allocated for every row."""
-        return self._keys["0"].shape[2] - self._n_sinks
+        return self._blocks.n_places - self._n_sinks
 
-    def reserve(self, slots: int, limit: int | None = None) -> None:
-        """Make room for ``slots`` slots in every row, and never for more than ``limit``."""
+    def _reserve(self, slots: int) -> None:
+        """Make room for ``slots`` slots in every row."""
         if slots <= self.capacity:
             return
-        extra = -(-(slots - self.capacity) // self.growth) * self.growth
-        if limit is not None:
-            extra = min(extra, limit - self.capacity)
-        for buffers in (self._keys, self._values):
-            for layer, buffer in buffers.items():
-                buffers[layer] = torch.nn.functional.pad(buffer, (0, 0, 0, extra))
+        extra = -(-(slots - self.capacity) // self._growth) * self._growth
+        if self._limit is not None:
+            extra = min(extra, self._limit - self.capacity)
+        self._blocks.extend(extra)
 
-    def move(
-        self,
-        rows: Tensor,
-        sources: Tensor,
-        targets: Tensor,
-        change_keys: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        """Copy slots of some rows to others.
+    def step(self, x: Tensor, positions: Tensor, slots: Tensor, last_seen: Tensor | None = None) -> Tensor:
+        """Run one token of every row through all layers, storing it.
 
         Args:
-            rows: int64 ``[b]``, the cache rows.
-            sources: int64 ``[b, n]``, the slots to copy from.
-            targets: int64 ``[b, n]``, the slots to copy to.
-            change_keys: what happens to keys ``[b, n, H, d]`` on the way.
-        """
-        device = self._keys["0"].device
-        index = rows.to(device)[:, None]
-        sources, targets = sources.to(device) + self._n_sinks, targets.to(device) + self._n_sinks
-        for buffers, change in ((self._keys, change_keys), (self._values, None)):
-            for buffer in buffers.values():
-                moved = buffer[index, :, sources]
-                buffer[index, :, targets] = moved if change is None else change(moved)
-
-    def run(
-        self,
-        tokens: Tensor,
-        first_positions: Tensor,
-        slots: Tensor,
-        rows: Tensor | None = None,
-        last_seen: Tensor | None = None,
-    ) -> Tensor:
-        """Run tokens through all layers, storing them and attending to everything up to them.
-
-        Args:
-            tokens: ``[b, t, D]``.
-            first_positions: int64 ``[b]`` on the CPU, the position of each row's first token.
-            slots: int64 ``[b]`` on the CPU, the first slot each row writes to.
-            rows: int64 ``[b]``, the cache rows that take part; all of them when None.
-            last_seen: int64 ``[b]`` on the CPU, the last slot that a row's first token sees; its own by
-                default.
+            x: ``[B, D]``.
+            positions: int64 ``[B]`` on the CPU.
+            slots: int64 ``[B]`` on the CPU, where the tokens are stored.
+            last_seen: int64 ``[B]`` on the CPU, the last slot that they see; their own by default.
 
         Returns:
-            Normed outputs ``[b, t, D]``.
+            Normed outputs ``[B, D]``.
         """
         last_seen = slots if last_seen is None else last_seen
-        slots, last_seen = slots + self._n_sinks, last_seen + self._n_sinks
+        self._reserve(int(last_seen.max()) + 1)
+        placements = self._blocks.consecutive(slots + self._n_sinks, 1)
+        stepper = CacheStepper(self._blocks, placements, last_seen + self._n_sinks)
+        return self._stack.step(x, positions_from(positions, 1, x.device), stepper)
+
+    def run(self, tokens: Tensor, first_positions: Tensor, slots: Tensor) -> Tensor:
+        """Run tokens of all rows through all layers, storing them behind what they see.
+
+        Args:
+            tokens: ``[B, t, D]``.
+            first_positions: int64 ``[B]`` on the CPU, the position of each row's first token.
+            slots: int64 ``[B]`` on the CPU, the slot it is stored in; all before are seen.
+
+        Returns:
+            Normed outputs ``[B, t, D]``.
+        """
+        if tokens.shape[1] == 1:
+            return self.step(tokens.squeeze(1), first_positions, slots).unsqueeze(1)
+        y, own = self.read(tokens, first_positions, slots, torch.arange(len(tokens)))
+        self.store(own, slots, torch.arange(len(tokens)))
+        return y
+
+    def read(
+        self, tokens: Tensor, first_positions: Tensor, held: Tensor, rows: Tensor
+    ) -> tuple[Tensor, LayerKeysValues]:
+        """Run tokens of some rows through all layers, storing nothing.
+
+        Args:
+            tokens: ``[b, t, D]``, which see what their row holds and, causally, each other.
+            first_positions: int64 ``[b]`` on the CPU, the position of each row's first token.
+            held: int64 ``[b]`` on the CPU, the slots that the tokens of a row see.
+            rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
+
+        Returns:
+            Normed outputs ``[b, t, D]``, and the tokens' own keys and values.
+        """
+        reader = CacheReader(self._blocks, held + self._n_sinks, self._subset(rows))
+        y = self._stack(tokens, positions_from(first_positions, tokens.shape[1], tokens.device), reader)
+        return y, reader.own
+
+    def keys_values(self, tokens: Tensor, first_positions: Tensor, held: Tensor, rows: Tensor) -> LayerKeysValues:
+        """Return the keys and values that :meth:`read` would, of the same arguments, without the outputs."""
+        reader = CacheReader(self._blocks, held + self._n_sinks, self._subset(rows))
         positions = positions_from(first_positions, tokens.shape[1], tokens.device)
-        if tokens.shape[1] > 1 or rows is not None or torch.is_grad_enabled():
-            return self._stack(tokens, positions, CacheWriter(self._keys, self._values, slots, rows, last_seen))
-        stepper = CacheStepper(self._keys, self._values, slots, last_seen)
-        return self._stack.step(tokens.squeeze(1), positions, stepper).unsqueeze(1)
+        last = self._stack.last_keys_values(tokens, positions, reader)
+        return [*reader.own, last]
+
+    def store(self, layers: LayerKeysValues, slots: Tensor, rows: Tensor) -> None:
+        """Store keys and values ``[b, H, t, d]``.
+
+        Args:
+            layers: of every layer.
+            slots: int64 ``[b]`` on the CPU, where those of each row begin.
+            rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
+        """
+        length = layers[0][0].shape[2]
+        self._reserve(int(slots.max()) + length)
+        placements = self._blocks.consecutive(slots + self._n_sinks, length, self._subset(rows))
+        for layer, (keys, values) in enumerate(layers):
+            self._blocks.store(layer, placements, keys, values)
+
+    def bring_forward(self, rows: Tensor, first: Tensor, n: int) -> None:
+        """Copy ``n`` slots of some rows, from ``first [b]`` on, to the first slots.
+
+        Args:
+            rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
+            first: int64 ``[b]`` on the CPU.
+            n: slots.
+        """
+        device, n_places = self._blocks.device, int(first.max()) + n + self._n_sinks
+        index = (first.to(device)[:, None] + torch.arange(n, device=device) + self._n_sinks)[:, None, :, None]
+        index = index.expand(-1, self._blocks.n_heads, -1, self._blocks.head_dim)
+        subset = self._subset(rows)
+        placements = self._blocks.consecutive(torch.full_like(first, self._n_sinks), n, subset)
+        for layer in range(self._blocks.n_layers):
+            keys, values = zip(*self._blocks.seen(layer, n_places, subset), strict=True)
+            self._blocks.store(layer, placements, _joined(keys).gather(2, index), _joined(values).gather(2, index))
+
+    def _subset(self, rows: Tensor) -> Tensor | None:
+        """Return ``rows``, or None if they are all."""
+        return None if len(rows) == self._blocks.n_rows else rows
 
     def recorder(self, context: Context, rows: Tensor, times: Tensor, slots: Tensor) -> CacheRecorder:
         """Return the ``context`` of one pass over whole sequences, of which some tokens are stored.
@@ -140,113 +181,118 @@ class KVCache:
             times: int64 ``[n]``, their places in the pass.
             slots: int64 ``[n]``, the slots they are stored in.
         """
-        return CacheRecorder(self._keys, self._values, context, rows, times, slots + self._n_sinks)
+        self._reserve(int(slots.max()) + 1)
+        return CacheRecorder(self._blocks, context, self._blocks.scattered(rows, times, rows, slots + self._n_sinks))
 
 
 class CacheRecorder:
     """Stores some of a pass's keys and values in the cache; the pass attends as another context decides."""
 
-    def __init__(
-        self, keys: TensorDict, values: TensorDict, context: Context, rows: Tensor, times: Tensor, slots: Tensor
-    ) -> None:
-        device = keys["0"].device
-        self._keys, self._values, self._context = keys, values, context
-        self._rows, self._times, self._slots = (index.to(device) for index in (rows, times, slots))
+    def __init__(self, blocks: CacheBlocks, context: Context, placements: list[Placement]) -> None:
+        self._blocks, self._context, self._placements = blocks, context, placements
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See :class:`~memo_lightning.models.attention.Context`."""
-        for buffers, new in ((self._keys, keys), (self._values, values)):
-            buffer = buffers[str(layer)]
-            buffer[self._rows, :, self._slots] = new[self._rows, :, self._times].to(buffer.dtype)
+        self._blocks.store(layer, self._placements, keys, values)
         return self._context.attend(layer, queries, keys, values)
 
 
-class CacheWriter:
-    """Stores a pass's keys and values in the cache, and attends to the slots up to each token's own."""
+class CacheReader:
+    """A pass of tokens that see what their rows hold and, causally, each other.
 
-    def __init__(
-        self, keys: TensorDict, values: TensorDict, slots: Tensor, rows: Tensor | None, last_seen: Tensor
-    ) -> None:
-        device = keys["0"].device
-        self._keys, self._values = keys, values
+    Args:
+        blocks: the cache.
+        held: int64 ``[b]`` on the CPU, the places that are seen.
+        rows: int64 ``[b]`` on the CPU, the cache rows; None for all.
+
+    Attributes:
+        own: keys and values of the pass's tokens, in the layers so far.
+    """
+
+    def __init__(self, blocks: CacheBlocks, held: Tensor, rows: Tensor | None) -> None:
+        self._blocks = blocks
+        self.own: LayerKeysValues = []
+        device = blocks.device
         self._rows = None if rows is None else rows.to(device)
-        self._slot, self._end = int(slots[0]), int(last_seen.max()) + 1
-        in_lockstep = rows is None and bool((slots == slots[0]).all())
-        self._slots = None if in_lockstep else slots.to(device, non_blocking=True)
-        self._last_seen = None if bool((last_seen == last_seen[0]).all()) else last_seen.to(device, non_blocking=True)
-        self._mask: Tensor | None = None
+        # Rows that hold as much as each other, by their places in the pass: without a mask, kernels are fastest.
+        self._alike = {n: (held == n).nonzero().squeeze(1).to(device) for n in held.unique().tolist()}
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See :class:`~memo_lightning.models.attention.Context`."""
-        length = queries.shape[2]
-        if self._last_seen is not None and self._mask is None:
-            steps = torch.arange(length, device=queries.device)
-            slots = torch.arange(self._end + length - 1, device=queries.device)
-            self._mask = slots <= (self._last_seen[:, None, None] + steps[:, None])[:, None]  # (b, 1, t, k)
-        seen = self._store(self._keys[str(layer)], keys), self._store(self._values[str(layer)], values)
-        return causal_attention(queries, *seen, self._mask)
+        self.own.append((keys, values))
+        if len(self._alike) == 1:
+            (n,) = self._alike
+            return self._attend(layer, queries, keys, values, n, self._rows)
+        read = torch.empty_like(queries)
+        for n, members in self._alike.items():
+            rows = members if self._rows is None else self._rows[members]
+            read[members] = self._attend(layer, queries[members], keys[members], values[members], n, rows)
+        return read
 
-    def _store(self, buffer: Tensor, new: Tensor) -> Tensor:
-        length = new.shape[2]
-        if self._slots is None:
-            buffer[:, :, self._slot : self._slot + length] = new
-        else:
-            rows = torch.arange(buffer.shape[0], device=buffer.device) if self._rows is None else self._rows
-            slots = self._slots[:, None] + torch.arange(length, device=buffer.device)
-            buffer[rows[:, None], :, slots] = new.transpose(1, 2).to(buffer.dtype)
-        end = self._end + length - 1
-        seen = buffer[:, :, :end] if self._rows is None else buffer[self._rows, :, :end]
-        return seen.to(new.dtype)
+    def _attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, n: int, rows: Tensor | None) -> Tensor:
+        """Return what the queries ``[b, H, t, d]`` of ``rows`` read from ``n`` places and from each other."""
+        kernel = kernel_for(queries)
+        read = kernel.forward(queries, keys, values, is_causal=True)
+        for held_keys, held_values in self._blocks.seen(layer, n, rows):
+            held_part = kernel.forward(
+                queries, held_keys.to(queries.dtype), held_values.to(queries.dtype), is_causal=False
+            )
+            read = merge(held_part, read)
+        return read.output
+
+    def seen_keys(self, layer: int) -> Tensor:
+        """Return the keys ``[b, H, k, d]`` that the first token of every row sees, sinks first and its own last."""
+        (n,) = self._alike
+        held = [keys for keys, _ in self._blocks.seen(layer, n, self._rows)]
+        return torch.cat([*held, self.own[layer][0][:, :, :1]], 2)
 
 
 class CacheStepper:
-    """What :class:`CacheWriter` does, for one token of every row and without gradient: in fewer operations."""
+    """Stores one token of every row, which sees the places up to its own: a pass in few operations, without gradient.
 
-    def __init__(self, keys: TensorDict, values: TensorDict, slots: Tensor, last_seen: Tensor) -> None:
-        buffer = keys["0"]
-        device, n_rows, n_heads = buffer.device, buffer.shape[0], buffer.shape[1]
-        self._keys, self._values, self._scale = keys, values, buffer.shape[3] ** -0.5
-        self._slot, self._end = int(slots[0]), int(last_seen.max()) + 1
-        self._slots: Tensor | None = None
-        if bool((slots != slots[0]).any()):
-            index = slots.to(device, non_blocking=True)
-            self._slots = index[:, None, None, None].expand(-1, n_heads, 1, buffer.shape[3])
-        self._hidden: Tensor | None = None  # added to the scores [B H, 1, k]
+    Args:
+        blocks: the cache.
+        placements: where the tokens go.
+        last_seen: int64 ``[B]`` on the CPU, the last place that they see.
+    """
+
+    def __init__(self, blocks: CacheBlocks, placements: list[Placement], last_seen: Tensor) -> None:
+        self._blocks, self._placements = blocks, placements
+        self._scale, self._end = blocks.head_dim**-0.5, int(last_seen.max()) + 1
+        self._hidden: Tensor | None = None  # added to the scores [B, H, 1, k]
         if bool((last_seen != last_seen[0]).any()):
-            last_seen = last_seen.to(device, non_blocking=True)
-            unseen = torch.arange(self._end, device=device) > last_seen[:, None, None, None]
-            hidden = buffer.new_zeros(n_rows, 1, 1, self._end).masked_fill_(unseen, -torch.inf)
-            self._hidden = hidden.expand(-1, n_heads, -1, -1).reshape(n_rows * n_heads, 1, self._end)
+            last_seen = last_seen.to(blocks.device, non_blocking=True)
+            unseen = torch.arange(self._end, device=blocks.device) > last_seen[:, None, None, None]
+            self._hidden = torch.zeros_like(unseen, dtype=blocks.dtype).masked_fill_(unseen, -torch.inf)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Store ``keys, values [B, H, d]``; return ``[B, H, d]``, what the ``queries [B, H, d]`` read."""
-        seen_keys, seen_values = (
-            self._store(self._keys[str(layer)], keys),
-            self._store(self._values[str(layer)], values),
-        )
+        self._blocks.store(layer, self._placements, keys.unsqueeze(2), values.unsqueeze(2))
+        seen = self._blocks.seen(layer, self._end)
         n_rows, n_heads, width = queries.shape
         if queries.device.type != "cpu":
-            mask = None if self._hidden is None else self._hidden.view(n_rows, n_heads, 1, -1).to(queries.dtype)
-            shape = (n_rows, n_heads, -1, width)
-            read = F.scaled_dot_product_attention(
-                queries.unsqueeze(2), seen_keys.view(shape), seen_values.view(shape), attn_mask=mask
-            )
+            mask = None if self._hidden is None else self._hidden.to(queries.dtype)
+            seen_keys, seen_values = (_joined(blocks) for blocks in zip(*seen, strict=True))
+            read = F.scaled_dot_product_attention(queries.unsqueeze(2), seen_keys, seen_values, attn_mask=mask)
             return read.squeeze(2)
         # On the CPU torch's kernel is made for many queries: it takes 1.4 times as long for one.
         one = queries.reshape(-1, 1, width)
-        hidden = self._hidden if self._hidden is not None else one.new_empty(1, 1, 1)
-        beta = 0 if self._hidden is None else 1
-        scores = torch.baddbmm(hidden, one, seen_keys.transpose(1, 2), beta=beta, alpha=self._scale)
-        return torch.bmm(scores.softmax(-1), seen_values).view(n_rows, n_heads, width)
+        unused = one.new_empty(1, 1, 1)
+        flat = [(keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in seen]  # (B H, k, d)
+        scores = _joined([torch.baddbmm(unused, one, keys.mT, beta=0, alpha=self._scale) for keys, _ in flat], -1)
+        if self._hidden is not None:
+            scores.view(n_rows, n_heads, 1, -1).add_(self._hidden)
+        weights = scores.softmax(-1).split([keys.shape[1] for keys, _ in flat], -1)
+        read = torch.bmm(weights[0], flat[0][1])
+        for of_block, (_, block) in zip(weights[1:], flat[1:], strict=True):
+            read = torch.baddbmm(read, of_block, block)
+        return read.view(n_rows, n_heads, width)
 
     def seen_keys(self, layer: int) -> Tensor:
-        """Return the keys ``[B, H, k, d]`` of the slots up to the last that any row sees, sinks first."""
-        return self._keys[str(layer)][:, :, : self._end]
+        """Return the keys ``[B, H, k, d]`` of the places up to the last that any row sees, sinks first."""
+        return torch.cat([keys for keys, _ in self._blocks.seen(layer, self._end)], 2)
 
-    def _store(self, buffer: Tensor, new: Tensor) -> Tensor:
-        """Store ``new [B, H, d]``, and return all that is seen of a layer, ``[B H, k, d]``."""
-        if self._slots is None:
-            buffer[:, :, self._slot] = new
-        else:
-            buffer.scatter_(2, self._slots, new.unsqueeze(2).to(buffer.dtype))
-        return buffer.flatten(0, 1)[:, : self._end]
+
+def _joined(parts: Sequence[Tensor], dim: int = -2) -> Tensor:
+    """Return ``parts`` one behind another, without a copy where there is one only."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

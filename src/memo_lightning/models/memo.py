@@ -11,15 +11,11 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from memo_lightning.models.attention import LayerKeysValues
 from memo_lightning.models.fixed_state import FixedCache, FixedState, LayerTensors, begin_where
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.segments import Jitter, SegmentedModel
-from memo_lightning.models.summary_memory import (
-    LayerKeysValues,
-    SummaryContext,
-    SummaryMemory,
-    SummaryView,
-)
+from memo_lightning.models.summary_memory import SummaryContext, SummaryMemory, SummaryView
 from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.trials import Chunk, Trials
 
@@ -45,7 +41,7 @@ class MemoTransformer(SegmentedModel):
         segment_jitter: relative spread of the segment length in training; see :class:`SegmentedModel`.
         memory_budget: cache entries that are kept at most between steps, the open segment included: at any time
             at most ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on.
-            While a summary is written, S more are held. None for all.
+            None for all.
         gradient_segments: summaries carry gradient into this many segments after their own; later ones see
             them detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
         checkpoint_segments: keep only the inputs of every segment for the backward pass and compute the rest
@@ -56,8 +52,8 @@ class MemoTransformer(SegmentedModel):
         ValueError: if the sizes do not fit together.
     """
 
-    state_names = ("keys", "values", "length", "open_steps", "segments", "maker")
-    counter_names = ("length", "open_steps", "segments")
+    state_names = ("keys", "values", "summary", "length", "open_steps", "segments", "waiting", "maker")
+    counter_names = ("length", "open_steps", "segments", "waiting")
     fixed_state_meanings: ClassVar[Mapping[str, str]] = {
         "keys": "keys of the newest summaries, the open segment and a summary being written, in one layer, "
         "[heads, slots, head width]",
@@ -181,15 +177,17 @@ class MemoTransformer(SegmentedModel):
         return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, counters, and which model it is made by.
+        """Return an empty memory: keys and values per layer, the newest summary, counters, and what it is made by.
 
-        The counters are tokens held, steps in the open segment, and complete segments so far.
+        The counters are tokens held, steps in the open segment, complete segments so far, and whether the newest
+        summary waits for its second pass, which makes the last S of the tokens held.
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.counter_names}
+        summary = self.transformer.norm.weight.new_zeros(batch_size, self.summary_length, self.d_model)
         maker = torch.tensor([self._maker()]).repeat(batch_size, 1)
-        return TensorDict({**buffers, **counters, "maker": maker}, [batch_size])
+        return TensorDict({**buffers, **counters, "summary": summary, "maker": maker}, [batch_size])
 
     def cache_layout(self, state: TensorDict) -> Tensor:
         """Return which summary or step each slot holds; see :meth:`SequenceModel.cache_layout`."""
@@ -201,35 +199,76 @@ class MemoTransformer(SegmentedModel):
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`.
 
-        The rows whose segment they complete, whichever they are, then write their summary.
+        The rows whose segment they complete, whichever they are, then write their summary; its second pass is left to
+        the next call.
         """
+        self.encode_waiting(state)
         length, open_steps, segments = state["length"], state["open_steps"], state["segments"]
-        y = self.run_cached(x, state, length, self.first_position(segments) + open_steps)
+        at_boundary = open_steps + n_steps == self.segment_length
+        if at_boundary.all():
+            return self.complete(x, state, torch.arange(len(x)))
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
+        y = cache.run(x, self.first_position(segments) + open_steps, length)
         length += n_steps
         open_steps += n_steps
-        at_boundary = open_steps == self.segment_length
         if at_boundary.any():
-            self.summarise(state, at_boundary)
+            rows = at_boundary.nonzero().squeeze(1)
+            self.complete(x[: len(rows), :0], state, rows)
         return y
 
-    def summarise(self, state: TensorDict, at_boundary: Tensor) -> None:
-        """Replace the open segment of the rows ``at_boundary [B]`` by its summary."""
-        rows = at_boundary.nonzero().squeeze(1)
-        ends = state["length"][rows]
-        first = self.first_position(state["segments"][rows])
-        queries = self.summary_queries.expand(len(rows), -1, -1)
-        # Reads the segment; the queries' own keys and values are scratch.
-        summary = self.run_cached(queries, state, ends, first + self.segment_length, rows)
+    def complete(self, x: Tensor, state: TensorDict, rows: Tensor) -> Tensor:
+        """Replace the open segment of some rows by its summary.
 
-        # The summary's keys and values replace those of the open segment, which begins where summaries end.
-        starts = self.drop_oldest(state, rows, ends - self.segment_length)
+        Its last steps and the summary queries run in one pass, as in training. Neither is stored.
+
+        Args:
+            x: inputs ``[b, t, D]``, the steps that the segments lack; none where t is 0.
+            state: the memory, updated in place.
+            rows: int64 ``[b]`` on the CPU, ascending.
+
+        Returns:
+            Outputs ``[b, t, D]``.
+        """
+        length, open_steps, segments = (state[name][rows] for name in ("length", "open_steps", "segments"))
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
+        queries = self.summary_queries.to(x.dtype).expand(len(rows), -1, -1)
+        position, block = self.first_position(segments) + open_steps, torch.cat([x, queries], dim=1)
+        y, own = cache.read(block, position, length, rows)
+
+        starts = self.drop_oldest(cache, rows, length - open_steps)
         state["segments"][rows] += 1
-        first = self.first_position(state["segments"][rows])
-        self.run_cached(summary, state, starts, first - self.summary_length, rows)
         state["length"][rows] = starts + self.summary_length
         state["open_steps"][rows] = 0
+        of_queries = [(keys[:, :, x.shape[1] :], values[:, :, x.shape[1] :]) for keys, values in own]
+        self.remember(state, rows, y[:, x.shape[1] :], of_queries)
+        return y[:, : x.shape[1]]
 
-    def drop_oldest(self, state: TensorDict, rows: Tensor, held: Tensor) -> Tensor:
+    def remember(self, state: TensorDict, rows: Tensor, summary: Tensor, of_queries: LayerKeysValues) -> None:
+        """Keep what the summary queries have read, in the last S slots that the ``length`` of a row counts.
+
+        Args:
+            state: the memory, updated in place.
+            rows: int64 ``[b]`` on the CPU, the rows that have completed a segment.
+            summary: ``[b, S, D]``, the outputs of the queries.
+            of_queries: the keys and values ``[b, H, S, d]`` that the queries had.
+        """
+        # The next step is the first to read it. The second pass is left to that step, so that none runs both passes.
+        state["summary"][rows.to(summary.device)] = summary
+        state["waiting"][rows] = 1
+
+    def encode_waiting(self, state: TensorDict) -> None:
+        """Run the second pass over the summaries that wait for it."""
+        rows = state["waiting"].nonzero().squeeze(1)
+        if not len(rows):
+            return
+        cache = KVCache(state, self.transformer, growth=self.summary_length)
+        summary = state["summary"][rows.to(state["summary"].device)]
+        position = self.first_position(state["segments"][rows]) - self.summary_length
+        starts = state["length"][rows] - self.summary_length
+        cache.store(cache.keys_values(summary, position, starts, rows), starts, rows)
+        state["waiting"][rows] = 0
+
+    def drop_oldest(self, cache: KVCache, rows: Tensor, held: Tensor) -> Tensor:
         """Make room in the budget of ``rows [b]``, whose summaries fill ``held [b]`` slots, for one more.
 
         Returns:
@@ -238,22 +277,10 @@ class MemoTransformer(SegmentedModel):
         if self.max_summaries is None:
             return held
         kept = held.clamp(max=(self.max_summaries - 1) * self.summary_length)
-        full = kept < held
-        if full.any():
-            kept_slots = torch.arange(int(kept.max())).expand(int(full.sum()), -1)
-            sources = kept_slots + (held - kept)[full, None]
-            KVCache(state, self.transformer, self.summary_length).move(rows[full], sources, kept_slots)
+        full, n = kept < held, int(kept.max())
+        if n and full.any():
+            cache.bring_forward(rows[full], (held - kept)[full], n)
         return kept
-
-    def run_cached(
-        self, tokens: Tensor, state: TensorDict, slots: Tensor, positions: Tensor, rows: Tensor | None = None
-    ) -> Tensor:
-        """Run ``tokens [b, t, D]`` of ``rows`` through all layers, storing them from ``slots [b]`` on."""
-        cache = KVCache(state, self.transformer, growth=self.summary_length)
-        cache.reserve(int(slots.max()) + tokens.shape[1])
-        if rows is not None and len(rows) == state.batch_size[0]:
-            rows = None  # all rows: no gather
-        return cache.run(tokens, positions, slots, rows)
 
     def init_fixed_state(self, batch_size: int) -> FixedState:
         """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.

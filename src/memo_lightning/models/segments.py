@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -172,18 +171,18 @@ def _both_sides(jitter: Jitter) -> tuple[float, ...]:
 
 
 def join_states(states: list[TensorDict]) -> TensorDict:
-    """Stack the rows of ``states``, whose buffers may have grown to different sizes."""
+    """Stack the rows of ``states``, whose caches may have grown to different sizes."""
     if len(states) == 1:
         return states[0]
-
-    def join(*tensors: Tensor) -> Tensor:
-        sizes = [max(lengths) for lengths in zip(*(tensor.shape for tensor in tensors), strict=True)]
-        padded = []
-        for tensor in tensors:
-            missing = [size - length for size, length in zip(sizes, tensor.shape, strict=True)]
-            missing[0] = 0  # rows are stacked
-            padded.append(F.pad(tensor, [side for extra in reversed(missing) for side in (0, extra)]))
-        return torch.cat(padded)
-
-    n_rows = sum(state.batch_size[0] for state in states)
-    return states[0].apply(join, *states[1:], batch_size=[n_rows])
+    n_rows = sum(len(state) for state in states)
+    joined = TensorDict({}, [n_rows])
+    for name in dict.fromkeys(name for state in states for name in state.keys(True, True)):
+        held = [state.get(name, None) for state in states]
+        present = [tensor for tensor in held if tensor is not None]
+        shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in present), strict=True)]
+        rows = present[0].new_zeros(n_rows, *shape)
+        for tensor, of_state in zip(held, rows.split([len(state) for state in states]), strict=True):
+            if tensor is not None:
+                of_state[(slice(None), *map(slice, tensor.shape[1:]))] = tensor
+        joined[name] = rows
+    return joined

@@ -9,11 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
+from memo_lightning.models.attention import KeysValues, LayerKeysValues, causal_attention, prepend_sink
 from memo_lightning.models.context_attention import attend_to_context
-
-LayerKeysValues = list[KeysValues]
-"""The keys and values of some tokens, layer by layer."""
 
 
 class SummaryMemory:

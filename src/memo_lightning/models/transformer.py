@@ -115,6 +115,18 @@ class Transformer(nn.Module):
             x = block(x, layer, context, cos, sin)
         return self.norm(x)
 
+    def last_keys_values(self, x: Tensor, positions: Tensor, context: Context) -> KeysValues:
+        """Run tokens no further than to the last layer's keys and values ``[B, H, t, d]``, which are returned.
+
+        The arguments are those of :meth:`forward`; the ``context`` is handed what the layers before make of the tokens.
+        """
+        cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
+        *before, last = self._remaining(())
+        for layer, block in enumerate(before):
+            x = block(x, layer, context, cos, sin)
+        _, keys, values = last.attention.project(last.attention_norm(x), cos, sin)
+        return keys, values
+
     def step(self, x: Tensor, positions: Tensor, context: StepContext) -> Tensor:
         """Run one token of every row through all layers, without gradient.
 
