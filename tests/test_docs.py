@@ -47,7 +47,6 @@ NOT_RUN = {
     r"trainer\.devices=2": "two processes, which import everything: tests/training/test_launchers.py",
     r"collector=multi_": "eight processes, which import everything: tests/data/test_workers.py",
     r"collector=ray": "a cluster: tests/data/test_ray.py",
-    r"resume=runs/off_policy": "longer than the run before it: tests/training/test_resume_replay.py",
     r"simulator=habitat_sim": "needs habitat-sim: tests/envs/habitat/test_habitat_sim.py",
     r"\$task": "a loop over tasks of POPGym; one of them runs",
     r"^memo reproduce \w": "hours; a small claim runs in tests/reproduction/test_reproduce.py",
