@@ -82,9 +82,18 @@ class Interrupt(lightning.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c_counts():
+    """Let this process end at Ctrl-C, which a shell has those ignore that it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_counts")
 def test_of_a_run_that_was_interrupted(run, in_tmp_dir):
-    endless = ["total_frames=10000000", f"+callbacks.interrupt._target_={__name__}.Interrupt"]
-    (resume,) = run("train", *TINY_TRAINING, *endless, "logger=none", f"run_dir={AWKWARD}", status=130)
+    longer = ["total_frames=32000", f"+callbacks.interrupt._target_={__name__}.Interrupt"]
+    (resume,) = run("train", *TINY_TRAINING, *longer, "logger=none", f"run_dir={AWKWARD}", status=130)
     assert resume == ["memo", "train", f"resume={AWKWARD}"]
     assert main([*resume[1:], "total_frames=1"]) == 0, "it has only its report to make"
 
