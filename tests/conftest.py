@@ -49,22 +49,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (-n_slow[item.path], -n_tests[item.path]))
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item):
-    """What a slow test needs is set up without coverage, too, as that takes longer than many a test.
-
-    The marker is heeded by pytest-cov while a test itself runs, and not before.
-    """
-    controller = getattr(item.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
-    if controller is None or not item.get_closest_marker("no_cover"):
-        return (yield)
-    controller.pause()
-    try:
-        return (yield)
-    finally:
-        controller.resume()
-
-
 @dataclass(frozen=True)
 class Parity:
     """Weights, inputs and outputs of the official implementation (float64)."""
