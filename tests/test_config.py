@@ -33,6 +33,8 @@ def test_a_preset_yields_to_the_command_line():
         ("seed=1.5", "seed=1.5: must be an integer"),
         ("env.lit=3", "env.lit=3: must be true or false"),
         ("algorithm.gamma=high", "algorithm.gamma='high': must be a number"),
+        ("algorithm.gamma=[0.9,0.99]", "algorithm.gamma=[0.9, 0.99]: must be a number"),
+        ("model.segment_jitter=wide", "model.segment_jitter='wide': must be a number, or a list of numbers"),
         ("baseline.top_k=3", "unknown override 'baseline.top_k'"),
         ("env.settings.size=3", "unknown override 'env.settings.size'"),
         ("seed", "override 'seed': must have the form key=value"),
@@ -51,6 +53,12 @@ def test_build_names_what_does_not_fit():
         build(target, n_envs=1)
     with pytest.raises(UserError, match="summary_length=9"):
         build(compose_config("train", ["model.summary_length=9", "model.segment_length=8"]).model)
+
+
+def test_segments_may_be_jittered_to_one_side():
+    model = build(compose_config("train", ["model.segment_jitter=[0.0,0.25]"]).model).train()
+    drawn = {model.draw_segment_length() for _ in range(300)}
+    assert min(drawn) == model.segment_length < max(drawn) <= 1.25 * model.segment_length
 
 
 def test_settings_that_the_files_leave_open_need_no_plus():

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.construct import construct
@@ -29,6 +29,7 @@ _OPTIONAL_GROUPS = ("experiment", "debug")
 # So does every mapping that is empty by default, and one of a class that the user names with `_target_`.
 _OPEN = ("algorithm.optimizer", "arms", "baseline", "pruner", "sampler", "trainer")
 _FROM_ENVIRONMENT = "${oc.env:"
+_NUMBER_OR_LIST = ("model.segment_jitter",)  # a number for all cases, or one for each
 _MAX_SEED = 2**32 - 1  # that every random generator takes
 _TYPES = {
     bool: "true or false",
@@ -328,9 +329,13 @@ def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False
     fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if expected is float and type(value) is int:
         fits = True
-    if expected in _TYPES and not fits:
+    allowed = _TYPES.get(expected)
+    if key in _NUMBER_OR_LIST:
+        fits = fits or isinstance(value, list | ListConfig)
+        allowed = "a number, or a list of numbers"
+    if allowed and not fits:
         shown = "null" if value is None else repr(value)
-        raise UserError(f"{key}={shown}: must be {_TYPES[expected]}")
+        raise UserError(f"{key}={shown}: must be {allowed}")
     if key == "seed":
         require(0 <= value <= _MAX_SEED, key, value, f"from 0 to {_MAX_SEED}")
 

@@ -47,7 +47,7 @@ class SegmentedModel(TransformerModel):
             raise ValueError(f"segment_length={segment_length}: must be at least 1")
         self.check_summary_length(summary_length, segment_length)
         spread = _both_sides(segment_jitter)
-        if len(spread) != 2 or not 0 <= spread[0] < 1 or not 0 <= spread[1] < 1:
+        if len(spread) != 2 or not all(isinstance(share, int | float) and 0 <= share < 1 for share in spread):
             raise ValueError(
                 f"segment_jitter={segment_jitter}: must be at least 0 and below 1, or two such numbers for how much "
                 "shorter and how much longer a segment may be"
