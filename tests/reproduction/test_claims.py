@@ -18,6 +18,7 @@ from memo_lightning.sweeps.study_file import read_study, shipped_studies
 from memo_lightning.training.parts import build_baseline
 
 TINY = Path(__file__).parent / "tiny_claim.yaml"
+STUDIES = Path(__file__).parents[2] / "results/studies"
 CLAIMS = sorted(shipped_claims())
 
 
@@ -98,6 +99,18 @@ def test_every_arm_is_tuned_with_as_many_trials():
     common = {"algorithm.learning_rate", "algorithm.entropy_coef", "algorithm.n_epochs"}
     for study in studies.values():
         assert common <= set(study.settings["space"])
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("fair_*.json")), ids=lambda path: path.stem)
+def test_arms_have_the_settings_that_their_studies_found_best(path):
+    trials = [trial for trial in json.loads(path.read_text()) if trial["state"] == "complete"]
+    best = max(trials, key=lambda trial: trial["values"][0])["settings"]
+    config = compose_config("train", [f"experiment={path.stem}"])
+    for key, value in best.items():
+        wanted = float(f"{value:.2g}") if isinstance(value, float) else value
+        assert OmegaConf.select(config, key) == wanted, key
+    assert config.choices.env == "dark_key_to_door"
+    assert {"none": "memo"}.get(config.choices.baseline, config.choices.baseline) == path.stem.removeprefix("fair_")
 
 
 def test_a_run_is_told_by_its_settings_however_they_are_written(tmp_path):
