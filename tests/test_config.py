@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from memo_lightning.config import build, compose_config, config_dir
+from memo_lightning.config import apply_overrides, build, compose_config, config_dir
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError
 
@@ -59,6 +59,14 @@ def test_segments_may_be_jittered_to_one_side():
     model = build(compose_config("train", ["model.segment_jitter=[0.0,0.25]"]).model).train()
     drawn = {model.draw_segment_length() for _ in range(300)}
     assert min(drawn) == model.segment_length < max(drawn) <= 1.25 * model.segment_length
+
+
+@pytest.mark.parametrize("before", ["0.2", "[0.0,0.25]"])
+@pytest.mark.parametrize(("after", "value"), [("0.1", 0.1), ("0", 0), ("[0.1,0.0]", [0.1, 0.0])])
+def test_a_number_or_a_list_may_be_changed_to_either(before, after, value):
+    config = compose_config("train", [f"model.segment_jitter={before}"])
+    apply_overrides(config, [f"model.segment_jitter={after}"])
+    assert config.model.segment_jitter == value
 
 
 def test_settings_that_the_files_leave_open_need_no_plus():

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.construct import construct
@@ -321,7 +321,7 @@ def _is_open(parent: str, known: dict[str, Any], classes: Collection[str]) -> bo
 def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False) -> None:
     """Refuse a value of another type than the default's, and a seed that some random generator does not take.
 
-    A default of None takes any value, and ints serve as floats.
+    A default of None takes any value, ints serve as floats, and :data:`_NUMBER_OR_LIST` may be either.
     """
     if default is None or (value is None and may_be_null):
         return
@@ -331,7 +331,7 @@ def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False
         fits = True
     allowed = _TYPES.get(expected)
     if key in _NUMBER_OR_LIST:
-        fits = fits or isinstance(value, list | ListConfig)
+        fits = type(value) in (int, float, list)  # whichever of them the default is
         allowed = "a number, or a list of numbers"
     if allowed and not fits:
         shown = "null" if value is None else repr(value)
