@@ -209,6 +209,17 @@ def test_success_in_houses_is_drawn_as_measured_with_the_colours_of_the_memories
         assert [f"{line.get_ydata()[k]:.2f}" for k in bins] == row.strip("| ").split(" | ")
 
 
+def test_pilots_of_object_navigation_are_told_as_measured():
+    page = (ROOT / "docs/ext_objnav.md").read_text().rpartition("| environments | chunks |")[2]
+    told = [[cell.strip("* ") for cell in line.strip("|").split("|")] for line in page.splitlines()[2:]]
+    measured = []
+    for run in json.loads((ROOT / "results/pilots/ext_objnav_small.json").read_text())["runs"]:
+        *settings, rate, frames = [override.partition("=")[2] for override in run["overrides"]]
+        row = [*settings, f"{float(rate) * 1000:.1f}e-3", f"{int(frames) / 1e6:.1f} million"]
+        measured.append([*row, f"{run['training_minutes']:.0f}", f"{run['success']:.2f}"])
+    assert told == measured
+
+
 def test_the_page_of_results_is_that_of_the_claims_and_verdicts(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     from results_page import results_page
