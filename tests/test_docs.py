@@ -270,6 +270,7 @@ def test_the_loops_of_the_how_to_act(in_tmp_dir):
     assert min(returns) > 7
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_how_to_runs_what_was_exported(in_tmp_dir):
     pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     page = ROOT / "docs/how-to/export.md"

@@ -37,6 +37,7 @@ def cases(*overrides):
     return plan(compose_config("benchmark", [*TINY, *overrides]))
 
 
+@pytest.mark.slow
 def test_memories_are_measured_and_none_disagrees_with_itself():
     memories = ["memo", "memo_checkpointed", "full_context", "rmt", "retrieval", "lstm", "memoryless"]
     measured = {memory: {} for memory in memories}
