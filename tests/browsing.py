@@ -1,4 +1,4 @@
-"""A real browser, headless, for tests of pages."""
+"""A real headless browser for tests of pages."""
 
 import shutil
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ FLAGS = [
 
 @contextmanager
 def chromium(profile, width=1600, height=1000):
-    """Yield a Selenium driver of a Chromium of its own; without one, skip the test."""
+    """Yield a Selenium driver with its own Chromium; skip the test if there is none."""
     if not (CHROMIUM and DRIVER):
         pytest.skip("no Chromium with its driver (Debian: apt-get install chromium chromium-driver)")
     from selenium import webdriver

@@ -1,4 +1,4 @@
-"""Collecting in a test: the same chunks whenever it is done."""
+"""Collecting rollouts in tests, with the same chunks every time."""
 
 import torch
 

@@ -22,21 +22,21 @@ from tiny import MEMO_SIZES
 
 TESTS = Path(__file__).parent
 
-# Tests run beside one another, and on tensors so small that threads would only wait for each other.
+# Tests run in parallel and on tensors so small that threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# The stores of tests are those of the tests.
+# Tests use their own MLflow stores, whatever the user's environment says.
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest, so that at the end all workers have something left to do.
+    """Run the longest files first, so that all workers stay busy until the end.
 
-    Those are the files with most slow tests and then, as far as can be told, those with most tests.
+    The longest files are those with the most slow tests and, among these, those with the most tests.
 
-    Slow tests run whole commands, whose parts others cover: they are not slowed down further by coverage. Those that
-    need a CUDA device are skipped where there is none.
+    Slow tests run whole commands whose parts other tests cover, so coverage is not measured in them. Tests that need a
+    CUDA device are skipped where there is none.
     """
     if not torch.cuda.is_available():
         for item in items:
@@ -113,7 +113,7 @@ def make_policy():
 
 @pytest.fixture
 def free_port():
-    """Find a port of the loopback address that nobody listens on."""
+    """Return a free port on the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -121,9 +121,9 @@ def free_port():
 
 @pytest.fixture(scope="session", autouse=True)
 def stores_begin_as_copies(tmp_path_factory):
-    """MLflow needs a second to make the tables of a store: it does so once, and further stores are copies of the first.
+    """Create the tables of an MLflow store once, which takes a second, and copy them for every further store.
 
-    Processes that tests start make theirs themselves.
+    Processes that tests start create their own stores.
     """
     first, make = tmp_path_factory.mktemp("store") / "mlflow.db", store.prepare_store
 
@@ -132,7 +132,7 @@ def stores_begin_as_copies(tmp_path_factory):
         if file is not None and not file.exists():
             if not first.exists():
                 make(f"sqlite:///{first}")
-            with suppress(OSError, sqlite3.Error):  # of a place that cannot be written, as ``make`` finds
+            with suppress(OSError, sqlite3.Error):  # not writable, which ``make`` will report
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with closing(sqlite3.connect(first)) as source, closing(sqlite3.connect(file)) as copy:
                     source.backup(copy)
@@ -145,6 +145,6 @@ def stores_begin_as_copies(tmp_path_factory):
 
 @pytest.fixture
 def in_tmp_dir(tmp_path, monkeypatch):
-    """Run in an empty directory, where default stores and runs end up."""
+    """Run in an empty directory, where default stores and runs are created."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""An independent way to look at solids: triangles, and the Möller-Trumbore test of all rays with all."""
+"""An independent renderer of solids: triangles, and the Möller-Trumbore test of every ray against every triangle."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ FACES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (
 
 
 def triangles_of(solid, n=48):
-    """Return the triangles [N, 3, 3] of a solid; round ones as fine polyhedra of ``n`` sides."""
+    """Return the triangles [N, 3, 3] of a solid; round solids become fine polyhedra with ``n`` sides."""
     if solid.kind == "box":
         corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * solid.size
         own = np.array([corners[[f[0], *pair]] for f in FACES for pair in ((f[1], f[2]), (f[2], f[3]))])
@@ -39,12 +39,12 @@ def _round(solid, n):
 
 
 def nearest_hits(origin, directions, triangles):
-    """Return the smallest t [R] with origin + t * direction on a triangle, infinite where there is none."""
+    """Return the smallest t [R] with origin + t * direction on a triangle; infinite if the ray hits none."""
     return first_hits(origin, directions, triangles)[0]
 
 
 def first_hits(origin, directions, triangles):
-    """Return those t [R], and the index [R] of each triangle that is hit, -1 for none."""
+    """Return the smallest t [R] and the index [R] of the triangle that is hit; -1 for none."""
     a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
     first, second = b - a, c - a
     best, which = np.full(len(directions), np.inf), np.full(len(directions), -1)

@@ -1,4 +1,4 @@
-"""What tests of resumed runs have in common: starting a run, killing it at some moment, and what must be the same."""
+"""Helpers for tests of resumed runs: start a run, kill it at some moment, and compare what must stay the same."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tiny import without_times
 
-# More kills than a test run has time for: MEMO_TEST_KILLS=20 pytest tests/training -k killed_run
+# For more kills than a normal test run has time for: MEMO_TEST_KILLS=20 pytest tests/training -k killed_run
 N_KILLS = int(os.environ.get("MEMO_TEST_KILLS", "1"))
 
 
@@ -22,14 +22,14 @@ def start_run(directory, overrides):
 
 
 def kill_at_some_moment(process, run_dir, kill, n_lines, words):
-    """Kill a run soon after one of its lines with one of the ``words``, drawn by the number of the ``kill``.
+    """Kill a run soon after it prints a line with one of the ``words``; ``kill`` seeds which line and when.
 
     Args:
-        process: the run's.
-        run_dir: its folder.
-        kill: which of the kills.
-        n_lines: range of lines before it.
-        words: any of which a line must have to be counted.
+        process: the process of the run.
+        run_dir: folder of the run.
+        kill: number of the kill.
+        n_lines: range of lines to wait for.
+        words: a line counts if it contains any of them.
     """
     rng = random.Random(kill)
     lines_until_kill = rng.randrange(*n_lines)
@@ -46,7 +46,7 @@ def kill_at_some_moment(process, run_dir, kill, n_lines, words):
 
 
 def comparable_metrics(run_dir):
-    """Return the metrics that must be the same: all but times and names."""
+    """Return the metrics that must be the same: all except times and names."""
     metrics = without_times(json.loads((run_dir / "metrics.json").read_text()))
     del metrics["mlflow_run_id"]
     return metrics

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, and clients."""
+"""Servers in their own processes, and clients."""
 
 import contextlib
 import signal
@@ -27,7 +27,7 @@ class Server:
         self.said += self.process.stdout.read()
 
     def stop(self, number=signal.SIGTERM):
-        """Return the exit status after a signal."""
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.wait()
 
@@ -41,7 +41,7 @@ class Server:
         return status
 
     def metrics(self, **headers):
-        """Metrics without labels, by name."""
+        """Return metrics without labels, by name."""
         lines = requests.get(f"{self.address}/metrics", headers=headers, timeout=30).text.splitlines()
         pairs = [line.split() for line in lines if not line.startswith("#")]
         return {name: float(value) for name, value in pairs if "{" not in name}
@@ -78,7 +78,7 @@ def serving(folder, *overrides, **variables):
 
 
 def plain(observation):
-    """Return an observation as JSON has it."""
+    """Return an observation in JSON form."""
     if isinstance(observation, dict):
         return {key: plain(part) for key, part in observation.items()}
     if isinstance(observation, tuple):

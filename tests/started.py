@@ -1,4 +1,4 @@
-"""Commands that tests start as processes of their own, and what those leave behind."""
+"""Commands that tests start as separate processes, and checks that no process is left behind."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 
 def start(arguments, directory, **variables):
-    """Start ``python -m arguments`` in ``directory``, which is on its path, as the leader of a session."""
+    """Start ``python -m arguments`` in ``directory``, which is on its path, as the leader of a new session."""
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=directory,
@@ -20,12 +20,12 @@ def start(arguments, directory, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # to find what it leaves behind
+        start_new_session=True,  # to find processes it leaves behind
     )
 
 
 def read_until(process, text, timeout=300):
-    """Return what a process prints, up to the first line that holds ``text``."""
+    """Return the output of a process up to the first line that contains ``text``."""
     lines = []
     too_long = threading.Timer(timeout, os.killpg, [process.pid, signal.SIGKILL])
     too_long.start()
@@ -41,7 +41,7 @@ def read_until(process, text, timeout=300):
 
 
 def session(leader):
-    """Return the processes of a session, its leader included, that are not dead."""
+    """Return the living processes of a session, including its leader."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -60,7 +60,7 @@ def end(process):
 
 
 def finish(process, timeout=120):
-    """Return the output of a process that must leave no process behind."""
+    """Wait for a process that must leave no other process behind, and return its output."""
     try:
         output, _ = process.communicate(timeout=timeout)
         for _ in range(50):

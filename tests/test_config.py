@@ -1,4 +1,4 @@
-"""Composing the configuration: every mistake is one line that names the nearest valid thing."""
+"""Composing the configuration: every mistake gives a one-line error that names the closest valid option."""
 
 import re
 
@@ -127,7 +127,7 @@ def test_a_group_within_another_is_chosen_with_or_without_a_plus(plus, outer):
 
 def test_a_vit_sees_nothing_where_there_are_no_images():
     config = compose_config("train", ["env=t_maze", "env/vision=vit"])
-    with pytest.raises(UserError, match=r"^env/vision=vit: the environment shows no images; leave it out$"):
+    with pytest.raises(UserError, match=r"^env/vision=vit: the environment observes no images; leave it out$"):
         build_env(config.env, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning, and what it tells people to type works."""
+"""The documentation builds without a warning, and the commands it shows work."""
 
 import html
 import inspect
@@ -22,7 +22,7 @@ from tiny import TINY_TRAINING
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Added behind a training, so that it is soon over.
+# Appended to training commands to make them short.
 SMALL_TRAINING = [
     *TINY_TRAINING,
     "total_frames=1280",
@@ -31,13 +31,13 @@ SMALL_TRAINING = [
 
 
 def commands_of(path):
-    """Every `memo` command of a text, in its order: in code blocks, and in tables and sentences."""
-    text = path.read_text().replace("\\\n", " ")  # lines that go on
+    """Return every `memo` command of a text in order, from code blocks, tables and sentences."""
+    text = path.read_text().replace("\\\n", " ")  # continued lines
     found = re.findall(r"^ *(memo .*)$|`(memo [^`]*)`", text, re.MULTILINE)
     return list(dict.fromkeys(" ".join((line or inline).split()) for line, inline in found))
 
 
-# Every command runs, small, but for these.
+# Every command is run at a small size, except for these.
 NOT_RUN = {
     r"^memo (evaluate|export)$": "the name of a verb, in a sentence",
     r"^memo ui|http://": "servers run until they are ended: tests/tracking/test_server.py",
@@ -64,7 +64,7 @@ NOT_RUN_COMMANDS = sorted({(path.name, c) for path in TEXTS for c in commands_of
 @pytest.mark.parametrize(("page", "command"), NOT_RUN_COMMANDS, ids=lambda value: value.replace("memo ", ""))
 def test_commands_that_do_not_run_name_verbs_and_settings_that_exist(page, command):
     _, verb, *words = shlex.split(command.split("#")[0])
-    if verb.isupper():  # VERB stands for any
+    if verb.isupper():  # VERB is a placeholder
         return
     assert verb in VERBS
     overrides = [
@@ -74,11 +74,11 @@ def test_commands_that_do_not_run_name_verbs_and_settings_that_exist(page, comma
         study = set(compose_config("sweep"))
         overrides = [word for word in overrides if word.partition("=")[0] not in study]
         compose_config("train", overrides)
-    elif verb != "completion":  # a verb without a file of its own takes the settings of a training
+    elif verb != "completion":  # a verb without its own file takes the settings of memo train
         compose_config(verb if (config_dir() / f"{verb}.yaml").is_file() else "train", overrides)
 
 
-# What is added behind a command so that it is soon over; everything else about it stays as it is written.
+# Appended to commands to make them short; otherwise they run as written.
 SMALL = {
     "check-env": ["collector.n_envs=4", "algorithm.n_minibatches=2"],
     "evaluate": ["n_trials=4", "n_envs=4"],
@@ -91,14 +91,14 @@ SMALL = {
         *("staggered=[]", "input_sets=1", "acting_rows=2", "measures=[acting]"),
     ],
 }
-SMALL_TASK = [  # of training on other tasks, which have lengths of their own
+SMALL_TASK = [  # for training on other tasks, whose lengths differ
     *("total_frames=1", "env.trial_length=100", "collector.n_envs=4", "algorithm.n_minibatches=2"),
     *("model.d_model=16", "model.d_ff=32", "model.segment_length=25"),
 ]
 
 
 def small(verb, words):
-    """Return what is added behind a command."""
+    """Return the overrides to append to a command."""
     if verb != "train":
         return SMALL.get(verb, [])
     given = dict(word.split("=", 1) for word in words if "=" in word)
@@ -117,7 +117,7 @@ def small(verb, words):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder in which one training has run."""
+    """Return a folder in which one training has run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
         assert main(["train", *SMALL_TRAINING, "total_frames=640", "run_dir=runs/NAME"]) == 0
@@ -126,9 +126,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def folder(trained, in_tmp_dir, monkeypatch):
-    """A folder with what the placeholders of commands stand for: a run, and modules of one's own."""
+    """Return a folder with what the placeholders in commands stand for: a run and user modules."""
     shutil.copytree(trained, in_tmp_dir, dirs_exist_ok=True)
-    config = in_tmp_dir / "runs/NAME/config.yaml"  # it says where the store is
+    config = in_tmp_dir / "runs/NAME/config.yaml"  # it names the store
     config.write_text(config.read_text().replace(str(trained), str(in_tmp_dir)))
     (in_tmp_dir / "my").mkdir()
     (in_tmp_dir / "my/module.py").write_text(
@@ -147,7 +147,7 @@ def folder(trained, in_tmp_dir, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [path for path in TEXTS if commands_of(path)], ids=lambda path: path.stem)
 def test_commands_run_as_written(page, folder, capsys):
-    """A reader of the page types its commands one after the other; those that an earlier text has, only to go on."""
+    """Run the commands of a page in order; commands from earlier pages run again only if later ones need them."""
     needed = r"run_dir=|^memo sweep|^memo package|ext_objnav_small$"
     earlier = {command for path in TEXTS[: TEXTS.index(page)] for command in commands_of(path)}
     todo = [
@@ -155,7 +155,7 @@ def test_commands_run_as_written(page, folder, capsys):
         for command in commands_of(page)
         if not why_not_run(command) and (command not in earlier or re.search(needed, command))
     ]
-    if page.stem in ("README", "commands"):  # in their tables, what leaves something stands behind what needs it
+    if page.stem in ("README", "commands"):  # their tables list commands before the commands that they depend on
         order = ("train", "register", "evaluate", "sweep", "compare")
         todo.sort(key=lambda command: [*order, shlex.split(command)[1]].index(shlex.split(command)[1]))
     if any("study=baselines" in command for command in todo):
@@ -167,7 +167,7 @@ def test_commands_run_as_written(page, folder, capsys):
 
 
 def _stand_in(word, words, folder):
-    """Return what a placeholder stands for here."""
+    """Return the value of a placeholder."""
     if word.endswith("_trial_7.yaml"):
         (file,) = (folder / "studies/ppo/experiment").glob("*.yaml")
         return f"experiment={file}"
@@ -203,7 +203,7 @@ def test_success_in_houses_is_drawn_as_measured_with_the_colours_of_the_memories
     success, _ = saved[0].axes
     page = (ROOT / "docs/ext_objnav.md").read_text()
     table = re.search(r"\| Memo, mean of the seeds (.*) \|\n\| memoryless, mean of the seeds (.*) \|\n", page)
-    bins = [0, 2, 4, 7, 9, 12, 14, 17, 19]  # that end at step 40, 120, ... of the table
+    bins = [0, 2, 4, 7, 9, 12, 14, 17, 19]  # those that end at step 40, 120, ... in the table
     for line, row, colour in zip(success.lines, table.groups(), ["#0072b2", "#7f7f7f"], strict=True):
         assert line.get_color() == colour
         assert [f"{line.get_ydata()[k]:.2f}" for k in bins] == row.strip("| ").split(" | ")
@@ -252,7 +252,7 @@ def test_the_memory_of_the_how_to_steps_as_it_reads_rows():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/own-memory.md").read_text(), re.DOTALL)
     torch.manual_seed(0)
     names = {}
-    for block in blocks:  # the class, and what holds its two ways against each other
+    for block in blocks:  # the class, and the code that compares its two computations
         exec(block, names)  # noqa: S102
     assert issubclass(names["Averages"], SequenceModel)
 
@@ -377,7 +377,7 @@ def test_links_of_the_readme_and_for_contributors_lead_to_files():
 
 
 def test_links_to_other_sites_are_encrypted():
-    """They are listed (``pytest -s``) and not followed: a test must not need the network."""
+    """List the links (``pytest -s``) without following them: a test must not need the network."""
     links = {link for path in TEXTS for link in re.findall(r"\]\((https?://[^)\s]+)\)", path.read_text())}
     print("\n" + "\n".join(sorted(links)))
     assert all(link.startswith("https://") for link in links)
@@ -402,7 +402,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for option in (ROOT / "conf").glob("*/**/*.yaml"):
         assert f"{option.parent.relative_to(ROOT / 'conf')}={option.stem}" in page
     assert "env/vision=vit" in page
-    for path in (ROOT / "conf").glob("**/*.yaml"):  # every comment behind a setting is there, whole
+    for path in (ROOT / "conf").glob("**/*.yaml"):  # every comment after a setting is there in full
         for comment in re.findall(r"^ *\w+: .* # +(.*)$", path.read_text(), re.MULTILINE):
             if path.parent.name not in ("experiment", "debug", "reproduce"):
                 words = html.escape(comment[:1].upper() + comment[1:], quote=False)

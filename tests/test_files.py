@@ -1,4 +1,4 @@
-"""Files are whole, whenever their writer is killed."""
+"""Files are complete, no matter when the process that writes them is killed."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A newcomer, with the installed wheel and an empty folder, follows the pages on own memories and environments."""
+"""A newcomer with the installed wheel and an empty folder follows the pages on custom memories and environments."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ import pytest
 from tiny import TINY_TRAINING
 
 ROOT = Path(__file__).parents[1]
-# Added behind the commands of a page so that they are soon over; everything else about them stays as it is written.
+# Appended to the commands of a page to make them short; otherwise they run as written.
 SMALL = {
     "own-memory": {"train": [*TINY_TRAINING, "total_frames=320"]},
     "own-environment": {
@@ -26,7 +26,7 @@ SMALL = {
         ],
     },
 }
-# Types the commands one after the other. One process runs them all, as importing everything takes seconds.
+# Runs the commands one after the other in a single process, because the imports take seconds.
 TYPE = """
 import json, sys
 import memo_lightning
@@ -40,7 +40,7 @@ for arguments in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The Python of an environment with the wheel alone; the libraries it needs are borrowed from this one."""
+    """Return the Python of an environment with only the wheel; its dependencies come from this environment."""
     pytest.importorskip("hatchling", reason="hatchling, of the dev extra, is not installed")
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip"]
@@ -58,7 +58,7 @@ def python(tmp_path_factory):
 
 
 def steps_of(page):
-    """Return what a page asks for: files to save, variables to export, and commands, in its order."""
+    """Return the steps of a page in order: files to save, variables to export, and commands."""
     files, variables, commands = {}, {}, []
     for before, language, block in re.findall(r"([^\n]*)\n\n```(\w+)\n(.*?)```", page, re.DOTALL):
         name = re.match(r"Save this as `([^`]+)`", before)

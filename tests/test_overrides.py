@@ -1,4 +1,4 @@
-"""Overrides: what is read as written, what is quoted, and what is refused."""
+"""Overrides: which values are read as written, which need quotes, and which are rejected."""
 
 import shlex
 

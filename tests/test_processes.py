@@ -1,4 +1,4 @@
-"""Workers that end while they start end the run, with a line that says why."""
+"""A worker that dies during start-up ends the run, with a line that says why."""
 
 import multiprocessing
 import os

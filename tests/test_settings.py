@@ -1,8 +1,8 @@
-"""Every documented setting of every group and command: a value that was changed changes something, or is refused.
+"""Every documented setting of every group and command has an effect: changing it changes something or is rejected.
 
-What a setting changes is seen in what is built of it: what an environment does, what a memory computes, what a small
-training leaves, how the Trainer is set up. Settings that take a whole command to see are tested with that command; here
-it is checked that a test names them.
+Effects are observed on what is built from the settings: the behaviour of an environment, the computation of a memory,
+the results of a small training, the arguments of the Trainer. Settings whose effect needs a whole command are tested
+with that command; here we only check that some test names them.
 """
 
 import json
@@ -32,12 +32,12 @@ from memo_lightning.training.trainer import build_trainer
 from tiny import TINY_OFF_POLICY, TINY_TRAINING, without_times
 
 TESTS = Path(__file__).parent
-_SEEN = {}  # what probes saw without a change: many settings are compared with the same
-REFUSED = "refused"  # the value is no value of the setting
+_SEEN = {}  # what probes saw with the defaults, which many settings are compared with
+REFUSED = "refused"  # the value is invalid for the setting
 
 
 class Task(gymnasium.Env):
-    """Shows a number that is drawn when an episode begins, unless it is asked to keep its task, and the time."""
+    """Shows the time and a number drawn at the start of each episode, unless it is asked to keep its task."""
 
     observation_space = gymnasium.spaces.Dict(
         number=gymnasium.spaces.Discrete(1000), time=gymnasium.spaces.Box(0, 100, (1,), np.float32)
@@ -63,7 +63,7 @@ class Task(gymnasium.Env):
 
 
 class Shift(gymnasium.ObservationWrapper):
-    """Adds to the time."""
+    """Adds a constant to the time."""
 
     def __init__(self, env, by):
         super().__init__(env)
@@ -76,7 +76,7 @@ class Shift(gymnasium.ObservationWrapper):
 gymnasium.register("tests/Task-v0", Task)
 gymnasium.register("tests/OtherTask-v0", partial(Task, steps=3))
 
-# Group, or option of one -> its settings, each with a value that is not the default; in a pair, after what else is set.
+# Group or option -> its settings, each with a non-default value; pairs first list other overrides that are needed.
 ENVIRONMENT = {
     "trial_length": "17",
     "split": "held_out",
@@ -246,7 +246,7 @@ EVALUATION = {
     "env": "{lit: true}",
     "model": "{segment_length: 5}",
 }
-# Settings that it takes a command, a machine or a GPU to see -> the file of tests that does.
+# Settings whose effect needs a whole command, another machine or a GPU -> the test file that covers them.
 ELSEWHERE = {
     "algorithm.noise_correlation": "algorithms/test_ppo.py",
     "algorithm.replay.folder": "algorithms/test_actor_critic.py",
@@ -262,7 +262,7 @@ ELSEWHERE = {
 
 
 def nested(value):
-    """Return something of tensors, arrays and settings as plain values that can be compared."""
+    """Convert a structure of tensors, arrays and settings to plain values that can be compared."""
     if isinstance(value, TensorDictBase):
         return {str(key): nested(value.get(key)) for key in value.keys(True, True)}
     if isinstance(value, torch.Tensor):
@@ -273,13 +273,13 @@ def nested(value):
 
 
 def simple(thing):
-    """Return those attributes of an object that are numbers, text, paths, or mappings and sequences of such."""
+    """Return the attributes of an object that are numbers, text, paths, or mappings and sequences of these."""
     kinds = (bool, int, float, str, Path, dict, list, tuple, deque, type(None))
     return {name: repr(value) for name, value in vars(thing).items() if isinstance(value, kinds)}
 
 
 def differs(probe, base, key, change):
-    """Say whether ``key`` with another value makes ``probe`` see something else, or is refused."""
+    """Return whether another value of ``key`` changes what ``probe`` sees, or is rejected."""
     before, value = change if isinstance(change, tuple) else ("", change)
     overrides = [*base, *before.split()]
     name = (probe.__qualname__, key.rpartition(".")[0], *overrides)
@@ -297,7 +297,7 @@ def names_of(group, option):
     return {name for name in names if not name.endswith("_partial_")}
 
 
-# What there is, against what the tables above hold.
+# The settings that exist, compared with the tables above.
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def names_of(group, option):
 )
 def test_the_tables_hold_every_setting_of_every_option(group, table):
     for option in set(group_options(group)) - {"ext_objnav"}:
-        fixed = set() if option == "custom" else {"target"}  # what an option of conf/baseline/ stands for
+        fixed = set() if option == "custom" else {"target"}  # fixed by an option of conf/baseline/
         assert names_of(group, option) - fixed == set(table.get(option, {})) - fixed, option
 
 
@@ -338,20 +338,20 @@ def test_settings_that_are_tested_elsewhere_are_named_there(setting, file):
     "name", ["benchmark", "compare", "doctor", "export-houses", "register", "reproduce", "sweep", "ui"]
 )
 def test_settings_of_other_commands_are_named_in_the_code_that_follows_them(name):
-    """Commands read their settings by name: one that nothing reads is one that does nothing."""
+    """Commands read their settings by name, so a setting that nothing reads has no effect."""
     code = "".join(path.read_text() for path in (TESTS.parent / "src" / "memo_lightning").rglob("*.py"))
     for setting in setting_names(compose_config(name)):
         if "_target_" in setting or setting.startswith(("dataset.", "model.", "arms.")):
-            continue  # arguments by name, which are refused where they are not taken
+            continue  # keyword arguments, rejected where they are unknown
         word = setting.partition(".")[0].split("[")[0]
         assert f".{word}" in code or f'"{word}"' in code, setting
 
 
-# What the settings change.
+# Probes: what the settings change.
 
 
 def behaviour(overrides, n_steps=40):
-    """What an environment does under random actions, and what a policy is told of it."""
+    """Return the behaviour of an environment under random actions, and its interface for a policy."""
     config = compose_config("train", overrides)
     env = build_env(config.env, 2, 0)
     try:
@@ -380,7 +380,7 @@ def test_settings_of_environments(option, setting, change):
 
 
 def computation(overrides):
-    """What a memory computes in training, what of it is kept for the backward pass, and what it holds while acting."""
+    """Return what a memory computes in training, keeps for the backward pass, and stores while acting."""
     config = OmegaConf.to_container(compose_config("train", overrides), resolve=True)
     torch.manual_seed(0)
     baseline = build_baseline(config)
@@ -440,7 +440,7 @@ def test_settings_of_encoders(option):
 
 @pytest.fixture
 def leaves(in_tmp_dir):
-    """What a training of four environments for twenty steps, twice, leaves: its metrics and its weights."""
+    """Return the metrics and weights of a training with four environments and two rollouts of twenty steps."""
     small = ["env.trial_length=20", "collector.n_envs=4", "total_frames=160"]
     n_runs = iter(range(100))
 

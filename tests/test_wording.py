@@ -1,4 +1,4 @@
-"""Numbers for people keep what tells them apart, whatever their size."""
+"""Numbers shown to people keep their distinguishing digits, whatever their size."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""The words of the project: what people read is plain English, and phrases that are not do not come back.
+"""The wording of the project: text for people is plain English, and phrases that have been replaced do not return.
 
-The rules are those of CONTRIBUTING.md. A pattern that also has a right use lists it in ``ALLOWED``, with the reason.
+The rules are in CONTRIBUTING.md. If a pattern also has a legitimate use, ``ALLOWED`` lists it with the reason.
 """
 
 import ast
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 YAML = sorted([*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "sweeps").glob("*.yaml")])
 CODE = sorted((ROOT / "src/memo_lightning").rglob("*.py"))
-# What is said badly, and how to say it.
+# Phrases to avoid, and what to write instead.
 PHRASES = {
     r"everything else (being )?equal": "all else being equal",
     r"\bh(o|e)ld against\b": "compare with",
@@ -31,7 +31,7 @@ PHRASES = {
     r"\brows\b": "sequences, trajectories, environments",
     r"\bentries\b": "keys, items, tokens",
 }
-# Right uses: a pattern for the line, and why.
+# Legitimate uses: a pattern for the line, and the reason.
 ALLOWED = {
     r"\bpictures?\b": [
         (
@@ -71,7 +71,7 @@ ALLOWED = {
 
 
 def prose_of_code(path):
-    """Yield docstrings and messages of a module: its texts that hold a space."""
+    """Yield the lines of a module's docstrings and messages: its string constants that contain a space."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield from node.value.splitlines()
@@ -79,7 +79,7 @@ def prose_of_code(path):
 
 @cache
 def texts():
-    """Return what people read, line by line: the file and the line."""
+    """Return everything that people read, as pairs of file and line."""
     return list(_lines())
 
 
@@ -114,7 +114,7 @@ def test_what_is_allowed_is_there():
 
 
 def test_every_setting_has_a_comment_or_a_docstring(monkeypatch):
-    """The page of all settings says what each means."""
+    """The configuration page must explain every setting."""
     monkeypatch.syspath_prepend(ROOT / "docs")
     from configuration_page import WHOLE_FILES, read_settings
 

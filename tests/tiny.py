@@ -1,4 +1,4 @@
-"""Settings of tests: a small memory, PPO, a training that is over in a second."""
+"""Settings for tests: a small memory, PPO, and a training that takes a second."""
 
 import torch
 
@@ -36,7 +36,7 @@ PPO_SETTINGS = {
     "max_skipped_updates": 10,
 }
 
-# Overrides of memo train; later ones take precedence.
+# Overrides of memo train; later ones win.
 TINY_TRAINING = [
     "debug=smoke",
     "env.trial_length=40",
@@ -51,16 +51,16 @@ _TIMES = ("frames_per_second", "collecting", "wall_seconds", "seconds")
 
 
 def without_times(metrics):
-    """Return metrics of a run, as metrics.json has them, without times, which no two runs have in common."""
+    """Return the metrics of a run, as in metrics.json, without times, which always differ between runs."""
     history = [{name: value for name, value in point.items() if name not in _TIMES} for point in metrics["history"]]
     return {name: value for name, value in metrics.items() if name not in _TIMES} | {"history": history}
 
 
-# By default there are 32 steps of the optimizer for every rollout, in which such a training spends most of its time.
-# For tests of what is done with a run, rather than of how it learns.
+# By default each rollout has 32 optimizer steps, which take most of the time of such a training.
+# This is for tests of what is done with a run rather than of how it learns.
 FEW_UPDATES = ["algorithm.n_epochs=1", "algorithm.n_minibatches=2"]
 
-# The same, off-policy: a replay that is soon full, updates from early on.
+# The same off-policy: the replay fills up quickly, and updates begin early.
 TINY_OFF_POLICY = [
     *TINY_TRAINING,
     "algorithm=actor_critic",

@@ -1,4 +1,4 @@
-"""Checkpoints of policies that have learned nothing, for tests of what acts with them."""
+"""Checkpoints of untrained policies, for tests of code that acts with them."""
 
 import torch
 
@@ -10,13 +10,13 @@ def save_untrained(path, interface, memory, *, config, scale, seed=0, **settings
     """Write a checkpoint, and return the policy.
 
     Args:
-        path: of the file.
-        interface: what the policy observes and does.
-        memory: description of the memory.
-        config: of the training that the checkpoint says it is from.
-        scale: of the weights, so that what was observed and remembered shows in the actions.
-        seed: of the weights.
-        settings: further arguments of the policy's description.
+        path: file to write.
+        interface: the policy's observations and actions.
+        memory: settings of the memory.
+        config: training configuration stored in the checkpoint.
+        scale: scale of the weights; large ones make observations and memory visible in the actions.
+        seed: seed of the weights.
+        settings: further arguments of the policy's specification.
     """
     encoder = {"_target_": "memo_lightning.policies.ObservationEncoder"}
     spec = PolicySpec(interface, encoder, memory, "memo_lightning.policies.heads.ActorCriticHeads", **settings)

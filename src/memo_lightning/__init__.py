@@ -10,14 +10,14 @@ from memo_lightning.version import __version__
 if TYPE_CHECKING:
     from memo_lightning.policies.loading import load
 
-# In a notebook, importing any library that imports tqdm.auto says so where ipywidgets is missing; our bars need it not.
+# In a notebook without ipywidgets, importing tqdm.auto prints this warning; our progress bars do not need ipywidgets.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """Import ``load`` when it is used, as it needs torch, and the package does not."""
+    """Import ``load`` when it is used, as it needs torch and the package itself does not."""
     if name == "load":
         from memo_lightning.policies.loading import load
 

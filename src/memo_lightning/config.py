@@ -1,4 +1,4 @@
-"""Composing the configuration from ``conf/`` and command-line overrides, and saying what is wrong with them."""
+"""Composing the configuration from ``conf/`` and command-line overrides, with clear errors for mistakes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from memo_lightning.overrides import override_text, parse_override, quoted
 OmegaConf.register_new_resolver("smaller", min, replace=True)
 
 _OPTIONAL_GROUPS = ("experiment", "debug")
-# Mappings that take settings of which the files name none or not all; whoever gets them refuses what it does not know.
-# So does every mapping that is empty by default, and one of a class that the user names with `_target_`.
+# Mappings that accept settings that the files do not name; whatever receives them rejects unknown ones. So does every
+# mapping that is empty by default, and one whose class the user names with `_target_`.
 _OPEN = ("algorithm.optimizer", "arms", "baseline", "pruner", "sampler", "trainer")
 _FROM_ENVIRONMENT = "${oc.env:"
 _NUMBER_OR_LIST = ("model.segment_jitter",)  # a number for all cases, or one for each
-_MAX_SEED = 2**32 - 1  # that every random generator takes
+_MAX_SEED = 2**32 - 1  # that every random generator accepts
 _TYPES = {
     bool: "true or false",
     int: "an integer",
@@ -42,7 +42,7 @@ _TYPES = {
 
 
 def config_dir() -> Path:
-    """Return the ``conf/`` tree: inside the installed package, or at the root of a checkout."""
+    """Return the path of the ``conf/`` tree: inside the installed package, or at the root of a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parents[1] / "conf"
@@ -51,17 +51,17 @@ def config_dir() -> Path:
 def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose ``conf/<name>.yaml`` with Hydra overrides such as ``env=dark_key_to_door_9x9 seed=1``.
 
-    The chosen option of every group is added under ``choices``, e.g. ``choices.env``. What comes from environment
-    variables, as ``MLFLOW_TRACKING_URI``, is resolved: a run that is resumed elsewhere keeps it.
+    The chosen option of every group is added under ``choices``, e.g. ``choices.env``. Values of environment variables,
+    such as ``MLFLOW_TRACKING_URI``, are resolved, so that a run resumed elsewhere keeps them.
 
     Args:
-        name: the primary configuration, e.g. ``"train"``.
+        name: name of the primary configuration, e.g. ``"train"``.
         overrides: command-line overrides as :func:`~memo_lightning.overrides.parse_override` reads them;
-            ``experiment`` also takes the path of a file.
+            ``experiment`` also accepts the path of a file.
 
     Raises:
-        UserError: if an override cannot be parsed, names an unknown key or option (the nearest valid ones are
-            named), or gives a value of another type.
+        UserError: if an override cannot be parsed, names an unknown key or option (the message names the nearest valid
+            ones), or gives a value of the wrong type.
     """
     parsed = [parse_override(text) for text in overrides]
     for override in parsed:
@@ -69,7 +69,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     parsed = [part for override in parsed for part in _find_experiment(override)]
     keys = [override.key_or_group for override in parsed]
     groups = {key for key in keys if group_options(key) or key in ("experiment", "hydra.searchpath")}
-    # First with the chosen groups only: that says which keys there are, and of what type.
+    # First with the chosen groups only, to find out which keys there are, and of what type.
     of_groups = [override for override in parsed if override.key_or_group in groups]
     signs = dict.fromkeys(_absent_groups(name, of_groups), "+")
     chosen = [signs.get(override.key_or_group, "") + _text(override) for override in of_groups]
@@ -78,7 +78,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     signs |= dict.fromkeys(new, "++")
     config, choices = _compose(name, [signs.get(override.key_or_group, "") + _text(override) for override in parsed])
     values = dict(_leaves(config))
-    # What the user wrote comes first: other settings may have taken a wrong value over from it.
+    # What the user wrote is checked first, as other settings may have taken over a wrong value from it.
     for key in sorted(known, key=lambda key: key not in keys):
         if key in values:
             _check_type(key, values[key], known[key], may_be_null=key == "env.episodes_per_trial")
@@ -91,16 +91,16 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Collection[str] = ()) -> None:
-    """Change single values of a configuration that was composed before, in place.
+    """Change single values of a composed configuration, in place.
 
     Args:
         config: the configuration.
-        overrides: each ``key=value``.
-        optional: settings, or groups as a whole, that ``key=null`` switches off.
+        overrides: overrides of the form ``key=value``.
+        optional: settings, or whole groups, that ``key=null`` switches off.
 
     Raises:
-        UserError: if an override cannot be parsed, names an unknown key or a whole group, or gives a value of
-            another type.
+        UserError: if an override cannot be parsed, names an unknown key or a whole group, or gives a value of the
+            wrong type.
     """
     known = dict(_leaves(config))
     parsed = [parse_override(text) for text in overrides]
@@ -119,10 +119,10 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Coll
 
 
 def merge_file(config: DictConfig, path: Path) -> None:
-    """Take over the settings of a YAML file, in place.
+    """Merge the settings of a YAML file into a configuration, in place.
 
     Raises:
-        UserError: if it is no YAML mapping, names an unknown setting, or gives a value of another type.
+        UserError: if it is not a YAML mapping, names an unknown setting, or gives a value of the wrong type.
     """
     try:
         file = OmegaConf.load(path)
@@ -144,8 +144,8 @@ def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Call the ``_target_`` of a configuration node with its settings, ``args`` and ``kwargs``.
 
     Raises:
-        UserError: if the target, or that of a node within, cannot be imported; if the settings do not fit its
-            signature, or it refuses them with ``ValueError``.
+        UserError: if the target, or that of a nested node, cannot be imported; if the settings do not fit its
+            signature, or it rejects them with ``ValueError``.
     """
     try:
         # As a partial: Hydra would copy arguments passed through it, modules with their parameters included.
@@ -165,7 +165,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def group_options(group: str) -> list[str]:
-    """Return the options of a configuration group; none if there is no such group."""
+    """Return the options of a configuration group; empty if there is no such group."""
     folder = config_dir() / group
     return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
 
@@ -176,7 +176,7 @@ def setting_names(config: DictConfig) -> list[str]:
 
 
 def _find_experiment(override: Override) -> list[Override]:
-    """Turn ``experiment=PATH/experiment/NAME.yaml`` into what makes Hydra find a file outside ``conf/``."""
+    """Turn ``experiment=PATH/experiment/NAME.yaml`` into overrides that make Hydra find a file outside ``conf/``."""
     if not _is_own_experiment(override):
         return [override]
     path = Path(str(override.value())).absolute()
@@ -196,7 +196,7 @@ def _text(override: Override) -> str:
 
 
 def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
-    """Return all settings of ``conf/<name>.yaml`` under the chosen ``groups``, with the values they have by default."""
+    """Return all settings of ``conf/<name>.yaml`` with the chosen ``groups``, and their default values."""
     return dict(_leaves(_compose(name, groups)[0]))
 
 
@@ -204,7 +204,7 @@ _cached_defaults = cache(_defaults)
 
 
 def _compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Return what Hydra composes, and the chosen options by group."""
+    """Return the configuration that Hydra composes, and the chosen options by group."""
     if not _ships(overrides):
         return _composed(config_dir(), name, tuple(overrides))
     config, choices = _composed_before(config_dir(), name, tuple(overrides))
@@ -212,7 +212,7 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str,
 
 
 def _ships(overrides: Iterable[str]) -> bool:
-    """Say whether all files are those of ``conf/``: a user's may change while this process lives."""
+    """Return whether all files are those of ``conf/``: a user's own may change while this process lives."""
     return not any("hydra.searchpath" in text for text in overrides)
 
 
@@ -231,7 +231,7 @@ _composed_before = lru_cache(maxsize=256)(_composed)
 
 
 def _absent_groups(name: str, overrides: Sequence[Override]) -> set[str]:
-    """Return the groups within others, as ``env/vision``, that the chosen option of the outer one does not have."""
+    """Return the nested groups, such as ``env/vision``, that the chosen option of the outer group does not have."""
     inner = {override.key_or_group for override in overrides if "/" in override.key_or_group}
     if not inner:
         return inner
@@ -250,7 +250,7 @@ def _check_option(override: Override) -> None:
 
 
 def _new_settings(overrides: Sequence[Override], known: dict[str, Any]) -> set[str]:
-    """Return the keys of overrides that add settings to those that are ``known``, where that is allowed.
+    """Return the keys of overrides that add settings to the ``known`` ones, where that is allowed.
 
     Raises:
         UserError: if an override names a setting that neither exists nor can be added.
@@ -275,7 +275,7 @@ def _new_settings(overrides: Sequence[Override], known: dict[str, Any]) -> set[s
 
 
 def _plain_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that ``key=value`` changes: several where the value is a mapping."""
+    """Yield the settings that ``key=value`` changes: several if the value is a mapping."""
     if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _plain_leaves(f"{key}.{name}", part)
@@ -300,17 +300,17 @@ def _refuse_key(key: str, value: Any, known: dict[str, Any]) -> None:
 
 
 def _is_open(parent: str, known: dict[str, Any], classes: Collection[str]) -> bool:
-    """Say whether settings may be added to a mapping: itself, or any that it is part of.
+    """Return whether settings may be added to a mapping, or to one that contains it.
 
     Args:
-        parent: the mapping.
+        parent: dotted name of the mapping.
         known: all settings.
-        classes: mappings of which the user names the class.
+        classes: mappings whose class the user names.
     """
     if not parent:
         return False
     if known.get(parent) == {}:
-        return "none" not in group_options(parent)  # baseline=none and logger=none are nothing that takes settings
+        return "none" not in group_options(parent)  # baseline=none and logger=none take no settings
     if parent in _OPEN and (parent in known or any(key.startswith(f"{parent}.") for key in known)):
         return True
     if parent in classes and (f"{parent}._target_" in known or parent.rpartition(".")[0] == "callbacks"):
@@ -319,9 +319,9 @@ def _is_open(parent: str, known: dict[str, Any], classes: Collection[str]) -> bo
 
 
 def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False) -> None:
-    """Refuse a value of another type than the default's, and a seed that some random generator does not take.
+    """Reject a value whose type is not the default's, and a seed that some random generator does not accept.
 
-    A default of None takes any value, ints serve as floats, and :data:`_NUMBER_OR_LIST` may be either.
+    A default of None allows any value, ints serve as floats, and :data:`_NUMBER_OR_LIST` may be either.
     """
     if default is None or (value is None and may_be_null):
         return
@@ -341,7 +341,7 @@ def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False
 
 
 def _resolve_environment(config: DictConfig) -> None:
-    """Replace what is read from environment variables by its value."""
+    """Replace references to environment variables with their values."""
     for node in (config, config.get("logger")):
         texts: dict[str, Any] = OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[assignment]
         for name, text in texts.items():
@@ -353,7 +353,7 @@ def _resolve_environment(config: DictConfig) -> None:
 
 
 def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and resolved values of everything but Hydra's own settings; empty groups too."""
+    """Yield the dotted keys and resolved values of all settings except Hydra's own; empty groups are included."""
     for key in map(str, config):
         name = f"{prefix}{key}"
         if name == "hydra":

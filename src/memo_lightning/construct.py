@@ -1,4 +1,4 @@
-"""Finding what a dotted path names, and calling it with settings, with errors that a user can act on."""
+"""Importing what a dotted path names, and calling it with settings, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from memo_lightning.errors import UserError
 
 
 def resolve(field: str, path: str) -> Any:
-    """Return what a dotted path such as ``my.module.MyClass`` or ``my.module:make`` names.
+    """Return the object named by a dotted path such as ``my.module.MyClass`` or ``my.module:make``.
 
     Args:
         field: the setting that holds the path, for the message.
-        path: the path.
+        path: the dotted path.
 
     Raises:
         UserError: if it cannot be imported.
@@ -29,10 +29,10 @@ def resolve(field: str, path: str) -> Any:
 def resolve_class(field: str, path: str, kind: type) -> Any:
     """Return the class that a dotted path names, a concrete subclass of ``kind``.
 
-    Paths in checkpoints are resolved by this only, so that no checkpoint can name anything else to be called.
+    Paths in checkpoints are only resolved by this function, so that no checkpoint can name anything else to be called.
 
     Raises:
-        UserError: if it cannot be imported, is no subclass of ``kind``, or leaves methods of it unimplemented.
+        UserError: if it cannot be imported, is not a subclass of ``kind``, or leaves abstract methods unimplemented.
     """
     found = resolve(field, path)
     if not (inspect.isclass(found) and issubclass(found, kind)):
@@ -44,10 +44,10 @@ def resolve_class(field: str, path: str, kind: type) -> Any:
 
 
 def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call ``target``, turning a refusal of its arguments into a :class:`UserError`.
+    """Call ``target``, and turn a rejection of its arguments into a :class:`UserError`.
 
     Raises:
-        UserError: if the arguments do not fit the signature, or ``target`` refuses them with ``ValueError``.
+        UserError: if the arguments do not fit the signature, or ``target`` rejects them with ``ValueError``.
     """
     function = _function(target)
     try:
@@ -69,21 +69,21 @@ def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 def accepted(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the ``settings`` that ``target`` takes by name."""
+    """Return the ``settings`` that ``target`` accepts by name."""
     known, _ = _keywords(target)
     return {name: value for name, value in settings.items() if known is None or name in known}
 
 
 def _function(target: Callable[..., Any]) -> Callable[..., Any]:
-    # A class is asked for its __init__, as a metaclass may hide the signature of calling it.
+    # For a class, its __init__, as a metaclass may hide the signature of the call.
     return target.__init__ if inspect.isclass(target) else target
 
 
 def _keywords(target: Callable[..., Any]) -> tuple[set[str] | None, set[str]]:
-    """Return the names that ``target`` takes, None for any; and those required of them that its signature hides.
+    """Return the argument names that ``target`` accepts, None for any, and the required ones that its signature hides.
 
-    What ``**settings`` stands for is a ``TypedDict`` where it is annotated as ``Unpack`` of one, and otherwise, in a
-    class, whatever the next constructor in the method resolution order takes.
+    ``**settings`` stands for a ``TypedDict`` if it is annotated as ``Unpack`` of one. Otherwise, in a class, it stands
+    for whatever the next constructor in the method resolution order accepts.
     """
     names: set[str] = set()
     functions = [c.__dict__["__init__"] for c in inspect.getmro(target) if "__init__" in c.__dict__] \

@@ -1,4 +1,4 @@
-"""The errors that are shown to the user, the exit statuses of commands, and the checks that raise the errors."""
+"""Errors that are shown to the user, exit statuses of commands, and the check that raises an error."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 class UserError(ValueError):
-    """A mistake of the user's: shown as one line on stderr, without a stack trace.
+    """A user's mistake, shown as one line on stderr without a stack trace.
 
     The message names the field, its value and what is allowed.
     """
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot continue, though nobody made a mistake: shown as one line, which says what was kept."""
+    """Training that cannot continue, though no one made a mistake; shown as one line that says what was kept."""
 
 
 class Preempted(KeyboardInterrupt):
-    """The machine is wanted back (SIGTERM): training ends as after Ctrl-C; its exit status asks to resume it."""
+    """Preemption by SIGTERM: training ends as after Ctrl-C, with an exit status that asks for it to be resumed."""
 
 
 class EnvironmentFailure(RuntimeError):
-    """An environment that raised, died or hangs: shown with its own stack trace, and not with ours."""
+    """An environment that raised, died or hangs; shown with its own stack trace instead of ours."""
 
 
 def require(condition: bool, field: str, value: object, allowed: str) -> None:
@@ -34,7 +34,7 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
     Args:
         condition: what must hold.
         field: the setting as the user knows it, e.g. ``"gamma"``.
-        value: what the user gave.
+        value: the value that the user gave.
         allowed: what is allowed, as the end of the sentence "must be ...".
 
     Raises:

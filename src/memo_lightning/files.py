@@ -1,4 +1,4 @@
-"""Files that are never seen half-written."""
+"""Atomic writing of files, which are never seen half-written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Write ``content`` beside ``path``, whose place it then takes in one step.
+    """Write ``content`` to a file beside ``path``, which then replaces ``path`` in one step.
 
-    Whenever the process or the machine stops, and if there is no room, the old content or the new is there.
+    Whenever the process or the machine stops, or if the disk is full, ``path`` holds either the old or the new content.
 
     Args:
         path: the file.
-        content: all of it.
+        content: its whole content.
 
     Raises:
         OSError: if it cannot be written; the old content stays.

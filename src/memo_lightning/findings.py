@@ -1,4 +1,4 @@
-"""What checks find, and how it is printed."""
+"""Findings of checks, and how they are printed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The finding of one check.
 
     Attributes:
-        name: what was looked at.
-        problem: what is wrong and what to do about it; None where nothing is.
-        note: a number or remark where nothing is wrong.
+        name: what was checked.
+        problem: what is wrong and what to do about it; None if nothing is.
+        note: a number or remark if nothing is wrong.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 def print_findings(findings: Iterable[Finding]) -> list[str]:
-    """Print each finding as soon as it is made; return the names of those that are problems."""
+    """Print each finding as soon as it is made, and return the names of those that are problems."""
     problems = []
     for finding in findings:
         if finding.problem:

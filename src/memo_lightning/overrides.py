@@ -1,4 +1,4 @@
-"""Overrides such as ``env.trial_length=100``: reading them, and writing them so that a shell takes them."""
+"""Overrides such as ``env.trial_length=100``: reading them, and writing them so that a shell accepts them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from hydra.errors import HydraException
 
 from memo_lightning.errors import UserError
 
-# Settings whose value is a path or the address of a store, by the last part of their name. They are taken as they are:
-# `=`, `#`, spaces, commas and letters outside ASCII mean something else in Hydra's grammar, or nothing.
+# Settings whose value is a path or the address of a store, by the last part of their name. They are taken literally: in
+# Hydra's grammar, `=`, `#`, spaces, commas and letters outside ASCII mean something else or are not allowed.
 _PATHS = frozenset(
     (
         *("checkpoint", "data_path", "object_folder", "out", "resume", "run_dir", "scene_dataset", "storage", "token"),
         "tracking_uri",
     )
 )
-# Settings whose value is a name, of which 2024 is one; and those whose parts are.
+# Settings whose value is a name, even if it looks like a number (2024); and mappings whose values are names.
 _NAMES = frozenset(("experiment_name", "group_by", "logger.experiment_name", "logger.run_name", "name", "study"))
 _OF_NAMES = ("logger.tags.", "tags.")
 _KEY = re.compile(r"\+{0,2}[\w./-]+")
 
 
 def parse_override(text: str) -> Override:
-    """Read an override, in Hydra's grammar where that can read it.
+    """Parse an override, by Hydra's grammar where possible.
 
-    A path needs no quotes, and neither does text with characters that the grammar does not know, or a name that looks
-    like a number. A ``+`` before the name is dropped: whether a setting exists or is added is found out, not said.
+    Paths need no quotes, and neither does text with characters that the grammar does not know, or a name that looks
+    like a number. A ``+`` before the name is dropped: whether a setting exists or is new is determined later.
 
     Raises:
-        UserError: if it is no ``key=value``, its value cannot be read, or it stands for several values or for none.
+        UserError: if it is not ``key=value``, its value cannot be read, or it stands for several values or for none.
     """
     key, equals, value = text.partition("=")
     if not equals:
@@ -75,7 +75,7 @@ def override_key(text: str) -> str:
 
 
 def override_text(key: str, value: str) -> str:
-    """Return the override that gives a setting the text ``value``, in quotes only where it needs them.
+    """Return the override that sets ``key`` to the text ``value``, quoted only if needed.
 
     Example:
         >>> override_text("run_dir", "runs/rate=0.1")
@@ -93,7 +93,7 @@ def override_text(key: str, value: str) -> str:
 
 
 def command(*words: str) -> str:
-    """Return a command as it is typed into a shell."""
+    """Return a command as it would be typed into a shell."""
     return shlex.join(words)
 
 
@@ -105,7 +105,7 @@ def _parse(text: str, original: str) -> Override:
 
 
 def quoted(value: str) -> str:
-    """Return text in the quotes of Hydra's grammar, whatever is in it."""
+    """Return text quoted by Hydra's grammar, whatever it contains."""
     return QuotedString(value, Quote.single).with_quotes()
 
 

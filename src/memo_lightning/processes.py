@@ -1,4 +1,4 @@
-"""Processes that make up one run."""
+"""The processes that make up one run."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ GUARD = (
 
 
 def refuse_to_start_in_worker() -> None:
-    """End this process if it is a worker that is about to do its program's work a second time.
+    """End this process if it is a worker that is about to repeat its program's work.
 
-    A worker imports the program that started it, and with it all that is not under a main guard. The process that has
-    started it says so; see :data:`GUARD`.
+    A worker imports the program that started it, and so runs everything that is not under a main guard. The process
+    that started the worker reports this; see :data:`GUARD`.
     """
-    # What multiprocessing's own check asks, when it is too late.
+    # The condition of multiprocessing's own check, which comes too late.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(UNGUARDED)  # a fork server would turn a SystemExit into another status
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however that came about.
+    """End this process as soon as the one that started it is gone, for whatever reason.
 
-    It would otherwise wait for ever: a rank in its next all-reduce, a worker for its next command.
+    It would otherwise wait forever: a rank in its next all-reduce, a worker for its next command.
     """
     starter = multiprocessing.parent_process()  # not always the parent: a fork server may stand between
     parent = os.getppid()
@@ -55,20 +55,21 @@ def end_with_parent() -> None:
 
 
 def begin_worker() -> None:
-    """Leave Ctrl-C, which whole process groups get, to the process that learns; but end when it does.
+    """Leave Ctrl-C, which reaches the whole process group, to the learning process, but end when that process does.
 
-    It is here because a worker imports what its functions are in, and has no use for Lightning, which takes seconds.
+    This function is in this module because a worker imports the modules of its functions, and does not need Lightning,
+    which takes seconds to import.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 def start_watching(start: Callable[[], T]) -> T:
-    """Call what starts worker processes and waits for them, until it returns or one of them is gone.
+    """Call a function that starts worker processes and waits for them, until it returns or a worker ends.
 
     Raises:
-        UserError: if the worker has begun to run this program again.
-        RuntimeError: if it has ended otherwise.
+        UserError: if a worker has begun to run this program again.
+        RuntimeError: if a worker has ended otherwise.
     """
     workers: list[BaseProcess] = []
     started: list[T] = []
@@ -79,7 +80,7 @@ def start_watching(start: Callable[[], T]) -> T:
         workers.append(process)
 
     try:
-        # Not by active_children(), which forgets those that ended before it was asked.
+        # Not by active_children(), which leaves out those that ended before it is called.
         with mock.patch.object(BaseProcess, "start", start_and_note):
             call_watching(workers, lambda: started.append(start()), seconds_between_looks=0.1)
     except BaseException:
@@ -96,12 +97,12 @@ def call_watching(
     call: Callable[[], object],
     seconds_between_looks: float = SECONDS_BETWEEN_LOOKS,
 ) -> None:
-    """Call what waits for all of the workers, until it returns or one of them is gone.
+    """Call a function that waits for all of the workers, until it returns or a worker ends.
 
     Args:
-        workers: processes that this one has started; more may be added meanwhile.
-        call: what waits for them; if it is given up, it goes on in a thread that ends with the process.
-        seconds_between_looks: at the workers.
+        workers: processes started by this one; more may be added during the call.
+        call: the function that waits for them; if given up, it continues in a thread that ends with this process.
+        seconds_between_looks: seconds between two checks of the workers.
 
     Raises:
         RuntimeError: if a worker has ended before ``call`` has.

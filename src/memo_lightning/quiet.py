@@ -1,4 +1,4 @@
-"""Keeping libraries from talking."""
+"""Silencing of libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from warnings import catch_warnings, simplefilter
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Swallow what is printed, logged or warned of inside; exceptions pass."""
+    """Suppress printing, logging and warnings in the block; exceptions pass."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), catch_warnings():
         simplefilter("ignore")
         logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""How numbers are written for people."""
+"""Numbers and lists, formatted for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def returns_in_words(*values: float) -> list[str]:
-    """Write returns that are compared with each other, all in the same way.
+    """Format returns that are compared with each other, all in the same way.
 
     They have one decimal; two if all of them are below 10; none from 10,000 on, and an exponent from 10 million on.
     """
@@ -18,7 +18,7 @@ def returns_in_words(*values: float) -> list[str]:
 
 
 def listed(words: Iterable[str], separator: str = ", ", longest: int = 5) -> str:
-    """Write the first words of a list, and how many more there are."""
+    """Format the first words of a list, and how many more there are."""
     words = list(words)
     more = [f"and {len(words) - longest} more"] if len(words) > longest else []
     return separator.join([*words[:longest], *more])

@@ -1,4 +1,4 @@
-"""The off-policy actor-critic in real runs: every memory and kind of action, one pass an update, fresh memories."""
+"""The off-policy actor-critic in real runs: every memory and kind of action, one pass per update, fresh memories."""
 
 import json
 
@@ -30,7 +30,7 @@ ACTIONS = {
 
 
 class Likes(gymnasium.Env):
-    """Wants the largest of every action, which a mask, where there is one, forbids at every third of seven steps."""
+    """Rewards large actions; a mask, if any, forbids the largest at every third of seven steps."""
 
     observation_space = spaces.Dict(
         vector=spaces.Box(-5, 5, (3,), np.float32), image=spaces.Box(0, 255, (8, 8, 3), np.uint8)
@@ -61,7 +61,7 @@ gymnasium.register("tests/Likes-v0", Likes)
 
 
 class Recorder(lightning.Callback):
-    """Notes what was learned, and how often the parts of the policy ran for it."""
+    """Records what was learned and how often each part of the policy ran for it."""
 
     def __init__(self):
         self.metrics, self.passes = [], []
@@ -72,7 +72,7 @@ class Recorder(lightning.Callback):
             module.register_forward_hook(lambda *_: self.passes.append(1))
 
     def on_train_batch_start(self, *_):
-        self.passes.clear()  # those of acting
+        self.passes.clear()  # passes made while acting
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
@@ -148,7 +148,7 @@ def test_metrics_tell_of_every_discount_and_of_the_replay(in_tmp_dir):
 
 @pytest.mark.parametrize(("max_staleness", "seen"), [(0, 0.0), (5, 4.0)])
 def test_memories_of_running_trials_are_as_stale_as_is_allowed(max_staleness, seen, in_tmp_dir):
-    """There are two updates in each of four chunks, so a memory may be four updates behind if five are allowed."""
+    """Each of four chunks has two updates, so a memory may be four updates behind if five are allowed."""
     metrics = run(
         "collector.n_chunks=4", "algorithm.updates_per_frame=0.025", f"algorithm.max_staleness={max_staleness}"
     )
@@ -219,7 +219,7 @@ def test_the_replay_may_be_elsewhere_and_is_never_that_of_another_run(in_tmp_dir
 
 
 def test_worker_processes_fill_the_replay_too(in_tmp_dir):
-    """One rollout of two workers; what they do is tested where they are."""
+    """One rollout of two workers; the workers themselves are tested elsewhere."""
     metrics = run("collector=multi_sync", "collector.n_workers=2", "algorithm.learning_starts=0", "total_frames=320")
     assert metrics[-1]["replay/trials"] == 8
     assert metrics[-1]["update/updates"] == 3

@@ -1,4 +1,4 @@
-"""The off-policy objective against naive references: PopArt, the least of random critics, targets, masks, gradients."""
+"""The off-policy objective against naive references: PopArt, minimum of random critics, targets, masks, gradients."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def make_loss(policy, **changes):
 
 
 def value_of(loss, critics, e, g, hidden, vector):
-    """Return what critic e says of one step under discount g, from its weights, without their class."""
+    """Return the value of one step from critic e under discount g, computed from its weights without the class."""
     first, last = critics.hidden, critics.output
     x = torch.cat([hidden, vector]) if critics.is_continuous else hidden
     z = nn.functional.silu(x @ first.weight[e] + first.bias[e, 0])
@@ -118,7 +118,7 @@ def test_every_pair_of_critics_is_drawn(policy):
     found = [
         loss.targets(policy, states, trials, torch.zeros(T + 1, 1), end, generator)[0, 0].item() for _ in range(60)
     ]
-    if not loss.critics.is_continuous:  # whose actions are drawn, too
+    if not loss.critics.is_continuous:  # continuous actions are also drawn
         assert 3 <= len(set(found)) <= 4, "the least of six pairs of four critics: all but the largest can be it"
     assert max(found) > min(found)
 
@@ -170,7 +170,7 @@ def test_losses_are_those_of_a_loop_over_steps(policy):
     weight = torch.tensor([1.0, 0.5, 0.25, 1.0, 0.75])
     loss = make_loss(policy)
     found = run(loss, policy, trials, hidden, weight)
-    # The statistics are those after the update; so are the critics, which say the same in them.
+    # Statistics and critics are those after the update, which leaves the predicted values unchanged.
     valid = trials["valid"][:, :-1]
     steps, following = trials[:, :-1][valid], trials[:, 1:][valid]
     states, after = hidden[:, :-1][valid].detach(), hidden[:, 1:][valid].detach()
@@ -218,7 +218,7 @@ def test_padding_changes_nothing(policy):
     dirty["action"][padding] = make_trials(policy, seed=8)["action"][padding]
     far = torch.cat(
         [torch.zeros(N_ENVS, 1, dtype=torch.bool), padding[:, :-1]], 1
-    )  # past the inputs after the last step
+    )  # beyond the inputs after the last step
     changed = hidden.masked_fill(far.unsqueeze(-1), 50.0)
     one = run(make_loss(policy), policy, clean, hidden.clone().requires_grad_())
     other = run(make_loss(policy), policy, dirty, changed.requires_grad_())
@@ -258,7 +258,7 @@ def test_the_end_of_a_trial_by_a_limit_is_bootstrapped(policy):
     limited = trials.clone()
     limited["next", "episode_truncated"][3, T - 1] = True
     changed = hidden.clone()
-    changed[3, T] += 1.0  # what would have come next
+    changed[3, T] += 1.0  # the observation that would have followed
     for batch, matters in ((trials, False), (limited, True)):
         one, other = (run(make_loss(policy), policy, batch, h) for h in (hidden, changed))
         assert torch.equal(one.critic, other.critic) != matters

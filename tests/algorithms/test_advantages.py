@@ -1,4 +1,4 @@
-"""Advantages: equal to the definition, and cut where they must be."""
+"""Advantages equal their definition, and are cut off where they must be."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PPO on whole sequences: the published loss, the trunk run once, sequences kept whole."""
+"""PPO on whole sequences: the published loss, one pass of the trunk, and sequences that stay whole."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def attach(algorithm, policy):
 
 
 def policy_inputs(policy, rollout):
-    """Return what the policy reads after the last step of a rollout."""
+    """Return the policy inputs after the last step of a rollout."""
     return rollout["next"][:, -1].select(*policy.in_keys)
 
 
@@ -72,7 +72,7 @@ def test_gradient_reaches_the_trunk_and_the_trunk_runs_once(setup):
     calls = []
     policy.sequence_model.register_forward_hook(lambda *_: calls.append(1))
     loss, _ = algorithm.loss(policy, algorithm.prepare(policy, rollout, following, fixed_length))
-    calls_for_loss = len(calls) - 1  # one more bootstrapped the sequences, which end in the middle of a trial
+    calls_for_loss = len(calls) - 1  # one more bootstraps the sequences, which end within a trial
     loss.backward()
     assert calls_for_loss == 1
     assert all(parameter.grad is not None for parameter in policy.parameters())

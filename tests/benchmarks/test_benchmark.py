@@ -1,4 +1,4 @@
-"""memo benchmark: what it measures, leaves and says."""
+"""memo benchmark: its measurements, files and output."""
 
 import json
 import os
@@ -49,8 +49,8 @@ def test_memories_are_measured_and_none_disagrees_with_itself():
         assert metrics["step_minus_forward"] < 1e-3
         assert metrics["flops_per_step"] > 0
         assert (metrics["state_bytes"] == 0) == (memory == "memoryless")
-    tokens = {"full_context": 256, "memo": 8 + 3 * 2}  # capacity: a block of 256; a segment and three summaries
-    others = {"full_context": 2 * 8, "memo": 8 * 8 + 2 * 16 * 4}  # counters; of Memo also the summary that waits
+    tokens = {"full_context": 256, "memo": 8 + 3 * 2}  # capacity: a block of 256, and a segment with three summaries
+    others = {"full_context": 2 * 8, "memo": 8 * 8 + 2 * 16 * 4}  # counters, and Memo's pending summary
     for memory, n_tokens in tokens.items():
         assert measured[memory]["state_bytes"] == n_tokens * 2 * 16 * 4 + others[memory]
 
@@ -95,7 +95,7 @@ def test_a_benchmark_that_was_stopped_resumes_with_the_turn_that_was_next(in_tmp
 
 @pytest.mark.slow
 def test_memory_of_updates_is_that_of_training():
-    """Counting FLOPs keeps tensors alive; what is reported must not hold them."""
+    """Counting FLOPs keeps tensors alive, which must not inflate the reported memory."""
     sizes = ["model.d_model=64", "model.n_layers=4", "model.n_heads=8", "model.d_ff=256", "model.segment_length=256"]
     lengths = ["model.summary_length=32", "context_lengths=[8192]", "staggered_length=512", "input_sets=1"]
     plain, checkpointed = (

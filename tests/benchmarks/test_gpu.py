@@ -1,4 +1,4 @@
-"""The command for GPUs: the same code at toy sizes on the CPU, and what becomes of what fails."""
+"""The GPU benchmark at toy sizes on the CPU, and how it handles failures."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_what_fails_is_written_down_and_the_rest_goes_on():
 def test_when_the_time_is_over_no_measurement_begins(in_tmp_dir, capsys):
     assert main([*TINY, "--minutes", "0"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert {result["skipped"] for result in report["results"].values()} == {"the 0 minutes are over"}
+    assert {result["skipped"] for result in report["results"].values()} == {"the limit of 0 minutes was reached"}
     assert all(aim["reached"] is None for aim in report["aims"])
 
 
@@ -147,7 +147,7 @@ sys.meta_path.insert(0, Hiding())
 
 
 def test_where_packages_are_missing_the_memories_are_measured_all_the_same(in_tmp_dir):
-    """Neither what reads configurations nor what trains is imported for it."""
+    """Measuring must not import the packages for configuration or training."""
     (in_tmp_dir / "sitecustomize.py").write_text(HIDING)
     only = ["--only", "attention/float32/37", "acting", "navigation", "training/smoke_single"]
     path = os.pathsep.join([str(in_tmp_dir), str(Path(__file__).parents[2] / "src")])

@@ -1,4 +1,4 @@
-"""The benchmark that compares with another project trains both, on the same environments."""
+"""The benchmark against another project trains both on the same environments."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from tiny import TINY_TRAINING  # noqa: E402
 def test_the_other_project_sees_our_environments():
     config = compose_config("train", ["env.trial_length=30", "env.episode_length=10"]).env
     trials, env = Trials(config, 4), build_env(config, 4, seed=0)
-    env.reset()  # as SB3's environments need to know what is observed
+    env.reset()  # SB3's environments need to know the observations
     observed, carrier = trials.reset(), env.reset()
     rng, total = np.random.default_rng(0), np.zeros(4)
     for step in range(1, 31):

@@ -1,4 +1,4 @@
-"""Baselines: one override swaps the memory, and nothing else."""
+"""Baselines: one override replaces the memory and nothing else."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from tiny import TINY_TRAINING
 BASELINES = sorted(path.stem for path in (config_dir() / "baseline").glob("*.yaml"))
 TINY = [
     *TINY_TRAINING,
-    "collector.n_chunks=5",  # the first ends before a segment does
+    "collector.n_chunks=5",  # the first ends before the first segment
     "total_frames=640",
     "logger=none",
     "run_dir=run",

@@ -1,4 +1,4 @@
-"""Progress: what a terminal of 80 columns, a notebook and a file show of a training."""
+"""Progress of a training, as shown in a terminal of 80 columns, a notebook and a file."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ from tiny import FEW_UPDATES, TINY_OFF_POLICY, TINY_TRAINING
 
 
 class Terminal:
-    """A terminal in the place of stderr, which keeps what was written to it."""
+    """A terminal that replaces stderr and keeps what is written to it."""
 
     def __init__(self, columns=80):
         self._master, slave = os.openpty()
@@ -39,7 +39,7 @@ class Terminal:
             self.written += os.read(self._master, 65536)
 
     def close(self):
-        """Return what was written."""
+        """Close the terminal and return what was written."""
         with self.stream as stream:
             stream.write("END")
         self._reader.join(10)
@@ -53,7 +53,7 @@ def terminal():
 
 
 class Learner(PolicyLearner):
-    """What a progress bar knows of a learner."""
+    """The part of a learner that a progress bar reads."""
 
     in_rollout, data = False, None
 
@@ -65,7 +65,7 @@ class Learner(PolicyLearner):
 def run(
     returns, then=lambda bar, trainer, learner: bar.teardown(trainer, learner, "fit"), total=2_560_000, replay=False
 ):
-    """Train without training: a rollout for each return; with a replay that is full in the middle of the run."""
+    """Simulate a training with one rollout per return, and optionally a replay that fills up halfway."""
     frames = total // len(returns)
     data = SimpleNamespace(frames_per_rollout=frames, n_rollouts_after=lambda done: len(returns))
     trainer, learner = SimpleNamespace(world_size=1, callback_metrics={}), Learner(data)
@@ -101,7 +101,7 @@ def test_a_terminal_of_80_columns_holds_all_and_a_bar(scale, terminal):
 
 
 def drawn_in(columns, returns, **settings):
-    """Return the states of the bar in a terminal that wide."""
+    """Return the states of the bar in a terminal of this width."""
     terminal = Terminal(columns)
     with redirect_stderr(terminal.stream):
         run(returns, **settings)

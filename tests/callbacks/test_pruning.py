@@ -1,4 +1,4 @@
-"""Pruning: reports at multiples of frames, whatever the size of rollouts, and ends the run when told to."""
+"""Pruning reports at multiples of frames, whatever the rollout size, and ends the run when told to."""
 
 import pytest
 

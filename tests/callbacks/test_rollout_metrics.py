@@ -9,7 +9,7 @@ from tiny import TINY_TRAINING
 
 
 class Slow(DarkKeyToDoor):
-    """Takes its time, in steps of which a rollout has forty."""
+    """Has slow steps; a rollout has forty of them."""
 
     def _advance(self, action):
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Threads that wait spin on idle cores and sleep beside other programs."""
+"""Waiting threads spin on idle cores and sleep if other programs use the cores."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ BUSY = "while True: pass"
 
 
 def spinning():
-    """Return the seconds of all cores that are used while this thread sleeps after short operations."""
+    """Return the CPU seconds used on all cores while this thread sleeps after short operations."""
     x = torch.ones(200_000)
     used = 0.0
     for _ in range(100):
@@ -51,7 +51,7 @@ def test_what_other_programs_use_is_told_from_ones_own(is_ours):
     pid = shell.pid if is_ours else int(shell.stdout.readline())
     try:
         if not is_ours:
-            shell.wait()  # which leaves its program without a parent
+            shell.wait()  # the program it started loses its parent
         all_before, own_before = seconds_used()
         time.sleep(1.5)
         all_after, own_after = seconds_used()

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: what they leave, what they say, how they end."""
+"""The commands as a user runs them: their files, output and exit status."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ def train(*overrides):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A tiny finished run: its directory, and the directory it was started from."""
+    """Return the directory of a tiny finished run, and the directory it was started from."""
     start = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(start)
@@ -202,7 +202,7 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_a_killed_run(in_tmp_dir):
         cwd=in_tmp_dir,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs ignore Ctrl-C, and so would their children.
+        # Background jobs of a shell ignore Ctrl-C, and their children inherit this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
@@ -229,7 +229,7 @@ def test_ui_serves_on_the_loopback_address_only(trained, free_port):
     process = subprocess.Popen(command, cwd=trained.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert f"until Ctrl-C; open http://127.0.0.1:{free_port}/" in process.stdout.readline()
-        page, deadline = b"", time.monotonic() + 300  # how long a server takes to start depends on the machine
+        page, deadline = b"", time.monotonic() + 300  # start-up time depends on the machine
         while not page and process.poll() is None and time.monotonic() < deadline:
             try:
                 page = urllib.request.urlopen(f"http://127.0.0.1:{free_port}", timeout=60).read()
@@ -270,7 +270,7 @@ def test_checkpoints_load_without_pickle(trained):
 def test_streaming_is_held_against_full_memory_on_the_same_trials(trained, tmp_path, monkeypatch, capsys):
     checkpoint = read_checkpoint(trained / "checkpoints" / "last.ckpt")
     for weight in checkpoint["state_dict"].values():
-        weight *= 5  # after so little training, what is remembered would hardly show in the actions
+        weight *= 5  # after so little training, memory would hardly affect the actions
     trained = tmp_path / "run"
     (trained / "checkpoints").mkdir(parents=True)
     torch.save(checkpoint, trained / "checkpoints" / "last.ckpt")

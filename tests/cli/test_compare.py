@@ -1,4 +1,4 @@
-"""memo compare: its table holds the runs' own numbers, and it is honest about what they can tell."""
+"""memo compare: the table shows the runs' own numbers and claims no more than they support."""
 
 import json
 import math
@@ -22,7 +22,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Three seeds of Memo, one of an LSTM; the first seed of Memo twice."""
+    """Return a store with three seeds of Memo, the first of them twice, and one seed of an LSTM."""
     folder = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -37,7 +37,7 @@ def metrics_of(store):
 
 
 def compare(capsys, *overrides):
-    """Compare, and return the groups by name and what was said."""
+    """Run the comparison; return the groups by name, and the output."""
     capsys.readouterr()
     assert main(["compare", *overrides]) == 0
     folder = next((o.partition("=")[2] for o in overrides if o.startswith("run_dir=")), "comparison")
@@ -46,7 +46,7 @@ def compare(capsys, *overrides):
 
 
 def evaluated(store, name, **changes):
-    """Put an evaluation beside a run in MLflow, as memo evaluate does; return its return per trial."""
+    """Log an evaluation of a run to MLflow, as memo evaluate does; return its return per trial."""
     kind = {"split": "held_out", "trial_length": 40, "memory_budget": None, "deterministic": False, **changes}
     budget = f"_budget_{kind['memory_budget']}" if kind["memory_budget"] else ""
     score = 1.0 + "abcde".index(name)
@@ -105,7 +105,7 @@ def test_only_evaluations_of_one_kind_are_compared(store, monkeypatch, capsys):
     assert {group["score_of"] for group in groups.values()} == {"the end of training"}
     assert "**Evaluations left out**" in said
 
-    evaluated(store, "e", trial_length=320)  # now there is one that all share
+    evaluated(store, "e", trial_length=320)  # now all runs share one
     groups, said = compare(capsys)
     assert {group["score_of"] for group in groups.values()} == {"held_out tasks, 320 steps"}
     assert groups["memo"]["return_per_trial"]["mean"] == pytest.approx(3.0)
@@ -113,7 +113,7 @@ def test_only_evaluations_of_one_kind_are_compared(store, monkeypatch, capsys):
 
     for name in "bcd":
         evaluated(store, name)
-    for name in "bcde":  # a later one, that is no reason to use it
+    for name in "bcde":  # a later one must not be preferred
         evaluated(store, name, split="train", memory_budget=8)
     groups, said = compare(capsys)
     assert {group["score_of"] for group in groups.values()} == {"held_out tasks, 40 steps"}, "as long as in training"
@@ -190,7 +190,7 @@ def test_memories_that_share_all_settings_are_compared_without_a_remark(store, m
 
 
 def test_runs_of_other_lengths_or_resumed_for_longer_do_not_hide_each_other(store, monkeypatch, capsys):
-    """A short trial run, made last, must not take the place of the long one of its seed."""
+    """A short trial run made last must not replace the long run with the same seed."""
     monkeypatch.chdir(store)
     here = ["logger.experiment_name=lengths", "baseline=memoryless"]
     assert main(["train", *TINY, *here, "run_dir=long"]) == 0
@@ -302,7 +302,7 @@ def test_the_interquartile_mean_leaves_out_the_outer_quarters():
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    """Of 200 samples of 20 seeds, about 95 % of the intervals hold the true centre (a symmetric distribution's 0)."""
+    """In 200 samples of 20 seeds, about 95 % of the intervals contain the true centre, 0 by symmetry."""
     rng = np.random.default_rng(0)
     estimate = estimate_over_seeds(rng.normal(size=(20, 200)))
     assert ((estimate.low < 0) & (estimate.high > 0)).mean() == pytest.approx(0.93, abs=0.05)

@@ -1,4 +1,4 @@
-"""Completion, as the shells call it."""
+"""Shell completion, called as the shells call it."""
 
 import shutil
 import subprocess

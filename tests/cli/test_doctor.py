@@ -1,4 +1,4 @@
-"""memo doctor finds what is there and names what is wrong."""
+"""memo doctor reports what is installed and what is wrong."""
 
 import importlib.metadata
 import os

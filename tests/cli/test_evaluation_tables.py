@@ -1,4 +1,4 @@
-"""What memo evaluate prints fits a terminal, and leaves out what says nothing."""
+"""The tables of memo evaluate fit a terminal and omit empty columns and metrics."""
 
 from memo_lightning.cli.evaluate import _print_table
 

@@ -1,4 +1,4 @@
-"""What a command suggests as the next can be pasted into a shell, whatever the paths and names are."""
+"""The next commands that a command suggests can be pasted into a shell, whatever the paths and names."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SMALL = {
 
 
 def suggested(text):
-    """Every command of the ``next:`` lines of an output, as a shell would split it."""
+    """Return every command in the ``next:`` lines of an output, split as a shell would."""
     found = re.search(r"^next: (.*(?:\n {6}\S.*)*)", text, re.MULTILINE)
     assert found, text
     lines = [line.strip() for line in found[1].splitlines()]
@@ -29,7 +29,7 @@ def suggested(text):
 
 @pytest.fixture
 def run(in_tmp_dir, capsys, monkeypatch):
-    """Run a command and return those that it suggests; ``memo ui`` ends where the server would begin."""
+    """Run a command and return those that it suggests; ``memo ui`` stops before the server starts."""
     monkeypatch.setattr(os, "execv", lambda *_: None)
 
     def run_and_read(*arguments, status=0):
@@ -41,7 +41,7 @@ def run(in_tmp_dir, capsys, monkeypatch):
 
 
 def follow(commands, run_dir):
-    """Run suggested commands, small."""
+    """Run suggested commands at a small size."""
     for program, verb, *words in commands:
         assert program == "memo"
         small = SMALL.get(verb, [])
@@ -84,7 +84,7 @@ class Interrupt(lightning.Callback):
 
 @pytest.fixture
 def ctrl_c_counts():
-    """Let this process end at Ctrl-C, which a shell has those ignore that it starts in the background."""
+    """Make this process react to Ctrl-C, which processes started in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Chunks of rollouts: everything once, and what the observation was worth at which an episode was cut off."""
+"""Chunks of rollouts: every step appears once, and truncated episodes come with the value of their last observation."""
 
 import gymnasium
 import numpy as np
@@ -23,7 +23,7 @@ SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "segment_length
 
 
 class Drift(gymnasium.Env):
-    """Noise to observe, and episodes of 2 to 6 steps: a limit cuts off those of an odd length."""
+    """Observes noise; episodes have 2 to 6 steps, and those of odd length are truncated by a limit."""
 
     observation_space = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(3)
@@ -67,7 +67,7 @@ def _yaml(memory):
 
 
 def worth(policy, steps, index, t, final):
-    """The value of an observation in the place of the one after step ``t``, computed from scratch."""
+    """Return the value of an observation that replaces the one after step ``t``, computed from scratch."""
     whole = steps[index : index + 1, : t + 1].select(*policy.in_keys)
     last = whole[:, -1:].clone()
     last["observation", "observation"] = final.view(1, 1, -1)
@@ -108,7 +108,7 @@ def test_a_chunk_is_what_torchrls_collector_collects_with_each_observation_once(
 @torch.no_grad()
 @pytest.mark.parametrize("memory", ["none", *MEMORIES])
 def test_a_cut_off_episode_is_worth_its_last_observation_under_the_memory_it_was_seen_with(memory):
-    """Inside trials, at their ends, at the end of a chunk; environments are cut off at different steps."""
+    """Covers truncation within trials, at their ends and at the end of a chunk, at different steps per environment."""
     env, seen = make_env(), []
     original = env.base_env._step
 
@@ -135,7 +135,7 @@ def test_a_cut_off_episode_is_worth_its_last_observation_under_the_memory_it_was
 
 def test_a_look_at_the_last_observation_leaves_the_memory_as_it_was():
     kinds = []
-    for is_end in (False, True):  # the same steps, with and without such looks
+    for is_end in (False, True):  # the same steps, with and without these extra evaluations
         (chunk,) = collect(make_env(time_limit_is_end=is_end), make_policy(make_env()), 40)
         kinds.append(chunk["steps"])
     assert "final_value" not in kinds[1]["next"].keys()

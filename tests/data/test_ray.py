@@ -1,4 +1,4 @@
-"""Ray's workers collect what processes of one machine would, and go when the run ends."""
+"""Ray's workers collect what processes on one machine would, and exit when the run ends."""
 
 import signal
 import socket
@@ -56,7 +56,7 @@ def assert_same(one, other):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The weights after the same run with processes of one machine."""
+    """Return the weights after the same run with processes on one machine."""
     pytest.importorskip("ray")
     directory = tmp_path_factory.mktemp("multi_sync")
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +108,7 @@ def test_sigterm_leaves_a_checkpoint_and_no_process(tmp_path):
     pytest.importorskip("ray")
     process = train(tmp_path, "total_frames=100000000", "callbacks.progress.lines=100000000")
     read_until(process, "frames/s")
-    read_until(process, "frames/s")  # so the checkpoint of the first rollout is there
+    read_until(process, "frames/s")  # now the checkpoint of the first rollout exists
     process.send_signal(signal.SIGTERM)
     output = finish(process, timeout=30)
     assert process.returncode == PREEMPTED, output
@@ -122,7 +122,7 @@ def test_workers_of_a_cluster_that_is_there(expected, tmp_path):
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
         port, port_of_clients = one.getsockname()[1], other.getsockname()[1]
-    # The switch keeps this cluster on 127.0.0.1.
+    # This switch restricts the cluster to 127.0.0.1.
     variables = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     options = [f"--port={port}", f"--ray-client-server-port={port_of_clients}", "--num-cpus=2"]
     options += ["--include-dashboard=false"]

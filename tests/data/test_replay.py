@@ -1,4 +1,4 @@
-"""The replay of trials: the newest are held, sampled by rule, found again after a stop, and fit their disk."""
+"""The trial replay keeps the newest trials, samples them by rule, survives a stop, and fits on its disk."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ TRIAL_BYTES = 4 * (1 + 4 + 8)
 
 
 def make_trials(*numbers, length=3):
-    """Return trials that hold their own number at every step."""
+    """Return trials that contain their own number at every step."""
     value = torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1).expand(-1, 4, 1).clone()
     valid = (torch.arange(4) < length).expand(len(numbers), 4).clone()
     return TensorDict(
@@ -96,13 +96,13 @@ def test_a_replay_that_was_stopped_after_its_checkpoint_is_found_as_it_was_then(
     torch.save(progress, tmp_path / "progress.pt")
     replay.checkpoint_saved()
     before = replay._trials[: len(replay)].clone()
-    for number in range(100, 117):  # around more than twice, then killed
+    for number in range(100, 117):  # wraps around more than twice, then is killed
         replay.extend(make_trials(number))
         replay.set_errors(torch.tensor([number % 6]), torch.tensor([50.0]))
     again = opened(tmp_path, torch.load(tmp_path / "progress.pt", weights_only=True), sampling=sampling)
     assert (again._trials[: len(again)] == before).all()
     assert (len(again), again.n_added) == (min(6, n_before), n_before)
-    # And goes on as one that never stopped.
+    # It then continues like a replay that never stopped.
     other = opened(tmp_path / "other", sampling=sampling)
     for number in range(n_before):
         other.extend(make_trials(number))
@@ -166,7 +166,7 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_before_its_first_trial_begins_its_replay(tmp_path):
-    for _ in range(2):  # the second time it was stopped when the disk had been reserved
+    for _ in range(2):  # the second time after a stop with the disk already reserved
         replay = opened(tmp_path, progress=[])
         replay.extend(make_trials(1, 2))
         assert held(replay) == [1, 2]
@@ -189,7 +189,7 @@ def test_a_folder_of_another_replay_is_refused(tmp_path):
     trial = make_trials(0)[0].set("reward", torch.zeros(4, 1))
     replay = TrialReplay(**SETTINGS)
     replay.load_progress(progress)
-    with pytest.raises(UserError, match="is of another environment or policy: it has no reward like it"):
+    with pytest.raises(UserError, match="is of another environment or policy: its reward is missing or differs"):
         replay.plan(trial, tmp_path, 1, is_resumed=True)
     description = tmp_path / "rank0" / "replay.json"
     description.write_text(json.dumps({**json.loads(description.read_text()), "format": 0}))

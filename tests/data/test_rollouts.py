@@ -1,4 +1,4 @@
-"""Rollouts reach the Trainer one at a time, collected with the weights as they are."""
+"""Rollouts reach the Trainer one at a time, collected with the current weights."""
 
 import lightning
 import pytest
@@ -9,7 +9,7 @@ from memo_lightning.errors import UserError
 
 
 class Recorder(lightning.LightningModule):
-    """Changes a weight after every rollout, and notes which weight each rollout was collected with."""
+    """Changes a weight after every rollout and records which weight collected each rollout."""
 
     def __init__(self, policy):
         super().__init__()
@@ -27,7 +27,7 @@ class Recorder(lightning.LightningModule):
         self.rollouts.append(batch["steps"].clone())
         self.following.append(batch["after"].clone())
         with torch.no_grad():
-            self.policy.heads.critic.module.bias += 1  # the value of everything, as the other weights are zero
+            self.policy.heads.critic.module.bias += 1  # the value of every state, as all other weights are zero
 
 
 def fit(module, data):

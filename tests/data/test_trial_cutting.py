@@ -1,4 +1,4 @@
-"""Rollouts are cut into trials from their first step, with what would have come next, and padding."""
+"""Rollouts are cut into padded trials, from their first step to the inputs after their last."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ KEYS = [("observation", "place"), "is_init", "episode_end"]
 
 
 def make_rollout(done, *, with_limits):
-    """Return a rollout ``[B, T]`` whose observation at step t of sequence b is 100 b + t + 1, and what follows it."""
+    """Return a rollout ``[B, T]`` that observes 100 b + t + 1 at step t of sequence b, and the inputs after it."""
     done = torch.tensor(done, dtype=torch.bool).unsqueeze(-1)
     n_envs, n_steps = done.shape[:2]
     place = (100.0 * torch.arange(n_envs).unsqueeze(1) + torch.arange(n_steps) + 1).unsqueeze(-1)
@@ -42,7 +42,7 @@ def make_rollout(done, *, with_limits):
 
 
 def naive(rollout, after, n_steps, first, is_complete, with_limits):
-    """Return the trials one after another, each as a list of observations, those after the last step included."""
+    """Return each trial as a list of observations, including the one after its last step."""
     trials = []
     for b in range(len(rollout)):
         current = []

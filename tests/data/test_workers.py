@@ -1,4 +1,4 @@
-"""Worker processes collect what one process would, with the newest weights, reproducibly, and end together."""
+"""Worker processes collect what one process would, with the newest weights, reproducibly, and exit together."""
 
 import multiprocessing
 import sys
@@ -19,7 +19,7 @@ TINY = [
     "logger=none",
     "env._target_=breakable.Breakable",
 ]
-# The first of the workers to see the file raises, in the middle of a rollout.
+# The first worker to see the file raises in the middle of a rollout.
 BREAKABLE = """
 import contextlib, os
 from memo_lightning.envs import DarkKeyToDoor
@@ -35,7 +35,7 @@ class Breakable(DarkKeyToDoor):
                 raise RuntimeError("the simulator has lost its marbles")
         return super()._advance(action)
 """
-# Compares the policy with what the workers say it did, copies the run after a rollout, and lets a worker raise.
+# Compares the policy with what the workers report, copies the run after a rollout, and makes a worker raise.
 WITNESS = """
 import lightning, os, shutil, torch
 

@@ -1,4 +1,4 @@
-"""An exported policy does what the agent does, and says what it needs."""
+"""An exported policy acts like the agent and describes its own inputs and state."""
 
 import json
 import re
@@ -54,14 +54,14 @@ BOUNDED = spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 3.0]), (2,), np.float
 
 
 def save_policy(path, memory, observation=VECTOR, action=spaces.Discrete(4), *, masked=False, reward=True, **settings):  # noqa: B008
-    """Write a checkpoint of a policy that has learned nothing."""
+    """Write a checkpoint of an untrained policy."""
     interface = Interface(observation, observation_keys(observation), Action(action, masked), reward)
     save_untrained(path, interface, memory, config={"env": {"trial_length": 30}}, scale=3, **settings)
     return path
 
 
 class InTurn:
-    """Runs several programs, each with its own state, and answers with what the first one says that all say."""
+    """Runs several programs, each with its own state, checks that they agree, and returns their answer."""
 
     def __init__(self, programs):
         self.programs, self.states = programs, [{} for _ in programs]
@@ -71,7 +71,7 @@ class InTurn:
         for program, state in zip(self.programs, self.states, strict=True):
             outputs.append(program(inputs | state))
             after = {k.removeprefix("next_"): v for k, v in outputs[-1].items() if k.startswith("next_state.")}
-            state.update({k: v for k, v in after.items() if k != "state.previous_action"})  # that is the agent's
+            state.update({k: v for k, v in after.items() if k != "state.previous_action"})  # the agent sets this itself
             for name, value in outputs[-1].items():
                 first = outputs[0][name].astype(float)
                 assert value.shape == first.shape, name
@@ -82,7 +82,7 @@ class InTurn:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEMORIES)
 def test_three_thousand_steps_of_both_formats_equal_the_agent(name, tmp_path):
-    """In one of the three environments a trial begins only once: it is far longer than any in training was."""
+    """In one of the three environments, a trial begins only once and is far longer than any in training."""
     agent = memo_lightning.load(save_policy(tmp_path / "last.ckpt", MEMORIES[name]))
     step = PolicyStep(agent, batch_size=3)
     inputs, outputs = ([named.name for named in side] for side in (step.inputs(), step.outputs()))
@@ -144,7 +144,7 @@ def test_actions_that_are_drawn_as_described_are_those_of_the_agents_distributio
 
 
 class OwnMemory(SequenceModel):
-    """Sums its inputs; ``kind`` says what is wrong with it."""
+    """Sums its inputs; ``kind`` selects the mistake it makes."""
 
     state_names = ("sum",)
 
@@ -261,7 +261,7 @@ def test_the_budget_that_is_suggested_exports_all_that_the_agent_remembers(in_tm
     with zipfile.ZipFile("export/policy.pt2") as file:
         assert not [name for name in file.namelist() if b"policy_step.py" in file.read(name)], "paths of this machine"
     program = formats.FORMATS["torch"].read(in_tmp_dir / "export/policy.pt2")
-    agent = memo_lightning.load("last.ckpt")  # which forgets nothing
+    agent = memo_lightning.load("last.ckpt")  # with unlimited memory
     state, x = agent.initial_state(), np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     described = json.loads((in_tmp_dir / "export/policy.json").read_text())
     inputs = {s["input"]: np.full(s["shape"], s["initial"], s["dtype"]) for s in described["state"]}

@@ -1,4 +1,4 @@
-"""Environments as a user writes them, for ``env=custom``."""
+"""Environments as a user would write them, for ``env=custom``."""
 
 import time
 
@@ -11,7 +11,7 @@ from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
 
 class Guess(gymnasium.Env):
-    """Shows a number at the first step, asks for it at the last."""
+    """Shows a number at the first step and asks for it at the last."""
 
     observation_space = gymnasium.spaces.Box(0, 5, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(3)
@@ -34,7 +34,7 @@ class Guess(gymnasium.Env):
 
 
 class WithoutBounds(Guess):
-    """Has actions of any size."""
+    """Has unbounded actions."""
 
     action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
@@ -60,7 +60,7 @@ def make_cart_pole():
 
 
 class Unseeded(Guess):
-    """Draws from numpy's global numbers."""
+    """Draws from numpy's global random numbers."""
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -69,7 +69,7 @@ class Unseeded(Guess):
 
 
 class Escapes(Guess):
-    """Leaves the bounds of its space, at its third step only."""
+    """Leaves the bounds of its space at its third step only."""
 
     def _observe(self):
         return super()._observe() + np.array([0, 7 * (self.t == 3)], np.float32)
@@ -105,7 +105,7 @@ class Batched(EnvBase):
 
 
 class Clock(EnvBase):
-    """Shows the step of the episode; step ``end`` is a true end, and step ``limit`` cuts off. Batched with n_envs."""
+    """Shows the step of the episode; step ``end`` terminates, step ``limit`` truncates. Batched if given n_envs."""
 
     def __init__(self, n_envs=None, end=None, limit=None):
         shape = () if n_envs is None else (n_envs,)
@@ -142,7 +142,7 @@ def make_single_clock(**settings):
 
 
 class Seeded(Clock):
-    """Shows the seed that it got, and which tasks it was told to draw from."""
+    """Shows the seed and the split of tasks that it was given."""
 
     def __init__(self, n_envs=None, split="unsplit"):
         super().__init__(n_envs)
@@ -161,7 +161,7 @@ def make_single_seeded():
 
 
 class ForgetsOthers(Batched):
-    """Resets all environments whenever it is asked to reset some."""
+    """Resets all environments whenever it should reset only some."""
 
     def _reset(self, tensordict=None, **_):
         self.position = torch.zeros_like(self.position)
@@ -169,7 +169,7 @@ class ForgetsOthers(Batched):
 
 
 class Misshapen(Batched):
-    """Goes wrong at its third step, as ``fault`` says."""
+    """Fails at its third step, as ``fault`` says."""
 
     def __init__(self, n_envs, fault):
         super().__init__(n_envs)
@@ -210,7 +210,7 @@ def make_number():
 
 
 class Board(Guess):
-    """Shows an image of which nothing says where its channels are."""
+    """Shows an image whose channel axis is ambiguous."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (4, 7, 6), np.uint8)
 
@@ -219,7 +219,7 @@ class Board(Guess):
 
 
 class SeedsTorch(Guess):
-    """Seeds the global random numbers of torch in every reset, as if it were alone in the process."""
+    """Seeds torch's global random numbers at every reset, as if it were alone in the process."""
 
     def reset(self, *, seed=None, options=None):
         torch.manual_seed(seed)
@@ -227,7 +227,7 @@ class SeedsTorch(Guess):
 
 
 class SeedsNumpy(Guess):
-    """Does so with numpy's, and draws from them."""
+    """Seeds numpy's global random numbers at every reset, and draws from them."""
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -237,7 +237,7 @@ class SeedsNumpy(Guess):
 
 
 class SeedsTorchInReset(Batched):
-    """The same as an environment of TorchRL."""
+    """Seeds torch's global random numbers at every reset, as a TorchRL environment."""
 
     def _reset(self, tensordict=None, **_):
         torch.manual_seed(3)
@@ -245,7 +245,7 @@ class SeedsTorchInReset(Batched):
 
 
 class SpeaksOfSuccess(Guess):
-    """Says `success` where there is one, and nothing elsewhere."""
+    """Reports `success` when there is one, and omits it otherwise."""
 
     def step(self, action):
         observation, reward, terminated, truncated, _ = super().step(action)

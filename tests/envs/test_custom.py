@@ -1,4 +1,4 @@
-"""A user's own environment: of Gymnasium or TorchRL, single or batched; what `memo check-env` says of it."""
+"""Custom environments: Gymnasium or TorchRL, single or batched, and what `memo check-env` reports about them."""
 
 import json
 import re
@@ -197,7 +197,7 @@ def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
     [
         ("shape", UserError, r"a step has 'position' of shape \(3, 3\); its spec says \(3, 2\)"),
         ("dtype", UserError, r"a step has 'position' of dtype torch.float64; its spec says torch.float32"),
-        ("key", UserError, r"a step lacks 'position'; its spec has it"),
+        ("key", UserError, r"a step lacks 'position', which its spec declares"),
         ("raise", EnvironmentFailure, r"RuntimeError: the motor is on fire\n(.*\n)*.*own_envs.py.*in _step"),
         (
             "hang",

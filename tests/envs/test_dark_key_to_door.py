@@ -1,4 +1,4 @@
-"""Dark-Key-To-Door: the rules, the trials, the random streams, the split."""
+"""Dark-Key-To-Door: its rules, trials, random streams and splits."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ MOVES = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]
 
 
 def layouts(env):
-    """Key and door cells of every environment."""
+    """Return the cells of key and door in every environment."""
     return [(tuple(key), tuple(door)) for key, door in zip(env._key.tolist(), env._door.tolist(), strict=True)]
 
 
@@ -139,7 +139,7 @@ def test_layouts_change_within_a_trial_at_the_first_episode_of_each_part():
         layout, held = seen[0][index], {}
         for step in range(60):
             part = step // 20
-            if begins[step][index]:  # an episode that begins in a part takes place in the part's layout
+            if begins[step][index]:  # an episode uses the layout of the part in which it begins
                 layout = held.setdefault(part, seen[step][index])
             assert seen[step][index] == layout, (index, step)
     changed = [sum(a != b for a, b in zip(seen[0], seen[k], strict=True)) for k in (30, 59)]

@@ -1,4 +1,4 @@
-"""Darkroom: against a plain Python room; its tasks, its images."""
+"""Darkroom, compared with a plain Python room; its tasks and images."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Environments that seed the global random numbers do the policy and the learner no harm, and are found."""
+"""Environments that seed global random numbers do not affect policy or learner, and are detected."""
 
 import re
 from pathlib import Path
@@ -26,13 +26,13 @@ def build(target, n_envs=2, seed=0):
 
 
 def acted(env, policy):
-    """Return the actions of five episodes of four steps in two environments."""
+    """Return the actions of five four-step episodes in two environments."""
     (chunk,) = collect(env, policy, 20)
     return chunk["steps", "action"].view(2, 5, 4)
 
 
 def test_episodes_with_one_seed_are_not_acted_alike(make_policy):
-    """Five episodes of a trial, all reset with the same seed: a policy that samples acts differently in each."""
+    """A sampling policy acts differently in each of five episodes of a trial that are reset with the same seed."""
     env = build("SeedsTorch")
     policy = make_policy(env)
     actions = acted(env, policy)

@@ -1,4 +1,4 @@
-"""Many rooms: each episode is one of Dark-Key-To-Door in its room; rooms keep what is in them for a whole trial."""
+"""Many rooms: each episode is Dark-Key-To-Door in one room; rooms keep their layout for a whole trial."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_rooms_keep_their_layout_for_a_trial_and_the_next_trial_has_others():
 
 
 def oracle(env):
-    """Actions of who knows where everything is: to the key, then to the door."""
+    """Return the actions of an agent that knows the layout: to the key, then to the door."""
     target = torch.where(env._has_key.unsqueeze(-1), env.door, env.key)
     row, column = (target - env._position).unbind(-1)
     vertical = torch.where(row < 0, 1, 2)

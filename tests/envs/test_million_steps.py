@@ -1,4 +1,4 @@
-"""The speed of the environments that step all at once."""
+"""The speed of natively batched environments."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Observation keys may have any name: they coincide with none of ours, nor with a method of a TensorDict."""
+"""Observation keys may have any name: they never clash with our own keys or with methods of a TensorDict."""
 
 import gymnasium
 import numpy as np
@@ -30,18 +30,18 @@ NAMES = [
     "action",
     "hidden",
 ]
-# Those that a TorchRL environment cannot have at its top: the first two are its own, the others TorchRL's.
+# Names that a TorchRL environment cannot have at top level: the first two are our own, the others TorchRL's.
 OF_GYMNASIUM_ONLY = ["reward", "episode_end", "device", "shape", "batch_size", "self"]
 MEMORY = {**MEMO, "segment_length": 4}
 
 
 def value_of(names, name, t):
-    """Return what the key ``name`` shows at step t of an episode."""
+    """Return the value of key ``name`` at step t of an episode."""
     return 0.1 * names.index(name) + 0.01 * t
 
 
 class Shows(gymnasium.Env):
-    """Shows another number for every key at every step; an episode has four steps."""
+    """Shows a different number for every key at every step; an episode has four steps."""
 
     action_space = spaces.Discrete(3)
 
@@ -62,7 +62,7 @@ class Shows(gymnasium.Env):
 
 
 class TorchRLShows(EnvBase):
-    """The same as a TorchRL environment, single or batched."""
+    """The same, as a TorchRL environment, single or batched."""
 
     def __init__(self, n_envs=None, names=NAMES):
         shape = () if n_envs is None else (n_envs,)

@@ -1,4 +1,4 @@
-"""RL^2 inputs: the last action, reward and end of episode."""
+"""RL^2 inputs: last action, reward and end of episode."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from memo_lightning.envs.interface import interface_of
 
 
 class Drift(EnvBase):
-    """A continuous toy: the reward is the sum of the action; a trial has five steps."""
+    """A toy with continuous actions: the reward is the sum of the action, and a trial has five steps."""
 
     def __init__(self):
         super().__init__(batch_size=[2])

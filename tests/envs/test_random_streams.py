@@ -1,4 +1,4 @@
-"""Counter-based random numbers: SplitMix64, and streams that know nothing of one another."""
+"""Counter-based random numbers: SplitMix64 and independent streams."""
 
 import torch
 
@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 
 def splitmix64(state, n):
-    """The published algorithm, in Python's unbounded integers."""
+    """Return outputs of the published algorithm, computed with Python's unbounded integers."""
     mask, outputs = (1 << 64) - 1, []
     for _ in range(n):
         state = (state + 0x9E3779B97F4A7C15) & mask
@@ -20,7 +20,7 @@ def splitmix64(state, n):
 
 
 def test_numbers_are_those_of_splitmix64():
-    assert splitmix64(0, 1) == [0xE220A8397B1DCDAF]  # the published first output of seed 0
+    assert splitmix64(0, 1) == [0xE220A8397B1DCDAF]  # published first output for seed 0
     for seed in (0, 1, 2**62, -7):
         ours = combine(torch.tensor([seed] * 5), torch.arange(5))
         assert [number % (1 << 64) for number in ours.tolist()] == splitmix64(seed % (1 << 64), 5)

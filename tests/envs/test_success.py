@@ -1,4 +1,4 @@
-"""Success is reported where an environment knows such a thing, and nowhere else."""
+"""Success is reported by environments that define it, and by no others."""
 
 import json
 from pathlib import Path

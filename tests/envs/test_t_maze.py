@@ -1,4 +1,4 @@
-"""The passive T-Maze: against a plain Python maze; what memory is worth in it."""
+"""The passive T-Maze, compared with a plain Python maze; the value of memory in it."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from torchrl.envs import check_env_specs
 from memo_lightning.envs import TMaze
 from memo_lightning.errors import UserError
 
-LENGTH = 6  # of the corridor
+LENGTH = 6  # of the corridor, steps
 
 
 def rollout(env, steps, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    # Mostly forward, so that walkers get to the junction too.
+    # Mostly forward, so that walking agents reach the junction too.
     draws = torch.randint(0, 12, (1000, steps), generator=generator)[: env.batch_size[0]]
     taken = iter(torch.where(draws > 3, 0, draws).unbind(1))
     return env.rollout(steps, lambda td: td.set("action", next(taken)), break_when_any_done=False)

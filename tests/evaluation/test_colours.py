@@ -1,4 +1,4 @@
-"""Memories keep their colours, whatever else a plot shows."""
+"""Each memory keeps its colour, whatever else a plot shows."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ SHIPPED = ["memo", *(name for name in group_options("baseline") if name not in (
 
 
 def in_lab(colour):
-    """CIE L*a*b*, in which distances are those that people see (2.3 is just noticeable)."""
+    """Return CIE L*a*b* values, whose distances match human perception (2.3 is just noticeable)."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]

@@ -1,4 +1,4 @@
-"""The plot of a comparison shows each memory in its colour, and intervals only where there are seeds."""
+"""The plot of a comparison shows each memory in its colour, and intervals only where there are several seeds."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from memo_lightning.evaluation.statistics import estimate_over_seeds
 
 
 def group(name, values, environment="a"):
-    """What is drawn of a group with a seed for every line of values, which are its curves."""
+    """Return what is drawn of a group; each sequence of ``values`` is the curve of one seed."""
     values = np.array(values, float)
     curve = Curve(np.linspace(0, 200, values.shape[1]), estimate_over_seeds(values))
     score, seeds = estimate_over_seeds(values[:, -1]), list(range(len(values)))

@@ -1,4 +1,4 @@
-"""Evaluations: the trials of TorchRL's own rollouts, in little memory, under names that say what was measured."""
+"""Evaluations: they match TorchRL's own rollouts, need little memory, and name what was measured."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_what_is_kept_of_a_step_does_not_grow_with_what_is_observed(make_env, ma
 
 @pytest.fixture(scope="module")
 def cart_pole(tmp_path_factory):
-    """Return a run on trials of different lengths, of one episode each, and its store."""
+    """Return a run with one-episode trials of different lengths, and its store."""
     folder = tmp_path_factory.mktemp("cart_pole")
     store = f"sqlite:///{folder}/mlflow.db"
     train = ["env=gymnasium", "env.id=CartPole-v1", "env.trial_length=60", "total_frames=240"]

@@ -1,4 +1,4 @@
-"""Statistics of trials, against counting by hand; intervals, against theory."""
+"""Statistics of trials compared with counting by hand, and intervals compared with theory."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from memo_lightning.evaluation.in_context import bin_steps_that_fit, by_steps, e
 @pytest.fixture
 def rollout(make_env, make_policy):
     env = make_env(5, 0)
-    return env.rollout(31, make_policy(env), break_when_any_done=False)  # two trials of 12 and a part
+    return env.rollout(31, make_policy(env), break_when_any_done=False)  # two trials of 12 and part of a third
 
 
 def test_trials_are_counted_as_by_hand(rollout):
@@ -123,5 +123,5 @@ def test_reward_per_step_is_that_of_the_steps_in_each_part_also_of_trials_shorte
     centres, estimate = reward_per_step(TrialRecord.of(rollout, n_bins=20))
     assert centres.tolist() == [step + 0.5 for step in range(12)]
     assert estimate.mean.tolist() == list(range(12))
-    centres, estimate = reward_per_step(TrialRecord.of(rollout, n_bins=8))  # of one step and of two by turns
+    centres, estimate = reward_per_step(TrialRecord.of(rollout, n_bins=8))  # alternately of one and two steps
     assert estimate.mean.tolist() == [0.5, 2, 3.5, 5, 6.5, 8, 9.5, 11]

@@ -1,4 +1,4 @@
-"""The data of a trial's page: the trial itself, in few bytes, whatever the environment and the memory are."""
+"""The data of a trial page: the trial itself in few bytes, for any environment and memory."""
 
 import base64
 import io
@@ -38,7 +38,7 @@ MEMORIES = {
 
 
 def make(config=ROOM, memory="memo", heads=ActorCriticHeads):
-    """Return one environment, and a policy for it that was not trained."""
+    """Return one environment and an untrained policy for it."""
     env = build_env(config, 1, 0)
     torch.manual_seed(0)
     interface = interface_of(env)
@@ -186,7 +186,7 @@ def test_continuous_actions_and_policies_without_values(tmp_path):
 
 
 class Silent(gymnasium.Env):
-    """Two actions at once, dictionaries, and nothing to be drawn."""
+    """Has two simultaneous actions and a Dict observation, and renders nothing."""
 
     observation_space = gymnasium.spaces.Dict(
         {"<b>": gymnasium.spaces.Box(-1, 1, (100,)), "eye": gymnasium.spaces.Box(0, 255, (12, 16, 3), np.uint8)}

@@ -1,4 +1,4 @@
-"""The page of a trial in a real browser: it follows the slider, at once, and needs nothing from anywhere."""
+"""The page of a trial in a real browser: it follows the slider at once and loads nothing from elsewhere."""
 
 import time
 
@@ -58,7 +58,7 @@ def browser(folder):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    """Return a function that writes the page of a memory once."""
+    """Return a function that writes the page of a memory, once per memory."""
     written = {}
 
     def of(memory, n_steps=100):
@@ -89,7 +89,7 @@ def text(browser, name):
 
 
 def settle(browser):
-    """Wait until what was asked for is drawn."""
+    """Wait until the requested step is drawn."""
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
@@ -117,7 +117,7 @@ def test_dragging_the_slider_shows_another_step(browser, page):
     before = pixels(browser, "heads"), pixels(browser, "timeline"), text(browser, "most")
     slider = browser.find_element("id", "slider")
     half = slider.size["width"] // 2 - 8
-    # From its left end, where the thumb is, to three quarters.
+    # Drag from the left end, where the thumb is, to three quarters.
     ActionChains(browser).move_to_element_with_offset(slider, -half, 0).click_and_hold().move_by_offset(
         round(1.5 * half), 0
     ).release().perform()
@@ -153,7 +153,7 @@ def test_the_keyboard_does_it_all(browser, page):
     press(browser, Keys.SPACE)
     assert text(browser, "play") == "Play"
     assert int(text(browser, "tile-step").split()[0]) > 5
-    # All controls are reached by Tab, in the order they are seen.
+    # Tab reaches all controls in their visual order.
     focused = []
     browser.execute_script("document.activeElement.blur()")
     for _ in range(60):
@@ -233,7 +233,7 @@ def test_dark_is_dark(browser, page):
 
 
 def test_it_works_in_a_frame_that_may_only_run_scripts(browser, page, folder):
-    """As MLflow shows artifacts: from another origin, without storage."""
+    """MLflow shows artifacts like this: from another origin, without storage."""
     (folder / "outer.html").write_text(
         f'<iframe sandbox="allow-scripts" src="{page("memo").name}" width="1100" height="800"></iframe>'
     )
@@ -248,7 +248,7 @@ def test_it_works_in_a_frame_that_may_only_run_scripts(browser, page, folder):
     assert no_errors(browser)
 
 
-# Time from a move of the slider until its step is drawn and the browser is ready for the next.
+# Time from moving the slider until the step is drawn and the browser is ready again.
 MEASURE = """
 const done = arguments[0], slider = document.getElementById("slider"), times = [];
 function move(k) {
@@ -269,7 +269,7 @@ def test_2000_steps_take_at_most_5_megabytes_and_the_slider_answers_at_once(brow
     assert path.stat().st_size <= 5_000_000
     show(browser, path)
     browser.set_script_timeout(120)
-    # The best of three: machines that test are busy with other things.
+    # The best of three, because test machines are busy with other work.
     medians = []
     for _ in range(3):
         times = sorted(browser.execute_async_script(MEASURE))

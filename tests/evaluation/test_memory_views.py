@@ -1,4 +1,4 @@
-"""The views of the memory show what the model computes: against a whole block by hand, and against stepping."""
+"""The views of the memory show what the model computes, compared with a block computed by hand and with stepping."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def build(**changes):
     sizes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "segment_length": L, "summary_length": S}
     model = MemoTransformer(**{**sizes, **changes}).double().eval()
     for parameter in model.parameters():
-        parameter.data *= 3  # attention that is far from uniform
+        parameter.data *= 3  # makes attention far from uniform
     return model
 
 
@@ -30,9 +30,9 @@ def turned(x, angles):
 
 @torch.no_grad()
 def weights_by_hand(model, x, n_segments):
-    """Return the attention ``[steps and queries, sink and all tokens]`` of a segment, in a model of one layer and head.
+    """Return the attention ``[steps + queries, sink + all tokens]`` of a segment in a model with one layer and head.
 
-    The block is run whole, as [all older summaries | steps | queries], from the summaries that the model makes.
+    The whole block [all older summaries | steps | queries] is computed from the model's own summaries.
     """
     block, tokens = model.transformer.blocks[0], []
     sink = block.attention.sink or (torch.empty(1, 1, 0, 16), torch.empty(1, 1, 0, 16))
@@ -81,7 +81,7 @@ def test_a_budget_hides_the_oldest_summaries():
 
 
 def test_attention_to_a_summary_is_what_its_removal_changes():
-    """With values that are zero everywhere else, a layer's output is the share of the one summary times its value."""
+    """If all other values are zero, a layer's output is the attention weight of one summary times its value."""
     model, x = build(n_layers=1, n_heads=1), random_rows(2, 8)
     share = view_memory(model, x).attention[0, :, 7, 0]
     state = model.init_state(2)

@@ -1,4 +1,4 @@
-"""Plots show what was measured, whatever it is like, and explain every mark."""
+"""Plots show any measurement correctly and explain every mark."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from memo_lightning.evaluation.plots import PAGE_WIDTH, plot_in_context_curve, p
 
 
 def record_of(rewards, n_episodes=10, spl=np.nan, *, says_success=True):
-    """Trials of 200 steps and equal episodes, of which the later half succeeds, where success is a notion."""
+    """Return trials of 200 steps with equal episodes; the later half succeed if success is defined."""
     n_trials = len(rewards)
     ends = (np.arange(n_episodes) + 1) * (200.0 // max(n_episodes, 1))
     success = (np.arange(n_episodes) >= n_episodes / 2).astype(float) if says_success else np.full(n_episodes, np.nan)
@@ -22,7 +22,7 @@ def record_of(rewards, n_episodes=10, spl=np.nan, *, says_success=True):
 
 @pytest.fixture
 def draw(tmp_path, monkeypatch):
-    """Draw, and return the figure that was written."""
+    """Draw a plot and return the figure that was written."""
     saved = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: (saved.append(figure), save(figure, path)))

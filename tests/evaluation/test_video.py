@@ -1,4 +1,4 @@
-"""Videos of trials: a frame for every step, readable by another reader, of every kind of environment."""
+"""Videos of trials: a frame per step, readable by an independent reader, for every kind of environment."""
 
 import imageio_ffmpeg
 import numpy as np
@@ -35,7 +35,7 @@ def test_a_video_has_a_frame_for_every_step(config, tmp_path):
     env = build_env(config, 1, 0)
     path = tmp_path / "trial.mp4"
     n_frames = record_trial(env, policy_for(env), path)
-    # A frame for the reset, one for each step, and one more where an episode ends and another begins.
+    # A frame for the reset, one per step, and one more where an episode ends and another begins.
     assert n_frames == 13 + (1 if "Darkroom" in config["_target_"] else 0)
     reader = imageio_ffmpeg.read_frames(str(path))
     width, height = next(reader)["size"]
@@ -63,7 +63,7 @@ def unscaled(frame, shape):
 
 @pytest.mark.parametrize("name", ["room", "cart"])
 def test_the_end_of_an_episode_is_shown_before_the_next_begins(name):
-    """Against stepping the same trial without an image of the next episode in between."""
+    """Compare with stepping the same trial without an image of the next episode in between."""
     changes = {"episode_length": 6, "success_return": 0.0} if name == "cart" else {}
     env = build_env({**ENVIRONMENTS[name], **changes}, 1, 0)
     policy = policy_for(env)
@@ -74,7 +74,7 @@ def test_the_end_of_an_episode_is_shown_before_the_next_begins(name):
     shape = env.base_env.image(0).shape
     ended, begun = (unscaled(frames[k], shape) for k in (6, 7))
     assert (ended != begun).any()
-    # The same steps, in a longer episode that goes on.
+    # The same steps in a longer episode that does not end there.
     other = build_env({**ENVIRONMENTS[name], "episode_length": 7}, 1, 0)
     torch.manual_seed(1)
     going_on = list(trial_frames(other, policy_for(other)))

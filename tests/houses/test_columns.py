@@ -48,7 +48,7 @@ def test_the_goal_is_in_the_columns_of_the_spot_where_it_is_seen(scene):
     for placed in placement.objects:
         columns = View(placed.view, solids).columns(CAMERA)
         found.append(TYPE_NUMBERS[placed.type] in columns.type)
-    assert np.mean(found) > 0.9  # now and then another object is nearer in all of its columns
+    assert np.mean(found) > 0.9  # sometimes another object is nearer in all its columns
 
 
 def test_an_empty_image_shows_nothing_in_the_way():

@@ -50,7 +50,7 @@ def test_around_roomy_points_everything_is_free(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_free_squares_are_those_that_a_disc_of_the_agents_radius_fits_around(seed):
-    """Told by a raster of half centimetres, on which squares' middles are points."""
+    """Checked on a half-centimetre raster that contains the centres of the squares."""
     house = build_house(HouseSpec(seed))
     bounds = house.plan.bounds
     empty = np.ones((2 * bounds.depth + 1, 2 * bounds.width + 1), bool)
@@ -59,7 +59,7 @@ def test_free_squares_are_those_that_a_disc_of_the_agents_radius_fits_around(see
         empty[z : z + 2 * area.depth + 1, x : x + 2 * area.width + 1] = False
     middles = ndimage.distance_transform_edt(empty)[LATTICE :: 2 * LATTICE, LATTICE :: 2 * LATTICE] > 2 * AGENT_RADIUS
     np.testing.assert_array_equal(house.free & ~middles, False)
-    pockets = middles & ~house.free  # to which there is no way
+    pockets = middles & ~house.free  # unreachable
     assert pockets.sum() < 10
     assert not (ndimage.binary_dilation(pockets) & house.free).any()
 

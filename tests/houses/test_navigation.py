@@ -21,14 +21,14 @@ def navigator():
 
 
 def in_a_hall(*obstacles):
-    """Return the navigator of a hall of 10 by 10 metres in which obstacles stand; centimetres."""
+    """Return the navigator of a hall of 10 by 10 metres with obstacles, given in centimetres."""
     walls = [Rect(-10, -10, 0, 1010), Rect(1000, -10, 1010, 1010), Rect(-10, -10, 1010, 0), Rect(-10, 1000, 1010, 1010)]
     plan = SimpleNamespace(bounds=Rect(-10, -10, 1010, 1010))
     return Navigator(SimpleNamespace(plan=plan, obstacles=(*walls, *obstacles), roomy=np.ones((1, 1), bool)))
 
 
 def grid_distances(free, start, side=LATTICE / 100):
-    """Return distances in metres over squares, by steps of up to 3 of them that stay on free ones."""
+    """Return distances in metres on a grid, with moves of up to 3 squares that stay on free squares."""
     steps = [(a, b) for a in range(-3, 4) for b in range(-3, 4) if np.gcd(a, b) == 1]
     number = -np.ones(free.shape, int)
     number[free] = np.arange(free.sum())
@@ -36,7 +36,7 @@ def grid_distances(free, start, side=LATTICE / 100):
     for a, b in steps:
         n = 4 * max(abs(a), abs(b))
         ok = free.copy()
-        for k in range(1, n + 1):  # every square that the step passes through
+        for k in range(1, n + 1):  # every square on the way
             shift = (round(a * k / n), round(b * k / n))
             ok &= np.roll(free, (-shift[0], -shift[1]), (0, 1))
         i, j = np.nonzero(ok)
@@ -56,15 +56,15 @@ def test_distances_agree_with_those_over_a_fine_grid(navigator):
     field = navigator.field([tuple(points[len(squares) // 3])])
     exact = np.array([field.distance(*point) for point in points[::7]])
     expected = expected[::7]
-    # A grid path is a path, so it is never shorter (but for the skin at corners), and not much longer.
+    # A grid path is a valid path, so it is never shorter (except for the skin at corners), and not much longer.
     assert (exact <= expected + 0.03).all()
     assert (expected <= 1.04 * exact + 0.12).all()
 
 
 def free_of_what_is_seen(house, side):
-    """Return bool ``[nz, nx]``: points where nothing the agent would bump into is nearer than its radius.
+    """Return bool ``[nz, nx]``: points with no obstacle closer than the agent's radius.
 
-    Told by the solids that are seen instead of the rectangles that block the agent, on a raster of one centimetre.
+    Computed on a one-centimetre raster from the rendered solids instead of the blocking rectangles.
     """
     bounds, middle, half = house.plan.bounds, house.arrays.shape[:, :3], house.arrays.shape[:, 3:6]
     low, high = middle - half, middle + half
@@ -79,7 +79,7 @@ def free_of_what_is_seen(house, side):
 
 @pytest.mark.parametrize("seed", [0, 1, 100_000, 100_001])
 def test_distances_agree_with_those_between_the_solids_that_are_seen(seed):
-    """In the four houses in which they were compared with those on habitat-sim's mesh."""
+    """Uses the four houses in which distances were also compared with those on habitat-sim's mesh."""
     side = 0.02
     house, navigator = build_house(HouseSpec(seed)), build_navigator(HouseSpec(seed))
     free = free_of_what_is_seen(house, side)
@@ -96,7 +96,7 @@ def test_distances_agree_with_those_between_the_solids_that_are_seen(seed):
 
 @pytest.mark.parametrize("gap", [(30, 30), (35, 20), (10, 40), (30, 40), (25, 30), (15, 35), (40, 0), (45, 0)], ids=str)
 def test_between_two_corners_the_agent_passes_if_they_are_farther_apart_than_it_is_wide(gap):
-    """Squares around both corners overlap, or touch, in all cases but the last."""
+    """The squares around both corners overlap or touch in all cases except the last."""
     x, z = 500 + gap[0], 500 + gap[1]
     navigator = in_a_hall(Rect(0, 0, 500, 500), Rect(x, z, 1000, 1000))
     across = np.array([gap[1], -gap[0]]) / np.hypot(*gap)
@@ -126,7 +126,7 @@ def test_an_agent_that_walks_into_a_corner_slides_along_its_arc():
     for aside in (0.01, 0.08, 0.15):
         start = corner - np.array([aside, 0.3])
         there = np.array(navigator.move(*start, *step)[:2])
-        # It goes straight to where it meets the arc, then with what is left of the step along the tangent.
+        # The agent goes straight until it meets the arc, then spends the rest of the step along the tangent.
         met = corner - np.array([aside, np.sqrt(RADIUS**2 - aside**2)])
         tangent = np.array([met[1] - corner[1], corner[0] - met[0]]) / RADIUS
         left = step - (met - start)

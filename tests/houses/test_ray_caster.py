@@ -12,7 +12,7 @@ WHITE = Paint((255, 255, 255))
 
 
 def rays_of(camera, pose):
-    """Return the eye and all rays, by the textbook: rotate by pitch, then by yaw."""
+    """Return the eye and all rays by the textbook formula: rotate by pitch, then by yaw."""
     pitch = np.deg2rad(pose.pitch)
     focal = camera.width / 2 / np.tan(np.deg2rad(camera.hfov / 2))
     j, i = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
@@ -53,12 +53,12 @@ def test_depth_of_every_object_type_equals_that_of_its_mesh(first, heading, pitc
     depth, found = cast(CAMERA, pose, arrays)
     expected = mesh_depth(CAMERA, pose, solids)
     hit, expected_hit = found >= 0, np.isfinite(expected)
-    # A polyhedron is a little smaller than the round solid: outlines may differ by a pixel here and there.
+    # A polyhedron is slightly smaller than the round solid, so outlines may differ by a pixel in places.
     assert (hit != expected_hit).mean() < 0.01
     assert expected_hit.sum() > 50
     both = hit & expected_hit
     close = np.abs(depth[both] - expected[both]) < 2e-3
-    assert close.mean() > 0.97  # the rest lies on edges, where one sees past and the other does not
+    assert close.mean() > 0.97  # the rest lies on edges that only one of the two hits
 
 
 @pytest.mark.parametrize("pitch", [-30, 0, 30])

@@ -1,6 +1,6 @@
-"""Models of these tests have large weights, so that what is in the memory shows in the outputs.
+"""Models in these tests have large weights, so that the memory's contents affect the outputs.
 
-Their caches have small blocks, so that even short ones have several.
+Their caches have small blocks, so that even short caches have several.
 """
 
 import pytest
@@ -22,7 +22,7 @@ def _small_blocks(monkeypatch):
 
 @pytest.fixture
 def official_model():
-    """Build the model that official numbers belong to: ``official_model(model_class, official)``, in float64."""
+    """Build the model behind the official numbers: ``official_model(model_class, official)``, in float64."""
 
     def build(model_class, official, **settings):
         sizes = ("d_model", "n_layers", "n_heads", "d_ff", "segment_length", "summary_length", "position_offset")
@@ -36,7 +36,7 @@ def official_model():
 
 @pytest.fixture
 def check_official_gradients(official_model):
-    """Hold outputs and all gradients of ``forward`` against the official ones."""
+    """Compare outputs and all gradients of ``forward`` with the official ones."""
 
     def check(model_class, official, tolerance=1e-5, **settings):
         model = official_model(model_class, official, **settings)

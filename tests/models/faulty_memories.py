@@ -1,4 +1,4 @@
-"""Memories of a user: one that is right, and others that each have one mistake."""
+"""User-defined memories: a correct one, and others with one mistake each."""
 
 import torch
 from tensordict import TensorDict
@@ -8,7 +8,7 @@ from memo_lightning.models import SequenceModel
 
 
 class Right(SequenceModel):
-    """A decaying sum of what it is shown, behind a gate that begins closed."""
+    """A decaying sum of its inputs, behind a gate that is initially closed."""
 
     state_names = ("total",)
 
@@ -66,7 +66,7 @@ class Raises(Right):
 
 
 class StepDecaysOtherwise(Right):
-    """Shows only once the gate is open."""
+    """Has a mistake that shows only once the gate is open."""
 
     def step(self, x_t, state, is_init=None):
         y_t, state = super().step(x_t, state, is_init)
@@ -140,7 +140,7 @@ class PrefillForgets(Right):
 
 
 class BranchesOnNumbers(Right):
-    """Right, but nothing that can be exported."""
+    """Correct, but cannot be exported."""
 
     def step(self, x_t, state, is_init=None):
         if state["total"].sum() > 1e9:

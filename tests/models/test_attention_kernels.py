@@ -1,4 +1,4 @@
-"""Attention in parts: every kernel gives what attention over the joined parts gives, or is not chosen."""
+"""Attention in parts: every kernel agrees with attention over the joined parts, or is not chosen."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_plain_products_are_not_made_coarse_by_autocast():
 
 def test_a_log_sum_exp_may_be_padded():
     class Padded(MathKernel):
-        """Pads as the memory-efficient operator does: by infinity."""
+        """Pads with infinity, like the memory-efficient operator."""
 
         def forward(self, queries, keys, values, is_causal):
             part = super().forward(queries, keys, values, is_causal)
@@ -121,7 +121,7 @@ def test_a_log_sum_exp_may_be_padded():
 def test_the_kernel_on_cuda_and_that_torch_takes_its_arguments(
     dtype, head_dim, capability, kernel, monkeypatch, choosing_anew
 ):
-    """Torch checks arguments and gives shapes without a card, on tensors that hold nothing."""
+    """Torch checks arguments and infers shapes without a GPU, on tensors without data."""
     monkeypatch.setattr(attention_kernels, "_compute_capability", lambda device: capability)
     with FakeTensorMode():
         queries, keys, values = (torch.empty(2, 3, n, head_dim, dtype=dtype, device="cuda") for n in (37, 80, 80))
@@ -137,7 +137,7 @@ def test_the_kernel_on_cuda_and_that_torch_takes_its_arguments(
 
 @pytest.mark.parametrize("kernel", [FlashKernel, EfficientKernel])
 def test_the_parts_of_cudas_kernels_are_merged(kernel):
-    """On tensors without numbers: only whether shapes and types fit one another."""
+    """Uses tensors without data, so it only checks that shapes and types fit."""
     tensors = inputs(37, 80, torch.bfloat16, "meta", head_dim=16)
     tensors = [tensor.detach().requires_grad_() for tensor in tensors]
     y = attend_to_context(*tensors[:3], tuple(tensors[3:]), kernel.found())
@@ -169,7 +169,7 @@ def test_without_torchs_operator_the_cpu_falls_back_too(monkeypatch, choosing_an
 def test_an_operator_that_takes_other_arguments_is_not_taken():
     assert find_operator("scaled_dot_product_attention", ("query", "key", "value")) is not None
     assert find_operator("scaled_dot_product_attention", ("query", "value", "key")) is None
-    assert find_operator("scaled_dot_product_attention", ("query", "key")) is None  # value has no default
+    assert find_operator("scaled_dot_product_attention", ("query", "key")) is None  # value is required
     assert find_operator("scaled_dot_product_attention", ("query", "key", "value"), ("output",)) is None
     assert find_operator("no_such_operator", ()) is None
 

@@ -1,4 +1,4 @@
-"""Recording attention: the weights of an independent calculation, and a model that acts as if nobody looked."""
+"""Recording attention: weights equal an independent calculation, and the model acts as without recording."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ MODELS = {
 
 
 def sharp(model):
-    """Make attention uneven: at its initialisation a model reads everything alike."""
+    """Make attention uneven; at initialisation a model attends to everything equally."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3 if parameter.ndim > 1 else 1)
@@ -60,7 +60,7 @@ def x():
 
 
 def weights_of_whole_sequences(model, x, window):
-    """Attention of a full-context transformer, ``[layers * H, T, 1 + T]`` with the sink first, by plain matrices."""
+    """Return the attention of a full-context transformer, ``[layers * H, T, 1 + T]``, by plain matrix products."""
     stack, rows = model.transformer, []
     cos, sin = stack.rotary(torch.arange(x.shape[1]), torch.float32)
     age = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])

@@ -1,4 +1,4 @@
-"""`memo check-memory` names what is wrong with a memory, and training refuses what it would not show."""
+"""`memo check-memory` names the mistake of a memory, and training rejects mistakes that would go unnoticed."""
 
 import inspect
 
@@ -35,7 +35,7 @@ WRONG = [
     ("CoarseInHalfPrecision", "half precision", "under autocast to bfloat16 forward differs by"),
     ("LosesWeights", "weights", "with register_buffer"),
 ]
-# Those that training would not show.
+# Checks for mistakes that would go unnoticed in training.
 ESSENTIAL = ("contract", "steps", "trials", "time")
 
 
@@ -58,8 +58,8 @@ def test_what_can_be_exported_is_said():
     notes = {}
     for memory in (faulty_memories.Right, faulty_memories.BranchesOnNumbers):
         notes[memory] = next(f.note for f in check_memory(lambda m=memory: m(D), 33) if f.name == "export")
-    assert notes[faulty_memories.Right] == "torch.export takes step"
-    assert "does not take step (faulty_memories.py, line" in notes[faulty_memories.BranchesOnNumbers]
+    assert notes[faulty_memories.Right] == "torch.export can trace step"
+    assert "cannot trace step (faulty_memories.py, line" in notes[faulty_memories.BranchesOnNumbers]
 
 
 def test_the_random_numbers_of_the_process_are_left_alone():
@@ -100,6 +100,6 @@ def test_training_refuses_what_it_would_not_show(memory, check, message, tmp_pat
     assert main(["train", *arguments]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"memo: faulty_memories.{memory}: ")
-    assert message.partition(" [6")[0] in last  # without sizes, which are others here
-    assert last.endswith("memo check-memory, with the same settings, looks at all that a memory must do")
+    assert message.partition(" [6")[0] in last  # without sizes, which differ here
+    assert last.endswith("memo check-memory, with the same settings, runs all checks")
     assert not (tmp_path / "runs").exists()

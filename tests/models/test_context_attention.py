@@ -1,4 +1,4 @@
-"""Attention that reads its context in place: equal to attention over one joined tensor."""
+"""Attention that reads its context in place equals attention over one joined tensor."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
-"""What every sequence model must do, whatever its memory.
+"""The contract of every sequence model, whatever its memory.
 
-Every option of ``conf/model/`` and ``conf/baseline/`` is held to it by itself, with its settings and small sizes; and
-those that have more to set, with other settings too.
+Every option of ``conf/model/`` and ``conf/baseline/`` is tested automatically, with its own settings and small sizes.
+Options with more settings are tested with several of them.
 """
 
 import copy
@@ -28,7 +28,7 @@ SIZES = {**STACK, **SEGMENTS}
 
 
 def options():
-    """Return the own settings of every memory that ships, by the name of its option."""
+    """Return the settings of every memory that ships, by the name of its option."""
     found = {}
     for path in sorted((config_dir() / "model").glob("*.yaml")):
         settings = yaml.safe_load(path.read_text())
@@ -90,10 +90,10 @@ def step_through(model, x, is_init=None):
 
 
 def held(model, state):
-    """Return what a memory holds, of a cache without the slots that nothing has been stored in for good."""
+    """Return the contents of a memory; of caches only the slots that hold something permanent."""
     entries, layout = state.to_dict(), model.cache_layout(state)
     if layout is not None:
-        n = int(model.transformer.sink_kv) + len(layout) - 1  # but for the slot of the next step
+        n = int(model.transformer.sink_kv) + len(layout) - 1  # except the slot of the next step
         n -= model.summary_length * int(entries["waiting"][0]) if "waiting" in entries else 0
         for name in ("keys", "values"):
             layers = [torch.cat(list(blocks.values()), 2) for blocks in entries[name].values()]
@@ -133,7 +133,7 @@ def test_prefill_equals_stepping_and_is_gone_on_from(model, staggered):
     assert model.state_nbytes(state) <= model.state_nbytes(expected)
     if not staggered:
         torch.testing.assert_close(held(model, state), held(model, expected), atol=1e-5, rtol=1e-5)
-    for _ in range(13):  # across boundaries, and past what was spare in either
+    for _ in range(13):  # across boundaries, and beyond the spare slots of either
         x_t = torch.randn(7, D)
         (ours, state), (theirs, expected) = model.step(x_t, state), model.step(x_t, expected)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -211,7 +211,7 @@ def test_a_state_can_be_copied_and_continued(model):
     for t in range(13):
         _, state = model.step(x[:, t], state)
     branch = state.clone()
-    for _ in range(13, 20):  # a second way on, which the copy must not notice
+    for _ in range(13, 20):  # a second continuation, which must not affect the copy
         model.step(torch.randn(2, D), state)
     for t in range(13, 20):
         y, branch = model.step(x[:, t], branch)
@@ -229,7 +229,7 @@ def test_all_rows_reset_is_a_fresh_start(model):
 @pytest.mark.parametrize("precision", [torch.bfloat16])
 def test_autocast_acts_as_it_trains(model, precision):
     if isinstance(model, RetrievalMemory):
-        model.top_k = 1000  # all: which entries are the best few may hang on a rounding
+        model.top_k = 1000  # all of them, because rounding may change which are best
     x = torch.randn(2, 17, D)
     with torch.autocast("cpu", precision):
         stepped, _ = step_through(model, x)

@@ -1,4 +1,4 @@
-"""Direct KV: the memory is what the queries had, at the positions that Memo's summaries have."""
+"""Direct KV: the memory holds the queries' own keys and values, at the positions of Memo's summaries."""
 
 import torch
 
@@ -28,7 +28,7 @@ def test_memory_is_the_keys_and_values_of_the_queries():
     state = model.init_state(1)
     for _ in range(15):
         _, state = model.step(torch.randn(1, 16), state)
-    # In the first layer nothing has been read yet: three summaries of the same, constant queries.
+    # In the first layer nothing has been read yet, so the three summaries come from the same constant queries.
     attention = model.transformer.blocks[0].attention
     queries = model.transformer.blocks[0].attention_norm(model.summary_queries).repeat(3, 1)
     keys, values = attention.qkv(queries).view(6, 3, 2, 8)[:, 1:].permute(1, 2, 0, 3)  # (H, 6, d) each

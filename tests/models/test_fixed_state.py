@@ -1,4 +1,4 @@
-"""A state of fixed shape: the same as stepping, for whatever can trace it."""
+"""A state of fixed shape gives the same results as stepping, and can be traced."""
 
 import pytest
 import torch
@@ -7,14 +7,14 @@ from test_contract import MODELS, STACK, D, make
 from memo_lightning.models import FullContextTransformer, MemoTransformer
 from memo_lightning.models.fixed_state import FixedStep
 
-# Those with settings that change the steps; the others only differ from these in training.
+# Memories and settings that change the steps; all others differ only in training.
 NAMES = [name for name in MODELS if name not in ("autocompressor", "no_iea", "sliding_window", "memo, checkpointed")]
 BUDGETED = 13  # one segment and four summaries
 
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler():
-    """Let every test compile for itself, torch's recurrent cells too."""
+    """Make every test compile afresh, including torch's recurrent cells."""
     torch._dynamo.reset()
     with torch._dynamo.config.patch(allow_rnn=True):
         yield
@@ -29,7 +29,7 @@ def bounded(name):
 
 
 def restarts(n_rows, n_steps):
-    """Trials that begin at any step; the last row's goes on and on."""
+    """Return trial starts at random steps; the last sequence is one long trial."""
     is_init = torch.rand(n_rows, n_steps) < 0.05
     is_init[-1] = False
     is_init[:, 0] = True
@@ -72,7 +72,7 @@ def test_the_budget_of_a_trial_drops_nothing_of_it_and_one_less_does(name):
     model.memory_budget = budget
     torch.testing.assert_close(model(x), whole, atol=1e-5, rtol=1e-5)
     model.memory_budget = budget - 1
-    if name != "retrieval":  # which reads the best few, wherever they are
+    if name != "retrieval":  # it reads the best few, wherever they are
         assert (model(x) - whole)[:, -1].abs().max() > 1e-3
 
 
@@ -91,9 +91,9 @@ def test_a_stream_of_summaries_is_the_same_however_far_it_has_gone():
     model = MemoTransformer(**STACK, segment_length=5, summary_length=2, memory_budget=11).eval()
     step = torch.compile(FixedStep(model), fullgraph=True, backend="eager")
     state, none = model.init_fixed_state(2), torch.zeros(2, dtype=torch.bool)
-    far = {**state, "segments": state["segments"] + 3_000_000}  # of three that are kept, none is a real one
+    far = {**state, "segments": state["segments"] + 3_000_000}  # none of the three kept summaries is real
     for t, x_t in enumerate(torch.randn(400, 2, D)):
         y, state = step(x_t, state, none)
         shifted, far = step(x_t, far, none)
-        if t > 300:  # long after what was there at first has left, and what was made of it
+        if t > 300:  # long after the initial contents, and all derived from them, are gone
             torch.testing.assert_close(shifted, y, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""FLOPs counted by torch's counter equal what is worked out by hand."""
+"""FLOPs counted by torch's counter equal those derived by hand."""
 
 import pytest
 import torch
@@ -31,11 +31,11 @@ def test_steps_of_full_context():
 
 def test_steps_of_memo_with_the_creation_of_summaries():
     model = MemoTransformer(**STACK, segment_length=L, summary_length=S)
-    old = 2 * S  # two segments lie behind
+    old = 2 * S  # after two segments
     steps = sum(2 * WEIGHTS + attention(old + t) for t in range(1, L))
-    # The last step and the queries see all before them, and causally each other.
+    # The last step and the queries attend to everything before them and causally to each other.
     reading = 2 * (1 + S) * WEIGHTS + attention((1 + S) * (old + L - 1) + (1 + S) * (2 + S) // 2)
-    # The second pass over the summary before, which the first of the steps makes, ends at the last layer's projection.
+    # The second pass over the previous summary, made by the first step, ends at the last layer's projection.
     pairs = S * (old - S) + S * (S + 1) // 2
     second_pass = (2 * S * WEIGHTS + attention(pairs)) * (LAYERS - 1) // LAYERS + 2 * S * 3 * D * D
     assert step_flops(model, 2 * L, L) == second_pass + steps + reading
@@ -68,7 +68,7 @@ def test_an_update_of_memo():
 @pytest.mark.parametrize(("model_class", "n_gates"), [(LSTM, 4), (GRU, 3)])
 def test_recurrent_memories(model_class, n_gates):
     model = model_class(D, LAYERS)
-    weights = LAYERS * n_gates * 2 * D * D  # from the input and from the state before
+    weights = LAYERS * n_gates * 2 * D * D  # from the input and the previous state
     assert step_flops(model, 4, 10) == 10 * 2 * weights
     model.requires_grad_(True)
     with count_flops() as count:

@@ -1,4 +1,4 @@
-"""Full context: equal to the official model with Sink-KV; windows, episodes, and a cache."""
+"""Full context: equal to the official model with Sink-KV; windows, episodes and a cache."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def step_through(model, x):
 
 
 def test_outputs_and_gradients_equal_the_official_model(official, check_official_gradients):
-    # The official norms compute in float32, and a sink's gradient is a sum over all steps: up to 2e-5.
+    # The official norms compute in float32, and a sink's gradient sums over all steps: errors up to 2e-5.
     check_official_gradients(FullContextTransformer, official, tolerance=3e-5, sink_kv=True)
 
 
@@ -79,7 +79,7 @@ def test_the_scope_of_the_memory_can_be_the_episode():
 
 def test_streaming_forgets_exactly_what_is_too_old():
     model = small_model(memory_budget=5)
-    model.transformer.blocks = model.transformer.blocks[:1]  # more layers reach further, as each sees 5 steps
+    model.transformer.blocks = model.transformer.blocks[:1]  # more layers reach further, as each attends to 5 steps
     x = torch.randn(1, 20, 16, requires_grad=True)
     model(x)[0, 12].sum().backward()
     reached = x.grad[0].abs().sum(-1) > 0

@@ -1,4 +1,4 @@
-"""Memo: equal to the official implementation, and acting equal to training."""
+"""Memo equals the official implementation, and acting equals training."""
 
 import statistics
 import subprocess
@@ -80,7 +80,7 @@ def test_the_summary_is_the_only_way_to_an_old_segment():
     changed[0, 2] += 1
     assert not torch.allclose(model(x)[0, 10:], model(changed)[0, 10:])
     with torch.no_grad():
-        model.transformer.norm.weight.zero_()  # summaries are zero now, whatever they read
+        model.transformer.norm.weight.zero_()  # now summaries are zero, whatever they read
     normed_input = []
     model.transformer.norm.register_forward_pre_hook(lambda _module, inputs: normed_input.append(inputs[0]))
     model(x)
@@ -206,7 +206,7 @@ def test_streaming_costs_the_same_for_ever():
 
     (young, _), (old, sizes) = grow_old(500), grow_old(2_500)
     assert set(sizes[500:]) == {sizes[-1]}
-    # By turns, so that whatever else the machine does slows down both.
+    # Alternate the two, so that other load on the machine slows down both.
     turns = [(seconds(young), seconds(old)) for _ in range(20)]
     of_young, of_old = (statistics.median(times) for times in zip(*turns, strict=True))
     assert of_old < 1.2 * of_young

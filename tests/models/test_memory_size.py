@@ -1,4 +1,4 @@
-"""The memory's size is that of its largest moment."""
+"""The reported size of a memory is its peak size."""
 
 from memo_lightning.models import LSTM, FullContextTransformer, MemoTransformer
 from memo_lightning.models.memory_size import peak_memory_bytes
@@ -14,8 +14,8 @@ def test_full_context_grows_with_the_trial_and_memo_with_its_segments():
     per_step = 2 * 2 * 16 * 4  # keys and values, layers, width, bytes
     assert peak_memory_bytes(full, 100) >= 100 * per_step
     memo = MemoTransformer(**sizes, segment_length=10, summary_length=2).train()
-    # At its largest: nine summaries and the open segment but for its last step, which nothing reads again; the newest
-    # summary as it was written; and a few counters.
+    # At the peak: nine summaries, the open segment without its last step (which is never read again), the newest
+    # summary as written, and a few counters.
     written = 2 * 16 * 4
     assert (9 * 2 + 9) * per_step <= peak_memory_bytes(memo, 100) < (9 * 2 + 9 + 2) * per_step + written + 100
     assert memo.training, "left as it was"

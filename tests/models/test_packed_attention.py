@@ -1,4 +1,4 @@
-"""Trials laid one behind another: what each reads is what masks would let it read."""
+"""Packed trials: each attends to exactly what masks would allow."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32}
 
 
 def one_by_one(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size):
-    """Torch's operator, as its documentation has it: a loop over sequences."""
+    """Torch's operator as documented: a loop over sequences."""
     assert torch.equal(cu_seq_q, cu_seq_k)
     assert cu_seq_q.dtype == torch.int32
     assert max_q == max_k == cu_seq_q.diff().max()
@@ -64,7 +64,7 @@ def test_with_a_sink_masks_remain(packing):
 
 
 def test_torchs_operator_takes_what_it_is_given(monkeypatch):
-    """On tensors without numbers: only arguments and shapes."""
+    """Uses tensors without data, so it only checks arguments and shapes."""
     assert variable_length_attention() is not None
     trials = PackedTrials(torch.tensor([[0, 0, 0, 3, 3], [0, 1, 1, 1, 1]]), window=2)
     assert trials._ends.tolist() == [0, 3, 5, 6, 10]

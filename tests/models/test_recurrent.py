@@ -1,4 +1,4 @@
-"""LSTM and GRU: torch's own cells, with resets wherever they fall."""
+"""LSTM and GRU equal torch's own cells, with resets at any step."""
 
 import pytest
 import torch
@@ -46,10 +46,10 @@ def test_a_state_of_other_sizes_is_refused(kind):
 
 @pytest.mark.parametrize("kind", [LSTM, GRU])
 def test_autocast_on_the_cpu_leaves_the_cells_in_full_precision(kind):
-    """Not every CPU has an LSTM in bfloat16; a checkpoint is to act alike on all."""
+    """Not every CPU supports an LSTM in bfloat16, and a checkpoint must act the same on all."""
     torch.manual_seed(0)
     model = kind(d_model=8, n_layers=2)
-    x = torch.randn(3, 20, 8, dtype=torch.bfloat16)  # as what comes before leaves it
+    x = torch.randn(3, 20, 8, dtype=torch.bfloat16)  # as the preceding modules produce it
     is_init = torch.rand(3, 20) < 0.2
     with torch.autocast("cpu", torch.bfloat16):
         y = model(x, is_init)

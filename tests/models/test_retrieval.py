@@ -1,4 +1,4 @@
-"""Retrieval: the best entries of the store are read, and summaries learn to stand for their segments."""
+"""Retrieval: steps read the best items of the store, and summaries learn to represent their segments."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def small_model(**settings):
 
 
 def record_reads(model, x):
-    """Step through ``x`` and return what every step read, beside the state it read from."""
+    """Step through ``x`` and return what every step read, with the state it read from."""
     reads, state = [], model.init_state(x.shape[0])
     model.out.register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0].detach()))
     for t in range(x.shape[1]):
@@ -75,7 +75,7 @@ def test_the_memory_loss_teaches_summaries_what_was_in_their_segment():
         model(x, segment_length=5)
         return model.auxiliary_loss()
 
-    def batch():  # the steps of a segment are alike, and segments differ: there is something to keep
+    def batch():  # steps within a segment are alike and segments differ, so there is something to remember
         return codes[torch.randint(4, (16, 3))].repeat_interleave(5, dim=1)
 
     first = loss_on(batch()).item()

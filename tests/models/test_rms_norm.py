@@ -1,4 +1,4 @@
-"""RMSNorm equals torch's, and so do its gradients."""
+"""RMSNorm and its gradients equal torch's."""
 
 import torch
 

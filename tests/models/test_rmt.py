@@ -1,4 +1,4 @@
-"""Recurrent Memory Transformer: equal to the official training forward, and acting equal to it."""
+"""Recurrent Memory Transformer: training equals the official forward pass, and acting equals training."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Summaries in a shared buffer: equal to tensors that are joined anew for every pass, gradients included."""
+"""Summaries in a shared buffer equal tensors that are concatenated for every pass, including gradients."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_views_equal_joined_tensors(kept):
 
 
 def test_later_summaries_do_not_disturb_what_was_read_before():
-    """A pass keeps the buffer for its backward pass, which runs when more has been written behind."""
+    """A pass keeps the buffer for its backward pass, which runs after more has been appended."""
     torch.manual_seed(0)
     first, second = summary(2), summary(2)
     queries, keys, values = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))

@@ -1,4 +1,4 @@
-"""LayerDrop, which transformers share: a training pass without some layers is one of a model that never had them."""
+"""LayerDrop of all transformers: a training pass without some layers equals one of a model that never had them."""
 
 import copy
 
@@ -47,7 +47,7 @@ def rows():
 
 
 def without_layers(model, dropped):
-    """Return a copy whose layers have been taken out by hand."""
+    """Return a copy with layers removed by hand."""
     thin = copy.deepcopy(model).eval()
     thin.transformer.blocks = torch.nn.ModuleList(
         block for layer, block in enumerate(thin.transformer.blocks) if layer not in dropped

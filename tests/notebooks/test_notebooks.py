@@ -1,4 +1,4 @@
-"""Notebooks: what they promise is in the numbers that they show, and each runs from top to bottom, here small."""
+"""Notebooks: their claims match the numbers they show, and each runs from top to bottom, here at a small size."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ nbclient = pytest.importorskip("nbclient", reason="needs the extra [notebooks]")
 nbformat = pytest.importorskip("nbformat", reason="needs the extra [notebooks]")
 
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb")}
-# What replaces the cell tagged as parameters.
+# Replacements for the cell tagged as parameters.
 SMALL = {
     "quick_start": "FRAMES = 25_600",
     "inside_the_memory": "FRAMES = 25_600\nTRIALS = 64",
@@ -25,14 +25,14 @@ def outputs_of(notebook):
 
 
 def text_of(outputs):
-    """Return everything that the outputs say in words."""
+    """Return all text in the outputs."""
     shown = [output.get("data", {}) for output in outputs]
     tables = [data.get("text/markdown", data.get("text/plain", "")) for data in shown]
     return "\n".join([output.get("text", "") for output in outputs] + tables)
 
 
 def numbers(pattern, text):
-    """Return the numbers that the groups of a pattern find."""
+    """Return the numbers matched by the groups of a pattern."""
     found = re.search(pattern, text)
     assert found, pattern
     return [float(value) for value in found.groups()]
@@ -40,7 +40,7 @@ def numbers(pattern, text):
 
 @pytest.fixture(params=sorted(SMALL))
 def shown(request):
-    """Name, outputs and text of a notebook as it is in the repository."""
+    """Return the name, outputs and text of a notebook as stored in the repository."""
     outputs = outputs_of(nbformat.read(NOTEBOOKS[request.param], as_version=4))
     return request.param, outputs, text_of(outputs)
 
@@ -105,7 +105,7 @@ def test_what_a_notebook_promises_is_in_its_numbers(shown):
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
-    """One kernel for all notebooks, which import the same; each begins with an empty namespace."""
+    """Share one kernel between all notebooks, which have the same imports; each starts with an empty namespace."""
     folder = tmp_path_factory.mktemp("working_folder")
     manager = jupyter_client.KernelManager(kernel_name="python3")
     manager.start_kernel(cwd=str(folder))

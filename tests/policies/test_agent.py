@@ -1,4 +1,4 @@
-"""``memo_lightning.load``: what an agent does with raw observations is what the policy does in its environment."""
+"""``memo_lightning.load``: an agent given raw observations acts like the policy in its environment."""
 
 import os
 import random
@@ -45,11 +45,11 @@ MASK_OBSERVED = spaces.Dict(shown=VECTOR, action_mask=spaces.MultiBinary(4))
 
 
 class Toy(gymnasium.Env):
-    """Shows and pays what chance wills, in episodes of four steps; keeps what it was told, and what it had shown."""
+    """Has random observations and rewards in episodes of four steps; records its observations and the actions taken."""
 
     def __init__(self, observation_space, action_space, masked):
         self.observation_space, self.action_space, self._masked = observation_space, action_space, masked
-        self.steps = []  # observation and mask, and the action that they were answered with
+        self.steps = []  # observation and mask, and the action taken
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -73,7 +73,7 @@ class Toy(gymnasium.Env):
 
 
 def make_toy(name, *, with_reward=True):
-    """Return an environment as policies act in it, and the toys inside."""
+    """Return an environment for policies, and the toys inside it."""
     toys = []
 
     def make():
@@ -86,7 +86,7 @@ def make_toy(name, *, with_reward=True):
 
 
 def save_policy(path, env, memory="memo", *, seed=0, observes_reward=True, **settings):
-    """Write a checkpoint of a policy that has learned nothing, and return the policy."""
+    """Write a checkpoint of an untrained policy, and return the policy."""
     interface = interface_of(env, observes_reward=observes_reward)
     return save_untrained(path, interface, MEMORIES[memory], config={"seed": 3}, scale=4, seed=seed, **settings)
 
@@ -99,7 +99,7 @@ def rollout_of(env, policy, n_steps):
 
 
 def replay(agent, rollout, observations, masks=None, *, index=0):
-    """Return what an agent does in a trial after the other that an environment has gone through."""
+    """Return the actions of an agent in the recorded trials of an environment, one trial after the other."""
     steps, actions = rollout[index], []
     state = agent.initial_state()
     for t, observation in enumerate(observations):
@@ -130,7 +130,7 @@ def assert_same(actions, expected):
 def test_actions_are_those_in_the_environment(name, memory, tmp_path):
     env, toys = make_toy(name)
     policy = save_policy(tmp_path / "x.ckpt", env, memory)
-    rollout = rollout_of(env, policy, 37)  # two trials of 13 steps, of four episodes each, and most of another
+    rollout = rollout_of(env, policy, 37)  # two trials of 13 steps with four episodes each, and most of a third
     observations, masks, expected = zip(*toys[0].steps, strict=True)
     agent = memo_lightning.load(tmp_path / "x.ckpt")
     actions = replay(agent, rollout, observations, masks if name == "masked" else None)
@@ -138,7 +138,7 @@ def test_actions_are_those_in_the_environment(name, memory, tmp_path):
     assert (agent.observation_space, agent.action_space) == SPACES[name]
     assert agent.spec.interface.as_plain() == interface_of(env).as_plain()
     assert all(agent.action_space.contains(action) for action in actions)
-    if name == "nested":  # actions are numbers, and all that is told changes them
+    if name == "nested":  # actions are continuous, so every input changes them
         for key in ("reward", "episode_end"):
             told = rollout.clone()
             told["next", key] = ~told["next", key] if key == "episode_end" else told["next", key] + 1
@@ -219,7 +219,7 @@ def test_a_batch_acts_as_agents_of_their_own(name, tmp_path):
 
 
 def stack(observations):
-    """Return a batch of observations, in the structure of one."""
+    """Return a batch of observations with the structure of a single one."""
     first = observations[0]
     if isinstance(first, dict):
         return {key: stack([observation[key] for observation in observations]) for key in first}
@@ -245,7 +245,7 @@ def test_without_a_batch_an_action_is_one_of_the_space(name, tmp_path):
 
 
 def streams():
-    """The states of all global random numbers."""
+    """Return the states of all global random number generators."""
     kind, keys, *position = np.random.get_state(legacy=True)  # noqa: NPY002 - it is to be looked at
     return torch.get_rng_state().tolist(), (kind, keys.tolist(), *position), random.getstate()
 
@@ -295,7 +295,7 @@ def test_masks_are_obeyed_wherever_they_are(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a finished run, which is registered as a model too."""
+    """Return a folder with a finished run that is also registered as a model."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -391,7 +391,7 @@ def test_a_checkpoint_can_name_no_class_but_those_of_policies(trained, tmp_path)
 
 
 def of_nested(**changes):
-    """Return an observation of the nested space, without what is changed to None."""
+    """Return an observation of the nested space, without keys that are changed to None."""
     whole = {
         "body": {"joints": np.zeros(3, np.float32), "gripper": 1},
         "extra": (np.zeros(2, np.int8), np.zeros((2, 2))),

@@ -1,4 +1,4 @@
-"""What is drawn with random numbers of one's own has the distribution that the policy gives it."""
+"""Actions drawn with a separate random generator follow the policy's distribution."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def generator():
 
 
 def fits(actions, probabilities):
-    """Say whether counts of actions are those of these probabilities, by a chi-squared test."""
+    """Return whether counts of actions match these probabilities, by a chi-squared test."""
     counts = np.bincount(actions.numpy(), minlength=len(probabilities))
     allowed = np.array(probabilities) > 0
     assert not counts[~allowed].any(), "what has no probability is never drawn"

@@ -1,4 +1,4 @@
-"""Policy heads: what they sample and how likely they say it is, against torch's distributions."""
+"""Policy heads: samples and log-probabilities compared with torch's distributions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Shuffled episodes: an order that could have been experienced, the same wherever it is computed."""
+"""Shuffled episodes: a valid order, and the same wherever it is computed."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from memo_lightning.policies.input_history import InputHistory, shuffle_episodes
 
 @pytest.fixture
 def sequences(make_env):
-    """Almost three trials of random steps, [5, 34]; episodes have up to 4 steps, trials 12."""
+    """Return almost three trials of random steps, [5, 34]; episodes have up to 4 steps, trials 12."""
     torch.manual_seed(0)
     return make_env(5, 0).rollout(34, break_when_any_done=False)
 
@@ -61,7 +61,7 @@ def test_order_depends_on_the_seed_alone(sequences):
 
 
 def test_running_trials_are_shuffled_alike_with_and_without_those_before_them(make_env):
-    """A learner has whole rollouts; a policy begins anew where all environments begin a trial, here every 12 steps."""
+    """A learner has whole rollouts; a policy starts over when all environments begin a trial, here every 12 steps."""
     torch.manual_seed(0)
     sequences = make_env(5, 0, trial_length=36).rollout(72, break_when_any_done=False)
     for n_steps in (48, 60, 72):

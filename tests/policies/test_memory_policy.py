@@ -1,4 +1,4 @@
-"""The policy: what it does while acting is what training recomputes, and its memory stays inside."""
+"""The policy: training recomputes exactly what acting computed, and the memory stays inside."""
 
 import copy
 
@@ -80,13 +80,13 @@ def test_training_recomputes_acting_also_where_trials_end_at_different_steps(env
 
 @torch.no_grad()
 def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
-    """Also where trials end at different steps, so that sequences hold more than one."""
+    """This includes trials that end at different steps, so that sequences contain more than one."""
     policy.keep_inputs(shuffle_episodes=False)
     td = env.reset()
     steps = []
     generator = torch.Generator().manual_seed(3)
     for t in range(40):
-        if t in (11, 26):  # an update, in the middle of trials
+        if t in (11, 26):  # an update in the middle of trials
             for parameter in policy.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
             policy.weights_version += 1
@@ -98,7 +98,7 @@ def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
         if t in (11, 26, 39):
             rollout = torch.stack(steps, 1)
             log_prob, value = recompute(policy, rollout)
-            since = {11: 11, 26: 26, 39: 26}[t]  # the steps acted with the weights of now
+            since = {11: 11, 26: 26, 39: 26}[t]  # steps acted with the current weights
             torch.testing.assert_close(value[:, since:], rollout["state_value"][:, since:], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(log_prob[:, since:], rollout["action_log_prob"][:, since:], atol=1e-5, rtol=1e-5)
     scratch = copy.deepcopy(policy)

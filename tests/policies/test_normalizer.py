@@ -1,4 +1,4 @@
-"""Running statistics: equal to numpy's over all data, the same on all ranks, and still while acting."""
+"""Running statistics: equal to numpy's over all data, the same on all ranks, and fixed while acting."""
 
 import json
 from threading import Barrier, Thread
@@ -31,7 +31,7 @@ SPACE = spaces.Dict(
 
 
 def alone(value):
-    """Add up over all ranks where there is one."""
+    """Sum over all ranks, of which there is only one."""
     return value
 
 
@@ -46,7 +46,7 @@ def everything(observes_reward=True):
 
 
 def random_inputs(interface, *batch):
-    """Return policy inputs [*batch] whose vectors are far from normal."""
+    """Return policy inputs [*batch] whose vectors are far from standardised."""
     inputs = interface.observed(batch).rand()
     inputs["observation", "vector"] = 50.0 + 7.0 * torch.randn(*batch, 3)
     flags = {name: torch.zeros(*batch, 1, dtype=torch.bool) for name in ("is_init", "episode_end")}
@@ -54,7 +54,7 @@ def random_inputs(interface, *batch):
 
 
 def deviation_of_returns(rewards, ends, gamma):
-    """Return the standard deviation of all discounted returns so far, of rollouts [B, T]."""
+    """Return the standard deviation of all discounted returns so far in rollouts [B, T]."""
     returns = []
     for of_rollout, ended in zip(rewards, ends, strict=True):
         for sequence, last in zip(of_rollout.squeeze(-1).tolist(), ended.squeeze(-1).tolist(), strict=True):
@@ -88,7 +88,7 @@ def test_moments_equal_numpys_over_all_data():
 
 
 def test_ranks_have_the_moments_of_all_data_together():
-    data = np.random.default_rng(0).standard_normal((2, 3, 20, 4)) * 3 + 5  # of two ranks and three updates
+    data = np.random.default_rng(0).standard_normal((2, 3, 20, 4)) * 3 + 5  # two ranks and three updates
     moments, barrier, sums = [RunningMoments(4), RunningMoments(4)], Barrier(2), [None, None]
 
     def run(rank):
@@ -190,7 +190,7 @@ def test_a_policy_reads_normalised_inputs_and_acting_changes_no_statistics(make_
 
 
 class Witness(lightning.Callback):
-    """Keeps what was collected, and the statistics after each batch."""
+    """Records what was collected, and the statistics after each batch."""
 
     def __init__(self):
         self.steps, self.counts = [], []
@@ -201,7 +201,7 @@ class Witness(lightning.Callback):
 
 
 def test_a_run_has_the_statistics_of_all_its_rollouts(make_env):
-    """They change where a rollout is complete, and not with its chunks."""
+    """The statistics change when a rollout is complete, and not with its chunks."""
     data = RolloutDataModule(make_env, n_envs=4, rollout_length=24, n_chunks=2, total_frames=288, seed=0)
     torch.manual_seed(0)
     policy = spec_for(interface_of(data.env)).build()

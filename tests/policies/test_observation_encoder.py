@@ -1,4 +1,4 @@
-"""The encoder for any observation: equal to the linear one on vectors, to a naive sum on everything else."""
+"""The encoder for any observation equals the linear encoder on vectors and a naive sum on everything else."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from memo_lightning.policies import ObservationEncoder, VectorEncoder
 
 
 def observed(n, previous_step=None, **specs):
-    """Return the specs of what is observed by n environments."""
+    """Return the observation specs of n environments."""
     own = {} if previous_step is None else {"previous_step": previous_step}
     return Composite(observation=Composite(**specs, shape=(n,)), **own, shape=(n,))
 
@@ -76,7 +76,7 @@ def test_sequences_and_steps_are_encoded_alike_and_gradients_reach_everything():
 
 
 def test_images_of_small_numbers_are_told_apart():
-    """Symbolic grids hold numbers up to ten where photographs fill the range."""
+    """Symbolic grids contain numbers up to ten, while photographs fill the whole range."""
     torch.manual_seed(0)
     encoder = ObservationEncoder(observed(2, image=Bounded(0, 255, (2, 7, 7, 3), dtype=torch.uint8)), 16)
     images = torch.randint(0, 3, (2, 7, 7, 3), dtype=torch.uint8)

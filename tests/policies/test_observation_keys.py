@@ -1,4 +1,4 @@
-"""What the shape of an observation says about images, and what a setting has to say."""
+"""Image layouts: which follow from an observation's shape, and which need a setting."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_a_checkpoint_keeps_the_layout():
     again = Interface.from_plain(interface.as_plain())
     assert again.keys == keys
     plain = interface.as_plain()
-    plain["keys"] = [["observation", [], space_to_plain(image_space(3, 84, 84))]]  # of a version without layouts
+    plain["keys"] = [["observation", [], space_to_plain(image_space(3, 84, 84))]]  # from a version without layouts
     assert Interface.from_plain(plain).keys[0].layout == "channels_first"
     assert space_from_plain(space_to_plain(space)) == space
 

@@ -1,4 +1,4 @@
-"""Claims that ship: readable, with runs that can be trained; and what is wrong with others is said in one line."""
+"""The claims that ship can be read and their runs trained; mistakes in other claims give a one-line error."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,12 @@ CLAIMS = sorted(shipped_claims())
 
 @pytest.fixture(scope="module")
 def planned():
-    """The runs of every claim that ships at the quick scale."""
+    """Return the runs of every claim that ships, at the quick scale."""
     return {name: plan(read_claim(name), "quick") for name in CLAIMS}
 
 
 def written(folder, **changes):
-    """The tiny claim with changes: ``a__b=value`` for a field within others, None to take it away."""
+    """Write the tiny claim with changes: ``a__b=value`` for a nested field, None to remove it."""
     claim = yaml.safe_load(TINY.read_text())
     for path, value in changes.items():
         *outer, last = path.split("__")

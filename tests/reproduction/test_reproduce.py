@@ -1,4 +1,4 @@
-"""``memo reproduce`` on a claim of seconds: killed and continued, its runs kept, and made again where they must be."""
+"""``memo reproduce`` on a short claim: it is killed and resumed, keeps its runs, and repeats them if needed."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def stamps(folder):
 
 @pytest.fixture(scope="module")
 def killed_and_finished(tmp_path_factory):
-    """A claim whose command was killed when the first run was kept, and then given again."""
+    """Run a claim's command, kill it once the first run is saved, and run it again."""
     folder = tmp_path_factory.mktemp("reproduced")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -37,7 +37,7 @@ def killed_and_finished(tmp_path_factory):
                 time.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-            for _ in range(100):  # what was at work ends with it
+            for _ in range(100):  # its workers exit with it
                 if not session(process):
                     break
                 time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Rules: their statistics against naive ones, and all three verdicts of each."""
+"""Rules: their statistics compared with naive ones, and all three verdicts of each."""
 
 import itertools
 
@@ -14,13 +14,13 @@ AT_LEAST_ONE, AT_MOST_ONE = Bound(1.0, is_least=True), Bound(1.0, is_least=False
 
 
 def naive_mean(values):
-    """Mean of the middle half: a quarter of the values, rounded down, is cut off at each end."""
+    """Return the interquartile mean: a quarter of the values, rounded down, is cut off at each end."""
     values, cut = sorted(values), len(values) // 4
     return sum(values[cut : len(values) - cut]) / (len(values) - 2 * cut)
 
 
 def naive_interval(statistic, *samples, n=20_000):
-    """Percentiles of a statistic over resamples, in which each sample is drawn from by itself."""
+    """Return percentiles of a statistic over resamples, with each sample resampled separately."""
     rng = np.random.default_rng(1)
     drawn = [statistic(*(rng.choice(sample, len(sample)) for sample in samples)) for _ in range(n)]
     return np.percentile(drawn, [2.5, 97.5])
@@ -71,7 +71,7 @@ HIGH, LOW, MIXED = np.array([9.0, 10.0, 11.0]), np.array([4.0, 5.0, 6.0]), np.ar
         (rules.level(HIGH, Bound(12.0, is_least=True)), "does not hold"),
         (rules.level(HIGH, Bound(10.0, is_least=True)), "undecided"),
         (rules.level(HIGH, Bound(12.0, is_least=False)), "holds"),
-        (rules.level(HIGH[:1], Bound(8.0, is_least=True)), "undecided"),  # one seed says nothing of others
+        (rules.level(HIGH[:1], Bound(8.0, is_least=True)), "undecided"),  # one seed says nothing about others
         (rules.every_seed(HIGH, Bound(9.0, is_least=True)), "holds"),
         (rules.every_seed(HIGH, Bound(9.5, is_least=True)), "does not hold"),
         (rules.every_seed(np.array([9.0, np.nan]), Bound(1.0, is_least=True)), "undecided"),
@@ -126,21 +126,21 @@ def test_metrics_of_evaluations_are_what_their_names_say():
         "return_per_step": 0.5,
         "last_quarter_over_first": 1.5,
         "last_quarter_over_second": 0.75,
-        # Ten doors of ten trials end in steps 31 to 40, and thirty in 51 to 60: 1 and 3 per trial and ten steps.
+        # In ten trials, ten doors open in steps 31 to 40 and thirty in 51 to 60: 1 and 3 per trial and ten steps.
         "late_in_layout": pytest.approx(20.0),
         "doors_in_last_bin": 3.0,
     }
 
 
 def test_the_steps_beside_a_boundary_are_those_of_later_segments():
-    doors = {9: 7, 11: 7, 15: 9, 16: 2, 20: 2, 21: 1, 26: 1, 30: 3, 31: 1, 35: 2, 36: 9}  # by the step that opens one
+    doors = {9: 7, 11: 7, 15: 9, 16: 2, 20: 2, 21: 1, 26: 1, 30: 3, 31: 1, 35: 2, 36: 9}  # by step
     evaluation = {
         "trial_length": 40,
         "segment_length": 10,
         "by_steps": {"steps": [float(step) for step in doors], "n_episodes": [*doors.values()], "success": [1.0] * 11},
     }
-    # After steps 20 and 30, as the boundary after step 10 ends the first quarter: 21 to 25 and 31 to 35, over 16 to 20
-    # and 26 to 30.
+    # The boundaries are after steps 20 and 30, as the one after step 10 ends the first quarter: steps 21 to 25 and
+    # 31 to 35 are compared with 16 to 20 and 26 to 30.
     assert EVALUATED["after_over_before_boundary"](evaluation) == pytest.approx((1 + 1 + 2) / (2 + 2 + 1 + 3))
 
 

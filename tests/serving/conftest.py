@@ -1,4 +1,4 @@
-"""Policies that are served, and a server."""
+"""Fixtures: policies to serve, and a server."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from servers import serving
 
 @pytest.fixture(scope="session")
 def policies(tmp_path_factory):
-    """A folder with checkpoints of policies that have learned nothing, by the name of what they observe."""
+    """Return a folder with checkpoints of untrained policies, named after their observations."""
     folder = tmp_path_factory.mktemp("policies")
     for name, memory in (
         ("nested", "memo"),
@@ -28,6 +28,6 @@ def policies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(policies):
-    """A server that is shared by the tests of a file."""
+    """Yield a server shared by the tests of a file."""
     with serving(policies, "checkpoint=discrete.ckpt") as running:
         yield running

@@ -1,4 +1,4 @@
-"""Many sessions in one call are answered as an agent of their own would answer each."""
+"""Many sessions in one call get the same answers as from a separate agent each."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_each_session_acts_as_an_agent_of_its_own(name, memory, tmp_path):
     for call in range(70):
         chosen = rng.permutation(7)[: rng.integers(1, 8)]
         if call % 10 < 3:
-            chosen = np.arange(7)  # the same ones several times in a row
+            chosen = np.arange(7)  # the same sessions several times in a row
         told = [told_at_random(rng, space, name) for _ in chosen]
         answers = actor.act(
             [players[i] for i in chosen], [actor.read(t, players[i]) for i, t in zip(chosen, told, strict=True)]
@@ -52,7 +52,7 @@ def test_a_step_that_spoils_the_model_is_refused_alone_and_changes_nothing(tmp_p
     for t, observation in enumerate(observations):
         told = {"observation": observation, "reward": 1.0}
         (expected,) = actor.act([alone], [actor.read(told, alone)])
-        # The largest number of float32 is finite; what a layer makes of it is not.
+        # The largest float32 is finite, but the output of a layer for it is not.
         spoilt = {**told, "reward": 3.4e38} if t % 3 == 1 else told
         answer, other = actor.act([together, bad], [actor.read(told, together), actor.read(spoilt, bad)])
         assert np.allclose(answer.action, expected.action, atol=1e-5)
@@ -118,7 +118,7 @@ def test_a_short_memory_does_not_pay_for_a_long_one(tmp_path):
         ({"observation": [1, 2]}, "observation 'observation' has shape (2,); its space says ()"),
         ({"observation": "seven"}, "observation 'observation' has dtype <U5"),
         ({"observation": None}, "observation 'observation' has dtype object"),
-        ({"observation": 3.5}, "observation 'observation' is no whole number"),
+        ({"observation": 3.5}, "observation 'observation' is not an integer"),
         ({"observation": [[1], [1, 2]]}, "observation: holds lists of different lengths"),
         ({"observation": 3, "reward": float("nan")}, "the reward is nan: must be finite"),
         ({"observation": 3, "reward": 1e300}, "the reward is inf: must be finite"),

@@ -1,4 +1,4 @@
-"""The clients of the how-to run as they are written, but for the port."""
+"""The clients of the how-to run as written, except for the port."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cart_pole(tmp_path_factory):
-    """A server of a policy for CartPole."""
+    """Yield a server with a policy for CartPole."""
     folder = tmp_path_factory.mktemp("cart_pole")
     env = GymnasiumEnv(n_envs=1, make=lambda: gymnasium.make("CartPole-v1"), trial_length=500)
     save_policy(folder / "x.ckpt", env)

@@ -1,4 +1,4 @@
-"""A server in a process of its own, asked by clients of their own."""
+"""A server in its own process, with separate clients."""
 
 import json
 import signal
@@ -17,12 +17,12 @@ import memo_lightning
 from memo_lightning.cli.main import main
 from servers import Client, serving, told_at_random
 
-OBSERVATION = 3  # of the space "discrete with start"
+OBSERVATION = 3  # in the space "discrete with start"
 pytestmark = pytest.mark.slow
 
 
 def in_threads(*calls):
-    """Run functions at the same time; raise what any of them raises."""
+    """Run functions concurrently; raise what any of them raises."""
     errors = []
 
     def run(call):
@@ -41,7 +41,7 @@ def in_threads(*calls):
 
 
 def test_concurrent_sessions_of_different_lengths_act_as_agents_of_their_own(policies):
-    """Three over HTTP, three over WebSocket; JSON and msgpack; drawn and most likely actions."""
+    """Covers three sessions over HTTP and three over WebSocket, JSON and msgpack, sampled and most likely actions."""
     checkpoint = policies / "nested.ckpt"
 
     def told_to(index, n_steps):
@@ -176,8 +176,8 @@ def test_mistakes_are_one_line(server):
         (post(f"{new}/other/act", json={}, timeout=30), 404, "unknown or expired session; begin a new one"),
         (requests.delete(f"{new}/other", timeout=30), 404, "unknown or expired session"),
         (post(f"{new}/other/reset", timeout=30), 404, "unknown or expired session"),
-        (post(url, "{", headers=told, timeout=30), 400, "the message is no json that can be read"),
-        (post(url, b"\xc1", headers=packed, timeout=30), 400, "the message is no msgpack that can be read"),
+        (post(url, "{", headers=told, timeout=30), 400, "the message is not valid json"),
+        (post(url, b"\xc1", headers=packed, timeout=30), 400, "the message is not valid msgpack"),
         (post(url, "observation=3", timeout=30), 415, "must be application/json or application/msgpack"),
         (post(url, json={"obs": 3}, timeout=30), 422, "unknown field 'obs': must be one of observation"),
         (post(url, "x" * 100_000, headers=told, timeout=30), 413, "the body has more than"),
@@ -291,7 +291,7 @@ def test_limits_idle_sessions_and_a_restart(policies):
             json.loads(socket.recv())
             end = time.monotonic() + 4
             while time.monotonic() < end:
-                first.act(OBSERVATION)  # is in use, and goes on
+                first.act(OBSERVATION)  # still in use, and continues
                 time.sleep(0.2)
             assert first.act(OBSERVATION)["step"] > 10
             socket.send(json.dumps({"observation": OBSERVATION}))
@@ -332,7 +332,7 @@ def test_a_token_is_needed_where_others_can_reach_it(policies):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_had_come_be_answered(number, policies):
-    """Steps wait for a second to be answered together, and the signal arrives in between."""
+    """Steps wait one second to be answered together, and the signal arrives meanwhile."""
     with serving(policies, "checkpoint=discrete.ckpt", "batch_wait_ms=1000") as server:
         clients, answers = [Client(server.address) for _ in range(5)], []
         waiting = [

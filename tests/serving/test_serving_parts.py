@@ -1,4 +1,4 @@
-"""Messages, schemas, sessions and counters, without a server."""
+"""Messages, schemas, sessions and counters, tested without a server."""
 
 import json
 
@@ -36,11 +36,11 @@ def test_arrays_of_msgpack_come_back(dtype):
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
-        (b"{", "json", "no json that can be read"),
+        (b"{", "json", "not valid json"),
         (b"[1]", "json", "the message is a list: must be a mapping"),
         (b"[" * 100_000, "json", "nested too deeply"),
-        (b"\xc1", "msgpack", "no msgpack that can be read"),
-        (b"\xff\xfe", "json", "no json that can be read"),
+        (b"\xc1", "msgpack", "not valid msgpack"),
+        (b"\xff\xfe", "json", "not valid json"),
         ({"dtype": "object", "shape": [1], "bytes": b"12345678"}, "msgpack", "dtype='object': must be one of bool"),
         ({"dtype": "uint8", "shape": [3], "bytes": b"12"}, "msgpack", "has 2 bytes: must have 3"),
         ({"dtype": "uint8", "shape": [-1], "bytes": b""}, "msgpack", "must have a list of sizes"),
@@ -62,7 +62,7 @@ def test_media_types():
 
 
 def fits(schema, value):
-    """Whether a value is what a JSON Schema says, as far as spaces need it."""
+    """Return whether a value matches a JSON Schema, for the part of JSON Schema that spaces need."""
     kind = schema["type"]
     if kind == "object":
         parts = schema["properties"]
@@ -115,12 +115,12 @@ def test_sessions_end_when_nobody_asks_for_them_and_are_no_more_than_allowed():
     now[0] = 8.0
     assert sessions.find(second.name) is second
     now[0] = 11.0
-    third = sessions.add("c")  # in place of the first
+    third = sessions.add("c")  # replaces the first
     assert ended == [first]
     with pytest.raises(NoSession, match="unknown or expired session; begin a new one"):
         sessions.find(first.name)
     now[0] = 19.0
-    second.in_flight = 1  # its answer takes long
+    second.in_flight = 1  # its answer takes a long time
     sessions.expire()
     assert sessions.find(second.name) is second
     now[0] = 30.0

@@ -1,4 +1,4 @@
-"""Policies that have learned nothing come from the tests of the agent."""
+"""Untrained policies, shared with the tests of the agent."""
 
 import sys
 from pathlib import Path

@@ -23,7 +23,7 @@ def package(in_tmp_dir):
 
 @pytest.fixture
 def offline(monkeypatch, free_port):
-    """A Hub that nobody answers for."""
+    """Point the Hub client at an address where nothing answers."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "cache")
     monkeypatch.setenv("HF_HUB_CACHE", "cache")
@@ -92,7 +92,7 @@ def test_mistakes_are_one_line(package, monkeypatch, capsys):
         "repo=owner/name": "memo push needs one folder, and the repository: memo push DIR repo=owner/name",
         "policy": "repo=null: must be OWNER/NAME on the Hugging Face Hub: memo push policy repo=OWNER/NAME",
         "policy repo=name": "repo='name': must be OWNER/NAME on the Hugging Face Hub",
-        "missing repo=owner/name": "missing: is no package (no manifest.json); memo package checkpoint=runs/NAME out=",
+        "missing repo=owner/name": "missing: is not a package (no manifest.json); memo package checkpoint=runs/NAME",
         "spoilt repo=owner/name": "was changed by hand",
     }.items():
         assert main(["push", *words.split()]) == 2

@@ -1,4 +1,4 @@
-"""Packages: what is in them, that they act as what they were made of, and that a change by hand is found."""
+"""Packages: their contents, acting like the original run, and detection of manual changes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ FILES += ["training.json"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder in which a run was trained, evaluated and packaged."""
+    """Return a folder in which a run was trained, evaluated and packaged."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -39,12 +39,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def package(trained, tmp_path):
-    """A copy of the package, to be spoilt."""
+    """Return a copy of the package, for tests that damage it."""
     return shutil.copytree(trained / "shared/policy", tmp_path / "policy")
 
 
 def actions_of(agent, n_steps=30):
-    """What an agent does, most likely and drawn."""
+    """Return actions of an agent, alternately most likely and sampled."""
     rng, state, actions = np.random.default_rng(0), agent.initial_state(), []
     for t in range(n_steps):
         observation = rng.uniform(-1, 1, agent.observation_space.shape).astype(np.float32)
@@ -110,7 +110,7 @@ def test_the_card_is_one_of_the_hub(trained):
     hub = pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
     text = (trained / "shared/policy/README.md").read_text()
     card = hub.ModelCard(text)
-    card.validate = None  # would ask the Hub
+    card.validate = None  # it would contact the Hub
     evaluation = json.loads((trained / "shared/policy/evaluation.json").read_text())
     assert card.data.library_name == "memo-lightning"
     assert {"reinforcement-learning", "memo", "dark_key_to_door"} <= set(card.data.tags)
@@ -160,7 +160,7 @@ def rewrite(path, *keys, value):
         ),
         (lambda p: (p / "policy.json").write_text("{"), "policy.json: cannot be read as JSON"),
         (lambda p: (p / "policy.json").unlink(), "policy.json: is missing"),
-        (lambda p: (p / "policy.json").write_text((p / "policy.json").read_text() + "\n"), "its SHA-256 is another"),
+        (lambda p: (p / "policy.json").write_text((p / "policy.json").read_text() + "\n"), "its SHA-256 differs"),
         (lambda p: (p / "in_context_curve.png").write_bytes(b"x"), "in_context_curve.png: is not the file that"),
         (lambda p: os.truncate(p / "model.safetensors", 4000), "model.safetensors: is not the file that"),
         (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json: is not that of a package"),
@@ -267,7 +267,7 @@ print(actions)
 
 @pytest.mark.slow
 def test_a_clean_environment_without_the_source_tree_loads_and_acts(trained, tmp_path):
-    """The wheel alone, in an environment of its own; the libraries it needs are borrowed from this one."""
+    """Uses an environment with only the wheel; its dependencies are borrowed from this environment."""
     pytest.importorskip("hatchling", reason="hatchling, of the dev extra, is not installed")
     wheels, venv = tmp_path / "wheels", tmp_path / "venv"
     build = [
@@ -289,7 +289,7 @@ def test_a_clean_environment_without_the_source_tree_loads_and_acts(trained, tmp
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True, text=True)
     (own,) = venv.glob("lib/python*/site-packages")
-    # A path of a .pth file is searched last, and its own .pth files, as of an editable install, are not read.
+    # A path in a .pth file is searched last, and .pth files inside it, such as of an editable install, are ignored.
     (own / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     copy = shutil.copytree(trained / "shared/policy", tmp_path / "policy")
     environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Small studies for tests."""
+"""Helpers to run small studies in tests."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ TINY = [
 
 
 def write_study(path: Path, **settings) -> Path:
-    """Write a study file that searches for two settings of a tiny training."""
+    """Write a study file that searches two settings of a tiny training."""
     study = {
         "train": TINY,
         "space": {
@@ -41,7 +41,7 @@ def write_study(path: Path, **settings) -> Path:
 
 
 def begin(folder: Path, path: Path, *overrides: str) -> None:
-    """Begin a study without a trial, and without the rehearsal that ``memo sweep`` begins it with."""
+    """Create a study without any trial, and without the rehearsal that ``memo sweep`` starts with."""
     spec = read_study(str(path), [*overrides, f"run_dir={folder / 'studies' / path.stem}"])
     storage = open_storage(spec.settings["storage"] or str(spec.run_dir / "journal.log"))
     runs = open_runs(spec)
@@ -49,20 +49,20 @@ def begin(folder: Path, path: Path, *overrides: str) -> None:
 
 
 class PruneLongUpdates(optuna.pruners.BasePruner):
-    """Prunes trials of three epochs per update at their first report, so that a test knows which will be pruned."""
+    """Prunes trials with three epochs per update at their first report, so that a test knows which are pruned."""
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         return trial.params["algorithm.n_epochs"] == 3
 
 
 def start_sweep(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Start ``memo sweep`` as a person does, in ``folder``."""
+    """Start ``memo sweep`` in ``folder``, as a user would."""
     command = [sys.executable, "-m", "memo_lightning.cli.main", "sweep", *arguments]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(process: subprocess.Popen, *words: str) -> str:
-    """Read what the study says until a line holds one of ``words``, and return that line."""
+    """Read the study's output until a line contains one of ``words``, and return that line."""
     for line in process.stderr:
         if any(word in line for word in words):
             return line
@@ -70,7 +70,7 @@ def wait_for(process: subprocess.Popen, *words: str) -> str:
 
 
 def finish(process: subprocess.Popen, seconds: float = 300) -> str:
-    """Wait for the end of a study, which must be a good one, and return what else it said."""
+    """Wait for a study to end successfully, and return the rest of its output."""
     try:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -86,7 +86,7 @@ def load(folder: Path, name: str, storage: str | None = None) -> optuna.Study:
 
 
 def trial_process_of(folder: Path, name: str) -> int:
-    """Return the process id of a trial under way."""
+    """Return the process id of a running trial."""
     for _ in range(100):
         for path in Path("/proc").glob("[0-9]*/fd/1"):
             with contextlib.suppress(OSError):

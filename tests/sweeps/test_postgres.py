@@ -1,4 +1,4 @@
-"""A study in a real PostgreSQL server: two machines' worth of workers, and a server that dies in mid-trial."""
+"""A study on a real PostgreSQL server: workers as on two machines, and a server that dies during a trial."""
 
 import glob
 import os
@@ -27,7 +27,7 @@ pytestmark = [
 
 
 class Server:
-    """A PostgreSQL server of this test's own, on a free port of the loopback address."""
+    """A PostgreSQL server for this test, on a free port of the loopback address."""
 
     def __init__(self, folder):
         self._data = folder / "data"
@@ -54,7 +54,7 @@ class Server:
         raise AssertionError("the server does not start")
 
     def kill(self):
-        """Kill it as a crash would; its children end themselves when they notice."""
+        """Kill the server as a crash would; its children exit when they notice."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
@@ -65,7 +65,7 @@ class Server:
 
 @pytest.fixture
 def server():
-    with tempfile.TemporaryDirectory() as folder:  # where the server's own user can go, as pytest's folders are not
+    with tempfile.TemporaryDirectory() as folder:  # readable by the server's user, unlike pytest's folders
         server = Server(Path(folder))
         server.start()
         yield server
@@ -73,7 +73,7 @@ def server():
 
 
 def test_two_processes_share_a_study_and_a_server_that_dies_loses_nothing(server, in_tmp_dir):
-    """Both processes work in folders of their own, as two machines do, with nothing in common but the server."""
+    """The two processes use separate folders, like two machines, and share only the server."""
     path = write_study(
         in_tmp_dir / "shared.yaml",
         train=[*TINY, "logger=none"],
@@ -89,7 +89,7 @@ def test_two_processes_share_a_study_and_a_server_that_dies_loses_nothing(server
     try:
         wait_for(other, "starts")
         here.start()
-        study = load(in_tmp_dir, "shared", server.url)  # once: every storage keeps connections, which the server counts
+        study = load(in_tmp_dir, "shared", server.url)  # load once: each storage keeps connections open, which count
         while len({trial.user_attrs.get("owner") for trial in study.trials}) < 2:
             time.sleep(0.2)
         before = {trial.number: trial for trial in study.trials if trial.state.is_finished()}
@@ -103,7 +103,7 @@ def test_two_processes_share_a_study_and_a_server_that_dies_loses_nothing(server
     assert statuses == [0]
     study = load(in_tmp_dir, "shared", server.url)
     complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
-    # Two processes that ask for the last trial at the same moment both get one.
+    # Two processes that ask for the last trial at the same moment may both get one.
     assert len(complete) in (3, 4)
     assert all(trial.state.is_finished() for trial in study.trials)
     assert all(study.trials[number] == trial for number, trial in before.items())

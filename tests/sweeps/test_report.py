@@ -1,4 +1,4 @@
-"""What a study leaves when it is over."""
+"""The files that a finished study leaves."""
 
 import pytest
 from mlflow import MlflowClient

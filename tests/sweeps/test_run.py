@@ -1,4 +1,4 @@
-"""Studies as a person runs them: trials in processes of their own, and every trial accounted for."""
+"""Studies as a user runs them: trials run in separate processes, and every trial is accounted for."""
 
 import os
 import signal
@@ -29,9 +29,9 @@ def runs_of_kind(client, kind):
 
 @pytest.fixture(scope="module")
 def killed_and_finished(tmp_path_factory):
-    """A study of which first one trial's process was killed, then the whole, and that then was run to its end.
+    """Run a study in which a trial's process is killed, then the whole study, and which is then resumed to its end.
 
-    Of its three settings, the pruner ends one.
+    The pruner ends one of its three settings.
     """
     folder = tmp_path_factory.mktemp("study")
     store = f"logger.tracking_uri=sqlite:///{folder}/mlflow.db"
@@ -46,7 +46,7 @@ def killed_and_finished(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for place in Path(__file__).parents[:2]:  # where the pruner is, and what it needs
+        for place in Path(__file__).parents[:2]:  # the pruner and its imports
             patch.setenv("PYTHONPATH", str(place), prepend=os.pathsep)
         begin(folder, path)
         process = start_sweep(folder, str(path), "workers=2")
@@ -89,7 +89,7 @@ def test_a_killed_study_goes_on_without_losing_or_repeating_a_trial(killed_and_f
 
 @pytest.mark.slow
 def test_a_study_killed_while_it_drew_a_trial_goes_on(in_tmp_dir):
-    """The sampler fails at a finished trial without all of its settings."""
+    """The sampler fails on a finished trial that lacks some of its settings."""
     space = {
         "algorithm.gamma": {"type": "categorical", "choices": [0.9, 0.99]},
         "algorithm.n_epochs": {"type": "categorical", "choices": [1, 2]},
@@ -106,7 +106,7 @@ def test_a_study_killed_while_it_drew_a_trial_goes_on(in_tmp_dir):
     study.sampler = optuna.samplers.BruteForceSampler(seed=0)
     for n_drawn in (0, 1):
         trial = study.ask()
-        trial.set_user_attr(OWNER, f"{socket.gethostname()}:1:0")  # not the process that has this id now
+        trial.set_user_attr(OWNER, f"{socket.gethostname()}:1:0")  # not the process that now has this id
         for key in list(space)[:n_drawn]:
             trial.suggest_categorical(key, space[key]["choices"])
     assert main(["sweep", "half.yaml", "logger=none"]) == 0
@@ -208,7 +208,7 @@ def test_a_study_that_changed_is_refused(killed_and_finished, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_mistakes_are_told_before_any_trial(in_tmp_dir, capsys):
-    """A rehearsal finds what cannot be known without training."""
+    """A rehearsal finds mistakes that show only in training."""
     write_study(in_tmp_dir / "small.yaml", objectives=[{"metric": "return_per_trail", "direction": "maximize"}])
     assert main(["sweep", "small.yaml"]) == 2
     assert (
@@ -220,7 +220,7 @@ def test_mistakes_are_told_before_any_trial(in_tmp_dir, capsys):
 
 @pytest.mark.slow
 def test_bad_trials_are_pruned_by_frames_on_all_ranks_and_failed_ones_keep_their_error(in_tmp_dir):
-    """The trial that runs exceeds the pruner's bound after its warm-up; settings that cannot work are not tried again.
+    """The trial that runs exceeds the pruner's bound after the warm-up; invalid settings are not tried again.
 
     A trial is a run on two ranks, which crashes or hangs if only one of them stops.
     """

@@ -1,4 +1,4 @@
-"""The search space: what is drawn, what is refused."""
+"""The search space: what is drawn, and what is rejected."""
 
 import re
 
@@ -84,7 +84,7 @@ def test_a_wrong_space_is_one_line_that_names_the_setting(space, message):
 
 
 def test_a_value_that_fits_some_others_is_right():
-    """Segments of two steps take no summary of four tokens, which is the default, but they take one of one."""
+    """Segments of two steps do not allow a summary of four tokens but allow one of a single token."""
     space = {
         "model.segment_length": {"type": "categorical", "choices": [2, 40]},
         "model.summary_length": {"type": "int", "low": 1, "high": 4},

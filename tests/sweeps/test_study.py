@@ -1,4 +1,4 @@
-"""Whose trials are whose, and how many are still wanted."""
+"""Ownership of trials, and how many trials are still needed."""
 
 import os
 import socket
@@ -40,17 +40,17 @@ def test_only_trials_of_dead_owners_are_orphans(study):
     owner.beat()
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead_name = f"{host}:{dead.pid}:{started}"
-    time.sleep(0.5)  # it is over now, and a zombie as long as nobody asks for its status
-    reused = f"{host}:{pid}:{int(started) - 1000}"  # a process of this id that began at another time
+    time.sleep(0.5)  # it has exited and is a zombie until someone reads its status
+    reused = f"{host}:{pid}:{int(started) - 1000}"  # a process with this id that started at another time
     for name in (dead_name, reused, "elsewhere:1:1"):
         study.set_user_attr(f"beat {name}", time.time())
 
     running = TrialState.RUNNING
     own = add(study, running, owner=owner.name)
-    lost = add(study, running, owner=owner.name)  # made by this process, which failed before it could run it
+    lost = add(study, running, owner=owner.name)  # created by this process, which failed to run it
     add(study, running, owner="elsewhere:1:1")
     orphans = {lost, *(add(study, running, owner=name) for name in (dead_name, reused))}
-    add(study, running)  # it has just been made
+    add(study, running)  # just created
     add(study, TrialState.COMPLETE, owner=dead_name)
     assert {trial._trial_id for trial in owner.orphans({own})} == orphans
     dead.wait()
@@ -59,7 +59,7 @@ def test_only_trials_of_dead_owners_are_orphans(study):
 
 @pytest.fixture
 def wait(monkeypatch):
-    """Let time pass without waiting: ``wait(seconds)``."""
+    """Advance the clock without waiting: ``wait(seconds)``."""
     passed = [time.monotonic()]
     monkeypatch.setattr("memo_lightning.sweeps.study.time.monotonic", lambda: passed[0])
 
@@ -70,7 +70,7 @@ def wait(monkeypatch):
 
 
 def test_a_machine_that_is_silent_is_taken_for_dead_whatever_its_clock_says(study, wait):
-    """Clocks of two machines may be hours apart; only whether the other's beat changes counts."""
+    """Clocks of two machines may differ by hours; all that counts is whether the other machine's heartbeat changes."""
     owner, running = Owner(study), TrialState.RUNNING
     wrong_clock = time.time() - 10_000
     lives, silent = (add(study, running, owner=f"{name}:1:1") for name in ("lives", "silent"))

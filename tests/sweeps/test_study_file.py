@@ -1,4 +1,4 @@
-"""Study files: those that ship, what the command line changes, and what is refused."""
+"""Study files: those that ship, changes by the command line, and what is rejected."""
 
 import contextlib
 import re
@@ -57,7 +57,7 @@ def test_every_trial_has_a_random_stream_of_its_own(tmp_path):
 
 
 def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
-    """A grid is gone through once, and a quasi-random sequence fills the space evenly, with a sampler per trial."""
+    """With one sampler per trial, a grid is visited once and a quasi-random sequence fills the space evenly."""
     choices = {"algorithm.n_epochs": [1, 2, 3, 4]}
     grid = {"_target_": "optuna.samplers.GridSampler", "search_space": choices}
     spec = read_study(str(write_study(tmp_path / "grid.yaml", sampler=grid)), [])
@@ -65,7 +65,7 @@ def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
     for n in range(4):
         study.sampler = spec.sampler(n, "a")
         trial = study.ask()
-        with contextlib.suppress(RuntimeError):  # that all has been tried
+        with contextlib.suppress(RuntimeError):  # when the grid is exhausted
             study.tell(trial, trial.suggest_int("algorithm.n_epochs", 1, 4))
     assert sorted(trial.value for trial in study.trials) == [1, 2, 3, 4]
 
@@ -83,7 +83,7 @@ def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
         study.sampler = spec.sampler(n, "a")
         trial = study.ask()
         study.tell(trial, trial.suggest_float("algorithm.gamma", 0, 1))
-    drawn = [trial.value for trial in study.trials[1:]]  # the first tells the sampler what there is to draw
+    drawn = [trial.value for trial in study.trials[1:]]  # the first only tells the sampler what to draw
     assert sorted(int(16 * value) for value in drawn) == list(range(16)), "one in every sixteenth"
 
 
@@ -114,7 +114,7 @@ def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
                 "objectives": [{"metric": m, "direction": "maximize"} for m in "ab"],
             },
             [],
-            "pruner: must be null where there are several objectives",
+            "pruner: must be null with several objectives",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A trial of a study, in this process."""
+"""A trial of a study, run in this process."""
 
 import optuna
 import pytest
@@ -13,7 +13,7 @@ from tiny import TINY_TRAINING
     [(320, [0], "pruned"), (640, [0], "complete"), (640, [0, 1], "pruned"), (1280, [0, 1], "complete")],
 )
 def test_a_pruner_ends_a_trial_only_while_something_is_left_to_do(n_warmup_steps, seeds, state, tmp_path, monkeypatch):
-    """The pruner ends every trial once its warm-up is over; a run of this trial has two rollouts of 320 frames."""
+    """The pruner ends every trial after its warm-up; a run of this trial has two rollouts of 320 frames."""
     location = str(tmp_path / "journal.log")
     monkeypatch.setenv(STORAGE_VARIABLE, location)
     study = optuna.create_study(study_name="s", storage=open_storage(location), direction="maximize")

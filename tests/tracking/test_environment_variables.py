@@ -1,4 +1,4 @@
-"""MLflow's own variables are the defaults of the settings that name a store and an experiment, and are said."""
+"""MLflow's environment variables set the default store and experiment, and the output mentions them."""
 
 import json
 

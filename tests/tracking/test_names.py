@@ -1,4 +1,4 @@
-"""What runs are called."""
+"""The names of runs."""
 
 import pytest
 

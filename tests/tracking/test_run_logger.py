@@ -1,4 +1,4 @@
-"""A run's logger keeps what the store does not take, never makes training wait, and loses nothing."""
+"""The logger of a run keeps what the store does not accept, never delays training, and loses nothing."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def make_logger(uri, in_tmp_dir):
 
 @contextlib.contextmanager
 def locked(in_tmp_dir):
-    """Hold the store's lock, as a process does that was stopped in the middle of writing."""
+    """Hold the store's lock, like a process that was suspended while writing."""
     connection = sqlite3.connect(in_tmp_dir / "mlflow.db", isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     try:
@@ -43,7 +43,7 @@ def locked(in_tmp_dir):
 
 @pytest.fixture
 def impatient():
-    """Let MLflow wait for a lock 1 s instead of 20, for the test's sake; it has no setting for that."""
+    """Make MLflow wait 1 s instead of 20 s for a lock, which it has no setting for."""
 
     def shorten(connection, cursor, statement, parameters, context, executemany):
         return statement.replace("busy_timeout = 20000", "busy_timeout = 1000"), parameters
@@ -85,7 +85,7 @@ def test_what_a_killed_run_had_not_sent_is_sent_once_when_it_goes_on(make_logger
     saved = logger.unsent({"a": 2.0}, 2)  # in the checkpoint, before Lightning logs them
     logger.finalize()
     assert history(uri, logger.run_id) == [(1, 1.0)], "killed between the checkpoint and the logging"
-    for _ in range(2):  # it goes on twice from the same checkpoint
+    for _ in range(2):  # it resumes twice from the same checkpoint
         make_logger(run_id=logger.run_id, unsent=saved).finalize()
         assert history(uri, logger.run_id) == [(1, 1.0), (2, 2.0)]
 
@@ -93,7 +93,7 @@ def test_what_a_killed_run_had_not_sent_is_sent_once_when_it_goes_on(make_logger
 def test_a_run_goes_on_while_its_server_is_away_but_none_begins(make_logger, uri, in_tmp_dir, capsys):
     logger = make_logger()
     logger.finalize()
-    with socket.socket() as probe:  # bound, but nobody listens
+    with socket.socket() as probe:  # bound, but not listening
         probe.bind(("127.0.0.1", 0))
         away = f"http://127.0.0.1:{probe.getsockname()[1]}"
         start = time.monotonic()
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_stored_holds_up_nothing_else(make_logger, uri, in
 
 @pytest.mark.parametrize("variable", [None, "sqlite:///mine.db"])
 def test_a_run_does_not_choose_the_store_of_later_ones(make_logger, in_tmp_dir, monkeypatch, variable):
-    """MLflow's variable is the default of logger.tracking_uri, and stays what the user has made it."""
+    """MLflow's variable is the default of logger.tracking_uri and keeps the value that the user gave it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if variable:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)

@@ -1,6 +1,6 @@
-"""An MLflow server, which `memo ui` is: runs logged over HTTP, and what a person sees of them in the browser.
+"""The MLflow server of `memo ui`: runs logged over HTTP, and how the browser shows them.
 
-Screenshots are kept in the test's directory, or in the one that MEMO_SCREENSHOTS names.
+Screenshots are saved in the test's directory, or in the one that MEMO_SCREENSHOTS names.
 """
 
 import json
@@ -37,7 +37,7 @@ n_trials: 1
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Serve a store with a Memo run in it by ``memo ui``; return the address and the folder."""
+    """Serve a store that contains a Memo run with ``memo ui``; return the address and the folder."""
     folder = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def logged_over_http(server):
-    """An LSTM run and a study of one trial, logged to the server."""
+    """Log an LSTM run and a study of one trial to the server."""
     address, folder = server
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -84,7 +84,7 @@ def browser(tmp_path):
 
 
 def see(browser, name, folder, *words, seconds=90):
-    """Wait until the page shows all ``words``, keep a screenshot of it in any case, and return its text."""
+    """Wait until the page shows all ``words``, save a screenshot in any case, and return the page's text."""
     shots = Path(os.environ.get("MEMO_SCREENSHOTS", folder / "screenshots"))
     shots.mkdir(exist_ok=True, parents=True)
     deadline = time.monotonic() + seconds
@@ -128,10 +128,10 @@ def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, br
     page = re.search(r"open (http://\S+)", (folder / "ui.log").read_text())[1]
     assert f"/experiments/{experiment}/runs" in page
     browser.get(page)
-    # What a researcher wants to know of a run, without choosing columns, on the pages for trainings.
+    # The training pages show what a researcher wants to know about a run, without choosing columns.
     text = see(browser, "start", folder, "return_per_trial", r"frames_per_s", "Duration", "Run Name")
     assert "Prompts" not in text
-    browser.get("about:blank")  # from one view to another, MLflow's pages wait for what never comes
+    browser.get("about:blank")  # otherwise MLflow's pages can hang between views
     browser.get(f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning")
     text = see(browser, "charts", folder, r"train\s+\(\d", "return_per_trial")
     sections = re.findall(r"^(\S+)\s+\(\d+\)$", text, re.MULTILINE)
@@ -141,7 +141,7 @@ def test_a_person_finds_runs_compares_two_and_opens_a_trial(logged_over_http, br
 
     ids = ",".join(f'"{runs[name].info.run_id}"' for name in ("memo", "lstm"))
     browser.get(f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{experiment}"]')
-    # The parameter that differs, with both values beside each other.
+    # The parameter that differs, with both values side by side.
     see(browser, "compare", folder, "Comparing 2 Runs", r"choices/baseline\s+(none\s+lstm|lstm\s+none)\b")
 
     keys = '["train/return_per_trial"]'

@@ -1,4 +1,4 @@
-"""Stores that several processes write at once, that do not answer, or that are none."""
+"""Stores that several processes write to, that do not answer, or that are invalid."""
 
 import json
 import multiprocessing
@@ -64,7 +64,7 @@ def test_a_run_is_tagged_with_the_code_it_was_made_with(in_tmp_dir):
     run_id = json.loads((in_tmp_dir / "run" / "metrics.json").read_text())["mlflow_run_id"]
     tags = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db").get_run(run_id).data.tags
     assert tags["code"] == code_tags()["code"]
-    if "mlflow.source.git.commit" in code_tags():  # a checkout, and not an installed package
+    if "mlflow.source.git.commit" in code_tags():  # in a checkout, not an installed package
         assert tags["code"].startswith(tags["mlflow.source.git.commit"])
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_registered_is_one_line(in_tmp_dir, capsys):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project folder with two runs, of which one was evaluated and registered."""
+    """Return a project folder with two runs, one of them evaluated and registered."""
     folder = tmp_path_factory.mktemp("made") / "project"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -108,12 +108,12 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def moved(project, tmp_path, monkeypatch):
-    """The project in another folder; nothing is left where it was."""
+    """Move the project to another folder, so that nothing is left in the old place."""
     here = tmp_path / "elsewhere" / "project"
     shutil.copytree(project, here)
     away = project.rename(project.with_name("away"))
     monkeypatch.chdir(here)
-    _artifact_repos_cache.clear()  # a command is a process of its own, which has not seen the runs where they were
+    _artifact_repos_cache.clear()  # a real command is a new process without this cache
     yield here
     assert not project.exists(), "the old folder was made anew"
     away.rename(project)

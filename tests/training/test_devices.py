@@ -1,4 +1,4 @@
-"""What part of the machine each worker gets."""
+"""How cores and GPUs are divided among workers."""
 
 import pytest
 

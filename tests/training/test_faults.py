@@ -1,6 +1,6 @@
-"""What goes wrong in a run is said, survived where it can be, and never costs the last good checkpoint.
+"""Failures during a run are reported, survived where possible, and never cost the last good checkpoint.
 
-Of processes, see also tests/training/test_launchers.py and tests/data/test_workers.py.
+For failures of processes, see also tests/training/test_launchers.py and tests/data/test_workers.py.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ TINY = [
     "run_dir=run",
 ]
 CHECKPOINT = "run/checkpoints/last.ckpt"
-# A reward that is not a number in the last step of some trials: it reaches the loss, but no observation.
+# A NaN reward in the last step of some trials: it reaches the loss but no observation.
 BAD_REWARDS = """
 from memo_lightning.envs import DarkKeyToDoor
 
@@ -59,7 +59,7 @@ def module(in_tmp_dir, monkeypatch):
 
 
 def meddle(module, body, hook="on_train_batch_end"):
-    """Return the override that does something to the run after every rollout, or in another hook."""
+    """Return an override that interferes with the run after every rollout, or in another hook."""
     indented = textwrap.indent(textwrap.dedent(body), " " * 8)
     head = "import lightning, os, resource, signal, sqlite3, time\n\n"
     head += "class Meddling(lightning.Callback):\n    seen = []\n\n"
@@ -103,7 +103,7 @@ def test_many_skipped_updates_end_the_run_and_name_the_first_bad_tensor(module, 
 
 
 def test_a_reward_that_is_not_a_number_is_called_one(module, in_tmp_dir, capsys):
-    """In the middle of trials, where it reaches the policy as an input."""
+    """Here the reward is NaN within trials, so it also reaches the policy as an input."""
     module("faulty", BAD_REWARDS.replace("BAD_STEPS", "(45,)").replace("BAD_ROWS", "3"))
     tiny = [*TINY, "logger=none", "env._target_=faulty.BadRewards"]
     assert main(["train", *tiny]) == 1
@@ -113,7 +113,7 @@ def test_a_reward_that_is_not_a_number_is_called_one(module, in_tmp_dir, capsys)
 
 
 def test_a_full_disk_does_not_end_the_run_and_nothing_is_lost(module, in_tmp_dir, capsys):
-    """No file can grow past 40 kB after the second and the third of five rollouts."""
+    """After the second and third of five rollouts, no file can grow beyond 40 kB."""
     limit = meddle(
         module,
         """
@@ -151,18 +151,18 @@ def test_a_disk_that_stays_full_is_an_error_and_the_last_checkpoint_is_good(modu
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     error = capsys.readouterr().err
     assert "the report cannot be written (File too large); its metrics:\n{" in error
-    assert "the end of the run could not be saved (File too large)" in error
+    assert "the final state could not be saved (File too large)" in error
     assert read_checkpoint(in_tmp_dir / CHECKPOINT)["rollouts_done"] == 2
 
 
 @contextlib.contextmanager
 def mlflow_server(store, monkeypatch):
-    """Run MLflow's server in a thread, and yield its address and what ends it."""
+    """Run MLflow's server in a thread; yield its address and a function that stops it."""
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", store)
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "artifacts")
     from mlflow.server import app, handlers
 
-    monkeypatch.setattr(handlers, "_tracking_store", None)  # it keeps the first one that it was asked for
+    monkeypatch.setattr(handlers, "_tracking_store", None)  # it caches the first store it was asked for
     server = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
@@ -174,7 +174,7 @@ def mlflow_server(store, monkeypatch):
         yield f"http://127.0.0.1:{server.server_port}", end
     finally:
         end()
-        os.environ.pop("MLFLOW_TRACKING_URI", None)  # the server makes its own store that of the process
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # the server sets it to its own store
 
 
 def test_an_mlflow_server_that_goes_away_loses_nothing(module, in_tmp_dir, monkeypatch, capsys):
@@ -190,7 +190,7 @@ def test_an_mlflow_server_that_goes_away_loses_nothing(module, in_tmp_dir, monke
     assert mlflow_history(store)[0][:1] == [320]
     unsent = json.loads((in_tmp_dir / "run" / "unsent_metrics.json").read_text())
     assert {step for _, _, _, step in unsent} >= {960}
-    # The run goes on without the store, and then the store is back, as it happens without the server.
+    # The run resumes without the store, and then with it (here directly, without the server).
     assert main(["train", "resume=run", "total_frames=1280"]) == 0
     assert capsys.readouterr().err.count("MLflow cannot be written") == 1
     assert main(["train", "resume=run", "total_frames=1600", f"logger.tracking_uri={store}"]) == 0
@@ -201,7 +201,7 @@ def test_an_mlflow_server_that_goes_away_loses_nothing(module, in_tmp_dir, monke
 
 
 def test_training_does_not_wait_for_a_locked_store(module, in_tmp_dir):
-    """Another process holds the lock of the database while the run makes all its rollouts but the first."""
+    """Another process holds the database lock during all rollouts except the first."""
     lock = meddle(
         module,
         """
@@ -222,7 +222,7 @@ def test_training_does_not_wait_for_a_locked_store(module, in_tmp_dir):
 
 
 def test_sigterm_before_training_is_said(module, in_tmp_dir, capsys):
-    """It arrives while the environment is built."""
+    """The signal arrives while the environment is being built."""
     at_once = "os.kill(os.getpid(), signal.SIGTERM)"
     module("faulty", f"import os, signal\n\ndef make(*args, **settings):\n    {at_once}\n")
     assert main(["train", *TINY, "logger=none", "env._target_=faulty.make"]) == PREEMPTED

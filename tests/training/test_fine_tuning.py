@@ -1,4 +1,4 @@
-"""``memo train checkpoint=...``: a new run that begins with the weights of another."""
+"""``memo train checkpoint=...``: a new run that starts from the weights of another."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
 
 
 def weights_at_start(run_dir):
-    """Return what a run that learns at rate almost zero has in the end."""
+    """Return the final weights of a run with a learning rate of almost zero."""
     return read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
 
 

@@ -1,4 +1,4 @@
-"""Two processes train as one, whoever starts them, and end together, however they end."""
+"""Two processes train as one, whichever launcher starts them, and always end together."""
 
 import json
 import signal
@@ -20,15 +20,15 @@ TINY = [
     *TINY_TRAINING,
     "total_frames=1920",
     "collector.n_envs=4",
-    "collector.n_chunks=5",  # ends before the first segment does: passes without a gradient for some weights
+    "collector.n_chunks=5",  # the first ends before a segment, so some weights get no gradient
     "algorithm.n_minibatches=2",
-    "model.layer_drop=0.5",  # a process that waits for the gradient of a skipped layer waits for ever
+    "model.layer_drop=0.5",  # waiting for the gradient of a skipped layer would hang
     "run_dir=run",
     "logger=none",
 ]
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
-# The second process's environment breaks in the second rollout; before that, its policy seems to change far more than
-# the first's, by which alone it would stop learning from a rollout earlier.
+# The second process's environment breaks in the second rollout. Before that, its policy seems to change far more than
+# that of the first, which on its own would make it stop an update earlier.
 BREAKING = """
 import os
 import lightning
@@ -86,7 +86,7 @@ def assert_same(run_dir, other):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """A run of two processes from `memo train`, and the weights that each ended with."""
+    """Return a run of `memo train` with two processes, and the final weights of each."""
     directory = tmp_path_factory.mktemp("two")
     (directory / "weights.py").write_text(WEIGHTS)
     process = start(
@@ -156,7 +156,7 @@ def test_a_terminated_first_process_leaves_none_behind_and_a_checkpoint(tmp_path
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """A run of two processes of which one breaks in its second rollout."""
+    """Return a run with two processes, one of which breaks in its second rollout."""
     directory = tmp_path_factory.mktemp("broken")
     (directory / "breaking.py").write_text(BREAKING)
     environment = ["env._target_=breaking.Breaking", "+callbacks.diverging._target_=breaking.Diverging"]
@@ -177,7 +177,7 @@ def test_an_environment_that_breaks_in_one_process_ends_all(broken):
 
 @pytest.mark.slow
 def test_all_processes_stop_early_together(broken):
-    """At a mean of 0.5 both stop after the first epoch of two minibatches, though the first has hardly changed."""
+    """At a mean KL of 0.5 both stop after the first epoch of two minibatches, though the first has hardly changed."""
     _, _, directory = broken
     assert [(directory / f"steps{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
 
@@ -192,7 +192,7 @@ def test_settings_follow_from_what_launchers_say():
     assert launcher_overrides(step) == expected
     assert isinstance(cluster_environment(step), SLURMEnvironment)
     assert isinstance(cluster_environment({**step, **torchrun}), TorchElasticEnvironment), "started by srun"
-    for alone in (allocation, {**step, "SLURM_JOB_NAME": "bash"}):  # without srun, or in a shell that it has opened
+    for alone in (allocation, {**step, "SLURM_JOB_NAME": "bash"}):  # without srun, or in a shell opened by it
         assert launcher_overrides(alone) == []
         assert isinstance(cluster_environment(alone), LightningEnvironment)
     assert cluster_environment({}) is None

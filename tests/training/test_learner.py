@@ -1,4 +1,4 @@
-"""The learner: what partial updates, refreshed memories, schedules and early stops do in a real run."""
+"""The learner in a real run: partial updates, refreshed memories, schedules and early stops."""
 
 import math
 
@@ -14,7 +14,7 @@ from tiny import PPO_SETTINGS
 
 
 class Witness(lightning.Callback):
-    """Compares what was acted with what training computes from the sequences, before each update; and logs updates."""
+    """Before each update, compares acting with what training computes from the sequences; also records updates."""
 
     def __init__(self):
         self.errors, self.metrics, self.learned_from = [], [], []
@@ -63,7 +63,7 @@ def train(make_env, make_policy, *, n_chunks=1, n_rollouts=2, keep_inputs=True, 
 
 @pytest.mark.parametrize("shuffle_episodes", [False, True])
 def test_acting_goes_on_with_a_memory_of_the_new_weights(make_env, make_policy, shuffle_episodes):
-    """After each update the rest of the trial is acted as if the sequences had been read by the new weights."""
+    """After each update, acting continues as if the new weights had read the trial from its start."""
     learner, witness = train(make_env, make_policy, n_chunks=4, shuffle_episodes=shuffle_episodes)
     assert len(witness.errors) == 8
     assert max(witness.errors) < 1e-5
@@ -90,14 +90,14 @@ def test_updates_end_at_the_target_kl(make_env, make_policy):
 def test_learning_rate_follows_the_frames(make_env, make_policy):
     _, witness = train(make_env, make_policy, n_rollouts=4, learning_rate=0.01, warmup_frames=144, schedule="cosine")
     rates = [metrics["update/learning_rate"] for metrics in witness.metrics]
-    # At the middle of each rollout of 144 frames: half of the warm-up, then 1/6, 3/6 and 5/6 of the cosine.
+    # In the middle of each rollout of 144 frames: half of the warm-up, then 1/6, 3/6 and 5/6 of the cosine.
     cosine = [0.005 * (1 + math.cos(math.pi * part / 6)) for part in (1, 3, 5)]
     assert rates == pytest.approx([0.005, *cosine], abs=1e-6)
 
 
 @pytest.mark.parametrize("n_chunks", [1, 8])
 def test_every_weight_has_a_gradient_in_every_update(make_env, make_policy, n_chunks):
-    """Also in passes that end before their first segment, or skip layers: ranks wait for each other's gradients."""
+    """Ranks wait for each other's gradients, so this includes passes without a whole segment or with skipped layers."""
     learner, _ = train(make_env, lambda env: make_policy(env, n_layers=3, layer_drop=0.6), n_chunks=n_chunks)
     optimizer = learner.optimizers()
     steps = {int(state["step"]) for state in optimizer.state.values()}
@@ -106,7 +106,7 @@ def test_every_weight_has_a_gradient_in_every_update(make_env, make_policy, n_ch
 
 
 def test_all_ranks_draw_the_same_segment_lengths(make_env, make_policy, monkeypatch):
-    """Whatever else differs between them, as the streams of their rollouts do."""
+    """Ranks agree on segment lengths although their rollouts use different random streams."""
     drawn = []
     original = MemoTransformer.read_trials
 

@@ -1,4 +1,4 @@
-"""What training builds fits together, or is refused in one line that helps; `memo check-env` builds the same."""
+"""The parts of a training fit together or give a helpful one-line error; `memo check-env` builds the same parts."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Other precisions and the compiled model learn the same thing."""
+"""Other precisions and the compiled model learn the same."""
 
 import lightning
 import pytest
@@ -20,7 +20,7 @@ TINY = [
 
 
 class Metrics(lightning.Callback):
-    """Keeps what was logged after every rollout."""
+    """Records what was logged after every rollout."""
 
     seen: list[dict]
 
@@ -63,7 +63,7 @@ def test_gradients_that_are_scaled_for_16_bits_are_clipped_as_if_they_were_not(o
 
 
 def _one_step(weights, x, scaler):
-    """Return the weights after one update of a learner with this loss scale, by its own way of clipping."""
+    """Return the weights after one update of a learner with this loss scale and its own gradient clipping."""
     from memo_lightning.training.learner import PolicyLearner
 
     class Learner(lightning.LightningModule):
@@ -110,13 +110,13 @@ def test_the_compiled_model_learns_the_same(in_32_bits):
 
 @pytest.mark.parametrize("baseline", ["none", "full_context", "lstm"])
 def test_half_precision_changes_the_policy_by_next_to_nothing(baseline, in_tmp_dir):
-    """The policy that acts in float32 and the bf16 pass of an update, with the same weights on the same trials."""
+    """Compares acting in float32 with the bf16 pass of an update, with the same weights on the same trials."""
     training = ["trainer.precision=bf16-mixed", "algorithm.learning_rate=0.005", "algorithm.n_epochs=2"]
     assert main(["train", *TINY, *training, "total_frames=9600", "run_dir=run", f"baseline={baseline}"]) == 0
     agent = load("run")
     policy, config = agent.policy, agent.training["config"]
     for critic_scale in (1.0, 1000.0):
-        if critic_scale > 1:  # values of which bfloat16 would tell apart no more than every eighth whole number
+        if critic_scale > 1:  # at this size bfloat16 resolves values only to about eight
             critic = policy.heads.critic.module
             critic.weight.data *= critic_scale
             critic.bias.data += 2 * critic_scale
@@ -142,7 +142,7 @@ def test_half_precision_changes_the_policy_by_next_to_nothing(baseline, in_tmp_d
 
 @torch.no_grad()
 def acting_distribution(policy, rollout):
-    """Step through what a policy has seen, as it did while acting."""
+    """Step through the observations of a policy, as it did while acting."""
     state, steps = policy.sequence_model.init_state(len(rollout)), []
     for inputs in rollout.unbind(1):
         hidden, state = policy.sequence_model.step(policy.encode(inputs), state, policy.memory_starts(inputs))

@@ -1,4 +1,4 @@
-"""Several processes learn from replays of their own, and end with the same weights."""
+"""Several processes learn from separate replays and end with the same weights."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tiny import TINY_OFF_POLICY
 
 TINY = [*TINY_OFF_POLICY, "total_frames=1920", "collector.n_chunks=2", "run_dir=run", "logger=none"]
 TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
-# Every process copies what it has of the run after two of three rollouts, and keeps the weights that it ends with.
+# Every process copies its part of the run after two of three rollouts and saves its final weights.
 WITNESS = """
 import lightning, os, shutil, torch
 

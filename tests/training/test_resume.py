@@ -1,4 +1,4 @@
-"""A run that was stopped, at any moment and in any way, goes on as if it had never been."""
+"""A run that was stopped, at any moment and in any way, resumes as if it had never stopped."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ TINY = [
 
 
 def outcome(run_dir):
-    """Everything that must be the same: metrics, except times and names, and all weights."""
+    """Return all that must be the same: metrics, except times and names, and all weights."""
     checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     return comparable_metrics(run_dir), checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]
 

@@ -1,4 +1,4 @@
-"""A run that learns from a replay goes on as if it had never been stopped: trials, priorities, counters, weights."""
+"""A run with a replay resumes as if it had never stopped: trials, priorities, counters and weights."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ TINY = [
 
 
 def outcome(run_dir):
-    """Everything that must be the same: metrics, except times and names, and all weights, optimizer and replay."""
+    """Return all that must be the same: metrics, except times and names, weights, optimizer and replay."""
     checkpoint = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     (replay,) = checkpoint["algorithm"]["replay"]
     state = {

@@ -1,4 +1,4 @@
-"""What may be changed in a run that goes on, what it then does, and what is refused before anything is written."""
+"""Settings that may change when a run resumes, their effect, and changes that are rejected before writing anything."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, in_tmp_dir):
-    """A copy of the finished run, in the current directory."""
+    """Return a copy of the finished run in the current directory."""
     shutil.copytree(finished, "run")
     return in_tmp_dir / "run"
 
@@ -62,7 +62,7 @@ def test_a_learning_rate_is_taken_over(run):
 
 @pytest.mark.parametrize(("n_envs", "frames"), [(4, 960), (16, 1280)])
 def test_rollouts_of_another_size_go_on_to_the_same_frames(n_envs, frames, run):
-    """The 320 frames to come are two rollouts of 160, or half a rollout of 640."""
+    """The remaining 320 frames are two rollouts of 160, or half a rollout of 640."""
     assert resume("total_frames=960", f"collector.n_envs={n_envs}") == 0
     assert metrics_of(run)["frames"] == frames
 

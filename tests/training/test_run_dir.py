@@ -1,4 +1,4 @@
-"""The folders of runs: what they are called, and that no two commands get the same."""
+"""Run folders: their names, and that no two commands get the same folder."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tiny import TINY_TRAINING
 
 @pytest.fixture
 def one_second(monkeypatch):
-    """Let all happen within one second."""
+    """Make everything happen within one second."""
     monkeypatch.setattr("memo_lightning.training.run_dir.time.strftime", lambda _: "20260102-030405")
 
 

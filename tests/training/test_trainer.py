@@ -1,4 +1,4 @@
-"""Settings of Lightning's Trainer: followed, or refused before anything is written, with what to use instead."""
+"""Settings of Lightning's Trainer: applied, or rejected before anything is written, with what to use instead."""
 
 import re
 

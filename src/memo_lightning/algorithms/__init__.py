@@ -1,4 +1,4 @@
-"""Algorithms: what they learn from, and how."""
+"""The learning algorithms."""
 
 from memo_lightning.algorithms.actor_critic import ActorCritic
 from memo_lightning.algorithms.base import Algorithm, Metrics, TrainingRun

@@ -26,38 +26,37 @@ from memo_lightning.policies.precision import full_precision
 
 
 class ActorCritic(Algorithm):
-    """What to do with a rollout: put its trials into a replay, and make a number of updates on trials drawn from it.
+    """Off-policy learning from rollouts: their trials go into a replay, and updates use trials drawn from it.
 
-    An update runs encoder and sequence model once over a batch of whole trials, the inputs after the last step
-    included; online and target heads read their outputs, as
-    :class:`~memo_lightning.algorithms.actor_critic_loss.ActorCriticLoss` describes.
+    An update runs encoder and sequence model once over a batch of whole trials, including the inputs after the last
+    step; online and target heads read their outputs, as described in
+    :class:`~memo_lightning.algorithms.actor_critic_loss.ActorCriticLoss`.
 
-    A rollout may come in chunks, after each of which there are updates. Trials go into the replay when they end, or
-    with the rollout. The memory of running trials is computed anew once the weights have changed by more than
-    ``max_staleness`` updates.
+    A rollout may come in chunks, with updates after each. Trials enter the replay when they end, or at the end of the
+    rollout. The memory of running trials is recomputed once it is more than ``max_staleness`` updates old.
 
     Args:
-        gamma: the discount per step that the actor follows.
-        other_gammas: further discounts that the critics learn, from whose values the trunk learns too.
+        gamma: discount per step of the return that the actor maximises.
+        other_gammas: further discounts that the critics learn, which also train the trunk.
         cross_episode_returns: let returns cross the episodes of a trial.
-        n_critics: critics of the ensemble.
-        n_minimum: critics whose least value is the target.
+        n_critics: number of critics in the ensemble.
+        n_minimum: number of critics drawn for every update; their smallest value is the target.
         critic_width: width of the critics' hidden layer.
         critic_coef: weight of the critics' squared errors.
         clone_coef: weight of cloning actions that were better than the actor's.
-        tau: fraction of the way that the target heads go to the online ones with every update.
-        popart_rate: weight of the newest targets in their running statistics.
-        updates_per_frame: updates for every environment step of all processes.
+        tau: fraction of the way that the target heads move to the online heads with every update.
+        popart_rate: weight of the newest value targets in their running statistics.
+        updates_per_frame: number of updates per environment step of all processes.
         learning_starts: environment steps of all processes before the first update.
-        max_staleness: updates that the memories of running trials may be behind the weights.
-        random_actions: fraction of actions drawn uniformly, at the beginning.
-        random_actions_end: the same, from ``random_actions_frames`` on.
-        random_actions_frames: environment steps over which the fraction falls.
-        replay: the replay.
+        max_staleness: number of updates by which the memories of running trials may be older than the weights.
+        random_actions: fraction of actions drawn uniformly at the start of training.
+        random_actions_end: fraction of actions drawn uniformly from ``random_actions_frames`` on.
+        random_actions_frames: environment steps over which the fraction of random actions falls linearly.
+        replay: the replay of trials.
         settings: further arguments of :class:`Algorithm`.
 
     Attributes:
-        n_updates: updates so far.
+        n_updates: number of updates so far.
     """
 
     heads = ExploringHeads
@@ -125,24 +124,22 @@ class ActorCritic(Algorithm):
             "cross_episodes": cross_episode_returns,
         }
         self.n_updates = self._n_updates_of_memory = 0
-        self._rollout: TensorDictBase | None = None  # the steps that have come of a rollout that is not complete
+        self._rollout: TensorDictBase | None = None  # the steps so far of an incomplete rollout
         self._history: dict[str, list[Tensor]] = defaultdict(list)  # of that rollout
-        self._seconds = 0.0  # that its updates took
+        self._seconds = 0.0  # taken by its updates
 
     @property
     def in_rollout(self) -> bool:
-        """Whether the rollout that was learned from last is still incomplete."""
+        """Whether the current rollout is still incomplete."""
         return self._rollout is not None
 
     def check_data(self, data: Any) -> None:
         """Raise :class:`UserError` unless ``data`` collects rollouts."""
         if not isinstance(data, RolloutDataModule):
-            raise UserError(
-                "algorithm=actor_critic: must have rollouts: collector=single, multi_sync, multi_async or ray"
-            )
+            raise UserError("algorithm=actor_critic: needs rollouts: collector=single, multi_sync, multi_async or ray")
 
     def prepare_policy(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
-        """Build critics and target heads, and let the policy keep its inputs where there are updates within trials."""
+        """Build critics and target heads, and make the policy keep its inputs if there are updates within trials."""
         self.loss = ActorCriticLoss(policy, **self._loss_settings)
         self._explore(policy, 0)
         if data.n_chunks > 1:
@@ -151,12 +148,12 @@ class ActorCritic(Algorithm):
     def plan_storage(
         self, policy: MemoryPolicy, data: RolloutDataModule, run_dir: Path, n_processes: int, *, is_resumed: bool
     ) -> list[str]:
-        """Check that the replay fits its disk; return a line that says what it takes."""
+        """Check that the replay fits on its disk; return a line that says how much it takes."""
         trial = self._empty_trial(policy, data)
         return [self.replay.plan(trial, run_dir / "replay", n_processes, is_resumed=is_resumed)]
 
     def configure_optimizers(self, policy: MemoryPolicy) -> Optimizer:
-        """Return the optimizer of the policy and of the critics."""
+        """Return the optimizer of the policy and the critics."""
         return self._make_optimizer([*policy.parameters(), *self.loss.critics.parameters()])
 
     def attach(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
@@ -168,7 +165,7 @@ class ActorCritic(Algorithm):
         self.replay.open(self._empty_trial(policy, data), root, trainer.global_rank)
 
     def update(self, batch: TensorDictBase, run: TrainingRun) -> Metrics | None:
-        """Take the next chunk of a rollout into the replay, and learn; see :meth:`Algorithm.update`."""
+        """Add the next chunk of a rollout to the replay, and learn; see :meth:`Algorithm.update`."""
         policy, chunk = run.policy, batch.get(STEPS)
         rollout: TensorDictBase = chunk if self._rollout is None else torch.cat([self._rollout, chunk], dim=1)
         is_complete = rollout.shape[1] == self._rollout_length
@@ -190,11 +187,11 @@ class ActorCritic(Algorithm):
         return self._describe(policy)
 
     def progress(self) -> dict[str, Any]:
-        """Return the number of updates, and what every rank must know of its replay."""
+        """Return the number of updates, and what every rank needs to resume its replay."""
         return {"n_updates": self.n_updates, "replay": self.replay.progress()}
 
     def load_progress(self, progress: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore what :meth:`progress` returned."""
         self.n_updates = self._n_updates_of_memory = progress["n_updates"]
         self.replay.load_progress(progress["replay"])
 
@@ -203,7 +200,7 @@ class ActorCritic(Algorithm):
         self.replay.checkpoint_saved()
 
     def _empty_trial(self, policy: MemoryPolicy, data: RolloutDataModule) -> TensorDictBase:
-        """Return a trial ``[T + 1]`` of the shapes and dtypes that there will be."""
+        """Return an example trial ``[T + 1]`` with the shapes and dtypes of all trials."""
         step = data.env.fake_tensordict()[:1].unsqueeze(1).cpu()
         after = step[:, 0].select(*policy.in_keys)
         return cut_into_trials(step, after, policy.in_keys, self.replay.trial_length)[0]
@@ -211,7 +208,7 @@ class ActorCritic(Algorithm):
     def _remember(
         self, policy: MemoryPolicy, rollout: TensorDictBase, following: TensorDictBase, first: int, is_complete: bool
     ) -> None:
-        """Put the trials into the replay that have ended at step ``first`` or later, or with the rollout."""
+        """Add to the replay the trials that ended at step ``first`` or later, or with the rollout."""
         longest = self.replay.trial_length
         try:
             trials = cut_into_trials(rollout, following, policy.in_keys, longest, first=first, is_complete=is_complete)
@@ -220,12 +217,12 @@ class ActorCritic(Algorithm):
         self.replay.extend(trials)
 
     def _learn(self, run: TrainingRun, n_updates: int) -> None:
-        """Make some updates, the same number on all ranks."""
+        """Make ``n_updates`` updates on all ranks, or none if the replay of any rank is empty."""
         policy, start = run.policy, time.perf_counter()
         lacking = torch.tensor(float(len(self.replay) == 0), device=policy.device)
         if n_updates <= 0 or float(run.sum_over_ranks(lacking)):
             return
-        # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
+        # The same on all ranks: if they drew different lengths or layers, they would wait for the slowest.
         generator = torch.Generator().manual_seed(run.seed + run.frames)
         for _ in range(n_updates):
             sampled = self.replay.sample()
@@ -242,7 +239,7 @@ class ActorCritic(Algorithm):
     def _losses(
         self, run: TrainingRun, trials: TensorDictBase, weight: Tensor, generator: torch.Generator
     ) -> tuple[Losses, Tensor | None]:
-        """Return the losses of a batch, and what the memory adds to them."""
+        """Return the losses of a batch, and the loss that the memory adds, if any."""
         policy = run.policy
         hidden = policy.hidden(trials.select(*policy.input_keys), **policy.sequence_model.draw_pass(generator))
         scale: Tensor | float = 1.0
@@ -261,7 +258,7 @@ class ActorCritic(Algorithm):
         return losses, policy.sequence_model.auxiliary_loss()
 
     def _explore(self, policy: MemoryPolicy, frames: int) -> None:
-        """Set the fraction of random actions for what is collected after ``frames`` environment steps."""
+        """Set the fraction of random actions for the data collected after ``frames`` environment steps."""
         assert isinstance(policy.heads, ExploringHeads)
         left = max(0.0, 1 - frames / self.random_actions_frames)
         fraction = self.random_actions_end + left * (self.random_actions - self.random_actions_end)
@@ -276,7 +273,7 @@ class ActorCritic(Algorithm):
             run.policy.normalizer.update(rollout, after.get("reward"), end, self.gammas[0], run.sum_over_ranks)
 
     def _note(self, losses: Losses, memory_loss: Tensor | None, norm: Tensor) -> None:
-        """Note an update for the metrics of the rollout."""
+        """Record an update for the metrics of the rollout."""
         noted = {
             "actor_loss": losses.actor,
             "clone_loss": losses.clone,
@@ -290,7 +287,7 @@ class ActorCritic(Algorithm):
             self._history[name].append(value)
 
     def _describe(self, policy: MemoryPolicy) -> Metrics:
-        """Return the metrics of a rollout that is complete."""
+        """Return the metrics of a complete rollout."""
         staleness = self._history.pop("staleness", [torch.zeros(())])
         n_updates = len(self._history["actor_loss"])
         metrics = {f"update/{name}": torch.stack(values).nanmean() for name, values in self._history.items() if values}

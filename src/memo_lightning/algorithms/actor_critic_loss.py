@@ -1,4 +1,4 @@
-"""The off-policy objective on sequences: a single pass of the trunk, online and target heads on its outputs."""
+"""The off-policy objective on sequences: one pass of the trunk, with online and target heads on its outputs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from memo_lightning.data.trial_cutting import VALID
 from memo_lightning.envs.reports import TRUNCATED
 from memo_lightning.policies import MemoryPolicy
 
-_LEAST_LOG_PROB = -20.0  # of an action that is cloned: rarer ones would outweigh all others
+_LEAST_LOG_PROB = -20.0  # of a cloned action; rarer actions would outweigh all others
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What an update minimises and reports, detached but for ``total``.
+    """The losses of an update, detached except for ``total``.
 
     Attributes:
-        total: scalar with gradient.
-        critic: of each discount, ``[G]``.
-        actor: minus the value of the actor's own choice, normalised.
-        clone: minus the log-probability of actions that were better than it.
-        cloned_fraction: how many of the actions were.
-        errors: mean absolute error of the main discount for each trial, normalised, ``[n]``.
+        total: the loss to minimise, a scalar with gradient.
+        critic: critic loss of each discount, ``[G]``.
+        actor: minus the normalised value of the actor's own choice.
+        clone: minus the log-probability of actions that were better than the actor's choice.
+        cloned_fraction: fraction of the actions that were better.
+        errors: mean absolute error of each trial under the main discount, normalised, ``[n]``.
     """
 
     total: Tensor
@@ -44,21 +44,21 @@ class Losses:
 class ActorCriticLoss(nn.Module):
     """Temporal-difference learning of an ensemble of critics, and an actor that follows them.
 
-    Targets are computed for several discounts at once. Each is the reward and what the target actor's choice in the
-    next state is worth to the least of some target critics, drawn anew every time (REDQ: Chen et al. 2021, arXiv
-    2101.05982). The actor maximises what its own distribution is worth to the critics under the main discount, and
-    clones actions that were worth more (filtered behaviour cloning: Wang et al. 2020, arXiv 2006.15134). There is no
-    entropy term. The objective is that of AMAGO (Grigsby et al. 2024, arXiv 2310.09971).
+    Targets are computed for several discounts at once. A target is the reward plus the discounted value of the target
+    actor's choice in the next state. That value is the minimum over a few target critics, drawn anew every time (REDQ:
+    Chen et al. 2021, arXiv 2101.05982). The actor maximises the critics' value of its own distribution under the main
+    discount, and clones actions that were worth more (filtered behaviour cloning: Wang et al. 2020, arXiv 2006.15134).
+    There is no entropy term. The objective is that of AMAGO (Grigsby et al. 2024, arXiv 2310.09971).
 
     Args:
         policy: the policy, whose actor learns.
-        discounts: G of them, the main one first.
-        n_critics: E.
-        n_minimum: critics over which the minimum is taken.
-        width: of the critics' hidden layer.
+        discounts: the G discounts, the main one first.
+        n_critics: number of critics E.
+        n_minimum: number of target critics over which the minimum is taken.
+        width: width of the critics' hidden layer.
         critic_coef: weight of the critics' squared errors.
         clone_coef: weight of behaviour cloning.
-        popart_rate: see :class:`PopArt`.
+        popart_rate: weight of the newest targets in their running statistics; see :class:`PopArt`.
         cross_episodes: let returns cross the episodes of a trial.
     """
 
@@ -107,11 +107,11 @@ class ActorCriticLoss(nn.Module):
 
         Args:
             policy: the policy.
-            hidden: what its trunk makes of them, ``[n, T + 1, D]`` with gradient.
-            trials: ``[n, T + 1]``, as :func:`~memo_lightning.data.trial_cutting.cut_into_trials` makes them.
-            weight: how much each trial counts, ``[n]``.
-            reward_scale: rewards count this much.
-            generator: draws the critics of the minimum.
+            hidden: the trunk's outputs for the trials, ``[n, T + 1, D]`` with gradient.
+            trials: ``[n, T + 1]``, as returned by :func:`~memo_lightning.data.trial_cutting.cut_into_trials`.
+            weight: weight of each trial, ``[n]``.
+            reward_scale: rewards are multiplied by this.
+            generator: draws the critics over which the minimum is taken.
             over_ranks: averages a tensor over all ranks.
         """
         valid = trials.get(VALID)[:, :-1]
@@ -157,15 +157,15 @@ class ActorCriticLoss(nn.Module):
         end: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return value targets ``[N, G]`` in units of rewards.
+        """Return the value targets ``[N, G]`` in units of rewards.
 
         Args:
             policy: the policy.
             next_states: outputs of the trunk ``[N, D]`` after the steps.
-            following: which actions are allowed there, ``[N]``.
-            reward: ``[N, 1]``.
-            end: bool ``[N, 1]``, where nothing follows.
-            generator: draws the critics of the minimum.
+            following: the steps after them ``[N]``, for the actions that are allowed there.
+            reward: rewards ``[N, 1]``.
+            end: bool ``[N, 1]``, true where nothing follows.
+            generator: draws the critics over which the minimum is taken.
         """
         distribution = self.target_actor.get_dist(policy.head_inputs(next_states, following))
         values = self.target_critics(next_states, self._choice(distribution))  # (E, N, G)
@@ -175,14 +175,14 @@ class ActorCriticLoss(nn.Module):
 
     @torch.no_grad()
     def follow(self, policy: MemoryPolicy, tau: float) -> None:
-        """Move the target heads by a fraction ``tau`` of the way to the online ones."""
+        """Move the target heads a fraction ``tau`` of the way to the online heads."""
         for target, online in ((self.target_critics, self.critics), (self.target_actor, policy.actor)):
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
     def _ends(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Return bool ``[N, 1]``, where nothing follows, and bool ``[N]``, where what follows is known.
+        """Return where nothing follows, bool ``[N, 1]``, and where what follows is known, bool ``[N]``.
 
-        An episode that a limit has cut off within a trial is followed by the next one, which is worth nothing to it.
+        If a limit cuts an episode off within a trial, what follows is the next episode, whose value does not count.
         """
         after = steps.get("next")
         done, episode_end, cut_off = after.get("done"), after.get("episode_end"), after.get(TRUNCATED)
@@ -191,14 +191,14 @@ class ActorCriticLoss(nn.Module):
         return end & ~cut_off, ~unknown.squeeze(-1)
 
     def _update_statistics(self, targets: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Take targets ``[N, G]`` into the statistics; what critics say stays the same."""
+        """Update the statistics with targets ``[N, G]``; the values that the critics stand for stay the same."""
         old = self.popart.mean.clone(), self.popart.deviation
         self.popart.update(targets, over_ranks)
         for critics in (self.critics, self.target_critics):
             critics.rescale(*old, self.popart.mean, self.popart.deviation)
 
     def _choice(self, distribution: Distribution) -> Tensor:
-        """Return what a distribution chooses, as vectors ``[N, A]``: probabilities of discrete actions, or a sample."""
+        """Return a distribution's choice as vectors ``[N, A]``: probabilities of discrete actions, or a sample."""
         if self.critics.is_continuous:
             return self.critics.as_vector(distribution.rsample())
         return distribution.probs  # type: ignore[attr-defined]

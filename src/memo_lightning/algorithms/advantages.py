@@ -1,4 +1,4 @@
-"""Advantages of whole sequences: TorchRL's GAE, cut at ends, and bootstrapped where a limit has cut an episode off."""
+"""Advantages of whole sequences: TorchRL's GAE, cut at ends and bootstrapped where a limit cut an episode off."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def add_advantages(
 ) -> None:
     """Add ``advantage`` and ``value_target [B, T, 1]`` to a rollout, in place.
 
-    The value of a step's successor is the value of the next step of its sequence, which acting has computed already.
-    Returns end where an episode ends, also within a trial, unless ``cross_episodes`` is set: then they end with the
-    trial only, and what an episode teaches is worth what it earns in later ones. Where a limit has cut an episode off,
-    the value of the observation that ended it (``final_value``) stands for what would have followed.
+    The value after a step is the value of the next step of its sequence, which acting has already computed. Returns end
+    with the episode, even within a trial. With ``cross_episodes`` they end only with the trial, so that what is learned
+    in one episode is credited with the rewards of later ones. Where a limit cut an episode off, the value of the
+    observation that ended it (``final_value``) stands for what would have followed.
 
     Args:
-        steps: rollout ``[B, T]`` with ``state_value`` and next ``reward``, ``episode_end``, ``done`` and, where
-            episodes are cut off, ``episode_truncated`` and ``final_value``.
-        last_value: value ``[B, 1]`` of the observation that follows each sequence; of no effect where a trial ended.
+        steps: rollout ``[B, T]`` with ``state_value`` and next ``reward``, ``episode_end``, ``done`` and, if episodes
+            can be cut off, ``episode_truncated`` and ``final_value``.
+        last_value: value ``[B, 1]`` of the observation after each sequence; it has no effect where a trial ended.
         gamma: discount per step.
         gae_lambda: the lambda of GAE (Schulman et al. 2016, arXiv 1506.02438).
         cross_episodes: let returns cross the episodes of a trial.
-        reward_scale: rewards count this much; values and value targets are in these units.
+        reward_scale: rewards are multiplied by this; values and value targets are in the scaled units.
     """
     values, after = steps.get("state_value"), steps.get("next")
     end = after.get("done")

@@ -1,4 +1,4 @@
-"""What an algorithm is: everything between a batch of experience and the weights."""
+"""The interface of learning algorithms: everything between a batch of experience and the weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Metrics = dict[str, Tensor]
 
 
 class TrainingRun(Protocol):
-    """What an algorithm needs of the run that it is part of; the LightningModule provides it.
+    """What an algorithm needs from its training run; the LightningModule provides it.
 
     Attributes:
         policy: the policy that acts and is trained.
-        frames: environment steps of all ranks, those of the batch at hand not included.
-        new_frames: environment steps of all ranks in the batch at hand.
-        total_frames: when the run ends.
-        seed: of the run.
+        frames: environment steps of all ranks before the current batch.
+        new_frames: environment steps of all ranks in the current batch.
+        total_frames: environment steps at which the run ends.
+        seed: seed of the run.
     """
 
     policy: MemoryPolicy
@@ -40,11 +40,11 @@ class TrainingRun(Protocol):
     seed: int
 
     def make_step(self, loss: Tensor, inputs: Mapping[str, TensorDictBase]) -> Tensor:
-        """Make one step down ``loss``, unless its gradient is not finite; return the gradient's norm before clipping.
+        """Take one optimizer step on ``loss`` if its gradient is finite; return the gradient norm before clipping.
 
         Args:
             loss: a scalar.
-            inputs: what the loss was computed on, by name, for a message that says what was not finite.
+            inputs: the data that the loss was computed on, by name, for a message that says what was not finite.
         """
         ...
 
@@ -58,19 +58,20 @@ class TrainingRun(Protocol):
 
 
 class Algorithm(nn.Module, ABC):
-    """Owns what is its own: heads, losses, target networks, optimizer, the update loop, and the data that it wants.
+    """The base of all algorithms, which own their heads, losses, target networks, optimizer and update loop.
 
-    The LightningModule hands it every batch, counts frames, and logs what it returns. Its parameters and buffers, such
-    as those of target networks, are part of checkpoints, and so is :meth:`progress`.
+    An algorithm also decides which data it needs. The LightningModule passes it every batch, counts frames, and logs
+    what it returns. Checkpoints include its parameters and buffers, such as those of target networks, and
+    :meth:`progress`.
 
     Args:
-        learning_rate: of the optimizer.
+        learning_rate: learning rate of the optimizer.
         warmup_frames: environment steps over which the learning rate rises from zero.
-        schedule: ``constant``, or ``cosine`` to let it fall to zero at the end of the run.
-        optimizer: makes the optimizer of parameters and a learning rate.
-        max_grad_norm: gradients are scaled down to this norm.
-        max_skipped_updates: how many updates in a row may have a loss or gradient that is not finite; such an update
-            is skipped.
+        schedule: ``constant``, or ``cosine`` to let the learning rate fall to zero by the end of the run.
+        optimizer: builds the optimizer from parameters and a learning rate.
+        max_grad_norm: largest norm of the gradient; larger gradients are scaled down to it.
+        max_skipped_updates: the run ends after this many updates in a row with a loss or gradient that is not finite;
+            such updates are skipped.
 
     Raises:
         UserError: if a setting is out of range.
@@ -97,52 +98,52 @@ class Algorithm(nn.Module, ABC):
         self.learning_rate, self.warmup_frames, self.schedule = learning_rate, warmup_frames, schedule
         self.max_grad_norm, self.max_skipped_updates = max_grad_norm, max_skipped_updates
         self._optimizer = optimizer
-        self._make_optimizer([nn.Parameter(torch.zeros(1))])  # so that wrong settings are refused here
+        self._make_optimizer([nn.Parameter(torch.zeros(1))])  # so that wrong settings are rejected here
 
     @property
     def in_rollout(self) -> bool:
-        """Whether more is to be learned from what comes next, so that this is no place for a checkpoint."""
+        """Whether the current rollout is still incomplete, so that no checkpoint can be written now."""
         return False
 
     def check_n_envs(self, n_envs: int) -> None:
-        """Raise :class:`UserError` unless the settings make sense for experience of ``n_envs`` environments."""
+        """Raise :class:`UserError` unless the settings suit experience from ``n_envs`` environments."""
 
     @abstractmethod
     def check_data(self, data: Any) -> None:
         """Raise :class:`UserError` unless the algorithm can learn from what a LightningDataModule provides."""
 
     def prepare_policy(self, policy: MemoryPolicy, data: Any) -> None:
-        """Build what a checkpoint is read into, and tell a policy that has not acted yet what it is to keep."""
+        """Build what a checkpoint is loaded into, and tell the policy what to keep before it acts."""
 
     def plan_storage(
         self, policy: MemoryPolicy, data: Any, run_dir: Path, n_processes: int, *, is_resumed: bool
     ) -> list[str]:
-        """Check, before anything is written, that what the algorithm keeps on disk fits; return lines that say so.
+        """Check, before anything is written, that the algorithm's data fits on disk; return lines that say so.
 
-        Of a run that is resumed, :meth:`load_progress` comes first.
+        In a resumed run, :meth:`load_progress` is called first.
 
         Args:
             policy: the policy, as it will act.
             data: where batches come from.
             run_dir: the folder of the run.
-            n_processes: how many processes train.
-            is_resumed: whether the run has been there before.
+            n_processes: number of processes that train.
+            is_resumed: whether the run is resumed.
 
         Raises:
-            UserError: if it does not fit.
+            UserError: if the data does not fit.
         """
         return []
 
     @abstractmethod
     def attach(self, policy: MemoryPolicy, data: Any) -> None:
-        """Build what needs the policy's final parts and device, now that training begins."""
+        """Build what needs the policy's final parts and device, as training begins."""
 
     def configure_optimizers(self, policy: MemoryPolicy) -> Optimizer:
         """Return the optimizer; every update sets its learning rate."""
         return self._make_optimizer(list(policy.parameters()))
 
     def learning_rate_at(self, frames: float, total_frames: int) -> float:
-        """Return the learning rate at ``frames`` of ``total_frames``."""
+        """Return the learning rate at ``frames`` of ``total_frames`` environment steps."""
         return self.learning_rate * learning_rate_factor(frames, total_frames, self.warmup_frames, self.schedule)
 
     @abstractmethod
@@ -150,22 +151,22 @@ class Algorithm(nn.Module, ABC):
         """Learn from the next batch.
 
         Returns:
-            What is to be logged, by name; None while there is more to come first.
+            The metrics to log, by name; None while more of the rollout is to come.
         """
 
     def progress(self) -> dict[str, Any]:
-        """Return what a resumed run must know beside parameters and buffers, as plain values and tensors."""
+        """Return what a resumed run needs besides parameters and buffers, as plain values and tensors."""
         return {}
 
     def load_progress(self, progress: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore what :meth:`progress` returned."""
 
     def checkpoint_saved(self) -> None:
-        """Note that what :meth:`progress` said last is safe, and nothing older is needed."""
+        """React to a saved checkpoint: nothing older than the latest :meth:`progress` is needed any more."""
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
         made = self._optimizer
         target, settings = (made.func, made.keywords) if isinstance(made, partial) else (made, {})
         if "lr" in settings:
-            raise UserError(f"algorithm.optimizer.lr={settings['lr']}: is set by algorithm.learning_rate")
+            raise UserError(f"algorithm.optimizer.lr={settings['lr']}: set algorithm.learning_rate instead")
         return construct(target, parameters, lr=self.learning_rate, **settings)

@@ -1,6 +1,6 @@
-"""Running statistics of value targets, one pair for every discount (PopArt: van Hasselt et al. 2016, arXiv 1602.07714).
+"""Running statistics of value targets, one pair per discount (PopArt: van Hasselt et al. 2016, arXiv 1602.07714).
 
-TorchRL's ``PopArtValueNorm`` keeps such statistics, but does not rescale what predicts the values.
+TorchRL's ``PopArtValueNorm`` keeps such statistics, but does not rescale the network that predicts the values.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from torch import Tensor, nn
 
 
 class PopArt(nn.Module):
-    """Mean and deviation of targets, of the first updates all alike, later of about the last ``1 / rate``.
+    """Running mean and standard deviation of targets.
+
+    The first updates count equally; later, about the last ``1 / rate`` updates count.
 
     Args:
-        n_discounts: G.
+        n_discounts: number of discounts G.
         rate: weight of the newest targets.
 
     Attributes:
-        mean: ``[G]``.
-        deviation: ``[G]``.
+        mean: mean of the targets, ``[G]``.
+        deviation: standard deviation of the targets, ``[G]``.
     """
 
     mean: Tensor
     mean_square: Tensor
     n_updates: Tensor
-    _LEAST = 1e-4  # deviation
+    _LEAST = 1e-4  # smallest deviation
 
     def __init__(self, n_discounts: int, rate: float) -> None:
         super().__init__()
@@ -37,11 +39,11 @@ class PopArt(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """The standard deviation."""
+        """The standard deviation of the targets, ``[G]``."""
         return (self.mean_square - self.mean.square()).clamp(min=self._LEAST**2).sqrt()
 
     def normalize(self, values: Tensor) -> Tensor:
-        """Return values ``[.., G]`` in units of the statistics."""
+        """Return values ``[.., G]`` in units of rewards, normalised by the statistics."""
         return (values - self.mean) / self.deviation
 
     def denormalize(self, values: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class PopArt(nn.Module):
 
     @torch.no_grad()
     def update(self, targets: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Take targets ``[N, G]`` of this rank, and those of the others, into the statistics."""
+        """Update the statistics with the targets ``[N, G]`` of this rank and those of the others."""
         self.n_updates += 1
         rate = max(self.rate, 1.0 / int(self.n_updates))
         moments = over_ranks(torch.stack([targets.mean(0), targets.square().mean(0)]))

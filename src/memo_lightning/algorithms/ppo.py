@@ -30,12 +30,13 @@ DrawPass = Callable[[], PassSettings]
 
 @dataclass(frozen=True)
 class Experience:
-    """What an update learns from: the last ``t`` steps of whole sequences, seen from all that came before.
+    """What an update learns from: the last ``t`` steps of whole sequences, with all that came before as context.
 
     Attributes:
         inputs: policy inputs ``[B, T]`` from the start of the rollout on.
-        learned: ``[B, t]`` of the last t steps: action, its log-probability, value, advantage and value target.
-        pass_settings: what was drawn for the pass; nothing where each minibatch draws its own.
+        learned: of the last t steps, ``[B, t]``: action, its log-probability, value, advantage, value target and, if
+            there is one, the action mask.
+        pass_settings: the settings drawn for the pass; empty if each minibatch draws its own.
     """
 
     inputs: TensorDictBase
@@ -44,44 +45,44 @@ class Experience:
 
 
 class PPO(Algorithm):
-    """What to do with a rollout: advantages, then epochs over minibatches of whole sequences.
+    """PPO on rollouts: advantages, then epochs over minibatches of whole sequences.
 
-    A rollout may come in chunks. A *partial update* after each chunk but the last learns from the new steps only,
-    seen from all that the sequence has held so far; a *full update* after the last learns from all of them. Partial
-    updates leave the acting policy with a stale memory, which it refreshes by itself.
+    A rollout may come in chunks. After each chunk but the last, a *partial update* learns from the new steps only, with
+    all earlier steps of the sequence as context; after the last, a *full update* learns from all steps. Partial updates
+    leave the acting policy with a stale memory, which it refreshes by itself.
 
-    The loss sits on the two heads and reads the trunk's output as a value that carries gradient, so encoder and
-    sequence model run once per minibatch.
+    The loss is computed on the two heads and reads the trunk's output, which carries gradient, so encoder and sequence
+    model run once per minibatch.
 
-    Acting uses the model's segment length and all of its layers, and every training pass draws a jittered length and
-    may skip layers, so the probability ratio is not one before the first step. ``recompute_log_probs`` makes it one:
-    an update draws once for all of its passes, and takes for old what the policy says under that draw before the
-    first step.
+    Acting uses the model's segment length and all of its layers, while every training pass draws a jittered length and
+    may skip layers. The probability ratio is therefore not one before the first gradient step. ``recompute_log_probs``
+    makes it one: an update draws once for all of its passes, and computes the old log-probabilities under that draw
+    before the first step.
 
     Args:
         gamma: discount per step.
         gae_lambda: lambda of generalised advantage estimation.
         cross_episode_returns: let returns cross the episodes of a trial.
-        clip_epsilon: how far the probability ratio may move.
+        clip_epsilon: how far the probability ratio may move from one before it is clipped.
         entropy_coef: weight of the entropy bonus.
         value_coef: weight of the squared value error.
-        n_epochs: passes over a rollout, or over a chunk of it.
+        n_epochs: passes over each rollout, or over each chunk of it.
         n_minibatches: minibatches per pass; at most the number of environments.
         normalize_advantage: standardise advantages within a minibatch.
-        target_kl: an update ends after the epoch whose mean KL divergence from the old policy is above this,
-            agreed by all processes; None for never.
-        recompute_log_probs: recompute old log-probabilities under the segmentation and layers of the update.
-        shuffle_episodes: where a rollout comes in chunks, put the complete episodes of every trial in random
-            order after each partial update, in the memory and in the sequences.
-        detach_older_encodings: partial updates encode the observations of earlier chunks without gradient, which takes
-            less time and memory where observations are images.
-        reward_scale: rewards are multiplied by this before anything is learned from them; reported returns are not.
-        noise_correlation: of the noise of successive actions, where they are continuous; see
+        target_kl: end an update after the first epoch whose KL divergence from the old policy, averaged over all
+            processes, exceeds this; None for never.
+        recompute_log_probs: recompute old log-probabilities with the segment length and layers of the update.
+        shuffle_episodes: if a rollout comes in chunks, shuffle the complete episodes of every trial after each partial
+            update, in the memory and in the sequences.
+        detach_older_encodings: partial updates encode the observations of earlier chunks without gradient, which saves
+            time and memory if observations are images.
+        reward_scale: rewards are multiplied by this for learning; reported returns are not.
+        noise_correlation: correlation of the noise of successive continuous actions; see
             :class:`~memo_lightning.policies.exploration.CorrelatedNoise`.
-        **settings: of the optimizer; see :class:`Algorithm`.
+        **settings: settings of the optimizer; see :class:`Algorithm`.
 
     Raises:
-        UserError: if a setting is out of range, or two do not go together.
+        UserError: if a setting is out of range, or two settings are incompatible.
     """
 
     heads = ActorCriticHeads
@@ -133,30 +134,30 @@ class PPO(Algorithm):
         self.detach_older_encodings = detach_older_encodings
         self.reward_scale, self.noise_correlation = reward_scale, noise_correlation
         self._terms: Callable[[TensorDictBase], TensorDictBase] | None = None
-        self._rollout: TensorDictBase | None = None  # the steps that have come of a rollout that is not complete
+        self._rollout: TensorDictBase | None = None  # the steps so far of an incomplete rollout
         self._partial_updates: list[Metrics] = []  # of that rollout
 
     @property
     def in_rollout(self) -> bool:
-        """Whether the rollout that was learned from last is still incomplete."""
+        """Whether the current rollout is still incomplete."""
         return self._rollout is not None
 
     def check_n_envs(self, n_envs: int) -> None:
-        """Raise :class:`UserError` unless a rollout of ``n_envs`` environments can be cut into the minibatches."""
+        """Raise :class:`UserError` unless a rollout of ``n_envs`` environments can be split into the minibatches."""
         allowed = f"at most collector.n_envs={n_envs}"
         require(self.n_minibatches <= n_envs, "algorithm.n_minibatches", self.n_minibatches, allowed)
 
     def check_data(self, data: Any) -> None:
-        """Raise :class:`UserError` unless ``data`` collects rollouts that can be cut into the minibatches."""
+        """Raise :class:`UserError` unless ``data`` collects rollouts that can be split into the minibatches."""
         if not isinstance(data, RolloutDataModule):
-            raise UserError("algorithm=ppo: must have rollouts: collector=single, multi_sync, multi_async or ray")
+            raise UserError("algorithm=ppo: needs rollouts: collector=single, multi_sync, multi_async or ray")
         self.check_n_envs(data.n_envs)
 
     def prepare_policy(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
-        """Let the policy keep its inputs where partial updates change it in the middle of trials, and how to explore.
+        """Make the policy keep its inputs if partial updates change it within trials, and set its exploration noise.
 
         Raises:
-            UserError: if noise is to be correlated where actions are not continuous.
+            UserError: if correlated noise is set for actions that are not continuous.
         """
         if self.noise_correlation:
             if not policy.heads.is_continuous:
@@ -190,7 +191,7 @@ class PPO(Algorithm):
         is_complete = rollout.shape[1] == self._rollout_length
         first = 0 if is_complete else rollout.shape[1] - chunk.shape[1]
         stale_values = is_complete and self._rollout is not None
-        # Of the run and not of the rank: ranks that drew different lengths or layers would wait for the slower one.
+        # The same on all ranks: if they drew different lengths or layers, they would wait for the slowest.
         generator = torch.Generator().manual_seed(run.seed + run.frames)
         draw_pass = partial(policy.sequence_model.draw_pass, generator)
         experience = self.prepare(policy, rollout, batch.get(AFTER), draw_pass, first, stale_values=stale_values)
@@ -218,18 +219,18 @@ class PPO(Algorithm):
         *,
         stale_values: bool = False,
     ) -> Experience:
-        """Return what to learn from the steps ``first`` and later of a rollout ``[B, T]``.
+        """Return the experience from step ``first`` on of a rollout ``[B, T]``.
 
-        Sequences that end in the middle of a trial are bootstrapped with the value of what follows.
+        Sequences that end in the middle of a trial are bootstrapped with the value of the following observation.
 
         Args:
             policy: the policy, with the weights that the update begins with.
             rollout: the steps so far; its sequences begin at the start of a trial.
             following: policy inputs ``[B]`` after the last step.
-            draw_pass: draws what is random in a training pass.
+            draw_pass: draws the random settings of a training pass.
             first: first step to learn from.
-            stale_values: the weights have changed since these steps were acted, so their values are computed again.
-                Those of observations at which episodes were cut off stay as acting found them.
+            stale_values: whether the weights have changed since these steps were collected, so that their values are
+                recomputed. The values of observations at which episodes were cut off stay as collected.
         """
         last_value = torch.zeros_like(rollout.get("state_value")[:, -1])
         if stale_values or not bool(rollout.get(("next", "done"))[:, -1].all()):
@@ -287,7 +288,7 @@ class PPO(Algorithm):
         return total, {name: value.detach() for name, value in metrics.items()}
 
     def _optimise(self, experience: Experience, draw_pass: DrawPass, run: TrainingRun) -> Metrics:
-        """Make the epochs of one update; return means over its minibatches."""
+        """Run the epochs of one update; return the means of the metrics over its minibatches."""
         history: dict[str, list[Tensor]] = defaultdict(list)
         kl_by_epoch: list[Tensor] = []
         for _ in range(self.n_epochs):
@@ -298,14 +299,14 @@ class PPO(Algorithm):
                 for name, value in metrics.items():
                     history[name].append(value)
             kl_by_epoch.append(torch.stack(history["kl"][-self.n_minibatches :]).mean())
-            # Ranks that made different numbers of steps would wait for each other for ever.
+            # If ranks took different numbers of steps, they would wait for each other forever.
             if self.target_kl is not None and float(run.mean_over_ranks(kl_by_epoch[-1])) > self.target_kl:
                 break
         means = {name: torch.stack(values).nanmean() for name, values in history.items()}
         return {**means, "epochs": torch.tensor(float(len(kl_by_epoch))), "kl_first_epoch": kl_by_epoch[0]}
 
     def _after_partial_update(self, policy: MemoryPolicy, rollout: TensorDictBase) -> TensorDictBase:
-        """Return the steps so far as the policy sees them from now on, whose memory is stale."""
+        """Mark the policy's memory as stale; return the steps so far as the policy sees them from now on."""
         policy.weights_version += 1
         policy.share_inputs(rollout)
         if not self.shuffle_episodes:
@@ -314,7 +315,7 @@ class PPO(Algorithm):
         return torch.cat([shuffle_episodes(share, seed) for share in rollout.chunk(self._n_actors)])
 
     def _describe(self, full_update: Metrics) -> Metrics:
-        """Return the metrics of a rollout that is complete: means over the partial updates, and the full one."""
+        """Return the metrics of a complete rollout: means over its partial updates, and those of the full update."""
         metrics = {f"update/{name}": value for name, value in full_update.items()}
         for name in full_update if self._partial_updates else ():
             # A memory may have nothing to add to the loss before the first segment is complete.
@@ -326,7 +327,7 @@ class PPO(Algorithm):
 
 
 def _values(policy: MemoryPolicy, rollout: TensorDictBase, following: TensorDictBase) -> Tensor:
-    """Return values ``[B, T + 1, 1]`` of all steps and of the observation after the last, as acting would."""
+    """Return the values ``[B, T + 1, 1]`` of all steps and of the observation after the last, as in acting."""
     inputs = torch.cat([rollout.select(*policy.input_keys), following.select(*policy.input_keys).unsqueeze(1)], dim=1)
     hidden = policy.hidden(inputs, **policy.sequence_model.acting_pass())
     with full_precision(policy.device):
@@ -334,7 +335,7 @@ def _values(policy: MemoryPolicy, rollout: TensorDictBase, following: TensorDict
 
 
 def _log_probs(policy: MemoryPolicy, rollout: TensorDictBase, pass_settings: PassSettings) -> Tensor:
-    """Return the log-probabilities ``[B, T]`` of the actions taken, in a pass of these settings."""
+    """Return the log-probabilities ``[B, T]`` of the actions taken, in a pass with these settings."""
     hidden = policy.hidden(rollout.select(*policy.input_keys), **pass_settings)
     with full_precision(policy.device):
         return policy.actor.log_prob(policy.head_inputs(hidden, rollout).set("action", rollout.get("action")))

@@ -1,4 +1,4 @@
-"""The learning rate over a run."""
+"""The learning-rate schedule of a run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Schedule = Literal["constant", "cosine"]
 
 
 def check_schedule(schedule: str) -> None:
-    """Raise :class:`UserError` unless there is such a schedule."""
+    """Raise :class:`UserError` unless ``schedule`` is the name of a schedule."""
     schedules = get_args(Schedule)
     require(schedule in schedules, "algorithm.schedule", schedule, f"one of {', '.join(schedules)}")
 
 
 def learning_rate_factor(frames: float, total_frames: int, warmup_frames: int, schedule: Schedule) -> float:
-    """Return what the learning rate is multiplied by at ``frames`` of ``total_frames`` environment steps.
+    """Return the factor of the learning rate at ``frames`` of ``total_frames`` environment steps.
 
-    It rises linearly from zero over the first ``warmup_frames``; then it stays, or falls to zero along half a
-    cosine (arXiv 1608.03983, without restarts). It is a function of frames, not of the number of calls as torch's
-    schedulers are, so a run that is resumed for longer than it was planned follows the longer curve.
+    It rises linearly from zero over the first ``warmup_frames``. Then it stays constant, or falls to zero along half a
+    cosine (arXiv 1608.03983, without restarts). Unlike torch's schedulers, it depends on frames and not on the number
+    of calls, so a run that is resumed for longer than planned follows the longer curve.
     """
     if frames < warmup_frames:
         return frames / warmup_frames

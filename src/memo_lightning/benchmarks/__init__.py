@@ -1,1 +1,1 @@
-"""What memories cost: time, memory and FLOPs of updates and of acting, by the length of the context."""
+"""Benchmarks of memories: time, memory and FLOPs of updates and acting, by context length."""

@@ -1,4 +1,4 @@
-"""What acting costs after a history of some length: latency, bytes of state, FLOPs."""
+"""The cost of acting after a history of a given length: latency, state bytes and FLOPs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
 from memo_lightning.models.acting_flops import flops_per_step
 
-_TIMED_STEPS = 48  # before and after the boundary that the history ends with
+_TIMED_STEPS = 48  # before and after the segment boundary at the end of the history
 
 
 @torch.no_grad()
 def measure_acting(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
-    """Measure steps around the boundary that ends a history as long as the context.
+    """Measure steps around the segment boundary at the end of a history of the case's context length.
 
     Returns:
-        ``step_seconds`` (median), ``worst_step_seconds`` (the slowest, which is the boundary's where there is one),
+        ``step_seconds`` (median), ``worst_step_seconds`` (the slowest step, at the boundary if there is one),
         ``step_cpu_seconds`` (mean), ``state_bytes`` of one environment at the end of the history, and
-        ``acting_peak_bytes`` of all environments: all that acting allocates; in the first turn also ``flops_per_step``
-        of one environment.
+        ``acting_peak_bytes``, everything that acting allocates for all environments; in the first turn also
+        ``flops_per_step`` of one environment.
     """
     model.eval().requires_grad_(False)
     n_envs, length, n_before = case.settings["acting_rows"], case.context_length, _TIMED_STEPS // 2
@@ -52,12 +52,12 @@ def measure_acting(case: Case, model: SequenceModel, turn: int) -> dict[str, Any
 
 @torch.no_grad()
 def measure_staggered(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
-    """Compare environments that reach boundaries one by one with ones that reach them together, over a segment.
+    """Compare environments that reach segment boundaries one by one with environments that reach them together.
 
-    Both take their steps by turns, so that whatever else the machine does slows down both.
+    The two sets of environments step in turn, so that other load on the machine slows both.
 
     Returns:
-        ``lockstep_seconds`` and ``staggered_seconds``, means over the steps of a segment.
+        ``lockstep_seconds`` and ``staggered_seconds`` per step, means over a segment.
     """
     model.eval().requires_grad_(False)
     n_envs, length = case.settings["acting_rows"], case.context_length
@@ -78,11 +78,11 @@ def measure_staggered(case: Case, model: SequenceModel, turn: int) -> dict[str, 
 
 @torch.no_grad()
 def measure_streaming(case: Case, model: SequenceModel, turn: int) -> dict[str, Any]:
-    """Run a bounded memory for very many steps, and compare bytes and latency with those after 10,000.
+    """Run a bounded memory for very many steps, and compare state bytes and latency with those after 10,000 steps.
 
     Returns:
         ``young_bytes`` and ``old_bytes`` of one environment, ``young_seconds`` and ``old_seconds`` per step (medians
-        over a whole segment, by turns), and the steps of each.
+        over whole segments, measured in turn), and the ages ``young_steps`` and ``old_steps``.
     """
     model.eval().requires_grad_(False)
     length, n_young = case.context_length, min(10_000, case.context_length)

@@ -1,4 +1,4 @@
-"""Running all cases of ``memo benchmark``, each in a fresh process."""
+"""The ``memo benchmark`` command: all cases, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _MODULE = "memo_lightning.benchmarks.benchmark"
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
-    """Measure what ``conf/benchmark.yaml`` and its overrides ask for.
+    """Run the measurements that ``conf/benchmark.yaml`` and its overrides ask for.
 
-    Memories are measured by turns: at one length, each of them once, then each of them again. So what a ratio
-    compares has met the same changes of the machine's speed. Results are written after every turn, and turns that
-    ``run_dir`` holds already are kept.
+    Memories take turns: at each context length, every memory is measured once, then every memory again. So changes in
+    the machine's speed affect both sides of a ratio alike. Results are written after every turn, and turns that
+    ``run_dir`` already holds are kept.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in.
 
     Returns:
-        What ``benchmark.json`` holds.
+        The contents of ``benchmark.json``.
 
     Raises:
         UserError: if a setting is wrong, or ``run_dir`` holds a benchmark with other settings.
@@ -55,7 +55,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(config.run_dir) if config.run_dir else new_run_dir("benchmark")
     config.run_dir = str(run_dir)
     results = _open_results(run_dir, cases[0].settings)
-    _write(run_dir, results)  # before hours are spent on what cannot be kept
+    _write(run_dir, results)  # fail now, not after hours, if results cannot be saved
     if n_kept := sum(len(case["turns"]) for case in results["cases"].values()):
         print(f"keeping {n_kept} turns that {run_dir} holds", file=sys.stderr)
     for _, compared in groupby(cases, key=lambda case: (case.context_length, case.kind)):
@@ -75,9 +75,9 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
 
 
 def _turns(compared: Sequence[Case], results: Mapping[str, Any]) -> Iterator[tuple[Case, int]]:
-    """Yield the turns of ``compared`` cases that their ``results``, which grow meanwhile, do not hold.
+    """Yield the turns of ``compared`` cases that ``results``, which grow meanwhile, do not hold yet.
 
-    There are no more once the slowest has spent ``max_seconds``, so that all have as many.
+    Stop once the slowest case has spent ``max_seconds``, so that all cases have the same number of turns.
     """
     for turn in range(compared[0].n_turns):
         taken = [_turns_of(results, case)[:turn] for case in compared]
@@ -95,12 +95,11 @@ def _turns_of(results: Mapping[str, Any], case: Case) -> list[dict[str, Any]]:
 
 
 def measure(case: Case, turn: int = 0) -> dict[str, Any]:
-    """Build the memory, check that it keeps its contract, and measure it.
+    """Build the memory, check that its steps agree with whole sequences, and measure it.
 
     Args:
-        case: what is measured.
-        turn: number of times that it has been measured before. What is the same every time is measured in the first
-            turn only.
+        case: the case to measure.
+        turn: number of earlier measurements of the case. Whatever does not vary is measured in the first turn only.
     """
     model = case.build_model()
     measures: dict[str, Callable[[Case, SequenceModel, int], dict[str, Any]]] = {
@@ -126,15 +125,15 @@ def summarise(case: Case, turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def in_fresh_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Return what ``function`` gives in a new process, or why there is nothing as ``{"failed": reason}``."""
-    context = multiprocessing.get_context("forkserver")  # imports once; children have run no torch before
+    """Call ``function`` in a new process and return its result, or ``{"failed": reason}``."""
+    context = multiprocessing.get_context("forkserver")  # imports once; no child has run torch before
     context.set_forkserver_preload([_MODULE])
     with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as executor:
         try:
             return executor.submit(function, *arguments).result()
         except BrokenProcessPool:
             return {"failed": "its process was killed, as happens when memory runs out"}
-        except Exception as error:  # one memory that fails must not cost the metrics of all others
+        except Exception as error:  # one failing memory must not cost the metrics of all others
             return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
@@ -143,7 +142,7 @@ def _device_name(device: str) -> str:
 
 
 def _describe(metrics: dict[str, Any]) -> str:
-    """Return a case's metrics in a line."""
+    """Summarise a case's metrics in one line."""
     if "failed" in metrics:
         return f"failed: {metrics['failed']}"
     if "update_seconds" in metrics:

@@ -1,4 +1,4 @@
-"""One measurement: a memory at one length of context, in a process of its own."""
+"""A benchmark case: one memory at one context length, measured in its own process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Kind = Literal["update", "acting", "staggered", "streaming"]
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """One case of a benchmark.
 
     Attributes:
-        kind: what is measured.
+        kind: kind of measurement.
         memory: name of the memory.
         model: ``_target_`` and settings of the model.
-        context_length: steps of history, or of an update.
-        settings: those of ``conf/benchmark.yaml`` that are the same for all cases.
+        context_length: steps of the history or, for an update, of the sequences.
+        settings: settings of ``conf/benchmark.yaml`` that all cases share.
     """
 
     kind: Kind
@@ -36,26 +36,26 @@ class Case:
 
     @property
     def key(self) -> str:
-        """What tells the case from all others of a benchmark."""
+        """Key that identifies the case within a benchmark."""
         return f"{self.kind}/{self.memory}/{self.context_length}"
 
     @property
     def n_turns(self) -> int:
-        """How often it is measured, each time on other inputs."""
+        """Number of measurements, each on different inputs."""
         return 1 if self.kind == "streaming" else self.settings["input_sets"]
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device the case runs on."""
         return torch.device(self.settings["device"])
 
     @property
     def segment_length(self) -> int:
-        """Steps between boundaries, for memories that have them."""
+        """Steps between segment boundaries, for memories that have them."""
         return self.settings["model"]["segment_length"]
 
     def build_model(self) -> SequenceModel:
-        """Return the memory, with fresh weights."""
+        """Build the memory with fresh weights."""
         torch.set_num_threads(self.settings["threads"])
         torch.manual_seed(self.settings["seed"])
         model = build_memory(self.model).to(self.device)
@@ -64,11 +64,11 @@ class Case:
         return model
 
     def inputs(self, n_sequences: int, length: int, seed: int = 0) -> Tensor:
-        """Return inputs ``[n_sequences, length, D]``; another seed gives others."""
+        """Return random inputs ``[n_sequences, length, D]``; a different seed gives different ones."""
         generator = torch.Generator().manual_seed(self.settings["seed"] + seed)
         return torch.randn(n_sequences, length, self.settings["model"]["d_model"], generator=generator).to(self.device)
 
     def autocast(self) -> AbstractContextManager:
-        """Return the context in which the model computes."""
+        """Return the autocast context for the case's precision."""
         enabled = self.settings["precision"] == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)

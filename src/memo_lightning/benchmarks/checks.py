@@ -1,4 +1,4 @@
-"""Checking that a memory keeps its contract, before it is timed."""
+"""A check, before timing, that a memory's steps agree with whole sequences."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from memo_lightning.benchmarks.case import Case
 from memo_lightning.models import SequenceModel
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
-_WEIGHT_SCALE = 4  # fresh weights are so small that what is in the memory would hardly show
+_WEIGHT_SCALE = 4  # fresh weights are so small that the memory would hardly affect the outputs
 
 
 class DisagreementError(Exception):
-    """Stepping does not give what the whole sequence gives."""
+    """A disagreement between single steps and the whole sequence."""
 
 
 @torch.no_grad()
 def check_steps(case: Case, model: SequenceModel) -> float:
-    """Compare ``step`` with ``forward`` and ``prefill``, over two boundaries that sequences reach at different steps.
+    """Compare ``step`` and ``prefill`` with ``forward``, over two boundaries that sequences reach at different steps.
 
     Returns:
-        The largest difference of any output, in proportion to the largest output where that exceeds 1.
+        The largest difference of any output, relative to the largest output if that exceeds 1.
 
     Raises:
-        DisagreementError: if it is larger than rounding explains.
+        DisagreementError: if the difference is larger than rounding explains.
     """
     model = copy.deepcopy(model).eval()
     for parameter in model.parameters():

@@ -1,6 +1,6 @@
-"""What worker processes gain on a step that computes: ``python -m memo_lightning.benchmarks.env_workers``.
+"""The speed-up that worker processes give compute-bound steps: ``python -m memo_lightning.benchmarks.env_workers``.
 
-Needs as many free cores as workers.
+Needs as many idle cores as workers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from memo_lightning.envs.gymnasium.env import GymnasiumEnv
 
 
 class Busy(gymnasium.Env):
-    """A step computes for a time, and an episode never ends.
+    """An environment whose steps take CPU time and whose episodes never end.
 
     Args:
-        seconds: of the processor, per step.
+        seconds: CPU time per step.
     """
 
     observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -34,7 +34,7 @@ class Busy(gymnasium.Env):
         return np.zeros(1, np.float32), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Compute."""
+        """Use up CPU time."""
         end = time.thread_time() + self._seconds
         while time.thread_time() < end:
             pass
@@ -42,7 +42,7 @@ class Busy(gymnasium.Env):
 
 
 def steps_per_second(n_workers: int, n_envs: int = 8, n_tries: int = 60) -> float:
-    """Return steps of all environments per second, at their best: what is in the way passes."""
+    """Return the steps per second of all environments, in the best try, which other load disturbs least."""
     env = GymnasiumEnv(n_envs=n_envs, make=Busy, trial_length=10**6, workers=n_workers)
     try:
         td, best = env.rand_action(env.reset()), np.inf

@@ -1,7 +1,7 @@
-"""How fast the embedded simulator is: ``python -m memo_lightning.benchmarks.house_sim [FILE.json]``.
+"""The speed of the embedded simulator: ``python -m memo_lightning.benchmarks.house_sim [FILE.json]``.
 
-Of one core the seconds are processor time, so that time given to other programs does not count. How much two cores gain
-is told by the clock, from the fastest of several short runs with one and two threads in turn.
+Rates per core use CPU time, so that time given to other programs does not count. The gain from two cores uses wall
+time, taking the fastest of several short runs that alternate between one and two threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from memo_lightning.houses.shapes import concatenate
 
 
 def frames_per_second(n_frames: int) -> float:
-    """Return RGB and depth images of 64x64 pixels per second, over poses in several furnished houses."""
+    """Return rendered frames (RGB and depth, 64x64 pixels) per second, over poses in several furnished houses."""
     rng = np.random.default_rng(0)
     source = GeneratedSource("held_out", n_placements=1)
     scenes = []
@@ -50,7 +50,7 @@ def frames_per_second(n_frames: int) -> float:
 
 
 def habitat_steps_per_second(n_steps: int) -> float:
-    """Return steps of ``habitat.Env`` per second, with RGB and depth, all measures and random walking."""
+    """Return steps per second of ``habitat.Env`` with RGB and depth, all measures and random actions."""
     env = import_habitat().Env(make_config(sensors=("rgb", "depth")))
     env.reset()
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def habitat_steps_per_second(n_steps: int) -> float:
 
 
 def column_steps_per_second(n_steps: int) -> float:
-    """Return steps of a trial per second with the light observation and random walking."""
+    """Return steps per second of a trial with the column observation and random actions."""
     env = TrialEnv(sensors=("columns",), trial_steps=10 * n_steps)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -78,17 +78,17 @@ def column_steps_per_second(n_steps: int) -> float:
 def engine_steps_per_second(
     sensors: Sequence[str], n_rows: int = 128, n_steps: int = 100, n_runs: int = 8
 ) -> dict[str, float]:
-    """Return steps of all environments per second of the batched engine: all measures, random walking, new episodes.
+    """Return steps per second of the batched engine over all environments, with all measures and random actions.
 
     Args:
-        sensors: what is observed; columns are 16, images 64x64.
-        n_rows: trials side by side, in full training houses.
-        n_steps: of each run.
-        n_runs: with one and with two threads in turn.
+        sensors: observations; there are 16 columns, images have 64x64 pixels.
+        n_rows: number of environments, in training houses of full size.
+        n_steps: steps per run.
+        n_runs: number of runs, each with one thread and then with two.
 
     Returns:
-        ``per_core_second``, the median over runs with one thread of steps per second of processor time;
-        ``one_thread`` and ``two_threads``, the most steps per second by the clock; and their ratio, ``two_cores``.
+        ``per_core_second``, steps per second of CPU time, the median over runs with one thread; ``one_thread`` and
+        ``two_threads``, the most steps per second of wall time; and their ratio, ``two_cores``.
     """
     rng = np.random.default_rng(0)
     source = GeneratedSource("train")
@@ -126,7 +126,7 @@ def _walk(engine: BatchedTrials, rng: np.random.Generator, n_steps: int) -> None
 
 
 def measure() -> dict[str, object]:
-    """Return all rates, the memory that this process has taken at most, and the machine."""
+    """Return all rates, the peak memory of this process, and a description of the machine."""
     return {
         "engine_columns": engine_steps_per_second(("columns",)),
         "engine_rgb_depth": engine_steps_per_second(("rgb", "depth"), n_steps=20),
@@ -143,7 +143,7 @@ def measure() -> dict[str, object]:
 
 
 def _per_second(run: Callable[[int], None], n: int) -> float:
-    """Return how often per second ``run`` can be called, after a start that compiles and loads."""
+    """Return the calls of ``run`` per second of CPU time, after a warm-up that compiles and loads."""
     for k in range(10):
         run(k)
     start = time.process_time()

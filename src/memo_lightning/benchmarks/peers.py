@@ -1,8 +1,8 @@
-"""What others' recurrent PPO learns in the same time: ``python -m memo_lightning.benchmarks.peers [--help]``.
+"""A comparison with SB3-contrib's RecurrentPPO at equal training time: ``python -m memo_lightning.benchmarks.peers``.
 
-Needs the extra ``peers`` and idle cores. Trains, one after the other and on the same environments, this project's Memo
-and LSTM and the RecurrentPPO of SB3-contrib, with the same discount, epochs, learning rate and sizes where it has them.
-Seconds are those of training, without what comes before the first step.
+Needs the extra ``peers`` and idle cores. Trains this project's Memo and LSTM and SB3-contrib's RecurrentPPO, one after
+the other on the same environments, with the same discount, epochs, learning rate and, where it has them, sizes. Only
+training time counts, not the time before the first step.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _LAST_TRIALS = 640
 
 
 class Clock(AfterRollout):
-    """Writes down what a training has reached, and ends it when its time is up.
+    """A callback that records the progress of a training run and stops it when its time is up.
 
     Args:
-        seconds: of training.
-        path: where the points go, as JSON.
+        seconds: training time.
+        path: JSON file to which the points are written.
     """
 
     def __init__(self, seconds: float, path: str) -> None:
@@ -57,7 +57,7 @@ class Clock(AfterRollout):
         self._begin = time.perf_counter()
 
     def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
-        """Write down a point."""
+        """Record a point."""
         seconds = time.perf_counter() - self._begin
         score = float(trainer.callback_metrics["train/return_per_trial"])
         self._points.append((seconds, learner.frames, score))
@@ -67,7 +67,7 @@ class Clock(AfterRollout):
 
 
 def train_ours(overrides: Sequence[str], seconds: float) -> list[Point]:
-    """Return what ``memo train`` reaches with some overrides."""
+    """Run ``memo train`` with ``overrides`` for ``seconds``, and return its points."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         path = f"{folder}/points.json"
         clock = ["+callbacks.clock._target_=memo_lightning.benchmarks.peers.Clock", f"+callbacks.clock.path={path}"]
@@ -77,12 +77,12 @@ def train_ours(overrides: Sequence[str], seconds: float) -> list[Point]:
 
 
 class Trials(VecEnv):
-    """The environments of a configuration as SB3 has them; its episodes are our trials.
+    """The environments of a configuration as an SB3 ``VecEnv``, whose episodes are this project's trials.
 
-    What is observed is what our policies see: the observation and the previous step, side by side.
+    Observations are what this project's policies see: the observation and the previous step, concatenated.
 
     Args:
-        config: a node of ``conf/env/``, whose observation is a vector.
+        config: a node of ``conf/env/`` whose observation is a vector.
         n_envs: number of environments N.
     """
 
@@ -100,16 +100,16 @@ class Trials(VecEnv):
         return torch.cat(parts, dim=-1).numpy().copy()
 
     def reset(self) -> NDArray[np.float32]:
-        """Begin a trial everywhere; returns ``[N, n]``."""
+        """Begin a trial in every environment and return observations ``[N, n]``."""
         self._carrier, self._returns[:] = self._env.reset(), 0
         return self._observed()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Take ``actions [N]``."""
+        """Set ``actions [N]`` for the next step."""
         self._carrier["action"] = torch.as_tensor(actions)
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Return observations, rewards, ends of trials and infos; a trial that has ended begins anew."""
+        """Step and return observations, rewards, ends of trials and infos; a new trial follows one that has ended."""
         stepped, self._carrier = self._env.step_and_maybe_reset(self._carrier)
         rewards = stepped["next", "reward"].squeeze(-1).numpy().copy()
         ends = stepped["next", "done"].squeeze(-1).numpy().copy()
@@ -123,24 +123,24 @@ class Trials(VecEnv):
         self._env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute, the same for all."""
+        """Return an attribute, the same for all environments."""
         return [getattr(self, attr_name, None)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refuse: there is nothing to be set."""
+        """Raise ``NotImplementedError``: there is nothing to set."""
         raise NotImplementedError
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Refuse: environments have no methods of their own."""
+        """Raise ``NotImplementedError``: environments have no methods of their own."""
         raise NotImplementedError
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Say that none is wrapped."""
+        """Report that no environment is wrapped."""
         return [False] * self.num_envs
 
 
 def train_sb3(seconds: float) -> list[Point]:
-    """Return what SB3-contrib's RecurrentPPO reaches with an LSTM of width 64."""
+    """Train SB3-contrib's RecurrentPPO, its LSTM as wide as Memo, and return its points."""
     from sb3_contrib import RecurrentPPO
 
     config = compose_config("train", [])
@@ -180,13 +180,13 @@ def train_sb3(seconds: float) -> list[Point]:
 
 
 def summarise(points: Sequence[Point], at: Sequence[float]) -> dict[str, Any]:
-    """Return frames per second, and the return at given seconds of training."""
+    """Return frames per second, and the return after each of the given seconds of training."""
     reached = {f"{second:g}": next((score for when, _, score in points if when >= second), None) for second in at}
     return {"frames_per_second": round(points[-1][1] / points[-1][0]), "return_after_seconds": reached}
 
 
 def measure(at: Sequence[float]) -> dict[str, Any]:
-    """Train all, and return their summaries."""
+    """Train all three, and return their summaries with threads and versions."""
     seconds = max(at) + 1
     versions = {name: importlib.metadata.version(name) for name in ("torch", "stable-baselines3", "sb3-contrib")}
     found = {
@@ -198,10 +198,16 @@ def measure(at: Sequence[float]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print, and write what was measured."""
+    """Measure, print the results, and write them to ``--out`` if it is given."""
     parser = argparse.ArgumentParser(prog="python -m memo_lightning.benchmarks.peers", description=__doc__)
-    parser.add_argument("seconds", nargs="*", type=float, default=[60.0, 120.0, 240.0], help="of training, to look at")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes, as JSON")
+    parser.add_argument(
+        "seconds",
+        nargs="*",
+        type=float,
+        default=[60.0, 120.0, 240.0],
+        help="training times in seconds at which the return is reported",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the results")
     chosen = parser.parse_args(arguments)
     text = json.dumps(measure(chosen.seconds), indent=2)
     print(text)

@@ -1,4 +1,4 @@
-"""Which cases a benchmark consists of."""
+"""The cases of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from memo_lightning.models.segments import SegmentedModel
 from memo_lightning.policies.spec import build_memory
 from memo_lightning.training.parts import build_baseline
 
-# Settings that say which cases there are. All others are the same for all cases of a benchmark.
+# Settings that select the cases. All others are shared by the cases of a benchmark.
 _WHICH_CASES = ("memories", "context_lengths", "measures", "arms", "staggered", "streaming_steps", "run_dir", "choices")
-# How memories are ordered in tables; others follow.
+# Order of memories in tables; others follow.
 _FIRST = (
     *("memo", "memo_checkpointed", "full_context", "rmt", "autocompressor", "direct_kv", "retrieval"),
     *("lstm", "gru", "memoryless"),
@@ -25,7 +25,7 @@ _FIRST = (
 
 
 def plan(config: DictConfig) -> list[Case]:
-    """Return the cases that ``config`` asks for; those that are compared follow one another.
+    """Return the cases that ``config`` asks for; cases that are compared are adjacent.
 
     Raises:
         UserError: if a setting is out of range or does not fit the others.
@@ -57,9 +57,9 @@ def plan(config: DictConfig) -> list[Case]:
 
 
 def arms_of(config: DictConfig) -> dict[str, list[str]]:
-    """Return the memories that can be measured, and what ``memo train`` is told to get each.
+    """Return the memories that can be measured, each with the ``memo train`` overrides that select it.
 
-    They are Memo, every option of ``conf/baseline/`` that is a memory, and what ``config.arms`` adds.
+    They are Memo, every option of ``conf/baseline/`` that is a memory, and those that ``config.arms`` adds.
     """
     options = [option for option in group_options("baseline") if option not in ("none", "custom")]
     arms: dict[str, list[str]] = {"memo": [], **{option: [f"baseline={option}"] for option in options}}
@@ -91,7 +91,7 @@ def _check(config: DictConfig, memories: Sequence[str], arms: Mapping[str, Seque
 
 
 def _model_settings(config: DictConfig, arm: Sequence[str]) -> dict[str, Any]:
-    """Return ``_target_`` and settings of a memory, as ``memo train`` with the overrides of its arm has them."""
+    """Return ``_target_`` and settings of a memory, as in ``memo train`` with the overrides of its arm."""
     sizes = [f"model.{name}={value}" for name, value in config.model.items()]
     trained: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         compose_config("train", [*sizes, *arm]), resolve=True

@@ -1,4 +1,4 @@
-"""The plot of a benchmark."""
+"""The plot of a benchmark's costs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ Costs = Mapping[tuple[int, str], Mapping[str, Any]]
 
 @rc_context(STYLE)
 def plot_costs(cases: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw every cost that was measured, for every memory: over the length of the context, or as bars where it is one.
+    """Plot every measured cost of every memory: as lines over context length, or as bars if there is only one length.
 
-    Lines have logarithmic axes. A memory without a cost has no mark: it has no state, or it could not be measured.
+    Lines have logarithmic axes. A missing mark means that a memory has no such cost, such as a state, or that it could
+    not be measured.
 
     Args:
         cases: the ``cases`` of ``benchmark.json``.
@@ -90,14 +91,14 @@ def _bars(costs: Costs, lengths: Sequence[int], panels: Sequence[tuple[str, floa
 
 
 def _panels(n_panels: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, each ``height`` inches high."""
+    """Return a figure with ``n_panels`` panels, each ``height`` inches high."""
     n_lines, n_columns = -(-n_panels // _COLUMNS), min(n_panels, _COLUMNS)
     figure = new_figure(PAGE_WIDTH * n_columns / _COLUMNS + (n_columns < _COLUMNS), 0.7 + height * n_lines)
     return figure, [figure.add_subplot(n_lines, n_columns, place + 1) for place in range(n_panels)]
 
 
 def _line(memory: str) -> Literal["-", "--"]:
-    """Return the style of a memory's line: most are dashed, so that those of equal cost are all seen."""
+    """Return the style of a memory's line: most are dashed, so that lines of equal cost stay visible."""
     return "-" if memory in ("memo", "full_context") else "--"
 
 

@@ -1,4 +1,4 @@
-"""What memories cost in proportion to one another."""
+"""Cost ratios between memories."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ratio:
-    """One metric of a case in proportion to one of another.
+    """The ratio of a metric of one case to a metric of another.
 
     Attributes:
-        name: what is compared.
+        name: description of the comparison.
         numerator: key of a case, and the name of its metric.
-        denominator: the same for what it is divided by.
-        cpu: name of the CPU time that belongs to the metric, where it is a time.
+        denominator: key of the case it is divided by, and the name of its metric.
+        cpu: name of the CPU time that corresponds to the metric, if there is one.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Ratio:
     cpu: str | None = None
 
     def of(self, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-        """Return the ratio, or None where a metric is missing."""
+        """Return the ratio, or None if a metric is missing."""
         value = self._divide(cases, self.numerator[1], self.denominator[1])
         if value is None:
             return None
@@ -37,7 +37,7 @@ class Ratio:
         return None if upper is None or lower is None else upper / lower
 
 
-_METRICS = {  # what each metric is called, and the kind of case that has it
+_METRICS = {  # title of each metric, and the kind of case that has it
     "update_seconds": ("update time", "update"),
     "update_peak_bytes": ("update memory", "update"),
     "step_seconds": ("step time", "acting"),
@@ -47,7 +47,7 @@ _METRICS = {  # what each metric is called, and the kind of case that has it
 
 
 def _over_memo(metric: str, length: int, memory: str) -> Ratio:
-    """Return the ratio of a memory's metric to Memo's, at one length of context."""
+    """Return the ratio of a memory's metric to Memo's, at one context length."""
     title, kind = _METRICS[metric]
     keys = (f"{kind}/{name}/{length}" for name in (memory, "memo"))
     cpu = "update_cpu_seconds" if metric == "update_seconds" else None
@@ -72,7 +72,7 @@ _RATIOS = (
 
 
 def ratios(cases: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return all ratios whose metrics the ``cases`` of one benchmark hold."""
+    """Return all ratios whose metrics are among the ``cases`` of a benchmark."""
     found = [ratio.of(cases) for ratio in _RATIOS]
     for key, case in cases.items():
         if key.startswith("staggered/"):

@@ -1,6 +1,6 @@
-"""Memo as its paper computes it: every segment encodes all older summaries again.
+"""Memo as its paper computes it: every segment re-encodes all older summaries.
 
-Slower by a factor that grows with the length of the trial; here to compare with. ``memo benchmark`` measures it with
+It is slower by a factor that grows with trial length, and is here for comparison. ``memo benchmark`` measures it with
 ``'+arms.memo_reencoding=[model._target_=memo_lightning.benchmarks.reencoding.ReencodingMemo]'``.
 """
 
@@ -17,7 +17,7 @@ from memo_lightning.models.trials import Chunk, Trials
 
 
 class ReencodingMemo(MemoTransformer):
-    """Memo whose whole sequences are read by :func:`forward_with_reencoding`, if they are one trial each."""
+    """Memo that reads whole sequences with :func:`forward_with_reencoding` if they are one trial each."""
 
     def read_trials(
         self, x: Tensor, trials: Trials, segment_length: int, dropped: Sequence[int]
@@ -34,7 +34,7 @@ def forward_with_reencoding(
 ) -> Tensor:
     """Return the outputs ``[B, T, D]`` of a Memo model for sequences ``x [B, T, D]`` of one trial each.
 
-    Summaries older than ``gradient_segments`` are detached, where that is given.
+    Summaries older than ``gradient_segments`` are detached, if that is given.
     """
     summaries: list[Tensor] = []
     outputs = []

@@ -1,7 +1,7 @@
 """A load test of ``memo serve``: ``python -m memo_lightning.benchmarks.serving [--out FILE]``.
 
-The server is a process of its own, with one thread for the model. The clients are coroutines of this process, which
-takes part of the same processors: where these are two, what is measured is the two together.
+The server runs in its own process, with one thread for the model. The clients are coroutines in this process, which
+shares the machine's cores: on two cores, the results describe server and clients together.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from memo_lightning.training.parts import build_parts
 
 N_SESSIONS = 200
 TRIAL_LENGTH = 200
-N_SAMPLES = 20  # of the server's memory, over the steps
+N_SAMPLES = 20  # samples of the server's memory, spread over the steps
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and its process."""
+    """A running server and its process."""
 
     port: int
     process: psutil.Process
 
     def cpu_seconds(self) -> float:
-        """Return the time that processors have spent on it."""
+        """Return the CPU time that the server has used."""
         times = self.process.cpu_times()
         return times.user + times.system
 
@@ -57,7 +57,7 @@ Act = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 def write_checkpoint(path: Path) -> None:
-    """Write the checkpoint of a policy as ``memo train`` begins with: Memo for Dark-Key-To-Door 5x5."""
+    """Write a checkpoint of the untrained policy of ``memo train``: Memo for Dark-Key-To-Door 5x5."""
     config = compose_config("train", ["logger=none"])
     parts = build_parts(config)
     checkpoint = {
@@ -74,7 +74,7 @@ def write_checkpoint(path: Path) -> None:
 
 @contextmanager
 def server(checkpoint: Path, *overrides: str) -> Iterator[Server]:
-    """Serve a checkpoint."""
+    """Serve a checkpoint for the duration of the context."""
     command = [sys.executable, "-m", "memo_lightning.cli.main", "serve", f"checkpoint={checkpoint}", "port=0"]
     process = subprocess.Popen([*command, *overrides], stdout=subprocess.PIPE, text=True)
     try:
@@ -89,7 +89,7 @@ def server(checkpoint: Path, *overrides: str) -> Iterator[Server]:
 
 
 class Http:
-    """One connection, which is kept."""
+    """A persistent HTTP connection."""
 
     def __init__(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._port, self._reader, self._writer = port, reader, writer
@@ -100,10 +100,10 @@ class Http:
         return Http(port, *await asyncio.open_connection("127.0.0.1", port))
 
     async def request(self, method: str, path: str, message: Any = None) -> bytes:
-        """Return the body of the answer.
+        """Send a request and return the body of the response.
 
         Raises:
-            RuntimeError: if it is an error.
+            RuntimeError: if the response is an error.
         """
         body = b"" if message is None else json.dumps(message).encode()
         head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\ncontent-length: {len(body)}\r\n"
@@ -121,7 +121,7 @@ class Http:
 
 
 async def http_session(port: int) -> tuple[Act, Callable[[], Awaitable[None]]]:
-    """Return what acts in a session over HTTP and JSON, and what ends it."""
+    """Open a session over HTTP and JSON; return a function that acts and one that ends it."""
     connection = await Http.open(port)
     name = json.loads(await connection.request("POST", "/sessions"))["session"]
 
@@ -135,7 +135,7 @@ async def http_session(port: int) -> tuple[Act, Callable[[], Awaitable[None]]]:
 
 
 async def websocket_session(port: int) -> tuple[Act, Callable[[], Awaitable[None]]]:
-    """Return what acts in a session over WebSocket and msgpack, and what ends it."""
+    """Open a session over WebSocket and msgpack; return a function that acts and one that ends it."""
     socket: ClientConnection = await connect(f"ws://127.0.0.1:{port}/ws", compression=None)
     await socket.recv()
 
@@ -150,7 +150,7 @@ SESSIONS = {"http_json": http_session, "websocket_msgpack": websocket_session}
 
 
 async def metrics(port: int) -> dict[str, float]:
-    """Return the server's metrics without labels, by name."""
+    """Return the server's unlabelled metrics, by name."""
     connection = await Http.open(port)
     text = (await connection.request("GET", "/metrics")).decode()
     connection.close()
@@ -161,14 +161,14 @@ async def metrics(port: int) -> dict[str, float]:
 async def load_test(
     served: Server, kind: str, n_sessions: int, n_steps: int, observations: np.ndarray
 ) -> dict[str, Any]:
-    """Let sessions act as fast as they are answered, each in trials that begin at steps of its own.
+    """Run sessions that act as fast as the server answers, with trials that begin at different steps.
 
     Args:
         served: the server.
-        kind: how it is asked.
-        n_sessions: at the same time.
-        n_steps: of all of them together.
-        observations: float32 ``[n, D]``, of which they choose.
+        kind: the protocol, a key of ``SESSIONS``.
+        n_sessions: number of concurrent sessions.
+        n_steps: total steps of all sessions.
+        observations: float32 ``[n, D]``, from which sessions take theirs.
     """
     port = served.port
     opened = [await SESSIONS[kind](port) for _ in range(n_sessions)]
@@ -214,7 +214,7 @@ async def load_test(
 
 
 def steps_per_second_of_the_model(agent: Agent, observations: np.ndarray, n_calls: int = 100) -> int:
-    """Return the steps per second of all sessions at once, without a server."""
+    """Return the model's steps per second with all sessions in one batch, without a server."""
     actor = BatchedActor(agent)
     players = [actor.player(None, False) for _ in range(N_SESSIONS)]
     start = time.perf_counter()
@@ -227,7 +227,7 @@ def steps_per_second_of_the_model(agent: Agent, observations: np.ndarray, n_call
 async def with_idle_sessions(
     served: Server, observations: np.ndarray, n_rounds: int = 4, n_steps: int = 500
 ) -> list[dict[str, Any]]:
-    """Measure one session alone, and beside others that remember something and rest, in turns."""
+    """Measure one session, alternately alone and next to idle sessions that hold a memory."""
     measured: dict[int, list[dict[str, Any]]] = {0: [], N_SESSIONS: []}
     for _ in range(n_rounds):
         measured[0].append(await load_test(served, "websocket_msgpack", 1, n_steps, observations))
@@ -245,9 +245,9 @@ async def with_idle_sessions(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print, and write what was measured."""
+    """Measure, print the results, and write them to ``--out`` if it is given."""
     parser = argparse.ArgumentParser(prog="python -m memo_lightning.benchmarks.serving", description=__doc__)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes, as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the results")
     out = parser.parse_args(arguments).out
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The results of a benchmark as tables: readable in a terminal, and valid Markdown."""
+"""Benchmark results as tables, in Markdown that is readable in a terminal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _COLUMNS = (
 
 
 def cost_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the costs of all memories, by length of the context.
+    """Return a table of the costs of all memories, by context length.
 
-    What could not be measured is missing.
+    Cells are empty where nothing was measured.
 
     Args:
         cases: the ``cases`` of ``benchmark.json``.
@@ -36,7 +36,7 @@ def cost_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def costs_of(cases: Mapping[str, Mapping[str, Any]]) -> dict[tuple[int, str], dict[str, Any]]:
-    """Return the metrics of updates and acting together, by length of the context and memory, shortest first."""
+    """Merge the metrics of updates and acting, by context length and memory, shortest first."""
     costs: dict[tuple[int, str], dict[str, Any]] = {}
     for key, case in cases.items():
         if key.startswith(("update/", "acting/")):
@@ -45,7 +45,7 @@ def costs_of(cases: Mapping[str, Mapping[str, Any]]) -> dict[tuple[int, str], di
 
 
 def ratio_table(ratios: Sequence[Mapping[str, Any]]) -> str:
-    """Return the ratios, measured by wall time, bytes or counts, and by CPU time where there is one."""
+    """Return a table of the ratios, by wall time, bytes or counts, and by CPU time where there is one."""
     lines = [["ratio", "measured", "by CPU time"]]
     for ratio in ratios:
         cpu = "" if ratio["by_cpu_time"] is None else f"{ratio['by_cpu_time']:.2f}"
@@ -58,7 +58,7 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
-    """Return a table, its heading first, as Markdown with aligned columns; numbers to the right."""
+    """Format a table, heading first, as Markdown with aligned columns; numbers are right-aligned."""
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     right = [column > 0 and table[0][column] not in ("memory", "") for column in range(len(widths))]
     lines = []

@@ -1,4 +1,4 @@
-"""Measuring time and memory of a piece of work."""
+"""Measuring the time and memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Do the work and return its wall time and the CPU time (user and system, all threads), in seconds."""
+    """Do the work and return its wall time and CPU time (user and system, all threads), in seconds."""
     synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -22,16 +22,16 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> tuple[float,
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class PeakMemory:
-    """Bytes that the process allocates beyond what it holds when this is made.
+    """Peak memory of the process, beyond what it holds when this object is created.
 
-    On CUDA as its allocator counts them; else by the resident set, whose high-water mark Linux lets a process reset.
-    Fresh processes give the cleanest numbers.
+    On CUDA it is read from the allocator, otherwise from the resident set, whose high-water mark Linux lets a process
+    reset. Fresh processes give the cleanest numbers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,13 +43,13 @@ class PeakMemory:
             return
         try:
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
+            Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark to the current resident set
             self._before = _status_bytes("VmRSS")
         except (AttributeError, OSError):  # no glibc, or no Linux that allows it
             self._before = None
 
     def read(self) -> int | None:
-        """Return the most that has been allocated since, in bytes; None where the system cannot tell."""
+        """Return the peak since creation, in bytes; None if the system cannot tell."""
         if self._before is None:
             return None
         if self._device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Lightning callbacks: the baseline swap, metrics of rollouts, progress, checkpoints, stopping, pruning, cores."""
+"""Lightning callbacks: baseline swap, rollout metrics, progress, checkpoints, preemption, pruning, shared cores."""
 
 from memo_lightning.callbacks.baseline import Baseline
 from memo_lightning.callbacks.checkpointing import Checkpointing

@@ -1,4 +1,4 @@
-"""What callbacks that act between rollouts have in common."""
+"""The base class of callbacks that act between rollouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memo_lightning.training.learner import PolicyLearner
 
 
 class AfterRollout(lightning.Callback, ABC):
-    """Acts whenever a complete rollout has been learned from, not after the chunks that a rollout may come in."""
+    """Callback that acts when a complete rollout has been learned from, not after each of its chunks."""
 
     @abstractmethod
     def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
@@ -25,7 +25,7 @@ class AfterRollout(lightning.Callback, ABC):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Tell whether it is time."""
+        """Call :meth:`after_rollout` if the rollout is complete."""
         assert isinstance(pl_module, PolicyLearner)
         if not pl_module.in_rollout:
             self.after_rollout(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Baselines: a callback that puts another memory in the policy, before anything is built around it."""
+"""Baselines: a callback that puts another memory into the policy before anything is built around it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.spec import TARGET
 
-# Settings of conf/model/ that a baseline has too, where it has such a parameter and does not set it itself.
+# Settings of conf/model/ that a baseline takes over if it has such a parameter and does not set it itself.
 SHARED = (
     "d_model",
     "n_layers",
@@ -29,20 +29,20 @@ SHARED = (
 
 
 class Baseline(lightning.Callback):
-    """Replaces the policy's sequence model in ``setup``, before optimizer and collector exist.
+    """Callback that replaces the policy's sequence model in ``setup``, before optimizer and collector exist.
 
-    Encoder, heads, algorithm and environment stay as they are, so that a comparison compares memories.
+    Encoder, heads, algorithm and environment stay the same, so that a comparison compares memories only.
 
     Args:
         target: dotted path of the model's class, a :class:`~memo_lightning.models.SequenceModel`.
-        shared: settings of the model that is replaced, of which the new one takes those that it knows: sizes, and
-            whatever all transformers have.
-        settings: further arguments of the model, where they come as a group.
-        **own: arguments of the model, which win over those that are shared.
+        shared: settings of the model that is replaced; the new model takes over those that it knows, such as sizes and
+            the settings that all transformers have.
+        settings: further arguments of the model, given as a group.
+        **own: arguments of the model, which take precedence over shared settings.
 
     Attributes:
-        memory: ``_target_`` and all settings of the model.
-        model: the model, which takes the policy's place.
+        memory: ``_target_`` and all arguments of the model.
+        model: the model that replaces the policy's.
 
     Raises:
         UserError: if there is no such model, or the settings do not fit it.
@@ -60,7 +60,7 @@ class Baseline(lightning.Callback):
         self.model: SequenceModel = construct(model_class, **arguments)
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Swap the memory, and say so."""
+        """Swap the memory, and print a line about it."""
         policy = pl_module.policy
         assert isinstance(policy, MemoryPolicy)
         replaced = policy.sequence_model
@@ -77,7 +77,7 @@ class Baseline(lightning.Callback):
         """Swap the memory of ``policy``.
 
         Raises:
-            UserError: if the parts do not fit.
+            UserError: if the memory does not fit the policy.
         """
         self.check(policy)
         policy.sequence_model = self.model
@@ -91,5 +91,5 @@ class Baseline(lightning.Callback):
 
 
 def n_parameters(model: SequenceModel) -> int:
-    """Return the number of trainable numbers in ``model``."""
+    """Return the number of parameters of ``model``."""
     return sum(parameter.numel() for parameter in model.parameters())

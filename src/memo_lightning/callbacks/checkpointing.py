@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Checkpointing(AfterRollout):
-    """Saves the run after every few rollouts, and at its start, so that there always is something to resume from.
+    """Callback that saves the run at its start and after every few rollouts, so that it can always be resumed.
 
-    Checkpoints are made between rollouts only: there, weights, optimizer and counters are all there is to a run,
-    and resuming from them is exact. Lightning's own ModelCheckpoint counts optimizer steps, of which a rollout
-    makes many.
+    Checkpoints are only written between rollouts: there, weights, optimizer and counters are the whole state of a run,
+    and resuming from them is exact. Lightning's own ModelCheckpoint counts optimizer steps, of which there are many
+    per rollout.
 
     Args:
-        run_dir: the run's folder.
-        every_n_rollouts: rollouts between checkpoints.
+        run_dir: folder of the run.
+        every_n_rollouts: number of rollouts between checkpoints.
 
     Raises:
         UserError: if ``every_n_rollouts`` is not positive.
@@ -38,23 +38,23 @@ class Checkpointing(AfterRollout):
         self.every_n_rollouts = every_n_rollouts
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Agree on the folder: a default name holds the time, which every process reads for itself."""
+        """Make all processes use one folder: a default name contains the time, which each reads for itself."""
         self.path = trainer.strategy.broadcast(self.path)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save a run that has learned nothing yet."""
+        """Save a new run before it has learned anything."""
         if not trainer.strategy.broadcast(self.path.exists()):
             self.save(trainer)
 
     def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
-        """Save if it is time."""
+        """Save after every ``every_n_rollouts`` rollouts."""
         if learner.rollouts_done % self.every_n_rollouts == 0:
             self.save(trainer)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the metrics that are not in MLflow: Lightning logs those of a rollout after the callbacks' turn."""
+        """Add the metrics that are not in MLflow yet: Lightning logs those of a rollout after the callbacks run."""
         logger: RunLogger | None = trainer.logger  # type: ignore[assignment]
         if logger:
             metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
@@ -66,7 +66,7 @@ class Checkpointing(AfterRollout):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Write ``last.ckpt``; all processes must call it."""
+        """Write ``last.ckpt``; all processes must call this."""
         trainer.save_checkpoint(self.path)
         checkpoint_io = trainer.strategy.checkpoint_io
         is_safe = not (isinstance(checkpoint_io, AtomicCheckpointIO) and checkpoint_io.error)

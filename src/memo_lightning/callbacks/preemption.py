@@ -15,18 +15,19 @@ from memo_lightning.callbacks.checkpointing import Checkpointing
 from memo_lightning.errors import PREEMPTED, Preempted, require
 from memo_lightning.training.learner import PolicyLearner
 
-_TIME_IS_UP = signal.SIGUSR2  # SIGALRM interrupts environments that hang
+_TIME_IS_UP = signal.SIGUSR2  # not SIGALRM, which interrupts environments that hang
 
 
 class Preemption(AfterRollout):
-    """Ends the run with a checkpoint when SIGTERM arrives, by raising :class:`Preempted`.
+    """Callback that ends the run with a checkpoint when SIGTERM arrives, by raising :class:`Preempted`.
 
-    The rollout under way is finished, learned from and saved if that takes no longer than ``grace_seconds``;
-    otherwise it is given up, as the checkpoint before it is complete. All ranks stop at the same rollout,
-    whichever of them was told.
+    The current rollout is finished, learned from and saved if that takes no longer than ``grace_seconds``; otherwise it
+    is given up, and the checkpoint before it remains. All ranks stop at the same rollout, whichever of them received
+    the signal.
 
     Args:
-        grace_seconds: how long the rollout under way may take. SLURM kills 30 s after SIGTERM by default.
+        grace_seconds: how long the current rollout may still take after SIGTERM. By default, SLURM kills a job 30 s
+            after SIGTERM.
 
     Raises:
         UserError: if ``grace_seconds`` is not positive.
@@ -37,9 +38,9 @@ class Preemption(AfterRollout):
         self.grace_seconds = grace_seconds
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take SIGTERM over from Lightning, which puts the handlers back at the end."""
+        """Take over SIGTERM from Lightning, which restores the handlers at the end."""
         if threading.current_thread() is not threading.main_thread():
-            return  # signals belong to the main thread's program
+            return  # only the main thread can handle signals
         assert isinstance(pl_module, PolicyLearner)
         notice = pl_module.preemption
 
@@ -49,9 +50,9 @@ class Preemption(AfterRollout):
             notice.asked = True
             launcher = trainer.strategy.launcher
             if launcher is not None:
-                launcher.kill(signal.SIGTERM)  # the ranks that this one has started
+                launcher.kill(signal.SIGTERM)  # the ranks started by this one
             notice.call_after(self.grace_seconds, signal.pthread_kill, threading.get_ident(), _TIME_IS_UP)
-            # For where no signal is heard, as in a library that waits.
+            # In case the signal is not handled, for example while a library call blocks.
             notice.call_after(2 * self.grace_seconds, os._exit, PREEMPTED)
 
         def give_up(signum: int, frame: FrameType | None) -> None:
@@ -61,7 +62,7 @@ class Preemption(AfterRollout):
         signal.signal(_TIME_IS_UP, give_up)
 
     def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
-        """End here if any rank was asked to."""
+        """End the run here if any rank was asked to."""
         if trainer.strategy.reduce_boolean_decision(learner.preemption.asked, all=False):
             callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks:
@@ -70,7 +71,7 @@ class Preemption(AfterRollout):
             _end(learner)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """End here if SIGTERM has come since the last rollout: the report can be made when the run is resumed."""
+        """End here if SIGTERM came after the last rollout: the report can be written when the run is resumed."""
         assert isinstance(pl_module, PolicyLearner)
         if pl_module.preemption.asked:
             _end(pl_module)

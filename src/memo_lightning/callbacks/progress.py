@@ -1,4 +1,4 @@
-"""Progress in frames: a bar on a terminal and in a notebook, a line now and then elsewhere."""
+"""Progress in frames: a bar on a terminal and in a notebook, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tqdm import tqdm
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.wording import returns_in_words
 
-# From the most that is shown to the least; tqdm gives what is left of the line to the bar.
+# Formats of the bar, from the longest to the shortest; tqdm gives the rest of the line to the bar itself.
 _FULL = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining} left {rate_fmt}{postfix}"
 _SHORT = "{percentage:3.0f}%|{bar}| {remaining} left {rate_fmt}{postfix}"
 _SHORTER = "|{bar}| {remaining} left {rate_fmt}{postfix}"
 _SHORTEST = "|{bar}| {remaining} left{postfix}"
-_BAR_CELLS = {_FULL: 8, _SHORT: 8, _SHORTER: 4, _SHORTEST: 4}  # at least
-_TREND = 0.1  # of the run, over which the trend is measured
-_STEADY = 0.01  # of a return: a change below this is none
+_BAR_CELLS = {_FULL: 8, _SHORT: 8, _SHORTER: 4, _SHORTEST: 4}  # minimum width of the bar
+_TREND = 0.1  # fraction of the run over which the trend is measured
+_STEADY = 0.01  # fraction of a return below which a change counts as none
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def bar_class() -> type[tqdm] | None:
-    """Return the progress bar for where this runs: terminal or notebook; None where only whole lines can be read."""
+    """Return the progress bar for a terminal or a notebook, or None where only whole lines can be shown."""
     if sys.stderr.isatty():
         return tqdm
     # tqdm's own choice between them warns where ipywidgets is missing.
@@ -42,28 +42,30 @@ def bar_class() -> type[tqdm] | None:
 
 
 def _room_for_interrupt(stream: Any) -> tuple[int, int]:
-    """Return columns and lines of a terminal, less those in which it writes ``^C``: that would begin a new line."""
+    """Return the columns and lines of a terminal, less the columns of ``^C``, which would start a new line."""
     size = os.get_terminal_size(stream.fileno())
     return size.columns - len("^C"), size.lines
 
 
 def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")  # whoever has not imported it is no notebook
+    ipython = sys.modules.get("IPython")  # a notebook has imported it
     shell = ipython.get_ipython() if ipython else None
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class FramesProgressBar(ProgressBar):
-    """Shows frames, the time left, frames/s, return per trial and its trend; of a run with a replay also how it learns.
+    """Progress bar that shows frames, the time left, frames/s, and the return per trial with its trend.
 
-    The trend is the change over the last tenth of the run; where there is room also a line of the returns so far, and
-    where there is little only an arrow. Of a run with a replay the bar shows the updates so far and how full the replay
-    is. A bar is never wider than the terminal: what does not fit is left out, the least important first.
+    The trend is the change over the last tenth of the run; a sparkline of the returns so far is added where there is
+    room, and only an arrow is shown where there is little. For a run with a replay, the bar also shows the updates so
+    far and how full the replay is. A bar is never wider than the terminal: what does not fit is left out, the least
+    important first.
 
-    Lines also show the return by quarter of the trial, and how many updates there are in a second.
+    Without a bar, lines are printed. They also show the return by quarter of the trial and, with a replay, the updates
+    per second.
 
     Args:
-        lines: where there is no bar, how many lines to print over the whole run.
+        lines: number of lines to print over the whole run where there is no bar.
     """
 
     def __init__(self, lines: int = 20) -> None:
@@ -133,7 +135,7 @@ class FramesProgressBar(ProgressBar):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Close the bar where it stands: a bar that is closed later is drawn again, below what was said meanwhile."""
+        """Close the bar at once: closed later, it would be drawn again below what was printed in the meantime."""
         self._close()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -146,14 +148,14 @@ class FramesProgressBar(ProgressBar):
             self._bar = None
 
     def _note(self, frames: int, value: float) -> None:
-        """Keep the return per trial, for the trend."""
+        """Record the return per trial, for the trend."""
         self._all_returns.append(value)
         self._returns.append((frames, value))
         while frames - self._returns[0][0] > _TREND * self._total:
             self._returns.popleft()
 
     def _lay_out(self, bar: tqdm, metrics: dict[str, float]) -> None:
-        """Let the bar show as much as there is room for."""
+        """Make the bar show as much as there is room for."""
         for bar_format, parts in self._layouts(metrics, with_signs=not bar.ascii):
             bar.bar_format = bar_format
             bar.set_postfix_str(", ".join(parts), refresh=False)
@@ -162,7 +164,7 @@ class FramesProgressBar(ProgressBar):
                 return
 
     def _layouts(self, metrics: dict[str, float], *, with_signs: bool) -> Iterator[tuple[str, list[str]]]:
-        """Yield forms of the bar and what is behind it, from the most to the least."""
+        """Yield formats of the bar and the parts that follow it, from the longest to the shortest."""
         learning = []
         if "replay/fill" in metrics:
             n_updates = metrics.get("update/updates", 0.0)
@@ -192,13 +194,13 @@ class FramesProgressBar(ProgressBar):
 
 
 def _direction(value: float, before: float) -> str:
-    """Return an arrow: whether returns go up or down, or are as they were."""
+    """Return an arrow that says whether returns rise, fall or stay the same."""
     change, steady = value - before, _STEADY * max(abs(value), abs(before))
     return "↑" if change > steady else "↓" if change < -steady else "→"
 
 
 def _sparkline(values: Sequence[float]) -> str:
-    """Return a line of at most eight blocks, from the lowest of the means that they stand for to the highest."""
+    """Return a line of at most eight blocks, each for the mean of a part of ``values``, scaled to their range."""
     n = min(len(values), len(_SPARKS))
     edges = [len(values) * k // n for k in range(n + 1)]
     means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
@@ -216,7 +218,7 @@ def _describe(metrics: dict[str, float]) -> str:
 
 
 def _describe_updates(metrics: dict[str, float]) -> str:
-    """Return what there is to say about a run that learns from a replay."""
+    """Describe the updates and the replay of a run that learns from a replay."""
     speed = metrics.get("wall_clock/updates_per_second")
     per_second = "" if speed is None else f" ({speed:.3g}/s)"
     return f" | {metrics['update/updates']:,.0f} updates{per_second} | replay {metrics['replay/fill']:.0%} full"

@@ -1,4 +1,4 @@
-"""Ending a run that is not worth continuing, as whoever runs it decides."""
+"""Ending a run that is not worth continuing, as decided by its caller."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Report = Callable[[int, float], bool]
 
 
 class Pruning(AfterRollout):
-    """Reports a metric at multiples of a number of frames, and ends the run when told to.
+    """Callback that reports a metric at multiples of a number of frames, and ends the run when told to.
 
-    Frames make reports of runs comparable whatever the size of their rollouts. The run ends as if its frames had
-    been used up, so a pruned run leaves everything that a finished one leaves. On several ranks, the first one
-    reports and all follow its decision.
+    Counting frames makes the reports of runs comparable, whatever the size of their rollouts. The run ends as if its
+    frames had been used up, so a pruned run leaves everything that a finished one leaves. With several ranks, the first
+    one reports and all follow its decision.
 
     Args:
         metric: name of the logged metric.
-        every_n_frames: frames between reports.
-        report: takes frames (a multiple of ``every_n_frames``) and the metric's value, and returns whether to end
-            the run; called on the first rank only.
+        every_n_frames: number of frames between reports.
+        report: function of the frames (a multiple of ``every_n_frames``) and the metric's value that returns whether
+            to end the run; called on the first rank only.
 
     Attributes:
-        pruned: whether the run was ended.
+        pruned: whether the run was pruned.
     """
 
     def __init__(self, metric: str, every_n_frames: int, report: Report) -> None:
@@ -35,12 +35,12 @@ class Pruning(AfterRollout):
         self._reported = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Continue reporting where a run is resumed."""
+        """Continue the reports of a resumed run."""
         assert isinstance(pl_module, PolicyLearner)
         self._reported = pl_module.frames // self.every_n_frames
 
     def after_rollout(self, trainer: lightning.Trainer, learner: PolicyLearner) -> None:
-        """Report if it is time."""
+        """Report if the frames have passed a further multiple."""
         multiple = learner.frames // self.every_n_frames
         if multiple == self._reported or self.metric not in trainer.callback_metrics:
             return

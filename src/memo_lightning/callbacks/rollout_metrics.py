@@ -1,4 +1,4 @@
-"""What the rollouts show: return per trial and by quarter, episode success where there is such a thing, speed."""
+"""Metrics of rollouts: return per trial and by quarter, episode success if it is reported, and speed."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _READ = ("is_init", *(("next", *([key] if isinstance(key, str) else key)) for ke
 
 
 class RolloutMetrics(lightning.Callback):
-    """Logs metrics of every rollout of all ranks, and keeps the trials of the first and of the latest rollouts.
+    """Callback that logs metrics of every rollout of all ranks, and keeps the trials of the first and latest rollouts.
 
     Args:
-        window: rollouts whose trials are kept and averaged for the run's final metrics.
+        window: number of latest rollouts whose trials are kept and averaged for the run's final metrics.
 
     Attributes:
-        train_seconds: that the run has taken for its rollouts and updates.
-        collect_seconds: of these, what it has waited for rollouts.
-        history: frames, seconds of training and return per trial, after every rollout.
+        train_seconds: seconds that the run has spent on rollouts and updates.
+        collect_seconds: seconds of these that were spent waiting for rollouts.
+        history: frames, seconds of training and return per trial, after every rollout with a complete trial.
     """
 
     def __init__(self, window: int = 5) -> None:
         self.first: TrialRecord | None = None
-        self._chunks: list[TensorDictBase] = []  # of the rollout that is not complete
+        self._chunks: list[TensorDictBase] = []  # of the incomplete rollout
         self.history: list[dict[str, float]] = []
         self.train_seconds = self.collect_seconds = 0.0
         self._latest: deque[TrialRecord] = deque(maxlen=window)
         self._clock = self._ready = self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the report of a resumed run needs, in plain values and tensors."""
+        """Return what the report of a resumed run needs, as plain values and tensors."""
         return {
             "first": self.first.as_tensors() if self.first else None,
             "latest": [record.as_tensors() for record in self._latest],
@@ -49,7 +49,7 @@ class RolloutMetrics(lightning.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore the state."""
         self.first = TrialRecord.from_tensors(state_dict["first"]) if state_dict["first"] else None
         self._latest.extend(TrialRecord.from_tensors(tensors) for tensors in state_dict["latest"])
         self.history = state_dict["history"]
@@ -57,7 +57,7 @@ class RolloutMetrics(lightning.Callback):
 
     @property
     def latest(self) -> TrialRecord | None:
-        """The trials of the last ``window`` rollouts; None where none was complete."""
+        """The trials of the last ``window`` rollouts with complete trials; None if there was none."""
         return TrialRecord.concatenate(list(self._latest)) if self._latest else None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -68,7 +68,7 @@ class RolloutMetrics(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: TensorDictBase, batch_idx: int
     ) -> None:
-        """Count the time since the last update, in which the batch was made."""
+        """Add the time since the last update, in which the batch was collected."""
         self._waited += time.perf_counter() - self._ready
 
     def on_train_batch_end(
@@ -96,7 +96,7 @@ class RolloutMetrics(lightning.Callback):
             "wall_clock/frames_per_second": rollout.numel() * trainer.world_size / seconds,
             "wall_clock/collecting": waited / seconds,
         }
-        if "policy_version" in steps.keys():  # of workers that do not wait for new weights
+        if "policy_version" in steps.keys():  # from workers that do not wait for new weights
             metrics["train/staleness"] = batch_idx + 1 - float(steps.get("policy_version").float().mean())
         metrics.update(self._describe(_of_all_ranks(pl_module, rollout), pl_module))
         pl_module.log_dict(metrics, batch_size=len(steps))

@@ -1,4 +1,4 @@
-"""Staying fast beside other programs on the same cores."""
+"""Keeping training fast while other programs use the same cores."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import torch
 
 from memo_lightning.errors import require
 
-_PERIOD = 1.0  # seconds between two looks
-_BUSY, _FREE = 0.3, 0.15  # cores that other programs use; between the two nothing changes
+_PERIOD = 1.0  # seconds between two checks
+_BUSY, _FREE = 0.3, 0.15  # cores used by other programs; between the two, nothing changes
 
 
 class SharedCores(lightning.Callback):
-    """Lets torch's threads sleep, instead of spin, while other programs use the cores.
+    """Callback that lets torch's threads sleep instead of spin while other programs use the cores.
 
     The threads of an operation wait for each other at its end. They spin for some milliseconds, which is fastest on
-    idle cores. But a thread that spins gets no core sooner when another program wants one, and each of the thousands of
-    small operations of a training step may then wait for a whole time slice: training becomes 4 to 30 times slower.
+    idle cores. But spinning does not get a thread a core any sooner when another program wants one, and each of the
+    thousands of small operations of a training step may then wait for a whole time slice: training becomes 4 to 30
+    times slower.
 
-    Torch's OpenMP library (GNU's, in its wheels for Linux) spins hardly at all while a process has more threads than
-    there are cores. So a second team of threads, which does nothing, decides between the two. Numbers do not depend on
-    it. With another OpenMP library, with one thread, or where ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` is set,
-    nothing changes.
+    Torch's OpenMP library (GNU's, in its wheels for Linux) hardly spins while a process has more threads than there are
+    cores. So a second, idle team of threads switches between the two modes. The computed numbers do not depend on it.
+    With another OpenMP library, with one thread, or where ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` is set, nothing
+    changes.
 
     Args:
-        enabled: whether to do so.
+        enabled: whether torch's threads sleep while other programs use the cores.
 
     Raises:
         UserError: if ``enabled`` is neither true nor false.
@@ -44,14 +45,14 @@ class SharedCores(lightning.Callback):
         self._watcher: threading.Thread | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin to watch."""
+        """Start watching the load."""
         if self._enabled and torch.get_num_threads() > 1:
             self._stop.clear()
             self._watcher = threading.Thread(target=self._watch, name="shared-cores", daemon=True)
             self._watcher.start()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """End."""
+        """Stop watching the load."""
         if self._watcher is not None:
             self._stop.set()
             self._watcher.join()
@@ -69,21 +70,21 @@ class SharedCores(lightning.Callback):
 
 
 class OtherPrograms:
-    """Measures what programs other than this one, and the processes it has started, use of the machine's cores."""
+    """Meter of the machine's cores used by programs other than this one and the processes that it has started."""
 
     def __init__(self) -> None:
         self._last = (time.monotonic(), *seconds_used())
 
     def cores(self) -> float:
-        """Return the number of cores that they have used since the last call, on average."""
+        """Return the average number of cores that they have used since the last call."""
         (before, all_before, own_before), self._last = self._last, (time.monotonic(), *seconds_used())
         now, all_now, own_now = self._last
-        own = max(0.0, own_now - own_before)  # a process that has ended meanwhile no longer counts
+        own = max(0.0, own_now - own_before)  # a process that has ended since no longer counts
         return max(0.0, all_now - all_before - own) / max(now - before, 1e-3)
 
 
 def seconds_used() -> tuple[float, float]:
-    """Return the seconds of all cores that all programs have used, and those of this one and its processes."""
+    """Return the core seconds used by all programs, and those used by this one and its processes."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "steal", 0.0)
     guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # part of user and nice
@@ -96,14 +97,14 @@ def seconds_used() -> tuple[float, float]:
 
 
 class SleepingThreads:
-    """While begun, GNU's OpenMP counts more threads than cores, and lets threads sleep that wait."""
+    """Switch that makes GNU's OpenMP count more threads than cores, so that waiting threads sleep."""
 
     def __init__(self) -> None:
         self._end: threading.Event | None = None
         self._holder: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Start a team of threads that does nothing."""
+        """Start an idle team of threads."""
         if self._holder is not None:
             return
         begun, end = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""``memo benchmark``: what every memory costs."""
+"""``memo benchmark``: measure the cost of every memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ that was stopped its run_dir again, and it resumes. The whole benchmark takes mo
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, and print the tables."""
+    """Run the benchmark and print its tables."""
     if print_help("benchmark", HELP, arguments):
         return
     config = compose_config("benchmark", arguments)

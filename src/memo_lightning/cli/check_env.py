@@ -1,4 +1,4 @@
-"""``memo check-env``: whether an environment can be trained on."""
+"""``memo check-env``: check whether an environment can be trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ fit it. Takes the settings of memo train, e.g. memo check-env env=custom env.tar
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print what the checks find.
+    """Run the checks and print their findings.
 
     Raises:
         UserError: if something is wrong.

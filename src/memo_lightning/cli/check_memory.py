@@ -1,4 +1,4 @@
-"""``memo check-memory``: whether a memory can be trained with."""
+"""``memo check-memory``: check whether a memory can be trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_STEPS = 512
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print what the checks find.
+    """Run the checks and print their findings.
 
     Raises:
         UserError: if something is wrong.

@@ -1,4 +1,4 @@
-"""``memo compare``: finished runs compared, with intervals over seeds."""
+"""``memo compare``: compare finished runs, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ curves. Leaves comparison.md, comparison.png and comparison.json in run_dir."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Compare, and print the table."""
+    """Compare the runs and print the table."""
     if print_help("compare", HELP, arguments):
         return
     config = compose_config("compare", arguments)

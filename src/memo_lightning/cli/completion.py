@@ -1,4 +1,4 @@
-"""``memo completion bash|zsh``: completion of verbs, groups, options and settings in the shell."""
+"""``memo completion bash|zsh``: shell completion of verbs, groups, options and settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Prints what makes the shell complete verbs, settings and options:
   bash   eval "$(memo completion bash)"      # in ~/.bashrc
   zsh    eval "$(memo completion zsh)"       # in ~/.zshrc, after compinit"""
 _SETTINGS_OF = {"check-env": "train", "check-memory": "train"}  # verbs that take the settings of another
-# `=` and `:` are no word breaks here, so that group=option is one word.
+# `=` and `:` are not word breaks here, so that group=option is one word.
 _BASH = """_memo_complete() {
     local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"
     word="${word##* }"
@@ -35,7 +35,7 @@ compdef _memo_complete memo"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the shell's part, or, called by it, the words that fit."""
+    """Print the shell's completion script or, when called by it, the words that fit."""
     if {"-h", "--help"} & set(arguments):
         print(HELP)
         return
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def completions(line: str) -> list[str]:
-    """Return the words that may follow, given the command line up to the cursor, e.g. ``memo train baseline=l``."""
+    """Return the possible completions of a command line up to the cursor, e.g. ``memo train baseline=l``."""
     _, *words = line.split()
     if line.endswith(" "):
         words.append("")
@@ -74,12 +74,12 @@ def _words(verb: str, overrides: Sequence[str], word: str) -> Iterator[str]:
     if verb == "sweep" and not overrides:
         yield from (str(path) for path in Path("sweeps").glob("*.yaml"))
     known = []
-    with contextlib.suppress(UserError):  # an override that is wrong so far: complete without it
+    with contextlib.suppress(UserError):  # an override may be unfinished: complete without it
         known = setting_names(compose_config(verb, [o for o in overrides if "=" in o]))
     known = known or setting_names(compose_config(verb))
-    if verb == "sweep":  # what is no setting of the study is one of memo train
+    if verb == "sweep":  # settings that are not the study's are those of memo train
         known += setting_names(compose_config("train"))
-    if verb == "evaluate":  # changes what the policy was trained with
+    if verb == "evaluate":  # it can change settings of training
         known += [name for name in setting_names(compose_config("train")) if name.startswith(("env.", "model."))]
     if verb in ("train", "sweep"):
         folders = [path for path in config_dir().rglob("*") if path.is_dir() and path.name != "reproduce"]

@@ -1,4 +1,4 @@
-"""``memo doctor``: what this machine has, and what is wrong with it."""
+"""``memo doctor``: report what this machine has, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from memo_lightning.training.devices import n_cores
 
 HELP = "Says what memo can use of this machine, and what is wrong with it. The exit status is 2 if something is wrong."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
-# Extras of pyproject.toml, and what to look for to know that they are there.
+# Extras of pyproject.toml, and the packages that show whether they are installed.
 _EXTRAS = {
     "vit": ("timm", "safetensors"),
     "tasks": ("popgym", "minigrid"),
@@ -47,8 +47,8 @@ class Finding:
     """One line of the diagnosis.
 
     Attributes:
-        what: that was looked at.
-        state: ``ok``; ``none`` where something optional is missing; ``bad`` where something is wrong.
+        what: what was looked at.
+        state: ``ok``; ``none`` if something optional is missing; ``bad`` if something is wrong.
         text: what was found, and what to do about it.
     """
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     bad = []
     for check in _checks(config.tracking_uri, config.storage):
         for finding in check():
-            print(f"{finding.state:<5} {finding.what:<16} {finding.text}", flush=True)  # the next may take a while
+            print(f"{finding.state:<5} {finding.what:<16} {finding.text}", flush=True)  # the next check may take long
             if finding.state == "bad":
                 bad.append(finding.what)
     if bad:
@@ -103,7 +103,7 @@ def _python() -> Iterator[Finding]:
 def _versions() -> Iterator[Finding]:
     found = {name: _version(name) for name in _PACKAGES}
     yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
-    # What the package was declared to need, against what is there.
+    # Compare the declared requirements of the package with what is installed.
     from packaging.requirements import Requirement
 
     for line in importlib.metadata.requires("memo-lightning") or []:
@@ -136,7 +136,7 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _arithmetic() -> Iterator[Finding]:
-    """Check, on every device, attention against the same in double precision on the CPU."""
+    """Compare attention on every device with the same computation in double precision on the CPU."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 16, 8, generator=generator, dtype=torch.float64)
     expected = torch.softmax(q @ k.mT / 8**0.5, -1) @ v
@@ -157,7 +157,7 @@ def _habitat() -> Iterator[Finding]:
     if importlib.util.find_spec("habitat_sim") is None:
         yield Finding("habitat-sim", "none", "not installed; the simulator that comes with memo-lightning is used")
         return
-    # In a process of its own: its libraries may end the process that loads them where there is no display driver.
+    # In a separate process: without a display driver, its libraries may end the process that loads them.
     script = "import habitat_sim; print(habitat_sim.__version__, habitat_sim.cuda_enabled)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     if result.returncode:
@@ -206,7 +206,7 @@ def _mlflow(uri: str) -> Iterator[Finding]:
         yield Finding("mlflow", "none", f"{uri}: not there yet; memo train makes it")
         return
     try:
-        if file:  # looked at first, as MLflow would change a database of another version
+        if file:  # read first, as MLflow would change a database of another version
             with sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True) as connection:
                 connection.execute("SELECT COUNT(*) FROM experiments")
         n = len(open_client(uri).search_experiments())
@@ -227,7 +227,7 @@ def _studies(storage: str | None) -> Iterator[Finding]:
 
 
 def _version(package: str) -> str | None:
-    """Return the installed version of a package, None where there is none."""
+    """Return the installed version of a package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -57,11 +57,11 @@ def _with_interval(metrics: dict[str, Any]) -> str:
 
 
 def _print_table(name: str, heads: Sequence[int], table: dict[str, list[Any]], width: int = 80) -> None:
-    """Print as many columns of a table of metrics by episode or by steps as fit, and say how many do not."""
+    """Print as many columns of a table of metrics by episode or by step as fit, and how many are left out."""
     shown = {key: table[key] for key in _LABELS if any(value is not None for value in table.get(key, []))}
     if not shown:
         return
-    # Nothing ended in a column that is empty.
+    # A column is empty if no episode ended in it.
     kept = [k for k in range(len(heads)) if any(values[k] is not None for values in shown.values())]
     lines = {name: [str(heads[k]) for k in kept]}
     for key, values in shown.items():

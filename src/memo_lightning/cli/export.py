@@ -1,4 +1,4 @@
-"""``memo export``: a policy as a file for other programs."""
+"""``memo export``: write a policy as a file for other programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ policy.json, which describes its inputs and outputs. The memory must be bounded:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Export, say how the program compares with the policy, and where it is."""
+    """Export the policy, and print how the exported program compares with it and where it is."""
     if print_help("export", HELP, arguments):
         return
     config = compose_config("export", arguments)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     compared = export_policy(agent, out, config.format, config.batch_size, config.checkpoint)
     kind = FORMATS[config.format]
-    print(f"checked           {compared.n_steps} steps beside the policy, at most {compared.difference:.1e} off")
+    print(f"checked           {compared.n_steps} steps, equal to those of the policy within {compared.difference:.1e}")
     print(
         f"time per step     {compared.step_ms:.2f} ms by {kind.runtime}, "
         f"{compared.agent_step_ms:.2f} ms by the policy itself; on one thread"

@@ -1,4 +1,4 @@
-"""``memo export-houses``: generated houses as files for habitat-sim."""
+"""``memo export-houses``: write generated houses as files for habitat-sim."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ textured .glb models, their configurations, and <split>.jsonl.gz with placements
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the files, then say where they are and how to use them."""
+    """Write the files, then print where they are and how to use them."""
     if print_help("export-houses", HELP, arguments):
         return
     config = compose_config("export-houses", arguments)

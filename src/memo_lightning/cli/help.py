@@ -1,4 +1,4 @@
-"""``memo VERB --help``: what can be overridden, read off ``conf/``, within 80 columns."""
+"""``memo VERB --help``: the settings that can be overridden, read from ``conf/``, within 80 columns."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SETTING = re.compile(r"(?P<indent> *)(?P<key>[\w-]+):(?P<value>.*?)(?: +# *(?P<
 
 
 def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None = None) -> bool:
-    """If help is asked for, print the settings of ``conf/<name>.yaml``, which the verb takes, and return True.
+    """Print the settings of ``conf/<name>.yaml``, which a verb takes, if help is asked for; return whether it was.
 
     Args:
-        name: the primary configuration.
+        name: name of the primary configuration.
         text: what the verb does.
-        arguments: of the command; its overrides are shown as they would be used.
-        verb: where it is not called as the configuration.
+        arguments: arguments of the command; the settings are shown with its overrides applied.
+        verb: name of the verb, if it differs from that of the configuration.
     """
     if not {"-h", "--help"} & set(arguments):
         return False
@@ -52,7 +52,7 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
 
 
 def print_files(files: Iterable[Path]) -> None:
-    """Print the names of YAML files, with the first line of what each says of itself."""
+    """Print the names of YAML files, each with the first line of its description."""
     for file in files:
         lines = [line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#")]
         descriptions = [line for line in lines if not line.startswith("@package")]
@@ -64,7 +64,7 @@ def _print_wrapped(first: str, text: str) -> None:
 
 
 def _tree(values: Mapping[str, Any], comments: Mapping[str, str], prefix: str = "") -> Iterator[str]:
-    """Yield the lines of a configuration as YAML, with the comments of its files."""
+    """Yield the lines of a configuration as YAML, with the comments from its files."""
     indent = " " * (2 + 2 * prefix.count("."))
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -77,7 +77,7 @@ def _tree(values: Mapping[str, Any], comments: Mapping[str, str], prefix: str = 
 
 
 def _commented(setting: str, comment: str) -> Iterator[str]:
-    """Yield a setting and behind it its comment, which begins on a line of its own where there is no room."""
+    """Yield a setting followed by its comment, which starts on a new line if there is no room."""
     lines = textwrap.wrap(comment, _WIDTH - _COMMENT_COLUMN - 2)
     beside = lines and len(setting) < _COMMENT_COLUMN
     yield f"{setting:<{_COMMENT_COLUMN}}# {lines[0]}" if beside else setting
@@ -86,7 +86,7 @@ def _commented(setting: str, comment: str) -> Iterator[str]:
 
 
 def _comments(file: Path) -> dict[str, str]:
-    """Return the comments behind the settings of a file, and of those that it builds on, by the settings' names."""
+    """Return the comments on the settings of a file, and of the files that it builds on, by setting name."""
     if not file.is_file():
         return {}
     found: dict[str, str] = {}

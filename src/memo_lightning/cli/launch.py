@@ -1,4 +1,4 @@
-"""``lightning run [model] ... SCRIPT``: the launcher that Lightning calls ``fabric run`` now."""
+"""``lightning run [model] ... SCRIPT``: the launcher that Lightning now calls ``fabric run``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning.fabric.cli import _main as fabric
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Hand the arguments to Lightning's launcher; the word ``model`` of old is understood and dropped."""
+    """Pass the arguments to Lightning's launcher; the obsolete word ``model`` is accepted and dropped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:2] == ["run", "model"]:
         del arguments[1]

@@ -1,4 +1,4 @@
-"""The ``memo`` command: finds the verb, and turns a user's mistake into one line."""
+"""The ``memo`` command: runs a verb, and reports a user's mistake in one line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from memo_lightning.errors import (
     UserError,
 )
 
-# Verb -> what it does. Each is the function ``main(arguments)`` of a module of this package, imported on use:
-# the parts of one command need not be loaded for another.
+# Verb -> what it does. Each is the function ``main(arguments)`` of a module of this package, imported on use, so that
+# one command does not load the parts of another.
 VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
@@ -30,7 +30,7 @@ VERBS = {
     "check-memory": "check a memory of your own before training it",
     "export-houses": "write generated houses for habitat-sim",
     "sweep": "search for the best settings",
-    "serve": "a policy as a service, over HTTP and WebSocket",
+    "serve": "serve a policy over HTTP and WebSocket",
     "package": "put a policy in a folder, to share it",
     "push": "upload a package to the Hugging Face Hub",
     "register": "name a checkpoint in MLflow's model registry",
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(verb: str, arguments: Sequence[str]) -> int:
     """Run one verb and return the exit status.
 
-    Errors that need no stack trace become one line on stderr, an :class:`EnvironmentFailure` the environment's.
+    Errors that need no stack trace become one line on stderr; an :class:`EnvironmentFailure` is printed with the stack
+    trace of the environment.
     """
     try:
         if verb not in VERBS:
@@ -75,7 +76,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         print(_of_rank(f"memo: {error}"), file=sys.stderr)
         return FAILED
     except Preempted as end:
-        if str(end):  # nobody has said it yet
+        if str(end):  # not reported yet
             print(_of_rank(f"memo: {end}"), file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt:
@@ -84,7 +85,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _of_rank(message: str) -> str:
-    """Say which process of a run is speaking, if it is not the first."""
+    """Prefix a message with the rank of this process, unless it is the first."""
     rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
     return message if rank == "0" else f"[rank {rank}] {message}"
 

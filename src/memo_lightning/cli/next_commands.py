@@ -1,4 +1,4 @@
-"""Commands that a command suggests as the next, such that they can be pasted into a shell."""
+"""Suggestions for the next command, ready to be pasted into a shell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from memo_lightning.tracking.store import EXPERIMENT_NAME, default_store, resolv
 
 
 def compare_command(tracking_uri: str, experiment_name: str, *overrides: str) -> str:
-    """Return what compares the runs of an experiment; store and experiment are named where they are not the default."""
+    """Return the command that compares the runs of an experiment; it names store and experiment if not the default."""
     words = list(overrides)
     if experiment_name != (os.environ.get(EXPERIMENT_NAME) or "memo-lightning"):
         words.append(override_text("experiment_name", experiment_name))
@@ -17,7 +17,7 @@ def compare_command(tracking_uri: str, experiment_name: str, *overrides: str) ->
 
 
 def ui_commands(tracking_uri: str) -> list[str]:
-    """Return what shows the runs of a store in the browser: nothing for a server, which does so itself."""
+    """Return the commands that show the runs of a store in the browser: none for a server, which does so itself."""
     return [command("memo", "ui", *_at(tracking_uri))] if store_file(tracking_uri) else []
 
 

@@ -16,7 +16,7 @@ accept it."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the package, and say what is in it."""
+    """Write the package, and print what is in it."""
     if print_help("package", HELP, arguments):
         return
     config = compose_config("package", arguments)

@@ -14,7 +14,7 @@ memo_lightning.load("hf:OWNER/NAME")."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Upload, and say where it is."""
+    """Upload the package, and print where it is."""
     folders = [word for word in arguments if "=" not in word and not word.startswith("-")]
     overrides = [word for word in arguments if word not in folders]
     if print_help("push", HELP, overrides):

@@ -20,7 +20,7 @@ from there with checkpoint=models:/NAME/VERSION."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Register, and say under which name."""
+    """Register the checkpoint, and print its name."""
     if print_help("register", HELP, arguments):
         return
     config = compose_config("register", arguments)

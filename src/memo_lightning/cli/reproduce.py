@@ -1,4 +1,4 @@
-"""``memo reproduce``: test claims about memories, each by one command."""
+"""``memo reproduce``: test claims about memories, each with one command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``memo serve``: a policy as a service, for programs that are not Python."""
+"""``memo serve``: serve a policy to programs that are not written in Python."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from memo_lightning.policies.memory_policy import MemoryPolicy
 
 HELP = """Serves a policy over HTTP and WebSocket, with a memory for each session, until Ctrl-C or SIGTERM. If
 other machines can reach it, requests must bring the token of the environment variable MEMO_SERVE_TOKEN."""
-_BYTES_PER_NUMBER = 32  # of an observation, as JSON writes it
+_BYTES_PER_NUMBER = 32  # of an observation, written as JSON
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until a signal."""
+    """Serve until a signal arrives."""
     if print_help("serve", HELP, arguments):
         return
     config = compose_config("serve", arguments)

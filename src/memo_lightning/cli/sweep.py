@@ -21,7 +21,7 @@ same command resumes a study that was stopped, and joins it from another machine
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the study, then say what came of it and what to do next."""
+    """Run the study, then print its outcome and what to do next."""
     if print_help("sweep", HELP, arguments):
         print("\nstudies that ship:")
         print_files(sorted(shipped_studies().glob("*.yaml")))

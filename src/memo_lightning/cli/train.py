@@ -18,10 +18,10 @@ in_context_curve.png, and a run in MLflow. Without overrides: Memo on Dark-Key-T
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train, then say what came of it and what to do next."""
+    """Train, then print the results and what to do next."""
     if print_help("train", HELP, arguments):
         return
-    # Here, for neither the help nor a worker process, which imports this module too, needs what takes seconds.
+    # Imported here, as they take seconds: neither the help nor worker processes, which import this module, need them.
     from memo_lightning.training.launchers import launcher_overrides
     from memo_lightning.training.resume import resumed_config
     from memo_lightning.training.train import train

@@ -1,4 +1,4 @@
-"""``memo ui``: the MLflow UI over the default store."""
+"""``memo ui``: open the MLflow UI on a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELP = "Opens the MLflow UI on 127.0.0.1 over the store that memo train logs to.
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Replace this process by MLflow's server; Ctrl-C ends it."""
+    """Replace this process with MLflow's server; Ctrl-C ends it."""
     if print_help("ui", HELP, arguments):
         return
     config = compose_config("ui", arguments)
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"tracking_uri={store}: cannot be read ({str(error).splitlines()[0]})") from None
     where = describe_store(config.tracking_uri)
     print(f"serving {where} until Ctrl-C; open http://127.0.0.1:{config.port}{page}", flush=True)
-    # One process serves one person well. Without this, MLflow starts nine, most of them to judge language models.
+    # One process is enough for one user. Without this, MLflow starts nine, most of them to judge language models.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = ["mlflow", "ui", "--workers", "1", "--backend-store-uri", store]
-    if file := store_file(store):  # files that are logged through the server; by default, wherever the command runs
+    if file := store_file(store):  # for files logged through the server; by default, wherever the command runs
         command += ["--artifacts-destination", str(file.parent / "mlartifacts")]
     os.execv(sys.executable, [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(config.port)])

@@ -1,4 +1,4 @@
-"""Where batches come from: collecting experience by TorchRL behind a LightningDataModule, and what trials hold."""
+"""Data for training: experience collected with TorchRL behind a LightningDataModule, replay, and trial records."""
 
 from memo_lightning.data.replay import TrialReplay
 from memo_lightning.data.rollouts import RolloutDataModule, Rollouts

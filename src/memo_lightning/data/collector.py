@@ -1,4 +1,4 @@
-"""Collecting chunks of rollouts: TorchRL's collector with what training needs and nothing else."""
+"""Collecting chunks of rollouts: TorchRL's collector, reduced to what training needs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ FINAL_VALUE, FINAL_INPUTS = "final_value", "final_inputs"
 
 
 class TrialCollector(Collector):
-    """Collects chunks: ``steps [B, T]``, and ``after [B]``, the policy inputs that follow the last step.
+    """Collector of chunks: ``steps [B, T]``, and ``after [B]``, the policy inputs that follow the last step.
 
-    ``steps`` holds the policy inputs, what the policy has added, and in ``next`` the reward, the ends and the reports.
-    The next observations are those of the next step, so each is stored once.
+    ``steps`` holds the policy inputs, the policy's outputs and, under ``next``, the reward, the end flags and the
+    environment's reports. The next observations are those of the next step, so each observation is stored once.
 
-    Where a limit has cut an episode off, ``next`` also holds as ``final_value`` what the policy thinks of the
-    observation that ended it, under the memory it was seen with. That observation belongs to no step: the next episode
-    may have begun in the same one. Of a policy without values ``next`` holds that observation itself, as policy inputs
-    ``final_inputs``, of no meaning where nothing was cut off.
+    Where a limit has cut an episode off, ``next`` also holds ``final_value``: the policy's value of the last
+    observation of the episode, given the memory at that point. That observation belongs to no step, since the next
+    episode may have begun in the same step. For a policy without values, ``next`` holds the observation itself instead,
+    as policy inputs ``final_inputs``, which are meaningless where nothing was cut off.
 
-    Takes the arguments of TorchRL's :class:`~torchrl.collectors.Collector`, of which ``frames_per_batch`` is the number
-    of steps of all environments in a chunk.
+    Takes the arguments of TorchRL's :class:`~torchrl.collectors.Collector`; ``frames_per_batch`` counts the steps of
+    all environments in a chunk.
     """
 
     policy: MemoryPolicy
@@ -57,12 +57,12 @@ class TrialCollector(Collector):
                     stored[key][:, t] = value
         assert chunk is not None
         chunk[AFTER].update_(self._policy_inputs(self._carrier))
-        if self._use_buffers:  # worker processes write every chunk into the same memory
+        if self._use_buffers:  # worker processes write every chunk into the same buffer
             self._chunk = chunk
         return chunk
 
     def _step(self) -> dict[NestedKey, Tensor]:
-        """Act once in all environments, and return what is kept of the step, ``[B, ...]`` each."""
+        """Act once in all environments, and return the tensors to store, ``[B, ...]`` each."""
         carrier = self._carrier
         if self._acts_elsewhere:
             inputs = self._policy_inputs(carrier)
@@ -74,7 +74,7 @@ class TrialCollector(Collector):
         step |= {key: carrier.get(key) for key in self.policy.out_keys}
         output, self._carrier = self.env.step_and_maybe_reset(carrier)
         after = output["next"]
-        if "policy_version" in output.keys():  # of workers that do not wait for new weights
+        if "policy_version" in output.keys():  # from workers that do not wait for new weights
             step["policy_version"] = output["policy_version"]
         step |= {("next", *key): after.get(key) for key in self._reported_keys}
         if TRUNCATED in after.keys():
@@ -88,32 +88,32 @@ class TrialCollector(Collector):
 
     @cached_property
     def _acts_elsewhere(self) -> bool:
-        """Whether the policy computes on another device than the environments."""
+        """Whether the policy is on a different device from the environments."""
         return self.policy.device != (self.env.device or torch.device("cpu"))
 
     @cached_property
     def _reported_keys(self) -> list[tuple[str, ...]]:
-        """What is kept of the result of a step: all that is not observed."""
+        """The keys of a step's result that are stored: all that are not observations."""
         observed = {OBSERVATION, FINAL_OBSERVATION, PREVIOUS_STEP, ACTION_MASK, "is_init", "policy_version"}
         specs = (self.env.full_observation_spec, self.env.full_done_spec, self.env.full_reward_spec)
         paths = [_path(unravel_key_list([key])[0]) for spec in specs for key in spec.keys(True, True)]
         return [path for path in paths if path[0] not in observed]
 
     def _final_values(self, after: TensorDictBase, cut_off: Tensor) -> Tensor:
-        """Return ``[B, 1]``, the values of the observations that ended episodes which were cut off; zero elsewhere."""
+        """Return ``[B, 1]``, the values of the last observations of episodes that were cut off; zero elsewhere."""
         values = torch.zeros_like(after["reward"])
         if len(cut_off):
             values[cut_off] = self.policy.next_values(self._final_inputs(after), cut_off).to(values.device)
         return values
 
     def _final_inputs(self, after: TensorDictBase) -> TensorDictBase:
-        """Return policy inputs ``[B]``, in which episodes that were cut off have not ended."""
-        within = (after[TRUNCATED] & ~after["done"]).flatten()  # of others, it is what is observed next
+        """Return policy inputs ``[B]`` in which episodes that were cut off have not ended."""
+        within = (after[TRUNCATED] & ~after["done"]).flatten()  # at the end of a trial, it is the next observation
         if within.any():
             if FINAL_OBSERVATION not in after.keys():
                 raise UserError(
                     f"env: {TRUNCATED} is true within a trial, but there is no {FINAL_OBSERVATION}; report what"
-                    f" ended the episode as ('{FINAL_OBSERVATION}', KEY), or a limit that is an end not as"
+                    f" ended the episode as ('{FINAL_OBSERVATION}', KEY), or do not report a limit that is an end as"
                     f" {TRUNCATED}"
                 )
             after = after.copy()
@@ -125,19 +125,19 @@ class TrialCollector(Collector):
         return inputs
 
     def _policy_inputs(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return what the policy reads of a step ``[B]``, where it computes."""
+        """Return the policy inputs of a step ``[B]``, on the policy's device."""
         inputs = tensordict.select(*self.policy.in_keys)
         return inputs.to(self.policy.device) if self._acts_elsewhere else inputs
 
     def _new_chunk(self, step: Mapping[NestedKey, Tensor]) -> TensorDict:
-        """Return room for a chunk of steps like this one."""
+        """Allocate a chunk for steps like this one."""
         n_envs, n_steps = self.env.batch_size[0], self.frames_per_batch
         device = self.storing_device or self.policy.device
         steps = TensorDict({}, [n_envs, n_steps], device=device)
         for key, value in step.items():
             steps.set(key, torch.empty(n_envs, n_steps, *value.shape[1:], dtype=value.dtype, device=device))
         after = self._policy_inputs(self._carrier).to(device).clone()
-        # TorchRL counts the frames of workers by their trajectories, which are not told apart here.
+        # TorchRL counts the frames of workers by trajectory ids, which are not tracked here.
         counted = TensorDict({"traj_ids": torch.zeros(n_envs, n_steps)}, [n_envs])
         return TensorDict({STEPS: steps, AFTER: after, "collector": counted}, [n_envs], device=device)
 

@@ -1,4 +1,4 @@
-"""What a replay has overwritten since the last checkpoint, so that a run that is resumed finds what it had."""
+"""Backup of the trials that a replay has overwritten since the last checkpoint, so that a resumed run finds them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from memo_lightning.files import write_atomically
 
 
 class Overwritten:
-    """Keeps trials on disk before others take their place, until a checkpoint without them is safe.
+    """Copies on disk of trials that were overwritten, kept until a checkpoint without them is safe.
 
     Args:
-        folder: where to keep them.
+        folder: where to keep the copies.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keep(self, trials: TensorDictBase, index: Tensor, n_added: int) -> None:
-        """Keep the trials ``index [n]`` of a flat storage that ``n_added`` trials have been added to.
+        """Copy the trials ``index [n]`` of a flat storage to which ``n_added`` trials have been added so far.
 
         Raises:
             OSError: if they cannot be written.
@@ -37,7 +37,7 @@ class Overwritten:
         write_atomically(self.folder / f"{n_added}.pt", content.getbuffer())
 
     def put_back(self, trials: TensorDictBase, n_added: int) -> None:
-        """Undo in a storage what was done after ``n_added`` trials had been added to it."""
+        """Restore a storage to its state after ``n_added`` trials had been added."""
         numbers = sorted((int(path.stem) for path in self.folder.glob("*.pt")), reverse=True)
         for number in numbers:
             if number >= n_added:
@@ -45,5 +45,5 @@ class Overwritten:
                 trials[kept["index"]] = TensorDict(kept["trials"], trials[kept["index"]].batch_size)
 
     def forget(self) -> None:
-        """Keep nothing of before: the newest checkpoint is safe."""
+        """Delete all copies, as the newest checkpoint is safe."""
         shutil.rmtree(self.folder, ignore_errors=True)

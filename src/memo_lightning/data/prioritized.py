@@ -1,7 +1,7 @@
-"""Sampling trials by priority, as a sampler of TorchRL's buffer.
+"""Prioritized sampling of trials, as a sampler for TorchRL's buffer.
 
 TorchRL's ``PrioritizedSampler`` needs its compiled extension, which does not load with every build of torch. Its trees
-pay off with millions of steps; trials are thousands.
+pay off with millions of steps; here there are only thousands of trials.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torchrl.data.replay_buffers.samplers import Sampler
 
 
 class PrioritizedTrials(Sampler):
-    """Samples in proportion to a power of priorities (Schaul et al. 2016, arXiv 1511.05952), with replacement.
+    """Sampler with replacement, in proportion to a power of the priorities (Schaul et al. 2016, arXiv 1511.05952).
 
-    What is new has the largest priority that there has been.
+    New trials get the largest priority seen so far.
 
     Args:
-        capacity: of the storage.
-        alpha: the power.
-        beta: ``priority_weight`` is the inverse of the probability to this power, the largest being one.
+        capacity: capacity of the storage.
+        alpha: exponent of the priorities.
+        beta: exponent of the weights ``priority_weight``, which are inverse probabilities scaled to at most one.
     """
 
     def __init__(self, capacity: int, alpha: float, beta: float) -> None:
@@ -34,25 +34,25 @@ class PrioritizedTrials(Sampler):
 
     @property
     def default_priority(self) -> float:
-        """The priority of what is new."""
+        """The priority of new trials."""
         return self._largest or 1.0
 
     def add(self, index: Tensor | int) -> None:
-        """Take in what is new."""
+        """Give a new trial its priority."""
         self._priorities[index] = self.default_priority
 
     def extend(self, index: Tensor) -> None:
-        """Take in what is new."""
+        """Give new trials their priority."""
         self.add(index)
 
     def update_priority(self, index: Any, priority: Any, *, storage: Storage | None = None) -> None:
-        """Set priorities; they must be positive to be sampled again."""
+        """Set priorities, plus a small constant, so that a trial of priority zero can be sampled again."""
         values = torch.as_tensor(priority, dtype=torch.float64) + 1e-8
         self._priorities[index] = values
         self._largest = max(self._largest, float(values.max()))
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return indices ``[batch_size]`` and their weights."""
+        """Sample indices ``[batch_size]``, and return them with their weights."""
         chance = self._priorities[: len(storage)] ** self.alpha
         index = torch.multinomial(chance, batch_size, replacement=True)
         weight = (chance.min() / chance[index]) ** self.beta
@@ -63,7 +63,7 @@ class PrioritizedTrials(Sampler):
         return {"priorities": self._priorities.clone(), "largest": self._largest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the priorities."""
         self._priorities.copy_(state_dict["priorities"])
         self._largest = state_dict["largest"]
 
@@ -73,7 +73,7 @@ class PrioritizedTrials(Sampler):
         (Path(path) / "priorities.json").write_text(json.dumps(state))
 
     def loads(self, path: Path) -> None:
-        """Read them."""
+        """Read the priorities from a folder."""
         state = json.loads((Path(path) / "priorities.json").read_text())
         self.load_state_dict({**state, "priorities": torch.tensor(state["priorities"], dtype=torch.float64)})
 

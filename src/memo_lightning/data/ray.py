@@ -1,4 +1,4 @@
-"""Collecting in worker processes on many machines, by Ray."""
+"""Collecting in worker processes on many machines, with Ray."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ SECONDS_TO_ANSWER = 5.0
 
 
 class RayDataModule(MultiSyncDataModule):
-    """Workers of a Ray cluster that each collect for some environments of every rollout, and wait for new weights.
+    """Data module whose workers in a Ray cluster share the environments of each rollout and wait for new weights.
 
-    They act on the CPU. All else is as with :class:`MultiSyncDataModule`, the random streams included.
+    The workers act on the CPU. Everything else, including the random streams, is as in :class:`MultiSyncDataModule`.
 
     Args:
-        make_env: builds the batched environment for a number of environments and a seed.
+        make_env: builds the batched environment, given the number of environments and a seed.
         n_workers: workers per rank; a divisor of ``n_envs``.
-        cpus_per_worker: cores that Ray keeps for each worker, and threads that the worker computes with.
-        address: of the cluster, as for ``ray.init``: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. None starts
-            Ray on this machine, for this process, closed to other machines.
+        cpus_per_worker: cores that Ray reserves for each worker, and threads that the worker computes with.
+        address: address of the cluster, as for ``ray.init``: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. None
+            starts Ray on this machine for this process only, closed to other machines.
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:
         UserError: if Ray is not installed, there is no cluster with enough cores at the address, the environments
-            cannot be shared out, or another setting is out of range.
+            cannot be divided equally among the workers, or another setting is out of range.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RayDataModule(MultiSyncDataModule):
             self._check_cluster(address)
 
     def _check_cluster(self, address: str) -> None:
-        """Raise :class:`UserError` unless there is a cluster that has room for the workers."""
+        """Raise :class:`UserError` unless there is a cluster with room for the workers."""
         scheme, _, location = address.rpartition("//")
         host, _, port = location.rpartition(":")
         if host in ("localhost", "127.0.0.1") and not scheme:
@@ -94,7 +94,7 @@ class RayDataModule(MultiSyncDataModule):
         quietly = {"logging_level": "warning"}
         if self.address is not None:
             return {"address": self.address, **quietly}
-        # "local", for without an address Ray would use any cluster that it finds.
+        # "local", since without an address Ray would use any cluster that it finds.
         n_cpus = self.n_workers * self.cpus_per_worker
         return {"address": "local", "num_cpus": n_cpus, "include_dashboard": False, **quietly}
 
@@ -118,13 +118,13 @@ class RayDataModule(MultiSyncDataModule):
 
 
 class _RemoteCollector(TrialCollector):
-    """What a worker collects with: seeds all of its process, as TorchRL's processes on one machine do."""
+    """Collector in a worker that seeds its whole process, as TorchRL's worker processes on one machine do."""
 
     def __repr__(self) -> str:
-        return f"worker {getattr(self, 'worker_idx', None)}"  # before every line that it writes
+        return f"worker {getattr(self, 'worker_idx', None)}"  # the prefix of every line that it writes
 
     def __bool__(self) -> bool:
-        return True  # Ray asks when the worker has raised; TorchRL's answer, by an infinite length, is another error
+        return True  # Ray asks when the worker has raised; TorchRL's infinite length would raise another error
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int:
         last = super().set_seed(seed, static_seed)
@@ -133,10 +133,10 @@ class _RemoteCollector(TrialCollector):
 
 
 class _RemoteCollectors(RayCollector):
-    """TorchRL's collector with what its collector for processes on one machine has besides.
+    """TorchRL's Ray collector, with what its collector for processes on one machine has in addition.
 
-    Weights travel through Ray's object store, once to each machine. TorchRL's own way opens a port that listens to
-    all machines, and sends them to every worker.
+    Weights travel through Ray's object store, once to each machine. TorchRL's own scheme opens a port that listens to
+    all machines, and sends the weights to every worker.
     """
 
     def __init__(self, make_envs: list[Callable[[], EnvBase]], policy: MemoryPolicy, **settings: Any) -> None:
@@ -159,13 +159,13 @@ class _RemoteCollectors(RayCollector):
 
 
 def _join_workers(chunks: TensorDictBase) -> TensorDictBase:
-    """Return the chunk ``[B]`` of all workers, which comes as ``[n_workers, B / n_workers]``."""
+    """Join the chunks of all workers, ``[n_workers, B / n_workers]``, into one chunk ``[B]``."""
     return chunks.flatten(0, 1)
 
 
 @contextlib.contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Put back the handler of SIGTERM, which ``ray.init`` replaces by one that exits."""
+    """Restore the SIGTERM handler, which ``ray.init`` replaces with one that exits."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -176,13 +176,13 @@ def _sigterm_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Let the Ray that is started meanwhile listen on 127.0.0.1 only, and send no usage statistics.
+    """Make Ray, if started within the block, listen on 127.0.0.1 only and send no usage statistics.
 
-    It takes no loopback address for a node; but it has a switch, read on import, that makes it choose 127.0.0.1.
+    Ray accepts no loopback address for a node, but it has a switch, read on import, that makes it choose 127.0.0.1.
     """
     switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     variables = {switch: "0", "RAY_USAGE_STATS_ENABLED": "0"}
     constants = ray._private.ray_constants
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # of how to do without its token
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says how to do without its token
     with mock.patch.dict(os.environ, variables), mock.patch.object(constants, "ENABLE_RAY_CLUSTER", False):
         yield

@@ -1,4 +1,4 @@
-"""A replay of whole trials on disk: TorchRL's buffer, whose need of disk is known before, and which resumes exactly."""
+"""Replay of whole trials on disk: TorchRL's buffer, with its disk space reserved in advance and exact resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from memo_lightning.data.trial_cutting import VALID
 from memo_lightning.errors import TrainingStopped, UserError, require
 
 Sampling = Literal["uniform", "prioritized"]
-_FORMAT = 1  # of the folder
+_FORMAT = 1  # version of the folder's layout
 _DESCRIPTION = "replay.json"
 _FIELD = "algorithm.replay"
 
@@ -31,10 +31,10 @@ class SampledTrials:
     """A batch of trials.
 
     Attributes:
-        trials: ``[n, t + 1]`` as :func:`~memo_lightning.data.trial_cutting.cut_into_trials` makes them, t the steps of
-            the longest.
-        index: which they are, ``[n]``.
-        weight: how much each counts, ``[n]``.
+        trials: ``[n, t + 1]`` as :func:`~memo_lightning.data.trial_cutting.cut_into_trials` makes them, where t is the
+            number of steps of the longest trial.
+        index: indices of the trials in the replay, ``[n]``.
+        weight: importance weight of each trial, ``[n]``.
     """
 
     trials: TensorDictBase
@@ -43,25 +43,25 @@ class SampledTrials:
 
 
 class TrialReplay:
-    """Holds the newest trials, padded to one length, each from its first step: any memory can be computed from them.
+    """Replay of the newest trials, each padded to one length and stored from its first step.
 
-    Trials lie in files that are mapped into memory, so a replay may be larger than memory. Its disk is reserved before
-    training begins. :meth:`progress` is what a resumed run must know beside the files; trials that were overwritten
-    since the last checkpoint are kept until the next one.
+    As trials are whole, the state of any memory can be recomputed from them. They are stored in memory-mapped files, so
+    a replay may be larger than RAM. Its disk space is reserved before training begins. :meth:`progress` returns what a
+    resumed run needs besides the files. Trials overwritten since the last checkpoint are kept until the next one.
 
     Args:
-        capacity_trials: trials to hold at most.
-        capacity_bytes: bytes on disk to take at most; None for what the trials need.
+        capacity_trials: maximum number of trials to hold.
+        capacity_bytes: maximum number of bytes on disk; None for as many as the trials need.
         trial_length: steps T of the longest trial.
-        batch_size: trials of a batch.
-        sampling: ``uniform``, or ``prioritized`` by the error of a trial (Schaul et al. 2016, arXiv 1511.05952).
-        alpha: how much priorities count, where there are any: 0 is uniform.
-        beta: how much of the bias that priorities bring is corrected by weights.
-        folder: where to keep it; None for the folder of the run.
+        batch_size: trials per batch.
+        sampling: ``uniform``, or ``prioritized`` by the error of each trial (Schaul et al. 2016, arXiv 1511.05952).
+        alpha: exponent of the priorities in prioritized sampling; 0 samples uniformly.
+        beta: how far weights correct the bias of prioritized sampling, from 0 (not at all) to 1 (fully).
+        folder: folder of the replay; None for the folder of the run.
 
     Attributes:
-        capacity: trials that fit.
-        n_added: trials that were added so far.
+        capacity: number of trials that fit.
+        n_added: number of trials added so far.
 
     Raises:
         UserError: if a setting is out of range.
@@ -97,19 +97,19 @@ class TrialReplay:
         self._restored: list[dict[str, Any]] = []  # the progress of every rank
 
     def plan(self, trial: TensorDictBase, root: Path, n_processes: int, *, is_resumed: bool) -> str:
-        """Check that the replay fits its disk, before anything is written; return in words what it takes.
+        """Check that the replay fits on its disk, before anything is written, and return a line that says its size.
 
-        Of a run that is resumed, :meth:`load_progress` comes first.
+        For a resumed run, call :meth:`load_progress` first.
 
         Args:
             trial: one trial ``[T + 1]``, whose values do not matter.
-            root: where to keep it if there is no other folder.
-            n_processes: how many processes keep one of this size there.
-            is_resumed: whether the run has been there before.
+            root: where to keep the replay if no folder was set.
+            n_processes: number of processes that each keep a replay of this size there.
+            is_resumed: whether the run is being resumed.
 
         Raises:
-            UserError: if a batch is larger than what fits, the disk is too small, the folder is not the run's own, or
-                the run had another number of processes.
+            UserError: if fewer trials fit than a batch needs, the disk is too small, the folder is not the run's own,
+                or the run had a different number of processes.
         """
         root, each = self.folder or root, _nbytes(trial)
         if self.capacity_bytes is not None:
@@ -135,16 +135,16 @@ class TrialReplay:
         return f"replay: up to {self.capacity:,} trials{whose}, {_in_words(needed)} on disk in {root}"
 
     def open(self, trial: TensorDictBase, root: Path, rank: int) -> None:
-        """Reserve the disk, or find the trials again.
+        """Reserve the disk space of a new replay, or open the replay of a resumed run.
 
         Args:
             trial: as for :meth:`plan`.
-            root: where to keep it if there is no other folder, the same on all ranks.
-            rank: of this process, whose trials are its own.
+            root: where to keep the replay if no folder was set; the same on all ranks.
+            rank: rank of this process, which has its own trials.
 
         Raises:
             UserError: if the folder holds trials of another kind.
-            TrainingStopped: if the disk is full by now.
+            TrainingStopped: if the disk is full by then.
         """
         folder = (self.folder or root) / f"rank{rank}"
         self._keys = _keys(trial)
@@ -160,7 +160,7 @@ class TrialReplay:
             except OSError as error:
                 raise TrainingStopped(f"{folder}: the replay cannot be kept there ({error.strerror})") from None
         else:
-            # TorchRL restores a storage from what it has dumped, which would be a copy of all trials.
+            # TorchRL restores a storage from a dump, which would be a copy of all trials.
             self._check_description(folder, trial)
             storage._storage, storage.initialized = TensorDict.load_memmap(folder / "trials"), True
             self.n_added = own["n_added"]
@@ -170,7 +170,7 @@ class TrialReplay:
         self._priorities: PrioritizedTrials | None = None
         if self.sampling == "prioritized":
             self._priorities = PrioritizedTrials(self.capacity, self.alpha, self.beta)
-            if own is not None and "priorities" in own:  # else it was sampled uniformly so far
+            if own is not None and "priorities" in own:  # else the run sampled uniformly so far
                 self._priorities.load_state_dict(own["priorities"])
             elif len(self):
                 self._priorities.extend(torch.arange(len(self)))
@@ -178,11 +178,11 @@ class TrialReplay:
         self._buffer = ReplayBuffer(storage=storage, sampler=sampler, writer=writer, batch_size=self.batch_size)
 
     def __len__(self) -> int:
-        """Return how many trials are held."""
+        """Return the number of trials held."""
         return min(self.n_added, self.capacity)
 
     def extend(self, trials: TensorDictBase) -> None:
-        """Add trials ``[n, T + 1]``, in place of the oldest.
+        """Add trials ``[n, T + 1]``, replacing the oldest.
 
         Raises:
             TrainingStopped: if the disk is full.
@@ -199,7 +199,7 @@ class TrialReplay:
             self.n_added += len(some)
 
     def sample(self) -> SampledTrials:
-        """Return a batch, drawn with replacement from the global random streams."""
+        """Return a batch, sampled with replacement by the global random number generators."""
         stored, info = self._buffer.sample(return_info=True)
         trials = TensorDict({}, stored.batch_size)
         for number, key in enumerate(self._keys):
@@ -209,12 +209,12 @@ class TrialReplay:
         return SampledTrials(trials[:, : longest + 1], info["index"], weight / weight.max())
 
     def set_errors(self, index: Tensor, errors: Tensor) -> None:
-        """Note the errors ``[n]`` of the trials ``index [n]``, by which they are sampled from now on."""
+        """Set the errors ``[n]`` of the trials ``index [n]`` as their priorities; uniform sampling ignores them."""
         if self._priorities is not None:
             self._buffer.update_priority(index, errors.cpu())
 
     def progress(self) -> list[dict[str, Any]]:
-        """Return what every rank must know to resume; all ranks must call it."""
+        """Return what every rank needs to resume; all ranks must call this."""
         if not hasattr(self, "_buffer"):
             return self._restored
         own: dict[str, Any] = {"n_added": self.n_added}
@@ -227,16 +227,16 @@ class TrialReplay:
         return of_all
 
     def load_progress(self, progress: list[dict[str, Any]]) -> None:
-        """Restore it with the next :meth:`open`."""
+        """Keep what :meth:`progress` returned, to be restored by the next :meth:`open`."""
         self._restored = progress
 
     def checkpoint_saved(self) -> None:
-        """Drop what only an older checkpoint would need."""
+        """Drop the overwritten trials, which only an older checkpoint would need."""
         if hasattr(self, "_buffer"):
             self._overwritten.forget()
 
     def _stored(self, trials: TensorDictBase) -> TensorDict:
-        """Return trials under numbers: files are named after them, and keys are whatever the user calls them."""
+        """Return trials with numbers as keys: files are named after the keys, which users may choose freely."""
         values = {str(number): trials.get(key) for number, key in enumerate(self._keys)}
         return TensorDict(values, trials.batch_size)
 
@@ -258,7 +258,7 @@ class TrialReplay:
         for field in wanted["trial"]:
             if field not in found["trial"]:
                 raise UserError(
-                    f"{folder}: the replay is of another environment or policy: it has no {field[0]} like it"
+                    f"{folder}: the replay is of another environment or policy: its {field[0]} is missing or differs"
                 )
         if len(found["trial"]) != len(wanted["trial"]):
             raise UserError(f"{folder}: the replay is of another environment or policy: it holds more than is needed")
@@ -273,7 +273,7 @@ def _nbytes(trial: TensorDictBase) -> int:
 
 
 def _reserve(folder: Path) -> None:
-    """Take the disk that the files will need now: a mapped file that finds it full later would kill the process."""
+    """Allocate the disk space of the files now: writing to a mapped file on a full disk would kill the process."""
     for path in folder.rglob("*.memmap"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

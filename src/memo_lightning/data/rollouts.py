@@ -1,4 +1,4 @@
-"""From a TorchRL collector to the Trainer: one rollout, or one chunk of it, is one batch."""
+"""The data module between a TorchRL collector and the Trainer: a batch is a rollout, or one chunk of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from memo_lightning.policies import MemoryPolicy
 
 
 class Learner(Protocol):
-    """What the data module needs of the LightningModule: who acts, and how far the run has come."""
+    """What the data module needs from the LightningModule: the policy, and the progress of the run."""
 
     policy: MemoryPolicy
     frames: int
@@ -26,23 +26,23 @@ class Learner(Protocol):
 
 
 class Rollouts:
-    """An iterable over the chunks of rollouts that says how many are to come.
+    """Iterable over the chunks of rollouts, of known length.
 
-    It must have a ``__len__``: Lightning fetches one batch ahead from an iterable without, and the policy would
-    be trained on rollouts of its previous weights.
+    It must have a ``__len__``: without one, Lightning fetches one batch ahead, and the policy would be trained on
+    rollouts of its previous weights.
 
-    Every rollout begins with new seeds, for the environments and for everything that is drawn until the next
-    one, made from the run's seed, the rank and the rollout's number. So the random streams of a run that is resumed
-    from a checkpoint are those of a run that never stopped, whatever collects and whatever the environment is.
+    Every rollout begins with new seeds for the environments and for everything that is drawn until the next rollout.
+    They are derived from the run's seed, the rank and the rollout's number. So a run that is resumed from a checkpoint
+    has the random streams of a run that never stopped, whatever the collector and the environment.
 
     Args:
-        collector: yields chunks of rollouts; all environments are reset where a rollout begins.
-        collect: returns the next chunk that ``collector`` yields, made with the weights as they are.
-        n_chunks: chunks of a rollout.
-        n_rollouts: rollouts to come.
-        first: number of the first of them; not 0 where a run is resumed.
+        collector: yields chunks of rollouts; all environments are reset at the start of each rollout.
+        collect: returns the next chunk that ``collector`` yields, made with the current weights.
+        n_chunks: chunks per rollout.
+        n_rollouts: number of rollouts to come.
+        first: number of the first of them; not 0 if a run is resumed.
         seed: seed of the run.
-        rank: number of this process.
+        rank: rank of this process.
         seeds_each_rollout: whether the collector can be seeded between rollouts; otherwise it resets by itself.
     """
 
@@ -78,25 +78,25 @@ class Rollouts:
 
 
 class RolloutDataModule(lightning.LightningDataModule):
-    """Collects rollouts ``[n_envs, rollout_length]`` with the policy that is being trained.
+    """Data module that collects rollouts ``[n_envs, rollout_length]`` with the policy that is being trained.
 
-    Every rollout begins with a reset of all environments, so its sequences begin at the start of a trial and hold
-    all that the memory has seen: what acting remembered can be recomputed from them.
+    Every rollout begins with a reset of all environments. So its sequences begin at the start of a trial and hold
+    everything that the memory has seen, and the memory can be recomputed from them.
 
-    A rollout may come in chunks of ``rollout_length / n_chunks`` steps, for the learner to learn from what has
-    been collected before collecting the rest. A batch is a chunk, as
-    :class:`~memo_lightning.data.collector.TrialCollector` describes it.
+    A rollout may come in chunks of ``rollout_length / n_chunks`` steps, so that the learner can learn from one chunk
+    before the next is collected. A batch is a chunk, as described by
+    :class:`~memo_lightning.data.collector.TrialCollector`.
 
     Args:
-        make_env: builds the batched environment for ``n_envs`` environments and a seed.
-        n_envs: environments, the batch size B of a rollout.
+        make_env: builds the batched environment, given the number of environments and a seed.
+        n_envs: number of environments, the batch size B of a rollout.
         rollout_length: steps T of a rollout.
-        n_chunks: batches that a rollout comes in; a divisor of ``rollout_length``.
-        total_frames: environment steps to collect in all; rounded up to whole rollouts of all ranks.
+        n_chunks: number of batches per rollout; a divisor of ``rollout_length``.
+        total_frames: environment steps to collect in total; rounded up to whole rollouts of all ranks.
         seed: seed of the run.
 
     Attributes:
-        n_actors: copies of the policy that act, each for an equal share of the environments, in order.
+        n_actors: number of policy copies that act, each in an equal share of the environments, in order.
 
     Raises:
         UserError: if a count is not positive, or a rollout cannot be cut into the chunks.
@@ -133,12 +133,12 @@ class RolloutDataModule(lightning.LightningDataModule):
         return self.n_envs * self.rollout_length
 
     def n_rollouts_after(self, frames: int) -> int:
-        """Return how many rollouts every process has yet to collect, after ``frames`` of all processes together."""
+        """Return how many rollouts each process must still collect after ``frames`` frames of all processes."""
         world_size = self.trainer.world_size if self.trainer else 1
         return max(0, -(-(self.total_frames - frames) // (self.frames_per_rollout * world_size)))
 
     def train_dataloader(self) -> Rollouts:
-        """Build the collector, once, around the policy as the callbacks have left it."""
+        """Return the rollouts to come; the collector is built once, after callbacks have changed the policy."""
         assert self.trainer is not None
         learner: Learner = self.trainer.lightning_module  # type: ignore[assignment]
         if self._collector is None:
@@ -155,11 +155,11 @@ class RolloutDataModule(lightning.LightningDataModule):
         )
 
     def _describing_env(self) -> EnvBase:
-        """Return the environment that tells the policy what it will see and do."""
+        """Return an environment whose specs describe the policy's inputs and actions."""
         return self._make_env(self.n_envs, self.seed)
 
     def _build_collector(self, policy: MemoryPolicy, first_rollout: int) -> BaseCollector:
-        """Return what collects, from rollout number ``first_rollout`` on."""
+        """Build the collector, whose first rollout has number ``first_rollout``."""
         return TrialCollector(
             self.env,
             policy,
@@ -174,14 +174,14 @@ class RolloutDataModule(lightning.LightningDataModule):
         )
 
     def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
-        """Return the next chunk; here the very policy acts that is trained, so it has the newest weights."""
+        """Return the next chunk; the policy that acts is the one being trained, so its weights are current."""
         return next(chunks)
 
     def _close(self, collector: BaseCollector) -> None:
         collector.shutdown()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Close the collector; Lightning tears down only what has ended well."""
+        """Close the collector, as Lightning calls ``teardown`` only after a successful run."""
         self.teardown("fit")
 
     def teardown(self, stage: str) -> None:

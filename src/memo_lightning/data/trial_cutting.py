@@ -1,4 +1,4 @@
-"""Rollouts cut into trials: what a replay holds."""
+"""Cutting rollouts into trials, as a replay holds them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def cut_into_trials(
 ) -> TensorDict:
     """Return the trials ``[n, n_steps + 1]`` of a rollout ``[B, T]``, each from its first step.
 
-    Step t of a trial holds the policy inputs, the ``action``, and in ``next`` the ``reward`` and the ends ``done``,
-    ``episode_end`` and ``episode_truncated`` of what it led to. The step after the last holds policy inputs only: what
-    would have come next, for a trial that was cut off by a limit or by the end of the rollout. ``valid`` is true at the
-    steps that were acted; all that comes after the last inputs is zero.
+    Step t of a trial holds the policy inputs, the ``action`` and, under ``next``, the resulting ``reward`` and the end
+    flags ``done``, ``episode_end`` and ``episode_truncated``. The step after the last holds policy inputs only: what
+    would have come next, for a trial that was cut off by a limit or by the end of the rollout. ``valid`` is true at
+    the steps that were acted; everything after the last inputs is zero.
 
     Args:
-        rollout: the steps so far; every sequence begins with a trial.
+        rollout: the steps so far; every sequence begins at the start of a trial.
         following: policy inputs ``[B]`` after the last step.
-        input_keys: what the policy reads.
+        input_keys: keys of the policy inputs.
         n_steps: steps of the longest trial.
         first: trials that ended before this step are left out.
-        is_complete: whether trials that have not ended will not go on either; else they are left out.
+        is_complete: whether the rollout is complete, so that trials still running end with it; else they are left out.
 
     Raises:
         ValueError: if a trial is longer than ``n_steps``.
@@ -84,10 +84,10 @@ def cut_into_trials(
 def _inputs_after(
     rollout: TensorDictBase, following: TensorDictBase, input_keys: Sequence[NestedKey], row: Tensor, last: Tensor
 ) -> TensorDictBase:
-    """Return the policy inputs ``[n]`` after the steps ``last [n]`` of the sequences ``row [n]``."""
+    """Return the policy inputs ``[n]`` that follow the steps ``last [n]`` of the sequences ``row [n]``."""
     after = following.select(*input_keys)[row]
     finals = rollout.get(("next", FINAL_INPUTS), None)
-    if finals is None:  # nothing is ever cut off: what follows the end of a trial does not count
+    if finals is None:  # nothing is ever cut off, so what follows the end of a trial does not matter
         return after
     ended = rollout.get(("next", "done"))[row, last].squeeze(-1)
     return torch.where(ended, finals.select(*input_keys)[row, last], after)

@@ -1,4 +1,4 @@
-"""What happened within trials: the rewards and episodes of complete trials, read off rollouts."""
+"""Records of complete trials: their rewards and episodes, read from rollouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from memo_lightning.envs.reports import MEASURES, SUCCESS, SUCCESS_REPORTED
 
 SPL = (MEASURES, "spl")
-# What of `next` a record is made of, and which of them are there only where the environment reports them.
+# Keys of `next` that a record is made of, and those among them that only some environments report.
 READ = ("reward", "done", "episode_end", "episode_return", SUCCESS, SUCCESS_REPORTED, SPL)
 OPTIONAL = (SUCCESS, SUCCESS_REPORTED, SPL)
 
@@ -26,12 +26,12 @@ class TrialRecord:
         rewards: reward collected in each bin of a trial, ``[n_trials, n_bins]``; bins are equal parts of the
             trial's length.
         lengths: steps of each trial, ``[n_trials]``.
-        episode_returns: return of each trial's k-th ended episode, ``[n_trials, n_episodes]``, NaN where a
+        episode_returns: return of the k-th episode that ended in each trial, ``[n_trials, n_episodes]``; NaN where a
             trial had fewer.
-        episode_successes: the same, 1 where the episode reached its goal, 0 where not; NaN for all where the
-            environment never says.
-        episode_spl: the same, success weighted by path length, for environments that report it; NaN for others.
-        episode_ends: the same, steps of the trial until the episode ended.
+        episode_successes: success of each episode, of the same shape: 1 where it reached its goal, 0 where not; all
+            NaN if the environment never reports success.
+        episode_spl: success weighted by path length, of the same shape; all NaN if the environment does not report it.
+        episode_ends: steps of the trial until each episode ended, of the same shape.
     """
 
     rewards: NDArray[np.float64]
@@ -47,7 +47,10 @@ class TrialRecord:
         return self.rewards.sum(1)
 
     def by_part(self, n_parts: int) -> NDArray[np.float64]:
-        """Reward in each of ``n_parts`` equal parts of a trial, ``[n_trials, n_parts]``; divides ``n_bins``."""
+        """Return the reward in each of ``n_parts`` equal parts of a trial, ``[n_trials, n_parts]``.
+
+        ``n_parts`` must divide ``n_bins``.
+        """
         return self.rewards.reshape(len(self.rewards), n_parts, -1).sum(2)
 
     def as_tensors(self) -> dict[str, Tensor]:
@@ -56,7 +59,7 @@ class TrialRecord:
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor]) -> TrialRecord:
-        """Return the record that :meth:`as_tensors` was called on."""
+        """Rebuild a record from the tensors that :meth:`as_tensors` returned."""
         return TrialRecord(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
     @staticmethod
@@ -64,18 +67,18 @@ class TrialRecord:
         """Read the complete trials of a rollout ``[B, T]`` whose sequences begin at the start of a trial.
 
         Args:
-            steps: the rollout, with ``is_init`` and, in ``next``, what :data:`READ` names.
-            n_bins: parts of a trial.
-            longest: steps of the longest trial there can be, where trials differ in length. Trials that begin so late
-                that one of them would not have ended are left out, also if they have: else short ones would be
-                seen too often.
+            steps: the rollout, with ``is_init`` and, under ``next``, the keys of :data:`READ`.
+            n_bins: number of bins of a trial.
+            longest: steps of the longest possible trial, where trials differ in length. Trials that begin too late
+                for one of that length to end are left out, even if they ended: otherwise short trials would be
+                over-represented.
         """
         first = steps.get("is_init").squeeze(-1).clone()
         first[:, 0] = True
         trial = first.flatten().cumsum(0).cpu() - 1  # index of the trial that each step belongs to
         starts = first.flatten().nonzero().squeeze(1).cpu()
         lengths = torch.bincount(trial)
-        place = torch.arange(len(trial)) - starts[trial]  # step of its trial
+        place = torch.arange(len(trial)) - starts[trial]  # step within its trial
 
         def flat(*key: str) -> Tensor:
             return steps.get(("next", *key)).reshape(-1).cpu()
@@ -89,7 +92,7 @@ class TrialRecord:
         bins = torch.zeros(n_trials * n_bins, dtype=torch.float64)
         bins.index_add_(0, trial * n_bins + place * n_bins // lengths[trial], flat("reward").double())
 
-        ends = flat("episode_end").nonzero().squeeze(1)  # in order of time within each trial
+        ends = flat("episode_end").nonzero().squeeze(1)  # in temporal order within each trial
         episodes_before = torch.bincount(trial[ends], minlength=n_trials).cumsum(0)
         episode = torch.arange(len(ends)) - torch.cat([torch.zeros(1).long(), episodes_before[:-1]])[trial[ends]]
         n_episodes = int(episode.max()) + 1 if len(ends) else 0
@@ -130,9 +133,9 @@ class TrialRecord:
 
 
 def successes(steps: TensorDictBase) -> Tensor | None:
-    """Return bool ``[B, T, 1]``, where an episode is a success; None where it is never said.
+    """Return bool ``[B, T, 1]``, true where an episode is a success; None if success is never reported.
 
-    An environment that speaks of success at the end of some episodes only means that the others had none.
+    If an environment reports success at the end of some episodes only, the others count as failures.
 
     Args:
         steps: a rollout ``[B, T]`` with the reports in ``next``.

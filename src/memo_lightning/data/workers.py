@@ -24,18 +24,19 @@ SECONDS_TO_CLOSE = 2.0
 
 
 class MultiSyncDataModule(RolloutDataModule):
-    """Workers that each collect for some environments of every rollout, and wait for the new weights.
+    """Data module whose worker processes share the environments of each rollout and wait for the new weights.
 
-    The policy lives in the workers, on the CPU, each with the memory of its environments. Rollouts are reproducible: a
-    worker's random streams follow from the run's seed, the rank, the worker and the rollout's number.
+    Every worker has a copy of the policy on the CPU, with the memory of its own environments. Rollouts are
+    reproducible: a worker's random streams are derived from the run's seed, the rank, the worker and the rollout's
+    number.
 
     Args:
-        make_env: builds the batched environment for a number of environments and a seed.
+        make_env: builds the batched environment, given the number of environments and a seed.
         n_workers: worker processes per rank; a divisor of ``n_envs``.
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:
-        UserError: if the environments cannot be shared out, or another setting is out of range.
+        UserError: if the environments cannot be divided equally among the workers, or another setting is out of range.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class MultiSyncDataModule(RolloutDataModule):
         )
 
     def _env_makers(self, n_envs: int, first_rollout: int) -> list[Callable[[], EnvBase]]:
-        """Return what makes each worker's ``n_envs`` environments."""
+        """Return, for each worker, a function that makes its ``n_envs`` environments."""
         rank = self.trainer.global_rank if self.trainer else 0
         seeds = np.random.SeedSequence((self.seed, rank, first_rollout)).generate_state(self.n_workers).tolist()
         return [partial(self._make_env, n_envs, seed) for seed in seeds]
@@ -71,63 +72,65 @@ class MultiSyncDataModule(RolloutDataModule):
         start = partial(
             MultiCollector,
             env_makers,
-            copy.deepcopy(policy).to(cpu),  # the workers share its memory, and get the weights of each update
+            copy.deepcopy(policy).to(cpu),  # in memory shared with the workers, which get the weights of each update
             policy_device=cpu,
             env_device=cpu,
             storing_device=cpu,
             collector_class=TrialCollector,
             total_frames=-1,
-            num_threads=torch.get_num_threads(),  # of this process, which TorchRL would set to the number of workers
+            num_threads=torch.get_num_threads(),  # of this process; TorchRL would set it to the number of workers
             use_buffers=True,
             init_fn=begin_worker,
             **settings,
         )
         try:
-            # TorchRL may wait for ever for a worker that ends while it starts.
+            # TorchRL may wait forever for a worker that ends while it starts.
             return start_watching(start)
         except BaseException:
-            # What it has made so far is collected when the interpreter ends, and would start a thread then, for ever.
+            # The unfinished collector is garbage collected when the interpreter exits; it would then start a thread
+            # that never ends.
             if hasattr(WeightSyncScheme, "__del__"):
                 del WeightSyncScheme.__del__
             raise
 
     def _collect(self, policy: MemoryPolicy, chunks: Iterator[TensorDictBase]) -> TensorDictBase:
-        """Give the workers the weights, and return the next chunk."""
+        """Send the weights to the workers, and return the next chunk."""
         collector = self._collector
         assert collector is not None
         workers = getattr(collector, "procs", [])  # Ray watches its own
         weights = TensorDict.from_module(policy).data.to("cpu")
-        # TorchRL waits for every worker to have the weights, and for ever for one that has ended.
+        # TorchRL waits until every worker has the weights, and forever if one has ended.
         call_watching(workers, partial(collector.update_policy_weights_, weights))
         try:
             return next(chunks)
-        except ValueError as error:  # TorchRL ends the others, and stumbles over those that take their time
+        except ValueError as error:  # TorchRL ends the other workers, and fails on those that are slow to end
             if "Cannot close a process" not in str(error):
                 raise
             raise RuntimeError("a worker has ended") from None
 
     def _close(self, collector: BaseCollector) -> None:
-        # TorchRL gives this process more threads when workers end, and the last update, which then is still to come,
-        # would round otherwise than the same one of a run that goes on.
+        # TorchRL gives this process more threads when workers end. The last update is still to come then, and would
+        # round differently from the same update in a longer run.
         n_threads = torch.get_num_threads()
         collector.shutdown(timeout=SECONDS_TO_CLOSE)
         torch.set_num_threads(n_threads)
 
 
 class MultiAsyncDataModule(MultiSyncDataModule):
-    """Workers that each collect whole rollouts, one after the other, while the learner learns from those of others.
+    """Data module whose worker processes each collect whole rollouts while the learner learns from those of others.
 
-    Nobody waits, and rollouts are made by older weights than they are learned by: with W workers, by up to about W
-    updates; weights that arrive in the middle of a rollout are used at once. ``train/staleness`` says by how many
-    updates. What comes when depends on the machine, so runs are not reproducible.
+    No process waits, so rollouts are collected with older weights than those that learn from them: with W workers,
+    older by up to about W updates. Weights that arrive in the middle of a rollout are used at once.
+    ``train/staleness`` is the age in updates. The order in which rollouts arrive depends on the machine, so runs are
+    not reproducible.
 
     Args:
-        make_env: builds the batched environment for a number of environments and a seed.
+        make_env: builds the batched environment, given the number of environments and a seed.
         n_workers: worker processes per rank, each with ``n_envs`` environments.
         settings: further arguments of :class:`RolloutDataModule`.
 
     Raises:
-        UserError: if rollouts are to come in chunks, or another setting is out of range.
+        UserError: if ``n_chunks`` is not 1, or another setting is out of range.
     """
 
     seeds_each_rollout = False

@@ -1,4 +1,4 @@
-"""Comparing an exported policy with the agent that it was made from."""
+"""Comparison of an exported policy with the agent it was made from."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _TIMED_STEPS = 50
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of it.
+    """The result of a comparison.
 
     Attributes:
-        n_steps: steps that were compared.
-        difference: the largest between actions, parameters of their distributions and values, relative to one and to
-            their size.
-        step_ms: milliseconds of a processor that a step of the program takes, the median.
-        agent_step_ms: milliseconds of a processor that a step of the agent takes, the median.
+        n_steps: number of steps that were compared.
+        difference: largest difference between actions, parameters of their distributions and values, relative to one
+            plus their magnitude.
+        step_ms: median CPU time of a step of the program, in milliseconds.
+        agent_step_ms: median CPU time of a step of the agent, in milliseconds.
     """
 
     n_steps: int
@@ -44,14 +44,14 @@ class Comparison:
 
 
 def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed: int = 0) -> Comparison:
-    """Let an exported policy and its agent act side by side in random observations, in trials that begin at any step.
+    """Run an exported policy and its agent on the same random observations, in trials that begin at random steps.
 
     Args:
         program: the exported policy.
-        step: what it was traced from.
+        step: the module that it was traced from.
         agent: the agent, with the same memory.
-        n_steps: how many steps.
-        seed: of the observations.
+        n_steps: number of steps.
+        seed: seed of the observations.
     """
     n, interface = step.batch_size, agent.spec.interface
     observed = batch_space(interface.observation_space, n)
@@ -70,7 +70,7 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
             inputs["episode_end"] = numbers.random(n) < 0.1
             restarts = (numbers.random(n) < 0.02) & (
                 np.arange(n) < max(1, n - 1)
-            )  # of several, the last goes on and on
+            )  # of several trials, the last never restarts
             inputs["is_first"] = restarts | (t == 0)
             mask = None
             if interface.action.masked:
@@ -91,14 +91,14 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
             _, state = act()
             expected = {**seen, "action": interface.action.to_envs(outputs[f"{NEXT_STATE}previous_action"])}
             worst = max(worst, *(_difference(outputs[name], value) for name, value in expected.items()))
-            # The agent's action goes on in both: one of two that are as likely may be chosen by a rounding.
+            # Both continue with the agent's action, as rounding may decide between two that are equally likely.
             inputs |= {name: outputs[f"{NEXT_STATE}{name.removeprefix(STATE)}"] for name in inputs if STATE in name}
             inputs[f"{STATE}previous_action"] = state.previous_action.cpu().numpy()
         return Comparison(n_steps, worst, _median_ms(lambda: program(inputs)), _median_ms(act))
 
 
 def _median_ms(step: Callable[[], object]) -> float:
-    """Return the milliseconds of a processor that a step takes, the median of some in a row."""
+    """Return the median CPU time of a step in milliseconds, over several in succession."""
     times = []
     for _ in range(_TIMED_STEPS):
         begun = time.thread_time()
@@ -109,7 +109,7 @@ def _median_ms(step: Callable[[], object]) -> float:
 
 @contextmanager
 def _heads(agent: Agent) -> Iterator[Arrays]:
-    """Yield what holds, after every step of an agent, the distribution that it has acted by and the value."""
+    """Yield a dictionary that holds, after every step of an agent, the parameters of its distribution and the value."""
     policy = agent.policy
     head: Any = policy.actor.module[0]
     seen: Arrays = {}
@@ -129,7 +129,7 @@ def _heads(agent: Agent) -> Iterator[Arrays]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one thread, as the program does."""
+    """Restrict torch to one thread within the context, as the program uses one."""
     n = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -139,6 +139,6 @@ def _one_thread() -> Iterator[None]:
 
 
 def _difference(ours: NDArray, theirs: NDArray) -> float:
-    """Return the largest difference, but of logits of actions that are not allowed."""
+    """Return the largest relative difference, except in the logits of actions that are not allowed."""
     compared = np.isfinite(ours)
     return float((np.abs(ours - theirs) / (1 + np.abs(theirs)))[compared].max())

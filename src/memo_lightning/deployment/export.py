@@ -1,4 +1,4 @@
-"""A policy as a file for other programs, and a description of it."""
+"""Export of a policy as a file for other programs, with a description."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from memo_lightning.quiet import quietly
 from memo_lightning.version import __version__
 
 DESCRIPTION = "policy.json"
-DESCRIPTION_FORMAT = 1  # of policy.json; one is added for every change that its readers could not make sense of
+DESCRIPTION_FORMAT = 1  # version of policy.json; incremented with every change that its readers could not understand
 _TOLERANCE = 1e-4  # float32, after hundreds of steps
 _MOST_STEPS = 300
 _STATE_RULE = (
@@ -35,22 +35,23 @@ _SEGMENT_RULE = (
 
 
 def export_policy(agent: Agent, out: Path, format: str = "onnx", batch_size: int = 1, source: str = "") -> Comparison:
-    """Write a folder with a policy as a program that runs without this package, and with its description.
+    """Export a policy to a folder, as a program that runs without this package and a description of it.
 
     The program is read back and compared with the agent before the folder appears.
 
     Args:
-        agent: the policy, on the CPU, its memory bounded.
-        out: the folder; it must not exist.
+        agent: the policy, on the CPU and with bounded memory.
+        out: the folder to write, which must not exist.
         format: ``onnx``, or ``torch`` for a program of ``torch.export``.
-        batch_size: environments that the program acts in at a time.
-        source: where the agent is from, for the description.
+        batch_size: number of environments that the program acts in at once.
+        source: where the agent comes from, for the description.
 
     Returns:
-        How the program and the agent compare.
+        The comparison of the program with the agent.
 
     Raises:
-        UserError: if a setting is wrong, the memory cannot be exported, or the program computes something else.
+        UserError: if a setting is wrong, the memory cannot be exported, or the program's results differ from the
+            policy's.
     """
     check_settings(out, format, batch_size)
     kind = FORMATS[format]
@@ -60,7 +61,7 @@ def export_policy(agent: Agent, out: Path, format: str = "onnx", batch_size: int
     program = _trace(step, inputs)
     partial = out.with_name(f"{out.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was interrupted
+        shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted export
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"out={out}: must be writable ({error.strerror})") from None
@@ -71,7 +72,7 @@ def export_policy(agent: Agent, out: Path, format: str = "onnx", batch_size: int
         comparison = compare(kind.read(partial / kind.file), step, agent, _steps_to_compare(agent))
         if not comparison.difference <= _TOLERANCE:
             raise UserError(
-                f"format={format}: {kind.runtime} computes something else than the policy, by "
+                f"format={format}: the results of {kind.runtime} differ from the policy's by "
                 f"{comparison.difference:.2g}; nothing was written"
             )
         described = describe(step, agent, inputs, outputs, kind.file, source)
@@ -85,7 +86,7 @@ def export_policy(agent: Agent, out: Path, format: str = "onnx", batch_size: int
 
 
 def check_settings(out: Path, format: str, batch_size: int) -> None:
-    """Raise :class:`UserError` unless a policy could be exported like this."""
+    """Raise :class:`UserError` unless a policy could be exported with these settings."""
     require(format in FORMATS, "format", format, f"one of {', '.join(FORMATS)}")
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
     if out.exists():
@@ -96,7 +97,7 @@ def check_settings(out: Path, format: str, batch_size: int) -> None:
 def describe(
     step: PolicyStep, agent: Agent, inputs: list[Named], outputs: list[Named], file: str, source: str
 ) -> dict[str, Any]:
-    """Return what ``policy.json`` holds."""
+    """Return the contents of ``policy.json``."""
     memory = agent.policy.sequence_model
     state = {named.name: named for named in step.state()}
     segments = {"segment_length": memory.segment_length, "rule": _SEGMENT_RULE} if memory.segment_length else None
@@ -140,7 +141,7 @@ def _policy_step(agent: Agent, batch_size: int) -> PolicyStep:
 
 
 def _trial_length(agent: Agent) -> int:
-    """Return the steps of a trial in training."""
+    """Return the number of steps of a trial in training."""
     config = agent.training["config"]
     return (config.get("env") or {}).get("trial_length") or 1000
 
@@ -162,7 +163,7 @@ def _trace(step: PolicyStep, inputs: list[Named]) -> ExportedProgram:
     try:
         with quietly():
             return trace(step, ({named.name: named.value for named in inputs},))
-    except Exception as error:  # torch raises whatever its parts raise
+    except Exception as error:  # torch passes on whatever its parts raise
         kind = type(step.policy.sequence_model).__name__
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{kind} cannot be exported: torch.export does not take the policy's step ({reason})") from None
@@ -175,7 +176,7 @@ def _write(
         kind.write(program, folder / kind.file, [named.name for named in inputs], [named.name for named in outputs])
     except OSError:
         raise
-    except Exception as error:  # torch raises whatever its parts raise
+    except Exception as error:  # torch passes on whatever its parts raise
         cause: BaseException = error
         while cause.__cause__ is not None:  # the last one names the operation
             cause = cause.__cause__
@@ -184,13 +185,13 @@ def _write(
 
 
 def _steps_to_compare(agent: Agent) -> int:
-    """Return steps that show all a memory does: more than its budget, and more than two segments."""
+    """Return enough steps to exercise a whole memory, beyond its budget and two segments, up to a limit."""
     model = agent.policy.sequence_model
     return min(_MOST_STEPS, max(32, (model.memory_budget or 0) + 5, 2 * (model.segment_length or 0) + 5))
 
 
 def _initial(named: Named) -> Any:
-    """Return the value of all elements, or all values where they differ."""
+    """Return the value that all elements share, or all values if they differ."""
     values = named.value
     if not values.numel() or bool((values == values.flatten()[0]).all()):
         return values.flatten()[0].item() if values.numel() else 0

@@ -21,11 +21,11 @@ Program = Callable[[Arrays], Arrays]
 
 
 class Format(ABC):
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        file: its name in the folder.
-        runtime: what runs it.
+        file: name of the file in the folder.
+        runtime: the library that runs it.
     """
 
     file: str
@@ -37,11 +37,11 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Write a program whose inputs and outputs have these names, in this order."""
+        """Write a program whose inputs and outputs have the given names, in this order."""
 
     @abstractmethod
     def read(self, path: Path) -> Program:
-        """Read what was written, with what runs it elsewhere."""
+        """Read a written program back, with the runtime that runs it elsewhere."""
 
 
 class Onnx(Format):
@@ -67,9 +67,9 @@ class Onnx(Format):
                 program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
             )
             assert written is not None
-            # What torch leaves behind in conditions; onnxruntime would warn of it wherever the file is opened.
+            # Torch leaves unused nodes in conditions; onnxruntime would warn about them wherever the file is opened.
             RemoveUnusedNodesPass()(written.model)
-            ClearMetadataAndDocStringPass()(written.model)  # lines of source code, most of a small file
+            ClearMetadataAndDocStringPass()(written.model)  # lines of source code, which make up most of a small file
             written.save(path)
 
     def read(self, path: Path) -> Program:
@@ -89,7 +89,7 @@ class TorchProgram(Format):
     file, runtime = "policy.pt2", "torch.export"
 
     def check(self) -> None:
-        """Nothing more is needed."""
+        """Do nothing, as no further package is needed."""
 
     def write(self, program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Write a program; see :class:`Format`."""

@@ -1,4 +1,4 @@
-"""One step of a policy as a function of tensors, which other programs can run."""
+"""One step of a policy as a function of tensors that other programs can run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memo_lightning.policies.observation_keys import ObservationKey
 from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous_step
 from memo_lightning.policies.spaces import bounds
 
-STATE, NEXT_STATE = "state.", "next_state."  # what the names of a state begin with, before and after the step
+STATE, NEXT_STATE = "state.", "next_state."  # prefixes for the names of the state before and after the step
 _PREVIOUS_ACTION = f"{STATE}previous_action"
 _HEAD_MEANINGS = {
     "logits": "unnormalised log-probabilities of the actions",
@@ -30,7 +30,7 @@ _HEAD_MEANINGS = {
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor that goes in or comes out, and what it is."""
+    """An input or output tensor, with its name and meaning."""
 
     name: str
     value: Tensor
@@ -43,14 +43,14 @@ class Named:
 
 
 class PolicyStep(nn.Module):
-    """What an :class:`~memo_lightning.policies.agent.Agent` does in a step, with tensors only.
+    """The step of an :class:`~memo_lightning.policies.agent.Agent`, with tensors only.
 
-    Observations go in as the environment has them. Reading them, the RL^2 inputs, normalisation and masks are part of
-    it, and so are the memory and its segments. Nothing is checked.
+    Observations go in as the environment returns them. Their conversion, the RL^2 inputs, normalisation and masks are
+    part of the step, and so are the memory and its segments. Nothing is checked.
 
     Args:
-        agent: the policy, and what it observes and does.
-        batch_size: environments B that it acts in at a time.
+        agent: the policy, with its observations and actions.
+        batch_size: number of environments B that it acts in at once.
 
     Attributes:
         batch_size: as given.
@@ -100,7 +100,7 @@ class PolicyStep(nn.Module):
         return {**outputs, **{f"{NEXT_STATE}{name}": value for name, value in state.items()}}
 
     def _distribution(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parameters of the distribution of actions; those that are not allowed have logits of -inf."""
+        """Return the parameters of the action distribution; actions that are not allowed have logits of -inf."""
         heads = TensorDict({"hidden": hidden}, [self.batch_size])
         head = self.policy.actor.module[0]
         read = head(heads)
@@ -110,7 +110,7 @@ class PolicyStep(nn.Module):
         return parameters
 
     def inputs(self) -> list[Named]:
-        """Return what goes in, the state last: an example of a first step."""
+        """Return the inputs, the state last, with example values for a first step."""
         interface, n = self._interface, self.batch_size
         found = [Named(input_name(key), _example(key.space, n), _meaning(key)) for key in interface.keys]
         no, yes = torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)
@@ -125,7 +125,7 @@ class PolicyStep(nn.Module):
         return found + self.state()
 
     def state(self) -> list[Named]:
-        """Return the state among the inputs, as it is at first."""
+        """Return the state among the inputs, with its initial values."""
         action = self._interface.action
         previous = torch.zeros(self.batch_size, *action.shape, dtype=action.spec((self.batch_size,)).dtype)
         meanings = self.policy.sequence_model.fixed_state_meanings
@@ -136,20 +136,20 @@ class PolicyStep(nn.Module):
         return found
 
     def outputs(self) -> list[Named]:
-        """Return what comes out of a step with :meth:`inputs`, the state last."""
+        """Return the outputs of a step with :meth:`inputs`, the state last."""
         inputs = self.inputs()
         meanings = {
             "action": "the most likely action, as the environment takes it",
             "value": "the return that is expected from here on",
             **_HEAD_MEANINGS,
             **{f"{NEXT_STATE}{i.name.removeprefix(STATE)}": i.meaning for i in self.state()},
-            f"{NEXT_STATE}previous_action": "the most likely action; put another one there if that is taken",
+            f"{NEXT_STATE}previous_action": "the most likely action; replace it if you take another",
         }
         values = self({named.name: named.value for named in inputs})
         return [Named(name, value, meanings[name]) for name, value in values.items()]
 
     def sampling(self) -> dict[str, Any]:
-        """Return, as plain values, how to draw an action and what then goes into the state."""
+        """Return, as plain values, how to sample an action and what then goes into the state."""
         action = self._interface.action
         if not action.n_values:
             low, high = bounds(action.space)  # type: ignore[arg-type]
@@ -173,19 +173,19 @@ class PolicyStep(nn.Module):
 
 
 def input_name(key: ObservationKey) -> str:
-    """Return the name of an observation key among the inputs: ``observation``, or ``observation.NAME`` of several."""
+    """Return the input name of an observation key: ``observation``, or ``observation.NAME`` if there are several."""
     return OBSERVATION if not key.path else f"{OBSERVATION}.{key.name}"
 
 
 def _example(space: Space, batch_size: int) -> Tensor:
-    """Return a part of an observation ``[B, ...]``: zeros, or the first of discrete values."""
+    """Return an example of a part of an observation ``[B, ...]``: zeros, or the first of its discrete values."""
     start = np.asarray(getattr(space, "start", 0))
     value = torch.zeros(batch_size, *(space.shape or ()), dtype=_dtype(space))
     return value + torch.as_tensor(start, dtype=value.dtype)
 
 
 def _dtype(space: Space) -> torch.dtype:
-    """Return the dtype in which a part of an observation goes in: floating numbers as float32."""
+    """Return the dtype of a space's values in the program: int64 if discrete, float32 for floating-point numbers."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return torch.int64
     given = np.dtype(space.dtype)
@@ -200,7 +200,7 @@ def _meaning(key: ObservationKey) -> str:
 
 
 def _stored(key: ObservationKey, value: Tensor) -> Tensor:
-    """Return a part of an observation ``[B, ...]`` as it is stored; what :meth:`ObservationKey.read` does."""
+    """Return a part of an observation ``[B, ...]`` as it is stored, like :meth:`ObservationKey.read`."""
     if key.is_image:
         if key.layout == "channels_first":
             value = value.movedim(-3, -1)
@@ -223,7 +223,7 @@ def _most_likely(action: Action, parameters: Mapping[str, Tensor]) -> Tensor:
 
 
 def _for_environment(action: Action, stored: Tensor) -> Tensor:
-    """Return stored actions ``[B, ...]`` as the environment takes them; what :meth:`Action.to_envs` does."""
+    """Convert stored actions ``[B, ...]`` to the environment's format, like :meth:`Action.to_envs`."""
     space = action.space
     dtype = _dtype(space)
     if not action.n_values and not dtype.is_floating_point:

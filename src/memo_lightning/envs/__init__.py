@@ -1,4 +1,4 @@
-"""Batched TorchRL environments made of trials, and the transforms that every environment can use."""
+"""Batched TorchRL environments with trials, and transforms that any environment can use."""
 
 from memo_lightning.envs.dark_key_to_door import DarkKeyToDoor
 from memo_lightning.envs.darkroom import Darkroom

@@ -1,4 +1,4 @@
-"""Building an environment from its configuration, with the transforms that every policy relies on."""
+"""Construction of environments from their configuration, with the transforms that every policy relies on."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from memo_lightning.envs.previous_step import PreviousStep
 from memo_lightning.errors import UserError
 from memo_lightning.policies.encoders import OBSERVATION
 
-# Settings of conf/env/ that are the policy's, which normalises what it is given.
+# Settings of conf/env/ that belong to the policy, which normalises its inputs.
 _OF_THE_POLICY = ("normalize_observations", "normalize_rewards")
 
 
 def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **changes: Any) -> EnvBase:
-    """Return ``n_envs`` batched environments with RL^2 inputs and ``is_init`` flags, seeded.
+    """Return a seeded batch of ``n_envs`` environments with RL^2 inputs and ``is_init`` flags.
 
     Args:
-        config: a node of ``conf/env/``; its ``vision``, if it has one, is a transform that comes first, and
+        config: a node of ``conf/env/``; its ``vision``, if any, is a transform that is applied first, and
             ``observe_reward: false`` leaves the last reward out of the RL^2 inputs.
         n_envs: number of environments N, the batch size.
         seed: seed of their random streams.
-        changes: settings to be used instead of the configured ones, e.g. ``split="held_out"``.
+        changes: settings that override the configured ones, e.g. ``split="held_out"``.
 
     Raises:
         UserError: if a setting is out of range.
     """
     settings = {str(key): value for key, value in config.items() if key not in _OF_THE_POLICY}
     vision, with_reward = settings.pop("vision", None), settings.pop("observe_reward", True)
-    if "wrappers" in settings:  # each is given its arguments here, and the environment when that is made
+    if "wrappers" in settings:  # arguments are bound here; the environment follows when it is made
         settings["wrappers"] = [_as_partial(wrapper) for wrapper in settings["wrappers"]]
-    with GlobalStreams(seed).in_use():  # making an environment may seed torch, too
+    with GlobalStreams(seed).in_use():  # making an environment may also seed torch
         env = build(settings, n_envs=n_envs, **changes)
         if vision:
             _check_images(env)
@@ -50,9 +50,9 @@ def build_env(config: DictConfig | dict[str, Any], n_envs: int, seed: int, **cha
 
 
 def in_this_process(config: DictConfig | dict[str, Any], n_envs: int) -> dict[str, int]:
-    """Return the change to ``config`` that makes ``n_envs`` environments in this process instead of workers.
+    """Return the overrides of ``config`` that make ``n_envs`` environments in this process instead of in workers.
 
-    Several habitat-sims, of which a process takes only one, are given a worker each.
+    A process can hold only one habitat-sim, so several get a worker each.
     """
     if config.get("simulator") == "habitat_sim" and n_envs > 1:
         return {"workers": n_envs}
@@ -60,11 +60,11 @@ def in_this_process(config: DictConfig | dict[str, Any], n_envs: int) -> dict[st
 
 
 def _check_images(env: EnvBase) -> None:
-    """Raise :class:`UserError` if nothing that is observed is an image."""
+    """Raise :class:`UserError` if no observation is an image."""
     observed = env.observation_spec[OBSERVATION]
     specs = observed.values(True, True) if isinstance(observed, Composite) else [observed]
     if not any(spec.dtype == torch.uint8 and spec.ndim == len(env.batch_size) + 3 for spec in specs):
-        raise UserError("env/vision=vit: the environment shows no images; leave it out")
+        raise UserError("env/vision=vit: the environment observes no images; leave it out")
 
 
 def _as_partial(wrapper: Any) -> Any:
@@ -72,5 +72,5 @@ def _as_partial(wrapper: Any) -> Any:
 
 
 def observes_reward(config: DictConfig | dict[str, Any]) -> bool:
-    """Say whether the last reward is among the RL^2 inputs of the environment that ``config`` describes."""
+    """Return whether the environment that ``config`` describes has the last reward among its RL^2 inputs."""
     return bool(config.get("observe_reward", True))

@@ -1,4 +1,4 @@
-"""``env=custom env.target=my.module:make_env``: a user's own environment, of Gymnasium or of TorchRL."""
+"""``env=custom env.target=my.module:make_env``: a user's own Gymnasium or TorchRL environment."""
 
 from __future__ import annotations
 
@@ -39,38 +39,38 @@ def make_custom_env(
     device: torch.device | str = "cpu",
     **gymnasium_settings: Any,
 ) -> EnvBase:
-    """Return N environments of what ``target(**settings)`` makes.
+    """Return N environments made by ``target(**settings)``.
 
-    It makes one Gymnasium environment; or one TorchRL environment without batch size, put side by side here; or,
-    if it takes ``n_envs``, a batched TorchRL environment. If it takes ``split``, it is given that, too. A TorchRL
-    environment that reports ``episode_end`` keeps the contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` by
-    itself, with what it observes wherever it likes; of any other, each episode is a trial, cut off after
-    ``trial_length`` steps.
+    The target makes one Gymnasium environment, or one TorchRL environment without batch size, and is then called N
+    times; or, if it takes ``n_envs``, it makes a batched TorchRL environment. If it takes ``split``, it is given that,
+    too. A TorchRL environment that reports ``episode_end`` must follow the contract of
+    :class:`~memo_lightning.envs.trial_env.TrialEnv` itself, except that its observations may have any keys. For any
+    other TorchRL environment, each episode is a trial, cut off after ``trial_length`` steps.
 
     Args:
         n_envs: number of environments N.
         target: dotted path of a function or class, ``my.module:make_env``.
-        settings: its arguments.
+        settings: arguments of the target.
         trial_length: steps after which a trial ends.
-        images: layouts of images by observation key, of a Gymnasium environment; see
+        images: image layouts by observation key, for Gymnasium environments; see
             :class:`~memo_lightning.policies.observation_keys.ObservationKey`.
-        time_limit_is_end: whether an episode that a limit of steps cuts off is over; see
+        time_limit_is_end: whether a step limit truly ends an episode; see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
-        split: ``"train"``, ``"held_out"`` or ``"all"``: environments get even seeds, odd ones or any.
+        split: ``"train"``, ``"held_out"`` or ``"all"``: environments get even, odd or any seeds.
         step_timeout: seconds that a step or reset may take.
         seed: seed of all random streams.
-        device: where tensors go.
+        device: device of the tensors.
         gymnasium_settings: further arguments of :class:`GymnasiumEnv`, for Gymnasium environments only.
 
     Raises:
-        UserError: if the target cannot be imported or makes something else; or if the environment, then or later,
-            returns something else than its specs say.
-        EnvironmentFailure: if the target or the environment raises anything else, or hangs; then or later.
+        UserError: if the target cannot be imported or makes something else; or if the environment, now or later,
+            returns something that does not match its specs.
+        EnvironmentFailure: if the target or the environment raises anything else or hangs, now or later.
     """
     if "id" in gymnasium_settings:
         raise UserError(
-            f"env.id={gymnasium_settings['id']}: the environment is made by env.target; one with an id is trained on "
-            f"with env=gymnasium env.id={gymnasium_settings['id']}"
+            f"env.id={gymnasium_settings['id']}: the environment is made by env.target; for a registered one, use "
+            f"env=gymnasium env.id={gymnasium_settings['id']}"
         )
     if not target:
         raise UserError("env.target=null: must be the path of a function that makes an environment, my.module:make_env")
@@ -78,7 +78,7 @@ def make_custom_env(
     require(callable(function), "env.target", target, "a function or class that makes an environment")
     require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
     require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
-    # A class is asked for its __init__, as TorchRL's metaclass hides the signature of calling it.
+    # For a class, __init__ is inspected: TorchRL's metaclass hides the signature of the call.
     signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
     ours = {"n_envs": n_envs, "split": split}
     settings = {**{name: value for name, value in ours.items() if name in signature.parameters}, **settings}
@@ -112,7 +112,7 @@ def make_custom_env(
         raise UserError(
             f"env.images={dict(images)}: a setting of Gymnasium environments; images of TorchRL's must be [H, W, C]"
         )
-    # TorchRL takes transforms off an environment to which it adds others.
+    # TorchRL unwraps a TransformedEnv that is transformed again, so the base environment is the one to guard.
     base = made.base_env if isinstance(made, TransformedEnv) else made
     reports = tuple(getattr(base, "reports", ()))
     if not made.batch_size:
@@ -144,7 +144,7 @@ def make_custom_env(
 
 
 def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None:
-    """Raise :class:`UserError` where a setting that only Gymnasium environments have is not at its default."""
+    """Raise :class:`UserError` for unknown settings, and for Gymnasium-only settings that are not at their defaults."""
     defaults = {
         name: parameter.default for name, parameter in inspect.signature(GymnasiumEnv.__init__).parameters.items()
     }
@@ -154,8 +154,8 @@ def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None
         default = defaults[name]
         if value != default and (value, default) != ([], ()):
             raise UserError(
-                f"env.{name}={value}: a setting of Gymnasium environments, and env.target={target} makes one of "
-                f"TorchRL, which does this itself; leave it out"
+                f"env.{name}={value}: a setting of Gymnasium environments, and env.target={target} makes a "
+                f"TorchRL environment, which must handle this itself; leave it out"
             )
 
 
@@ -168,9 +168,9 @@ def _make_one(make: Callable[[], EnvBase], target: str, number: int, step_timeou
 
 
 def _guard(env: EnvBase, name: str, step_timeout: float, split: str) -> None:
-    """Let an environment say whose error it raises, whether it hangs, and what does not match its specs.
+    """Make an environment name its errors, fail if it hangs, and check what it returns against its specs.
 
-    It gets seeds of the split, and global random numbers of its own.
+    It is seeded within the split and has its own global random numbers.
     """
     step, reset, set_seed = env._step, env._reset, env._set_seed
     streams = GlobalStreams(draws_from_torch=True)
@@ -197,7 +197,7 @@ def _guard(env: EnvBase, name: str, step_timeout: float, split: str) -> None:
 
 
 def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
-    """Refuse what is not there or has another shape or dtype than its spec says."""
+    """Raise :class:`UserError` if a value is missing or its shape or dtype differs from its spec."""
     for spec in specs:
         for key, entry in spec.items(True, True):
             name = key if isinstance(key, str) else ".".join(key)
@@ -205,8 +205,8 @@ def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
             if value is None:
                 if name in ("truncated", "terminated"):
                     continue  # TorchRL adds them
-                raise UserError(f"{kind} lacks {name!r}; its spec has it")
-            # TorchRL takes rewards without the last dimension, which is 1.
+                raise UserError(f"{kind} lacks {name!r}, which its spec declares")
+            # TorchRL accepts rewards without the last dimension, which is 1.
             same_shape = value.shape == entry.shape or (name == "reward" and value.numel() == entry.shape.numel())
             if not same_shape:
                 raise UserError(
@@ -217,10 +217,10 @@ def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
 
 
 class EpisodeIsTrial(Transform):
-    """Report each episode as a trial: ``episode_end`` is ``done``, and an episode that is truncated is said to be.
+    """Transform that reports each episode as a trial: ``episode_end`` is ``done``, and truncated episodes are flagged.
 
     Args:
-        time_limit_is_end: whether a truncated episode is over, as where the time that is left is observed.
+        time_limit_is_end: whether truncation truly ends an episode, e.g. because the remaining time is observed.
     """
 
     def __init__(self, *, time_limit_is_end: bool) -> None:
@@ -251,12 +251,12 @@ class EpisodeIsTrial(Transform):
 
 
 class NestObservations(Transform):
-    """Put what is observed below ``observation``, where its names, which are the user's, coincide with none of ours.
+    """Transform that nests observations under ``observation``, where the user's names cannot clash with ours.
 
-    All that is no report is observed. What an environment nests is called by its names joined with underscores.
+    Everything that is not a report is an observation. Nested keys are joined with underscores.
 
     Args:
-        reports: further names that tell how the trial goes and are not observed.
+        reports: further keys that report on the trial and are not observed.
     """
 
     def __init__(self, reports: Sequence[str] = ()) -> None:
@@ -266,7 +266,7 @@ class NestObservations(Transform):
         self._names: dict[NestedKey, str] = {}
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        # Taken out first: a key of the environment may be `observation` itself.
+        # Pop everything first: the environment may have a key `observation` itself.
         values = {name: next_tensordict.pop(key) for key, name in self._names.items()}
         return next_tensordict.set(OBSERVATION, TensorDict(values, next_tensordict.batch_size))
 
@@ -274,7 +274,7 @@ class NestObservations(Transform):
         return self._call(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
-        """Nest the specs of what is observed."""
+        """Nest the specs of the observations."""
         leaves = [key for key in observation_spec.keys(True, True) if _first(key) not in self._reports]
         self._names = {key: key if isinstance(key, str) else "_".join(key) for key in leaves}
         names = list(self._names.values())

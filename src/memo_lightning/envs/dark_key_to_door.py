@@ -17,31 +17,30 @@ from memo_lightning.errors import require
 _KEY, _HELD_KEY = Shape("key (in hand: on the agent)", ORANGE, 0.4), Shape("key", ORANGE, 0.3)
 _DOOR = Shape("door", DARK)
 _STAY = 0  # in MOVES
-_LATER_LAYOUTS = 3  # number of the stream that layouts after a trial's first are drawn from
+_LATER_LAYOUTS = 3  # random stream for the layouts after a trial's first
 
 
 class DarkKeyToDoor(Room):
-    """A square room with a key and a door that cannot be seen; they stay where they are for a whole trial.
+    """A square room with an invisible key and an invisible door, which stay in place for a whole trial.
 
-    Stepping on the key the first time in an episode is worth 1; stepping on the door with the key is worth 1
-    and ends the episode. Every episode begins in the middle of the room. Whoever remembers where key and door
-    were in earlier episodes collects more in later ones. The task is the pair of cells of key and door, always
-    two different ones; ``room_size ** 2 * (room_size ** 2 - 1)`` tasks, split by hash into training and
-    held-out ones.
+    Stepping on the key for the first time in an episode earns 1; stepping on the door with the key earns 1 and ends
+    the episode. Every episode begins in the middle of the room. An agent that remembers where key and door were in
+    earlier episodes collects more in later ones. A task is the pair of cells of key and door, which always differ.
+    There are ``room_size ** 2 * (room_size ** 2 - 1)`` tasks, split by hash into training and held-out ones.
 
-    With ``layouts_per_trial=K`` key and door move K - 1 times within a trial, and nothing announces it: each of K equal
-    parts of the trial has a layout of its own, drawn from the tasks of the split, in which the episodes that begin in
-    this part take place. What was remembered must then be overridden.
+    With ``layouts_per_trial=K``, key and door move K - 1 times within a trial, unannounced. Each of K equal parts of
+    the trial has its own layout, drawn from the tasks of the split and used by the episodes that begin in that part.
+    What was remembered must then be overridden.
 
-    Observation: row and column of the agent (one-hot each), whether it holds the key, and the fraction of the
-    episode that has passed; in a lit room also row and column of key and door (one-hot each).
+    Observation: row and column of the agent (one-hot each), whether it holds the key, and the elapsed fraction of the
+    episode; in a lit room also row and column of key and door (one-hot each).
 
     Args:
         room_size: cells along one side.
         layouts_per_trial: K, at most ``trial_length``.
-        reset_costs_a_step: the first step of every episode puts the agent in the middle of the room, whatever the
-            action, as where a call of ``reset`` counts like one of ``step``.
-        lit: show key and door.
+        reset_costs_a_step: whether the agent stays in the middle of the room in the first step of every episode,
+            whatever its action, as if a call of ``reset`` counted as a step.
+        lit: whether key and door are observed.
         split: the tasks to draw from: ``"train"``, ``"held_out"`` or ``"all"``.
         n_envs, episode_length, trial_length, seed, device: see :class:`TrialEnv`.
 
@@ -91,7 +90,7 @@ class DarkKeyToDoor(Room):
 
     @property
     def _n_status(self) -> int:
-        """Width of what is observed beside the agent's place and the time."""
+        """Number of values that :meth:`_status` returns."""
         return 1
 
     @property
@@ -113,7 +112,7 @@ class DarkKeyToDoor(Room):
         return draw_grid(self.room_size, self.room_size, marks)
 
     def _stream(self, number: int) -> Tensor:
-        """Return the keys ``[N]`` of a stream of every environment, beside the one that tasks are drawn from."""
+        """Return the keys ``[N]`` of each environment's stream ``number``; tasks are drawn from another one."""
         return combine(self._streams, torch.full_like(self._streams, number))
 
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:

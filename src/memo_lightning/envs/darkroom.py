@@ -16,18 +16,18 @@ _GOAL = Shape("goal (unseen)", GREEN)
 
 
 class Darkroom(Room):
-    """A square room with a goal that cannot be seen and stays where it is for a whole trial.
+    """A square room with an invisible goal, which stays in place for a whole trial.
 
-    Every step that ends on the goal is worth 1; an episode that reaches it at all is a success, and goes on. The
-    task is the cell of the goal, any but the one in the middle, where episodes begin; split by hash into
-    training and held-out ones.
+    Every step that ends on the goal earns 1. An episode that reaches the goal at all is a success, and continues. The
+    task is the cell of the goal, any but the middle one, where episodes begin. Tasks are split by hash into training
+    and held-out ones.
 
-    Observation: row and column of the agent (one-hot each) and the fraction of the episode that has passed; in a
-    lit room also row and column of the goal (one-hot each), before the fraction.
+    Observation: row and column of the agent (one-hot each) and the elapsed fraction of the episode; in a lit room also
+    row and column of the goal (one-hot each), before the fraction.
 
     Args:
         room_size: cells along one side.
-        lit: show the goal.
+        lit: whether the goal is observed.
         split: the tasks to draw from: ``"train"``, ``"held_out"`` or ``"all"``.
         n_envs, episode_length, trial_length, seed, device: see :class:`TrialEnv`.
 

@@ -13,7 +13,7 @@ BLUE, ORANGE, GREEN, DARK = (31, 90, 170), (240, 140, 30), (60, 150, 70), (70, 7
 
 
 class Shape(NamedTuple):
-    """How something is drawn: a disc if ``size`` is below 1, which is its diameter in cells; else the whole cell."""
+    """How an object is drawn: as a disc of diameter ``size`` cells if ``size`` is below 1, else as the whole cell."""
 
     meaning: str
     colour: tuple[int, int, int]
@@ -27,7 +27,7 @@ Mark = tuple[Sequence[int], Shape]
 
 
 def draw_grid(n_rows: int, n_columns: int, marks: Sequence[Mark], side: int = 40) -> NDArray[np.uint8]:
-    """Return an image uint8 ``[n_rows * side, n_columns * side, 3]``; later marks cover earlier ones."""
+    """Return an image, uint8 ``[n_rows * side, n_columns * side, 3]``; later marks cover earlier ones."""
     image = np.full((n_rows * side, n_columns * side, 3), FLOOR, np.uint8)
     offset = (np.arange(side) + 0.5) / side - 0.5
     distance = np.hypot(*np.meshgrid(offset, offset))

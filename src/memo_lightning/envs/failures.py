@@ -1,4 +1,4 @@
-"""Saying whose error it is that an environment raises, and noticing one that hangs in this process."""
+"""Errors that name the environment that raised them, and time limits for environments in this process."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from types import FrameType
 from memo_lightning.errors import EnvironmentFailure, UserError
 
 _OWN_FILES = str(Path(__file__).parents[1])
-_N_TICKS = 10  # of a timeout
+_N_TICKS = 10  # per timeout
 
 
 @contextmanager
 def named(what: str, *, also_mistakes: bool = True) -> Iterator[None]:
-    """Say in every error that the environment raises whose it is.
+    """Name the environment in every error that it raises.
 
     Args:
-        what: names the environment.
-        also_mistakes: put ``what`` before a :class:`UserError` too; not where it names a setting already.
+        what: name of the environment.
+        also_mistakes: whether to put ``what`` before the message of a :class:`UserError` too, which may name a setting
+            already.
 
     Raises:
-        UserError: if it raises one.
-        EnvironmentFailure: if it raises anything else, with its stack trace, from where ours ends.
+        UserError: if the environment raises one.
+        EnvironmentFailure: if it raises anything else, with its stack trace from where ours ends.
     """
     try:
         yield
@@ -47,13 +48,13 @@ def named(what: str, *, also_mistakes: bool = True) -> Iterator[None]:
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """End what takes longer: an environment that waits or computes in Python is interrupted where it is.
+    """Interrupt an environment after ``seconds``, wherever it is waiting or computing in Python.
 
-    It works in the main thread; elsewhere, and for code of another language that never comes back to Python, only a
-    worker process can be ended from outside. While the process is suspended (Ctrl-Z) no time passes.
+    This works in the main thread only. Elsewhere, and for native code that never returns to Python, only a worker
+    process can be ended from outside. Time during which the process is suspended (Ctrl-Z) does not count.
 
     Raises:
-        EnvironmentFailure: with the stack trace of where it was.
+        EnvironmentFailure: with the stack trace of where the environment was.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +63,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
     ticks = itertools.count(1)
 
     def interrupt(_: int, frame: FrameType | None) -> None:
-        if next(ticks) < _N_TICKS:  # a process that is suspended finds one tick when it goes on, however late
+        if next(ticks) < _N_TICKS:  # a suspended process gets one tick when it resumes, however late
             return
         trace = "".join(traceback.format_stack(frame, limit=8))
         raise EnvironmentFailure(f"{what} hangs: not done within {seconds:g} s (env.step_timeout)\n{trace}")

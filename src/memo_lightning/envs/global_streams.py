@@ -1,4 +1,4 @@
-"""Keeping what environments do to the global random numbers away from the policy and the learner, and noticing it.
+"""Isolation of the policy and the learner from environments that change the global random numbers, and their detection.
 
 An environment whose ``reset(seed=...)`` seeds torch would otherwise make a policy draw the same actions in every
 episode, and one that draws from torch would change what is learned.
@@ -18,13 +18,14 @@ _changes: ContextVar[set[str] | None] = ContextVar("changes", default=None)
 
 
 class GlobalStreams:
-    """Torch's global random numbers as some environments see them: they may seed and draw from them as they like.
+    """Torch's global random numbers for a group of environments, which may seed them and draw from them freely.
 
-    Nothing of ours draws from the global numbers of numpy and of Python, so these are left to the environments.
+    Our own code never draws from the global random numbers of numpy and Python, so these are left to the environments.
 
     Args:
-        seed: of the stream.
-        draws_from_torch: whether drawing from torch's global numbers is no fault, as it is TorchRL's convention.
+        seed: seed of the stream.
+        draws_from_torch: whether environments may draw from torch's global numbers, as is TorchRL's convention, without
+            this being noticed as a change.
     """
 
     def __init__(self, seed: int = 0, *, draws_from_torch: bool = False) -> None:
@@ -32,12 +33,12 @@ class GlobalStreams:
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Begin the stream anew."""
+        """Restart the stream."""
         self._state = torch.Generator().manual_seed(seed).get_state()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Put the environments' stream in the place of everyone else's, and theirs back afterwards."""
+        """Replace torch's global stream with that of the environments, and restore it afterwards."""
         kept, kept_cuda = torch.get_rng_state(), _cuda_state()
         torch.set_rng_state(self._state)
         changes = _changes.get()
@@ -53,9 +54,9 @@ class GlobalStreams:
                 torch.cuda.set_rng_state(kept_cuda)
 
     def _look(self) -> dict[str, object]:
-        """Return the states of all global streams, by the names of their libraries."""
+        """Return the states of all global streams by library name."""
         state = torch.initial_seed() if self._draws_from_torch else torch.get_rng_state().numpy().tobytes()
-        kind, keys, position, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - it is to be looked at
+        kind, keys, position, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - only looked at
         return {
             "torch": state,
             "numpy": (kind, np.asarray(keys).tobytes(), position, *rest),
@@ -65,9 +66,9 @@ class GlobalStreams:
 
 @contextmanager
 def noticing_changes() -> Iterator[set[str]]:
-    """Yield a set to which the libraries are added whose global random numbers an environment changes meanwhile.
+    """Yield a set that collects the libraries whose global random numbers an environment changes meanwhile.
 
-    Environments in other processes are not seen.
+    Changes in other processes go unnoticed.
     """
     changes: set[str] = set()
     token = _changes.set(changes)

@@ -1,4 +1,4 @@
-"""What an environment and a policy have in common, read off the environment."""
+"""The interface between an environment and a policy, read from the environment."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from memo_lightning.policies.spec import Interface
 
 
 def interface_of(env: EnvBase, *, observes_reward: bool = True) -> Interface:
-    """Return the interface of an environment whose steps are laid out as :mod:`memo_lightning.envs.reports` says.
+    """Return the interface of an environment whose steps follow the layout of :mod:`memo_lightning.envs.reports`.
 
-    A Gymnasium environment says itself how its observations and actions are stored; of others the specs tell.
+    An environment may state in ``interface`` how its observations and actions are stored; otherwise the specs tell.
 
     Raises:
-        UserError: if observations or actions of its kind are not supported.
+        UserError: if its kind of observations or actions is not supported.
     """
     spec = env.observation_spec[OBSERVATION]
     n_batch_dims = len(env.batch_size)
     own: Interface | None = getattr(env.base_env if hasattr(env, "base_env") else env, "interface", None)
     if own is not None and {key.name for key in own.keys} == set(spec.keys()):
         return Interface(own.observation_space, own.keys, own.action, observes_reward)
-    keys = keys_of_spec(spec, n_batch_dims)  # a transform may have put others in the place of the environment's own
+    keys = keys_of_spec(spec, n_batch_dims)  # a transform may have replaced the environment's own
     alone = len(keys) == 1 and not keys[0].path
     space = keys[0].space if alone else spaces.Dict({key.name: key.space for key in keys})
     masked = ACTION_MASK in env.observation_spec.keys()

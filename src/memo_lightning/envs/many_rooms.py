@@ -1,4 +1,4 @@
-"""Many rooms: what was found in one of them is needed again much later, and not seen meanwhile."""
+"""Many rooms: what was found in one of them is needed again much later, unseen in between."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from memo_lightning.envs.dark_key_to_door import DarkKeyToDoor
 from memo_lightning.envs.random_streams import draw_below
 from memo_lightning.errors import require
 
-_LAYOUTS, _VISITS = 1, 2  # numbers of the streams that each environment draws from, beside its own
+_LAYOUTS, _VISITS = 1, 2  # additional random streams of each environment
 
 
 class ManyRooms(DarkKeyToDoor):
-    """A trial has K rooms, each with a key and a door of its own; every episode is in one of them, drawn at random.
+    """Trials in K rooms, each with its own key and door; every episode is in a room drawn at random.
 
-    An episode is one of :class:`DarkKeyToDoor`, and the observation also says which room it is in (one-hot). What was
-    found in a room is worth nothing in another, and a room comes back after K episodes on average. So whoever attends
-    to the newest steps only has forgotten a room when it comes back, and the memory that is needed grows with K.
+    Episodes are those of :class:`DarkKeyToDoor`, but the observation also says which room it is (one-hot). What was
+    found in one room is useless in another, and a room comes back after K episodes on average. An agent that attends
+    only to recent steps has forgotten a room by the time it comes back, so the memory that is needed grows with K.
 
-    The layouts of a trial's rooms are drawn independently from the tasks of :class:`DarkKeyToDoor` that belong to the
-    split, so no layout of a held-out trial was ever trained on.
+    The layouts of a trial's rooms are drawn independently from the tasks of :class:`DarkKeyToDoor` in the split, so no
+    layout of a held-out trial is ever trained on.
 
     Args:
-        n_rooms: K.
+        n_rooms: number of rooms K.
         n_envs, room_size, episode_length, trial_length, lit, split, seed, device: see :class:`DarkKeyToDoor`.
 
     Raises:
@@ -62,7 +62,7 @@ class ManyRooms(DarkKeyToDoor):
 
     @property
     def room(self) -> Tensor:
-        """The room that every environment's episode is in, int64 ``[n_envs]``."""
+        """The room of every environment's episode, int64 ``[n_envs]``."""
         return self._room
 
     @property

@@ -1,4 +1,4 @@
-"""RL^2 inputs as a transform of an environment."""
+"""RL^2 inputs as an environment transform."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from memo_lightning.policies.previous_step import PREVIOUS_STEP, encode_previous
 
 
 class PreviousStep(Transform):
-    """Add ``previous_step [N, A + 2]``, the last action, reward and end of episode, to every observation.
+    """Transform that adds ``previous_step [N, A + 2]``, the last action, reward and end of episode.
 
-    See :func:`~memo_lightning.policies.previous_step.encode_previous_step`. At the start of a trial all are zero. The
+    See :func:`~memo_lightning.policies.previous_step.encode_previous_step`. All are zero at the start of a trial. The
     environment must report ``episode_end``.
 
     Args:
         action: the environment's action.
-        with_reward: whether the reward is among them.
+        with_reward: whether to include the reward; without it the width is A + 1.
     """
 
     def __init__(self, action: Action, *, with_reward: bool = True) -> None:

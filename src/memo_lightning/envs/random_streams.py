@@ -1,7 +1,7 @@
 """Counter-based random numbers: one independent stream per environment, on any device.
 
-A number is a hash of (seed, stream, counter), so what one environment draws depends neither on how many others
-run beside it nor on the order in which they draw. The hash is SplitMix64 (Steele, Lea and Flood 2014,
+A number is a hash of (seed, stream, counter), so what one environment draws depends neither on the number of
+environments nor on the order in which they draw. The hash is SplitMix64 (Steele, Lea and Flood 2014,
 doi 10.1145/2660193.2660195), in int64 arithmetic that wraps around.
 """
 
@@ -28,7 +28,7 @@ def combine(key: Tensor, counter: Tensor) -> Tensor:
 
 
 def draw_below(key: Tensor, counter: Tensor, limit: int) -> Tensor:
-    """Return integers in ``[0, limit)``, the ``counter``-th of stream ``key``; both int64 of the same shape."""
+    """Return integers in ``[0, limit)``: number ``counter`` of stream ``key``, both int64 of the same shape."""
     return _shift_right(combine(key, counter), 1) % limit
 
 

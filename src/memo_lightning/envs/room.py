@@ -1,4 +1,4 @@
-"""Square rooms in which something is to be found that cannot be seen."""
+"""Square rooms with invisible landmarks to find."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from torch.nn.functional import one_hot
 from memo_lightning.envs.trial_env import TrialEnv, select_tasks
 from memo_lightning.errors import require
 
-# Row and column steps of the actions: stay, up, down, left, right.
+# Row and column offsets of the actions: stay, up, down, left, right.
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 class Room(TrialEnv):
-    """A room with unseen landmarks that stay where they are for a whole trial; episodes begin in its middle.
+    """A room with invisible landmarks that stay in place for a whole trial; episodes begin in its middle.
 
-    Observation: row and column of the agent (one-hot each), what subclasses add in :meth:`_status`, and the
-    fraction of the episode that has passed; in a lit room also row and column of the landmarks (one-hot each),
-    before the status.
+    Observation: row and column of the agent (one-hot each), the values of :meth:`_status`, and the elapsed fraction of
+    the episode; in a lit room also row and column of the landmarks (one-hot each), before the status.
 
     Subclasses implement :meth:`_begin_tasks`, :meth:`_arrive`, :meth:`_landmarks` and :meth:`_status`, and extend
     :meth:`_begin_episodes`.
 
     Args:
         room_size: cells along one side.
-        n_tasks: number of tasks in all, before they are split.
-        n_landmarks: how many landmarks there are.
-        n_status: width of the status.
-        lit: show the landmarks.
+        n_tasks: total number of tasks, before the split.
+        n_landmarks: number of landmarks.
+        n_status: number of values that :meth:`_status` returns.
+        lit: whether the landmarks are observed.
         split: the tasks to draw from: ``"train"``, ``"held_out"`` or ``"all"``.
         n_envs, episode_length, trial_length, seed, device: see :class:`TrialEnv`.
 
@@ -75,7 +74,7 @@ class Room(TrialEnv):
 
     @abstractmethod
     def _arrive(self) -> tuple[Tensor, Tensor]:
-        """Return rewards ``[N]`` and successes, bool ``[N]``, of being where the agents are now."""
+        """Return rewards ``[N]`` and successes, bool ``[N]``, for the agents' current positions."""
 
     @abstractmethod
     def _landmarks(self) -> list[Tensor]:
@@ -83,7 +82,7 @@ class Room(TrialEnv):
 
     @abstractmethod
     def _status(self) -> list[Tensor]:
-        """Return what else is observed, each ``[N]``."""
+        """Return further observations, each ``[N]``."""
 
     def _begin_episodes(self, which: Tensor) -> None:
         self._position.masked_fill_(which.unsqueeze(-1), self.room_size // 2)

@@ -16,27 +16,27 @@ from memo_lightning.errors import require
 
 FORWARD, BACK, UP, DOWN = range(4)
 _CUE_UP, _CUE_DOWN, _CORRIDOR, _JUNCTION = range(4)
-_DRAWN_CELLS = 24  # of a corridor
+_DRAWN_CELLS = 24  # at most, of a corridor
 _CUE, _WALL = Shape("cue, and the end that it names", GREEN), Shape("wall", DARK)
 
 
 class TMaze(TrialEnv):
-    """A corridor whose first cell shows which way to turn at its end. A trial is one episode.
+    """A corridor whose first cell shows which way to turn at its end; a trial is one episode.
 
-    The last step, at the junction, is worth 1 if it goes up or down as the cue said ``trial_length - 1`` steps
-    before, the length of the corridor. An episode has just the steps it takes to get there.
+    The last step, at the junction, earns 1 if it goes up or down as the cue said ``trial_length - 1`` steps earlier,
+    which is the length of the corridor. An episode lasts exactly as long as it takes to walk the corridor and turn.
 
-    Only memory is to be tested, not exploration. So the agent is carried through the corridor, and a step in it
-    costs ``1 / corridor length`` unless it goes forward. With ``carried=False`` it walks by itself and the rule
-    is that of Ni et al.: a step costs as much whenever the agent is behind one that always went forward; whoever
-    strays once does not get to the junction in time.
+    The task tests memory, not exploration. The agent is therefore carried through the corridor, where a step costs
+    ``1 / corridor length`` unless it goes forward. With ``carried=False`` the agent walks by itself, under the rule of
+    Ni et al.: a step costs the same whenever the agent is behind one that always went forward, and an agent that
+    strays once does not reach the junction in time.
 
-    Observation: one-hot, where the agent is: at the start with the cue up, with the cue down, in the corridor, at
+    Observation: the agent's place, one-hot: the start with the cue up, the start with the cue down, the corridor, or
     the junction. There are two tasks, one for each cue; both belong to every split.
 
     Args:
-        trial_length: steps of a trial, one more than from the start to the junction.
-        carried: whether the agent gets to the junction whatever it does.
+        trial_length: steps of a trial, one more than the length of the corridor.
+        carried: whether the agent reaches the junction whatever it does.
         split: ``"train"``, ``"held_out"`` or ``"all"``.
         n_envs, seed, device: see :class:`TrialEnv`.
 
@@ -74,7 +74,7 @@ class TMaze(TrialEnv):
         )
 
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Draw a maze, long ones to scale; see :attr:`legend`."""
+        """Draw a maze, scaled down if it is long; see :attr:`legend`."""
         last = min(self.corridor_length, _DRAWN_CELLS)
         up = int(self._cue[index]) == 0
         walls = [((r, c), _WALL) for r in (0, 2) for c in range(last)]

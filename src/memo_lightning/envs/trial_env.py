@@ -22,33 +22,33 @@ SPLITS = ("train", "held_out", "all")
 
 
 class TrialEnv(EnvBase):
-    """N environments stepped together with tensors; a trial is a sequence of episodes of the same task.
+    """N environments stepped together as tensors; a trial is a sequence of episodes of one task.
 
-    An episode that ends is followed by the next one in the same step: the observation that comes with its last
-    reward is already the first of the next episode. Only the end of a trial is ``done``; the reset that follows
-    draws a new task. Each environment draws its tasks from a random stream of its own, so what it meets depends
-    on the seed and its index, and not on how many there are.
+    When an episode ends, the next one begins in the same step: the observation that comes with the last reward is
+    already the first of the next episode. Only the end of a trial is ``done``; the reset that follows draws a new
+    task. Each environment draws its tasks from its own random stream, so they depend on the seed and its index, not
+    on the number of environments.
 
-    Besides ``("observation", "observation")``, each step reports ``episode_end`` and, about the episode that this step
+    Besides ``("observation", "observation")``, each step reports ``episode_end`` and, for the episode that the step
     belongs to, ``episode_return``, ``episode_length`` and ``success``; all ``[N, 1]``. An episode that the end of the
-    trial cuts off is not an ended episode.
+    trial cuts off does not count as ended.
 
-    An episode ends at success or after ``episode_length`` steps; where ``success_ends_episode`` is false, only then.
-    These limits are part of the task, and the time of the episode is observed: they are true ends, ``terminated`` and
-    never ``truncated``, after which nothing more can be earned.
+    An episode ends at success or after ``episode_length`` steps; if ``success_ends_episode`` is false, only after
+    ``episode_length`` steps. The limits are part of the task, and :meth:`_observe` is given the elapsed time of the
+    episode, so they are true ends: ``terminated``, never ``truncated``, with nothing more to earn afterwards.
 
     Subclasses hold the tasks and the dynamics in tensors with a leading dimension N, and implement
     :meth:`_begin_tasks`, :meth:`_begin_episodes`, :meth:`_advance`, :meth:`_observe` and :meth:`image`.
 
     Args:
-        n_envs: N.
+        n_envs: number of environments N.
         n_actions: number of discrete actions.
         observation_size: width of the ``observation`` vector.
         n_tasks: number of different tasks that can be drawn.
         episode_length: steps after which an episode ends.
         trial_length: steps after which a trial ends.
         seed: seed of all streams.
-        device: where everything lives.
+        device: device of all tensors.
 
     Raises:
         UserError: if a length or ``n_envs`` is not positive, or an episode is longer than a trial.
@@ -56,7 +56,7 @@ class TrialEnv(EnvBase):
 
     success_ends_episode: ClassVar[bool] = True
     legend: ClassVar[tuple[Shape, ...]] = ()  # what :meth:`image` shows
-    action_names: ClassVar[tuple[str, ...]] = ()  # what the actions are called, in their order
+    action_names: ClassVar[tuple[str, ...]] = ()  # names of the actions, in order
 
     def __init__(
         self,
@@ -105,30 +105,30 @@ class TrialEnv(EnvBase):
 
     @abstractmethod
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
-        """Give the environments where ``which [N]`` is true the tasks with indices ``tasks [N]``."""
+        """Assign the tasks with indices ``tasks [N]`` to the environments where ``which [N]`` is true."""
 
     @abstractmethod
     def _begin_episodes(self, which: Tensor) -> None:
-        """Put the environments where ``which [N]`` is true at the start of an episode of their task."""
+        """Begin an episode of their task in the environments where ``which [N]`` is true."""
 
     @abstractmethod
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply ``action [N]``; return rewards ``[N]`` and bool ``[N]``, where the episode is a success."""
+        """Apply ``action [N]``; return rewards ``[N]`` and whether each episode is a success, bool ``[N]``."""
 
     @abstractmethod
     def _observe(self, episode_time: Tensor) -> Tensor:
-        """Return observations ``[N, observation_size]``; ``episode_time [N]`` is the elapsed fraction."""
+        """Return observations ``[N, observation_size]``; ``episode_time [N]`` is the episode's elapsed fraction."""
 
     @abstractmethod
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        """Return an image of an environment, uint8 ``[H, W, 3]``."""
 
     def watch(self) -> None:
-        """Keep an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on."""
         self._last_images = {}
 
     def last_image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Return what an environment looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if watched."""
+        """Return an image of the end of an environment's latest episode, uint8 ``[H, W, 3]``, if watched."""
         assert self._last_images is not None
         return self._last_images[index]
 
@@ -200,18 +200,18 @@ class TrialEnv(EnvBase):
 
 
 def seed_of_split(entropy: Sequence[int], split: str) -> int:
-    """Return a seed below 2 ** 31 made from ``entropy``: an even one for training, an odd one held out."""
+    """Return a seed below 2 ** 31 made from ``entropy``: even for ``train``, odd for ``held_out``, any for ``all``."""
     draw = int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
     return draw if split == "all" else draw & ~1 | (split == "held_out")
 
 
 def select_tasks(n_tasks: int, split: str, device: torch.device) -> Tensor:
-    """Return the indices of the tasks that belong to ``split``: about 80 % train, the others held out.
+    """Return the indices of the tasks in ``split``: about 80 % are for training, the others held out.
 
-    A task belongs to one split for ever, by a hash of its index; no seed moves it.
+    A hash of its index assigns a task to its split, so no seed can change that.
 
     Raises:
-        UserError: if ``split`` is none of ``train``, ``held_out``, ``all``.
+        UserError: if ``split`` is not ``train``, ``held_out`` or ``all``.
     """
     require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
     tasks = torch.arange(n_tasks, device=device)

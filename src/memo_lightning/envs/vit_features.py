@@ -1,6 +1,6 @@
-"""Features of a frozen vision transformer instead of images, computed once where the images are made.
+"""Features of a frozen vision transformer in place of images, computed once where the images are made.
 
-VC-1 (arXiv 2303.18240) is such a transformer: a ViT-B/16 whose weights are loaded by timm's names.
+VC-1 (arXiv 2303.18240) is such a transformer: a ViT-B/16 whose weights use timm's parameter names.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from memo_lightning.envs.reports import FINAL_OBSERVATION, TRUNCATED
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies.encoders import OBSERVATION
 
-# Parts of published weights that give no features: classifiers, and the decoders of masked autoencoders.
+# Parts of published weights that the features do not need: classifiers, and the decoders of masked autoencoders.
 _NOT_USED = ("head.", "decoder", "mask_token")
 
 
 class VitFeatures(Transform):
-    """Replace an image ``[N, H, W, 3]`` by the transformer's features, float32 ``[N, D]``.
+    """Transform that replaces an image ``[N, H, W, 3]`` with the transformer's features, float32 ``[N, D]``.
 
-    All environments go through it together, and the rollout stores D numbers instead of the image. It has no trained
-    parameters: nothing of it enters the policy or the checkpoint. The last images of episodes that are cut off within
-    a trial are replaced too; where none is, their features are zero.
+    The images of all environments are encoded together, and the rollout stores D numbers instead of an image. The
+    transformer is not trained, and no part of it enters the policy or the checkpoint. The last images of episodes that
+    are cut off within a trial are replaced too; where there is none, the features are zero.
 
     Args:
         weights: file of the weights, ``.safetensors`` or a torch file that loads without pickle.
         model: the model's name in timm.
         options: further arguments of the model.
-        picture_size: side that images are scaled to, pixels.
-        mean, std: that images are normed with, per channel, after scaling to 0..1.
-        key: observation key of the image; the features have the name ``<key>_features``.
+        picture_size: side length that images are scaled to, pixels.
+        mean, std: mean and standard deviation that normalise each channel, after scaling to 0..1.
+        key: observation key of the image; the key of the features is ``<key>_features``.
 
     Raises:
-        UserError: if timm is not installed, there is no such model, or the weights are missing or do not fit.
+        UserError: if timm is not installed, the model does not exist, or the weights are missing or do not fit.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class VitFeatures(Transform):
         return self._call(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: Any) -> TensorSpec:
-        """Put the features' spec in the place of the image's."""
+        """Replace the spec of the image with that of the features."""
         if (OBSERVATION, self._key) not in observation_spec.keys(True):
             images = [
                 f"env.vision.key={key}"
@@ -118,7 +118,7 @@ def _load(name: str, options: dict[str, Any], path: Path) -> nn.Module:
     missing, unexpected = network.load_state_dict(weights, strict=False)
     unexpected = [key for key in unexpected if not key.startswith(_NOT_USED)]
     if missing or unexpected:
-        raise UserError(f"env.vision.weights={path}: not those of {name}; first that does not fit: "
+        raise UserError(f"env.vision.weights={path}: do not fit {name}; first mismatch: "
                         f"{(missing + unexpected)[0]}")  # fmt: skip
     return network.eval().requires_grad_(False)
 

@@ -21,18 +21,18 @@ _MEMORIES = {
     "memo_checkpointed": "#12355b",
     "memo_reencoding": "#7a5cff",
 }
-_OTHERS = (  # of memories that do not ship
+_OTHERS = (  # for memories that are not listed above
     *("#b8860b", "#00b5b5", "#e0115f", "#4b5d16", "#a65aff", "#ff8c69"),
     *("#2f8f4e", "#5b3a29", "#c7b446", "#e377c2", "#1f1f8f", "#93c5b0"),
 )
-REFERENCE = "#9a9a9a"  # what a memory is compared with that is no other memory, e.g. itself before training
+REFERENCE = "#9a9a9a"  # for a reference other than another memory, e.g. the memory itself before training
 
 
 def memory_colours(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour ``#rrggbb`` for every memory that a plot shows.
+    """Return a colour ``#rrggbb`` for every memory in a plot.
 
-    Memories that ship have colours of their own. Any other name gets one that depends on the name alone; only where two
-    of them in one plot would look the same, the alphabetically later one gets another.
+    Bundled memories have fixed colours. The colour of any other name depends on the name alone. Only if two of them
+    would look the same in one plot does the alphabetically later one get another.
     """
     names = list(dict.fromkeys(names))
     colours: dict[str, str] = {}

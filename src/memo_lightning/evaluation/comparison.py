@@ -1,4 +1,4 @@
-"""Comparing memories: scores, costs and curves, with intervals over seeds."""
+"""Comparison of memories: scores, costs and curves, with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from memo_lightning.wording import listed, returns_in_words
 
 _CURVE_POINTS = 60
 _SHOWN_SETTINGS = 4  # in the name of a row
-_SIZES = ("d_model", "n_layers", "n_heads", "d_ff")  # that memories share, as far as they have them
+_SIZES = ("d_model", "n_layers", "n_heads", "d_ff")  # shared by the memories that have them
 _OF_THE_MEMORY = ("model.", "baseline.")
 
 
@@ -47,27 +47,27 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one memory with one choice of settings on one environment, a run per seed.
+    """The runs of one memory with one choice of settings on one environment, one run per seed.
 
     Attributes:
-        name: of the memory, or whatever was grouped by, with the settings that tell the group from others of its name.
-        memory: its name.
-        settings: those settings by name; None where a run has no such setting.
+        name: the memory, or whatever is grouped by, with the settings that distinguish groups of the same name.
+        memory: name of the memory.
+        settings: the distinguishing settings by name; None where a run has no such setting.
         shared: all settings that matter and are not the memory's own, with the sizes that it has.
-        environment: that it was trained on.
-        seeds: of the runs.
-        frames: that each run was trained for.
+        environment: the training environment.
+        seeds: seeds of the runs.
+        frames: training frames of each run.
         score: return per trial.
-        score_of: what was measured: a kind of evaluation, or the end of training; the same for all groups of an
-            environment.
-        partly_evaluated: whether some of the runs have evaluations that the score is not of, as others have none
-            of the kind.
-        frames_per_second: in training, mean over the runs.
-        memory_bytes: the most that one environment's memory held, mean over the runs.
-        flops_per_step: of the memory in an acting step at the end of a trial, mean over the runs; NaN where a run
-            does not say.
+        score_of: where the score was measured: a kind of evaluation, or the end of training; the same for all groups
+            of an environment.
+        partly_evaluated: whether some runs have evaluations that the score does not use, because not every run has
+            one of the same kind.
+        frames_per_second: training speed, mean over runs.
+        memory_bytes: peak size of one environment's memory, mean over runs.
+        flops_per_step: FLOPs of the memory in an acting step at the end of a trial, mean over runs; NaN if a run does
+            not report them.
         learning: return per trial over frames.
-        learning_by_seconds: the same over seconds of training.
+        learning_by_seconds: return per trial over seconds of training.
         in_context: reward per step, over the steps of a trial.
     """
 
@@ -91,13 +91,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups that are compared.
+    """Groups of runs to compare.
 
     Attributes:
         groups: best first within each environment.
-        group_by: the tag or setting whose values they are.
-        chosen_by: what the trials of a study were chosen by; None where the runs are of no study.
-        left_out: for every reason to leave runs out a line that says which, and how to see them.
+        group_by: the tag or setting by which runs are grouped.
+        chosen_by: criterion by which the trials of a study were chosen; None if no study is compared.
+        left_out: one line for every reason to leave runs out, with their names and how to see them.
     """
 
     groups: list[Group]
@@ -107,16 +107,16 @@ class Comparison:
 
 
 def compare(config: DictConfig) -> Comparison:
-    """Compare what ``conf/compare.yaml`` and its overrides choose; leaves a table, a plot and the numbers.
+    """Compare the runs that ``conf/compare.yaml`` and its overrides choose; write a table, a plot and the numbers.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
 
     Returns:
-        What was compared.
+        The groups that were compared.
 
     Raises:
-        UserError: if no run fits, or nothing can be written.
+        UserError: if no run matches, or the results cannot be written.
     """
     tags = {**config.tags, **({"study": config.study} if config.study is not None else {})}
     store, chosen_by = RunStore(config.tracking_uri, config.experiment_name), None
@@ -144,10 +144,10 @@ def compare(config: DictConfig) -> Comparison:
 
 
 def _groups(runs: Sequence[FinishedRun], group_by: str) -> tuple[list[Group], list[FinishedRun]]:
-    """Return the groups, and runs that were left out because their seed was run again; ``runs`` newest first.
+    """Group ``runs``, which come newest first; also return those left out because their seed was run again.
 
     Raises:
-        UserError: if a run does not have what is grouped by.
+        UserError: if a run lacks the tag or setting to group by.
     """
     by_environment: dict[str, dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
@@ -175,10 +175,10 @@ def _groups(runs: Sequence[FinishedRun], group_by: str) -> tuple[list[Group], li
 def _told_apart(
     name: str, runs: Sequence[FinishedRun]
 ) -> Iterator[tuple[str, dict[str, str | None], list[FinishedRun]]]:
-    """Tell the runs of a name apart by memory and settings, so that those that stay together differ in the seed only.
+    """Divide the runs of a name by memory and settings, so that those that stay together differ only in the seed.
 
     Yields:
-        A name that says what sets the runs apart from the others, their values of these settings, and the runs.
+        A name that says what distinguishes the runs from others, their values of these settings, and the runs.
     """
     by_memory: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
@@ -202,7 +202,7 @@ def _told_apart(
 
 
 def _n_words_that_tell_apart(rows: Sequence[Sequence[str]]) -> int:
-    """Return how many of the first words of each row to show: a few, or as many as it takes that no two are alike."""
+    """Return how many of the first words of each row to show: a few, or more if some rows would look alike."""
     longest = len(rows[0])
     return next(
         n
@@ -212,13 +212,13 @@ def _n_words_that_tell_apart(rows: Sequence[Sequence[str]]) -> int:
 
 
 def _shortest(setting: str, others: Sequence[str]) -> str:
-    """Return the last part of a setting's name where that is enough to tell it from ``others``, else all of it."""
+    """Return the last part of a setting's name if that distinguishes it from ``others``, else the whole name."""
     last = setting.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in others) == 1 else setting
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Return the table, with what must be known to read it."""
+    """Return the table in Markdown, with notes on how to read it."""
     groups = comparison.groups
     lines = [
         f"| environment | {comparison.group_by} | return per trial | 95 % interval | seeds | frames | frames/s "
@@ -238,7 +238,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """Return what the table does not say by itself, and what makes it less than it seems."""
+    """Return notes on what the table measures, and on what limits its conclusions."""
     groups = comparison.groups
     score_of = {group.environment: group.score_of for group in groups}
     same = len(set(score_of.values())) == 1
@@ -281,7 +281,7 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _unequal_settings(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield for every environment a line that names the settings by which its memories differ, beside their own."""
+    """Yield one line per environment that names settings in which its memories differ, apart from their own."""
     for environment in dict.fromkeys(group.environment for group in groups):
         shown = [group for group in groups if group.environment == environment]
         lines = []
@@ -305,7 +305,7 @@ def _shared_settings(run: FinishedRun) -> dict[str, str]:
     own = {name.rpartition("/")[2]: value for name, value in run.settings.items() if name.startswith("baseline/")}
     sizes = {size: run.settings[f"model/{size}"] for size in _SIZES if f"model/{size}" in run.settings}
     if "target" in own:
-        with suppress(UserError):  # a memory of somebody's own that cannot be imported here
+        with suppress(UserError):  # a user's own memory that cannot be imported here
             sizes = accepted(resolve_class("baseline.target", own["target"], SequenceModel), sizes)
     sizes |= {size: own[size] for size in _SIZES if size in own}
     matters = {name: value for name, value in run.what_matters.items() if not name.startswith(_OF_THE_MEMORY)}
@@ -319,7 +319,7 @@ def _summarise(
     runs: Sequence[FinishedRun],
     kind: EvaluationKind | None,
 ) -> Group:
-    """Put the runs of a group together; ``kind`` is the evaluation that the score is of, None for the training."""
+    """Summarise the runs of a group, scored by evaluations of ``kind``, or by the end of training if it is None."""
     if kind:
         evaluations = [run.evaluations[kind] for run in runs]
         scores = [evaluation["return_per_trial"] for evaluation in evaluations]
@@ -352,7 +352,7 @@ def _summarise(
 
 
 def _learning_curve(runs: Sequence[FinishedRun], axis: str) -> Curve:
-    """Return the return per trial over the ``frames`` or ``seconds`` that all runs have come to."""
+    """Return the return per trial over the range of ``frames`` or ``seconds`` that all runs have covered."""
     places = [np.array([_place(point, axis, run) for point in run.metrics["history"]]) for run in runs]
     x = np.linspace(max(p[0] for p in places), min(p[-1] for p in places), _CURVE_POINTS)
     returns = [[point["return_per_trial"] for point in run.metrics["history"]] for run in runs]
@@ -360,7 +360,7 @@ def _learning_curve(runs: Sequence[FinishedRun], axis: str) -> Curve:
 
 
 def _place(point: Mapping[str, float], axis: str, run: FinishedRun) -> float:
-    """Return where a point of a run's history is on an axis; runs of earlier versions have no seconds in theirs."""
+    """Return the position of a point of a run's history on an axis; histories of earlier versions lack seconds."""
     return point[axis] if axis in point else point["frames"] / run.metrics["frames_per_second"]
 
 
@@ -398,7 +398,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _cell(text: str) -> str:
-    """Return text as it can stand in a table: a bar would end the cell."""
+    """Escape text for a table: a bar would end the cell."""
     return text.replace("|", "\\|")
 
 

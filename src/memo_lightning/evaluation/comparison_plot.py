@@ -27,14 +27,14 @@ from memo_lightning.evaluation.plots import (
 if TYPE_CHECKING:
     from memo_lightning.evaluation.comparison import Group
 
-_NAME_WIDTH = 32  # letters that fit in a panel
+_NAME_WIDTH = 32  # characters that fit in a panel
 
 
 @rc_context(STYLE)
 def plot_comparison(groups: Sequence[Group], path: Path) -> None:
-    """Draw how groups learned, what they earn within a trial, and their scores, for every environment.
+    """Plot learning curves, in-context curves and scores of all groups, for every environment.
 
-    Intervals are over seeds; a group of one seed has none.
+    Intervals are over seeds; a group with one seed has none.
     """
     environments = list(dict.fromkeys(group.environment for group in groups))
     colours = memory_colours(group.name for group in groups)
@@ -67,20 +67,20 @@ def plot_comparison(groups: Sequence[Group], path: Path) -> None:
 
 
 def _label(name: str, groups: Sequence[Group]) -> str:
-    """Return what a group is called in the legend, with how many seeds it has at least."""
+    """Return a group's label in the legend, with the smallest number of seeds it has in any environment."""
     n_seeds = min(len(group.seeds) for group in groups if group.name == name)
     return f"{name} ({n_seeds} seed{'s' if n_seeds > 1 else ''})"
 
 
 def _draw_scores(axes: Axes, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
-    """Draw a mark for every group, the best on top, and a bar for its interval."""
+    """Draw a mark for each group's score, the best on top, and a bar for its interval."""
     for place, group in enumerate(reversed(groups)):
         mean, low, high = (float(value) for value in (group.score.mean, group.score.low, group.score.high))
         colour = colours[group.name]
         if not math.isnan(low):
             axes.plot([low, high], [place, place], color=colour, linewidth=8, alpha=0.3, solid_capstyle="butt")
         axes.plot([mean], [place], marker="|", markersize=14, markeredgewidth=3, color=colour)
-        name = textwrap.fill(group.name, _NAME_WIDTH)  # above the mark: beside it, long names leave no room
+        name = textwrap.fill(group.name, _NAME_WIDTH)  # above the mark, as there is no room beside it for long names
         axes.annotate(name, (0, place), (3, 9), ("axes fraction", "data"), "offset points", fontsize=8)
     axes.set(xlabel="return per trial", title="score", ylim=(-0.6, len(groups) - 0.2), yticks=[])
     short_numbers(axes, "x")

@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint on trials, by default of tasks that training never drew."""
+"""Evaluation of a trained policy, by default on tasks that training never drew."""
 
 from __future__ import annotations
 
@@ -42,15 +42,19 @@ from memo_lightning.tracking.store import no_store_of_run, store_of_run
 
 
 def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
-    """Run the evaluation that ``conf/evaluate.yaml`` and its overrides describe.
+    """Evaluate a trained policy with the settings of ``conf/evaluate.yaml`` and its overrides.
+
+    The metrics, plots and, with ``render``, a page and a video of one trial are written to ``run_dir``. They are also
+    added to the MLflow run of the training, if it is found.
 
     Args:
-        config: a configuration composed by :func:`memo_lightning.config.compose_config`; its ``run_dir`` is filled in,
-            and as its ``tracking_uri`` the store that holds the run, None for none.
-        announce: is told what will be done and where it will be written, when all is known to be there.
+        config: a configuration composed by :func:`memo_lightning.config.compose_config`. Updated in place: ``run_dir``
+            and ``bin_steps`` become the values in use, and ``tracking_uri`` the store of the training's run, or None.
+        announce: called with a line that says what will be run and where results go, once the policy and the
+            environment are ready.
 
     Returns:
-        The metrics of ``evaluation.json``.
+        The metrics, as in ``evaluation.json``.
 
     Raises:
         UserError: if a setting is wrong or the checkpoint cannot be used.
@@ -89,7 +93,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         except OSError as error:
             raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
         records = {}
-        if compares:  # the same trials with all of the memory, to compare with
+        if compares:  # the same trials with the full memory, for comparison
             policy.set_memory_budget(None)
             records["full memory"] = _run(config, env, policy, length, "full memory")[0]
             policy.set_memory_budget(budget)
@@ -134,7 +138,7 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
 
 
 def _check_interface(trained: Interface, given: Interface, config: DictConfig) -> None:
-    """Raise :class:`UserError` unless an environment observes and does what the policy was trained on."""
+    """Raise :class:`UserError` unless an environment has the interface that the policy was trained on."""
     if trained.as_plain() == given.as_plain():
         return
     changes = ", ".join(f"env.{name}={value}" for name, value in config.env.items()) or "the environment"
@@ -150,11 +154,11 @@ def _check_interface(trained: Interface, given: Interface, config: DictConfig) -
 
 
 def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dict[str, Any]:
-    """Return the environment's settings: those it was trained with, and the changes that are asked for."""
+    """Return the environment's settings: those of training, with the requested changes."""
     for key in config.env:
         if key not in trained:
             raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(trained)}")
-    # A setting of a part, as env.dataset.n_houses, leaves the part's others as they are.
+    # Setting one key of a group, e.g. env.dataset.n_houses, leaves its other keys as they are.
     merged = OmegaConf.merge(trained, config.env)
     settings: dict[str, Any] = {**OmegaConf.to_container(merged), "split": config.split}  # type: ignore[dict-item]
     for key in ("trial_length", "episodes_per_trial"):
@@ -168,7 +172,7 @@ def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dic
 def _run(
     config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, label: str
 ) -> tuple[TrialRecord, FirstTrial]:
-    """Run the trials with a progress bar, unless they take only seconds."""
+    """Run the trials, with a progress bar if they take more than a few seconds."""
     n_steps = length * -(-config.n_trials // env.batch_size[0])
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     with (
@@ -183,7 +187,7 @@ def _run(
 def _plot_attention(
     config: DictConfig, policy: MemoryPolicy, first: FirstTrial, path: Path, what: str, colour: str
 ) -> list[Path]:
-    """Draw the attention in the first trial; nothing for a memory without summaries, or before the first is read."""
+    """Plot the attention in the first trial, unless there are no summaries or the trial is too short to read one."""
     model = policy.sequence_model
     if type(model) is not MemoTransformer or len(first.inputs) <= model.segment_length:
         return []
@@ -198,7 +202,7 @@ def _plot_attention(
 def _record(
     config: DictConfig, env_config: dict[str, Any], agent: Agent, run_dir: Path, title: str, frames_trained: int
 ) -> list[Path]:
-    """Write the video of a trial and a page to look into it, in an environment of its own."""
+    """Write a video of a trial and a page to inspect it, using a separate environment."""
     page, video = run_dir / "trial.html", run_dir / "trial.mp4"
     env = build_env(env_config, 1, config.seed, **in_this_process(env_config, 1))
     try:
@@ -241,7 +245,7 @@ def _metrics(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
 def _log_to_mlflow(
     config: DictConfig, training: Mapping[str, Any], metrics: dict[str, Any], files: list[Path]
 ) -> str | None:
-    """Add the evaluation to the training's run, in the store that holds it now; return that, None for no store."""
+    """Add the evaluation to the training's MLflow run; return the store that holds it now, or None."""
     run_id, logger = training["mlflow_run_id"], training["config"]["logger"]
     if run_id is None or not logger:
         return None

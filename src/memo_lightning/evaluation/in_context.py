@@ -1,4 +1,4 @@
-"""Learning in context is reward that rises from early to late in a trial: tables and intervals of what trials held."""
+"""In-context learning, seen as reward that rises within a trial: tables and intervals over trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_BINS = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over trials with its bootstrap interval, each an array of the same shape."""
+    """A mean and its bootstrap interval, arrays of the same shape."""
 
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -26,30 +26,30 @@ class Estimate:
 
 
 def estimate_mean(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
-    """Return the mean over the first axis, with a percentile bootstrap interval over it.
+    """Return the mean over the first axis, with its percentile bootstrap interval.
 
-    NaN are left out; where they are so many that a resample may hold nothing else, the interval is NaN.
-    With a single value the interval is that value.
+    NaN are left out; if there are so many that a resample may hold nothing else, the interval is NaN. With a single
+    value the interval is that value.
     """
     present = np.isfinite(values)
     return estimate_ratio(np.where(present, values, 0.0), present, confidence)
 
 
 def estimate_ratio(totals: NDArray[np.float64], counts: NDArray, confidence: float = 0.95) -> Estimate:
-    """Return the sum of totals over the sum of counts, with a percentile bootstrap interval over the first axis.
+    """Return the sum of totals divided by the sum of counts, with a percentile bootstrap interval over the first axis.
 
     Args:
-        totals: e.g. successes of each trial in each stretch of it, ``[n_trials, ...]``.
-        counts: e.g. episodes of each trial in each stretch, of the same shape; where there are none there is no mean
-            (NaN), and where a resample may hold none there is no interval.
-        confidence: of the interval.
+        totals: e.g. successes in each bin of each trial, ``[n_trials, ...]``.
+        counts: e.g. episodes in each bin of each trial, of the same shape. Where there are none the mean is NaN, and
+            where a resample may hold none so is the interval.
+        confidence: confidence level of the interval.
     """
 
     def ratio(totals: NDArray, counts: NDArray, axis: int = 0) -> NDArray[np.float64]:
         return np.sum(totals, axis=axis) / np.sum(counts, axis=axis)
 
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing, as said above
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN, as documented
         mean = np.asarray(ratio(totals, counts))
         if len(totals) < 2 or not mean.size:
             return Estimate(mean, mean, mean)
@@ -68,13 +68,13 @@ def estimate_ratio(totals: NDArray[np.float64], counts: NDArray, confidence: flo
 
 
 def bin_steps_that_fit(records: Sequence[TrialRecord], episode_length: int | None = None) -> int:
-    """Return by how many steps success is given, where nobody has said: for at most ten bins.
+    """Return the default number of steps per bin of a trial, for at most ten bins.
 
-    A bin is as long as some whole number of episodes, so that an episode ends in each of them in every trial.
+    A bin spans a whole number of episodes of the greatest length, so that in every trial an episode ends in each bin.
 
     Args:
-        records: trials that have the same bins.
-        episode_length: the most steps of an episode, where that is known; else the longest that the trials hold.
+        records: trials that share the bins.
+        episode_length: the most steps of an episode, if known; else those of the longest episode in the trials.
     """
     trial_length = max(int(record.lengths.max()) for record in records)
     longest = min(episode_length or max(_longest_episode(record) for record in records), trial_length)
@@ -82,19 +82,19 @@ def bin_steps_that_fit(records: Sequence[TrialRecord], episode_length: int | Non
 
 
 def _longest_episode(record: TrialRecord) -> int:
-    """Return the most steps between ends of episodes; the longest trial, where no episode has ended."""
+    """Return the steps of the longest episode that ended; of the longest trial, if none did."""
     if not record.episode_ends.size:
         return int(record.lengths.max())
     return int(np.nanmax(np.diff(record.episode_ends, axis=1, prepend=0.0)))
 
 
 def by_steps(record: TrialRecord, bin_steps: int) -> dict[str, list[Any]]:
-    """Return success and SPL of the episodes that ended in each ``bin_steps`` steps of a trial.
+    """Return success and SPL of the episodes that ended in each bin of ``bin_steps`` steps of a trial.
 
     Returns:
-        ``steps`` (the end of each bin up to the last in which an episode ended), ``n_episodes``, and, where they are
-        reported, of ``success`` and ``spl`` the mean over episodes and, as ``success_interval`` and ``spl_interval``,
-        its 95 % interval; None for what does not exist, as in a bin in which no episode ended.
+        ``steps`` (the end of each bin, up to the last in which an episode ended), ``n_episodes``, and, where reported,
+        ``success`` and ``spl``, means over episodes, with their 95 % intervals ``success_interval`` and
+        ``spl_interval``; None where a value does not exist, as in a bin in which no episode ended.
     """
     bins = np.ceil(record.episode_ends / bin_steps) - 1
     n_bins = int(np.nanmax(bins)) + 1 if bins.size else 0
@@ -112,9 +112,9 @@ def by_steps(record: TrialRecord, bin_steps: int) -> dict[str, list[Any]]:
 
 
 def reward_per_step(record: TrialRecord) -> tuple[NDArray[np.float64], Estimate]:
-    """Return the middle of each part of a trial, in steps, and the mean reward of a step in it.
+    """Return the middle of each part of a trial, in steps, and the mean reward per step in it.
 
-    Trials shorter than the parts that a record has leave some of them without a step, and those are left out.
+    If trials have fewer steps than a record has parts, the parts without a step are left out.
     """
     n_parts = record.rewards.shape[1]
     bounds = np.ceil(np.arange(n_parts + 1) * record.lengths[:, None] / n_parts)  # [n_trials, n_parts + 1]
@@ -126,11 +126,11 @@ def reward_per_step(record: TrialRecord) -> tuple[NDArray[np.float64], Estimate]
 
 
 def by_episode(record: TrialRecord) -> dict[str, list[Any]]:
-    """Return statistics of the k-th episode of a trial, over the trials that had so many.
+    """Return statistics of the k-th episode of a trial, over the trials that had that many.
 
     Returns:
-        ``n_trials``, and of ``return`` and, where they are reported, ``success`` and ``spl`` the mean and, as
-        ``return_interval`` and so on, its 95 % interval; None for an interval that does not exist.
+        ``n_trials``, the means ``return`` and, where reported, ``success`` and ``spl``, and their 95 % intervals
+        ``return_interval`` and so on; None for an interval that does not exist.
     """
     table: dict[str, list[Any]] = {"n_trials": np.isfinite(record.episode_returns).sum(0).tolist()}
     for name, values in {"return": record.episode_returns, **_measures(record)}.items():
@@ -141,19 +141,19 @@ def by_episode(record: TrialRecord) -> dict[str, list[Any]]:
 
 
 def mean_over_episodes(record: TrialRecord) -> dict[str, float]:
-    """Return ``success`` and ``spl``, where they are reported, as means over all episodes; nothing without any."""
+    """Return the means of ``success`` and ``spl`` over all episodes; those that are not reported are left out."""
     measures = _measures(record)
     return {name: float(np.nanmean(values)) for name, values in measures.items() if np.isfinite(values).any()}
 
 
 def _measures(record: TrialRecord) -> dict[str, NDArray[np.float64]]:
-    """Return what episodes are measured by, ``[n_trials, n_episodes]`` by name."""
+    """Return the reported measures of episodes, ``[n_trials, n_episodes]`` by name."""
     measures = {"success": record.episode_successes, "spl": record.episode_spl}
     return {name: values for name, values in measures.items() if np.isfinite(values).any()}
 
 
 def _plain(values: NDArray[np.float64]) -> list[Any]:
-    """Return nested lists with None for what is not a number, which JSON does not know."""
+    """Return nested lists, with None for values that are not finite, which JSON lacks."""
     plain = values.astype(object)
     plain[~np.isfinite(values)] = None
     return plain.tolist()

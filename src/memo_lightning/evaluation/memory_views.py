@@ -1,4 +1,4 @@
-"""Looking inside Memo's memory: what steps attend to, what summaries are made of, and what they hold."""
+"""A look inside Memo's memory: what steps attend to, what summaries are made of, and what they hold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from memo_lightning.models.summary_memory import LayerKeysValues, SummaryView
 
 @dataclass(frozen=True)
 class MemoryView:
-    """What Memo did with some sequences; n complete segments of L steps, each with a summary of S tokens.
+    """Attention and summaries of Memo on some sequences, with n complete segments of L steps and S tokens per summary.
 
     Attributes:
-        attention: share of each step's attention that goes to each earlier segment's summary, and, last, to the
+        attention: share of each step's attention that goes to the summary of each earlier segment and, last, to the
             steps of its own segment, ``[layers, B, T, n + 1]``, mean over heads. The shares of a step sum to 1, or to
             what the sink leaves.
         written: share of the attention of a summary's queries that goes to each step of its segment,
             ``[layers, B, n, L]``, mean over heads and queries.
-        summaries: the summary tokens, in the order they were written, ``[B, n, S, D]``.
+        summaries: the summary tokens in the order they were written, ``[B, n, S, D]``.
     """
 
     attention: Tensor
@@ -34,7 +34,7 @@ class MemoryView:
 
 @torch.no_grad()
 def view_memory(model: MemoTransformer, x: Tensor) -> MemoryView:
-    """Run Memo, in ``eval()`` mode, over sequences of one trial each, ``x [B, T, D]``, and record what it does."""
+    """Run Memo, in ``eval()`` mode, over sequences of one trial each, ``x [B, T, D]``, and record its memory."""
     batch, n_steps, width = x.shape
     n, length, per_summary = n_steps // model.segment_length, model.segment_length, model.summary_length
     n_layers = model.transformer.n_layers
@@ -43,7 +43,7 @@ def view_memory(model: MemoTransformer, x: Tensor) -> MemoryView:
     summaries = x.new_zeros(batch, n, per_summary, width)
 
     def record_attention(segment: int, layer: int, weights: Tensor) -> None:
-        # Columns: older summaries, then the tokens of the pass, which are: newest summary, steps, queries.
+        # Columns: older summaries, then the tokens of the pass, i.e. newest summary, steps, queries.
         newest = per_summary if segment else 0
         seen = weights.shape[2] - weights.shape[1] + newest
         start = segment * length
@@ -60,7 +60,7 @@ def view_memory(model: MemoTransformer, x: Tensor) -> MemoryView:
             summaries[:, segment] = outputs[:, -per_summary:]
 
     with _watched(model, record_attention, record_outputs):
-        # One step more, which nothing looks at: the segment before it is then never the last, and is summarised.
+        # One more step, which no other attends to, so that the last complete segment is summarised too.
         model(F.pad(x, (0, 0, 0, 1)), segment_length=length)
     return MemoryView(attention[:, :, :n_steps], written, summaries)
 
@@ -71,7 +71,7 @@ def _watched(
     record_attention: Callable[[int, int, Tensor], None],
     record_outputs: Callable[[int, Tensor], None],
 ) -> Iterator[None]:
-    """Report the passes of the model: the attention of every layer, and the outputs."""
+    """Report the attention of every layer, and the outputs, of each pass of the model."""
     run_block, segment = model.run_block, 0
 
     def run_and_record(
@@ -96,12 +96,12 @@ def _watched(
 
 
 class _WatchedSummaries:
-    """Summaries that tell how they and the tokens of the pass are attended to.
+    """Summaries that report the attention to them and to the tokens of the pass.
 
     Args:
         view: the summaries.
-        record: is told the layer and the mean over heads of its attention ``[B, t, context + t]``, without the sink.
-        has_sink: whether a sink comes before the tokens of the pass, with a query that is none.
+        record: called with the layer and its attention, mean over heads, ``[B, t, context + t]``, without the sink.
+        has_sink: whether a sink precedes the tokens of the pass; its query is ignored.
     """
 
     def __init__(self, view: SummaryView, record: Callable[[int, Tensor], None], *, has_sink: bool) -> None:
@@ -109,7 +109,7 @@ class _WatchedSummaries:
         self.layers = view.layers
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See :meth:`SummaryView.attend`."""
+        """Report the attention, then do as :meth:`SummaryView.attend`."""
         everything = torch.cat([self.layers[layer][0], keys], dim=2) if self.layers else keys
         scores = (queries * queries.shape[-1] ** -0.5) @ everything.mT
         n_context = everything.shape[2] - queries.shape[2]

@@ -1,4 +1,4 @@
-"""Playing one trial, for those who look at it: the video, and the inspector."""
+"""Playback of one trial, for the video and the inspector."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PlayedStep:
-    """What happened in a step of one environment.
+    """One step of one environment.
 
     Attributes:
-        inputs: what the policy was given, ``[1]``.
-        taken: what the policy made of it, ``[1]``: its ``out_keys``.
-        after: what the environment answered, ``[1]``.
+        inputs: inputs of the policy, ``[1]``.
+        taken: outputs of the policy, ``[1]``: its ``out_keys``.
+        after: what the environment returned, ``[1]``.
     """
 
     inputs: TensorDictBase
@@ -54,9 +54,9 @@ class Moment:
 
     Attributes:
         step: the step that led here; None after the reset.
-        image: what the environment looks like now, uint8 ``[H, W, 3]``; None where it cannot be drawn, and where the
-            trial is over and ``ending`` shows how.
-        ending: what it looked like when the episode had ended that the step ends; None if there is no such image.
+        image: image of the environment now, uint8 ``[H, W, 3]``; None if it cannot be drawn, or if the trial is over
+            and ``ending`` shows how.
+        ending: image at the end of the episode, if the step ended one; None if there is no such image.
     """
 
     step: PlayedStep | None
@@ -66,16 +66,16 @@ class Moment:
 
 @torch.no_grad()
 def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None) -> Iterator[Moment]:
-    """Yield the moments of one trial: after the reset, and after every step.
+    """Play one trial and yield its moments: after the reset, and after every step.
 
     Args:
-        env: one environment; its innermost one may have ``image(index) -> uint8 [H, W, 3]``, ``watch()`` and
+        env: a single environment; its innermost one may have ``image(index) -> uint8 [H, W, 3]``, ``watch()`` and
             ``last_image(index)``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
-        policy: acts, with sampling or without as TorchRL's exploration type says.
+        policy: the policy that acts; TorchRL's exploration type decides whether it samples.
         max_steps: steps after which to stop, if the trial has not ended; None for the whole trial.
 
     Raises:
-        UserError: if an image is none.
+        UserError: if an image is not uint8 ``[H, W, 3]``.
     """
     watched = hasattr(env.base_env, "image") and hasattr(env.base_env, "watch")
     if watched:
@@ -96,9 +96,9 @@ def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None)
 
 
 def _image(env: EnvBase) -> Image | None:
-    """Return what an environment looks like; None where it cannot be drawn."""
+    """Return an image of the environment, or None if it cannot be drawn."""
     image = env.base_env.image(0) if hasattr(env.base_env, "image") else None
-    # Gymnasium's environments that draw nothing return None.
+    # Gymnasium environments that draw nothing return None.
     return None if image is None or image.dtype == object else _checked(image)
 
 

@@ -1,4 +1,4 @@
-"""Plots of in-context learning, and of what Memo's memory attends to."""
+"""Plots of in-context learning and of the attention in Memo's memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from memo_lightning.evaluation.in_context import (
 )
 from memo_lightning.evaluation.memory_views import MemoryView
 
-PAGE_WIDTH = 8.0  # inches, which a page shows without scaling letters of this size down to what nobody can read
+PAGE_WIDTH = 8.0  # inches; a page shows it without scaling text of this size down until it is illegible
 STYLE: Any = {"font.size": 9, "axes.titlesize": 9, "figure.titlesize": 9, "legend.fontsize": 8, "savefig.dpi": 120}
 
 _MEASURES: dict[str, Literal["-", "--"]] = {"success": "-", "spl": "--"}
@@ -37,16 +37,17 @@ _NAMES = {"success": "success", "spl": "SPL (success by path length)"}
 def plot_in_context_curve(
     records: Mapping[str, TrialRecord], path: Path, title: str, colour: str, bin_steps: int | None = None
 ) -> None:
-    """Draw reward over the steps of a trial and, where a trial has several, return and success of its episodes.
+    """Plot reward over the steps of a trial and, if it has several episodes, their return and success.
 
-    Means with 95 % intervals over trials. The last record has the colour; those that it is compared with are grey.
+    The plots show means with 95 % intervals over trials. The last record is drawn in ``colour``; those it is compared
+    with are grey.
 
     Args:
-        records: trials to draw, by label.
-        path: the image to write.
-        title: what is shown, for the heading.
-        colour: of the memory.
-        bin_steps: steps that success is averaged over; None for what fits the episodes.
+        records: trials to plot, by label.
+        path: the image file to write.
+        title: heading of the plot.
+        colour: colour of the memory.
+        bin_steps: steps over which success is averaged; None for bins that fit the episodes.
     """
     bin_steps = bin_steps or bin_steps_that_fit([*records.values()])
     tables = {label: by_steps(record, bin_steps) for label, record in records.items()}
@@ -71,25 +72,25 @@ def plot_in_context_curve(
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure; sizes in inches, at most :data:`PAGE_WIDTH` wide."""
+    """Return an empty figure of a size in inches, at most :data:`PAGE_WIDTH` wide."""
     return Figure(figsize=(min(width, PAGE_WIDTH), height), layout="constrained")
 
 
 def tidy(axes: Axes) -> None:
-    """Draw a light grid, and axes on two sides."""
+    """Draw a light grid, and axes on two sides only."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def include_zero(axes: Axes) -> None:
-    """Let the vertical axis reach to zero, from wherever the values are: returns may be negative, or all zero."""
+    """Extend the vertical axis to zero from either side: returns may be negative, or all zero."""
     low, high = axes.get_ylim()
     low, high = min(low, 0.0), max(high, 0.0)
     axes.set_ylim((low, high) if high > low else (0.0, 1.0))
 
 
 def short_numbers(axes: Axes, which: str) -> None:
-    """Write 1.5M for 1,500,000 on the axis ``x`` or ``y``, where there are numbers as large."""
+    """Write 1.5M for 1,500,000 on the axis ``x`` or ``y``, if it reaches numbers of 10,000 or more."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     limits = axes.get_xlim() if which == "x" else axes.get_ylim()
     if max(map(abs, limits)) >= 10_000:
@@ -97,10 +98,10 @@ def short_numbers(axes: Axes, which: str) -> None:
 
 
 def draw_estimate(axes: Axes, x: NDArray, y: Estimate, colour: str, line: str = "-") -> None:
-    """Draw a line through the estimates and a band for the intervals that there are; points, where a line has none."""
+    """Draw a line through the estimates and a band for their intervals; a single estimate is drawn as a point."""
     shown = np.isfinite(y.mean)
     x, mean, low, high = x[shown], y.mean[shown], y.low[shown], y.high[shown]
-    alone = len(x) < 2  # a line through one point is not seen
+    alone = len(x) < 2  # a line through one point is invisible
     axes.plot(x, mean, line, color=colour, marker="o" if alone else None)
     if alone:
         axes.vlines(x, low, high, color=colour)
@@ -131,7 +132,7 @@ def _draw_returns(axes: Axes, records: Mapping[str, TrialRecord], colours: Mappi
 
 
 def _common_episodes(record: TrialRecord) -> NDArray[np.bool_]:
-    """Return bool ``[n_episodes]``, the episodes that half of the trials reach: others show the lucky trials only."""
+    """Return bool ``[n_episodes]``, the episodes that half of the trials reach: later ones show only lucky trials."""
     return np.isfinite(record.episode_returns).mean(0) >= 0.5
 
 
@@ -155,15 +156,15 @@ def _draw_success(axes: Axes, tables: Mapping[str, Mapping[str, list]], colours:
 def plot_summary_attention(
     view: MemoryView, ends: Tensor, successes: Tensor, path: Path, title: str, colour: str
 ) -> None:
-    """Draw what Memo's summaries are made of and what is read from them, mean over layers, heads and tokens.
+    """Plot what Memo's summaries are made of and how much they are read, averaged over layers, heads and tokens.
 
     Args:
-        view: of one trial.
-        ends: bool ``[T]``, the steps in which an episode ended.
-        successes: bool ``[T]``, those in which it ended with success.
-        path: the image to write.
-        title: what is shown, for the heading.
-        colour: of the memory.
+        view: the memory in one trial.
+        ends: bool ``[T]``, true where an episode ended.
+        successes: bool ``[T]``, true where it ended with success.
+        path: the image file to write.
+        title: heading of the plot.
+        colour: colour of the memory.
     """
     steps = np.arange(1, len(ends) + 1)
     figure = new_figure(PAGE_WIDTH, 5.8)
@@ -184,7 +185,7 @@ def plot_summary_attention(
     above.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.0)
     read = read_attention(view)
     shown = np.where(np.tri(len(read), read.shape[1], k=-1, dtype=bool), read, np.nan)
-    shown = shown[1:, : len(read) - 1]  # the first segment reads nothing, and nothing reads what the last one writes
+    shown = shown[1:, : len(read) - 1]  # the first segment reads no summary, and no segment reads the last one's
     extent = (0.5, shown.shape[1] + 0.5, len(shown) + 1.5, 1.5)
     image = below.imshow(shown, cmap="viridis", vmin=0, aspect="auto", extent=extent)
     below.set(xlabel="summary of segment", ylabel="read in segment")
@@ -198,16 +199,16 @@ def plot_summary_attention(
 
 
 def written_attention(view: MemoryView) -> NDArray[np.float64]:
-    """Return ``[n * L]``, what a summary's queries pay to each step of its segment.
+    """Return ``[n * L]``, the attention that a summary's queries pay to each step of its segment.
 
-    It is relative to all steps of the segment: 1 everywhere if the queries looked at all of them alike.
+    It is relative to the mean of the segment: 1 everywhere if the queries attend to all steps equally.
     """
     of_steps = view.written.double().mean((0, 1))
     return (of_steps / of_steps.mean(-1, keepdim=True)).flatten().numpy()
 
 
 def read_attention(view: MemoryView) -> NDArray[np.float64]:
-    """Return ``[segments, n]``, the share of its attention that a step of a segment pays to each summary."""
+    """Return ``[segments, n]``, the mean share of attention that the steps of a segment pay to each summary."""
     length = view.written.shape[-1]
     by_step = view.attention[..., :-1].double().mean((0, 1))
     return np.stack([part.mean(0).numpy() for part in by_step.split(length)])

@@ -1,4 +1,4 @@
-"""What a finished run leaves: ``metrics.json``, the in-context curve, and both in MLflow."""
+"""The report of a finished run: ``metrics.json`` and the in-context curve, both also in MLflow."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class RunReport(lightning.Callback):
-    """Writes the run's metrics and in-context curve when training has ended, and uploads them with the checkpoint.
+    """A callback that writes a run's metrics and in-context curve after training, and uploads them with the checkpoint.
 
-    The metrics are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them; those of trials
-    are None, and there is no curve, where no trial was complete. The learner's ``results`` are the same.
+    The metrics are means over the trials of the last rollouts, as :class:`RolloutMetrics` keeps them. If no trial was
+    complete, those of trials are None and there is no curve. The learner's ``results`` are set to the same metrics.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: folder of the run.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -40,11 +40,11 @@ class RunReport(lightning.Callback):
         self._start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how long the run has taken so far."""
+        """Return the time that the run has taken so far."""
         return {"wall_seconds": time.perf_counter() - self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue counting from there."""
+        """Resume timing where the run was interrupted."""
         self._start -= state_dict["wall_seconds"]
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Statistics over seeds, by the conventions of rliable (arXiv 2108.13264)."""
+"""Statistics over seeds, following the conventions of rliable (arXiv 2108.13264)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from scipy.stats import bootstrap, trim_mean
 
 from memo_lightning.evaluation.in_context import Estimate
 
-# Below this, an interval rests on so few seeds that it says little; it is shown with a warning.
+# With fewer seeds, an interval says little; it is shown with a warning.
 FEW_SEEDS = 5
 
 
 def interquartile_mean(values: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
-    """Return the mean of the middle half of ``values``; of fewer than four values it is their mean."""
+    """Return the mean of the middle half of ``values``; of fewer than four values, the mean of all."""
     return trim_mean(values, 0.25, axis=axis)
 
 
@@ -24,17 +24,17 @@ def estimate_over_seeds(values: NDArray[np.float64], confidence: float = 0.95) -
 
     Args:
         values: one value per seed, ``[n_seeds, ...]``.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
 
     Returns:
-        The estimate, ``[...]``; bounds are NaN where there is a single seed, which says nothing about others.
+        The estimate, ``[...]``; bounds are NaN for a single seed, which says nothing about others.
     """
     values = np.asarray(values, dtype=np.float64)
     centre = np.asarray(interquartile_mean(values))
     if len(values) < 2:
         return Estimate(centre, np.full_like(centre, np.nan), np.full_like(centre, np.nan))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # seeds that agree exactly have an interval of no width
+        warnings.simplefilter("ignore", RuntimeWarning)  # seeds that agree exactly have an interval of zero width
         interval = bootstrap(
             (values,),
             interquartile_mean,

@@ -1,4 +1,4 @@
-"""Running trials with a policy, in memory that does not grow with what is observed."""
+"""Trials of a policy, run without keeping the observations in memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ N_BINS = 20
 
 @dataclass(frozen=True)
 class FirstTrial:
-    """What the plots need of the first trial.
+    """The data of the first trial that plots need.
 
     Attributes:
-        inputs: what the memory read, ``[T, D]``.
-        ends: bool ``[T]``, the steps in which an episode ended.
-        successes: bool ``[T]``, those in which it ended with success; none where the environment never says.
+        inputs: inputs of the sequence model, ``[T, D]``.
+        ends: bool ``[T]``, true where an episode ended.
+        successes: bool ``[T]``, true where it ended with success; nowhere if the environment never reports it.
     """
 
     inputs: Tensor
@@ -36,7 +36,7 @@ class FirstTrial:
 
 @contextmanager
 def acting(*, deterministic: bool) -> Iterator[None]:
-    """Take the most likely actions, or sample them; without gradients."""
+    """Take the most likely actions within the context, or sample them; without gradients."""
     kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
     with torch.no_grad(), set_exploration_type(kind):
         yield
@@ -50,16 +50,16 @@ def run_trials(
     seed: int,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[TrialRecord, FirstTrial]:
-    """Run at least ``n_trials`` trials, one in every environment and again until there are enough.
+    """Run at least ``n_trials`` trials, in rounds of one trial per environment.
 
-    Of a step only the reward and what is reported are kept, and of the first trial what the memory read.
+    Only the rewards and reports of steps are kept and, for the first trial, the inputs of the sequence model.
 
     Args:
-        env: the environments; seeded here, so that trials of one length are the same ones whenever this is called.
-        policy: acts, with sampling or without as :func:`acting` says.
-        n_trials: rounded up to whole rounds of all environments.
-        trial_length: steps of the longest trial there can be.
-        seed: of the environments and of the actions that are sampled.
+        env: the environments. They are seeded here, so every call runs the same trials if their length is the same.
+        policy: the policy that acts; :func:`acting` decides whether it samples.
+        n_trials: number of trials, rounded up to whole rounds of all environments.
+        trial_length: steps of the longest possible trial.
+        seed: seed of the environments and of sampled actions.
         progress: called after every step of all environments.
     """
     lightning.seed_everything(seed, verbose=False)
@@ -84,7 +84,7 @@ def _run_round(
     """Step all environments until each has ended a trial.
 
     Returns:
-        What was reported, ``[N, t]``, and, if it is kept, what the memory read in the first trial, ``[T, D]``.
+        The rewards and reports, ``[N, t]``, and, if kept, the sequence model's inputs in the first trial, ``[T, D]``.
     """
     reported = env.observation_spec.keys(True)
     reports = [key for key in READ if key not in OPTIONAL or key in reported]
@@ -96,10 +96,10 @@ def _run_round(
             inputs.append(policy.encode(td[:1].to(policy.device))[0].cpu())
         taken = policy(td.select(*policy.in_keys).to(policy.device)).select(*policy.out_keys)
         td = td.update(taken.to(env.device or "cpu"))
-        # As TorchRL's rollouts do: the round that follows resets all, so nothing is reset after the last step.
+        # As in TorchRL's rollouts, nothing is reset after the last step: the next round resets all environments.
         taken, td = (env.step(td), td) if step == trial_length - 1 else env.step_and_maybe_reset(td)
         kept = {"is_init": taken["is_init"], "next": taken["next"].select(*reports)}
-        if steps is None:  # one block: a TensorDict for every step would take more room than what is in it
+        if steps is None:  # one block, as a TensorDict per step would take more memory than its contents
             steps = TensorDict(kept, env.batch_size).cpu().unsqueeze(1).expand(*env.batch_size, trial_length).clone()
         steps[:, step] = TensorDict(kept, env.batch_size).cpu()
         progress()

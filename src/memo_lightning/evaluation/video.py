@@ -1,4 +1,4 @@
-"""A video of a trial: what the environment looks like, step by step, with a legend and a caption."""
+"""A video of a trial: images of the environment, step by step, with a legend and a caption."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from memo_lightning.envs.reports import SUCCESS, SUCCESS_REPORTED
 from memo_lightning.evaluation.playback import Moment, play_trial
 from memo_lightning.policies import MemoryPolicy
 
-_SIDE = 360  # pixels that an image is at least wide, enlarged by whole factors
-_CAPTION, _LEGEND = 44, 24  # pixels high; a legend may have several such lines
+_SIDE = 360  # minimum width in pixels, to which images are enlarged by whole factors
+_CAPTION, _LEGEND = 44, 24  # height in pixels; a legend may have several such lines
 _INK, _PAPER, _WRITTEN = (30, 30, 34), (250, 250, 248), (255, 205, 130)
 _SUCCESS, _FAILURE = (170, 225, 175), (240, 185, 180)
 
@@ -33,30 +33,30 @@ def record_trial(
     max_steps: int | None = None,
     look: Callable[[Moment], object] = lambda _: None,
 ) -> int:
-    """Write a video of one trial, ``path``, an mp4 (H.264).
+    """Write a video of one trial to ``path``, as an mp4 (H.264).
 
-    The caption tells the step, the episode, the reward so far and how many summaries the memory has written; its
-    background is coloured at the steps that write one, and green or red where an episode ends with or without success,
-    and then it says so. Above it, a legend explains the shapes that the environment draws.
+    The caption states the step, the episode, the reward so far and the number of summaries written. Its background is
+    coloured at steps that write a summary, and green or red where an episode ends with or without success, which the
+    caption then states too. Above it, a legend explains the shapes that the environment draws.
 
     Args:
-        env: one environment; its innermost one has ``image(index) -> uint8 [H, W, 3]`` and may have ``watch()``,
+        env: a single environment; its innermost one has ``image(index) -> uint8 [H, W, 3]`` and may have ``watch()``,
             ``last_image(index)`` and ``legend``, as :class:`~memo_lightning.envs.trial_env.TrialEnv` has.
-        policy: acts, with sampling or without as TorchRL's exploration type says.
+        policy: the policy that acts; TorchRL's exploration type decides whether it samples.
         path: the file to write.
         fps: steps per second.
         max_steps: steps after which the video ends, if the trial has not; None for the whole trial.
-        look: is shown every moment of the trial.
+        look: called with every moment of the trial.
 
     Returns:
-        The number of frames; none, and no file, if the environment cannot be drawn.
+        The number of frames; 0, and no file, if the environment cannot be drawn.
     """
     frames = trial_frames(env, policy, max_steps, look)
     first = next(frames, None)
     if first is None:
         return 0
     size = first.shape[1], first.shape[0]
-    # Blocks of 2: the codec halves the colours' resolution.
+    # Blocks of 2, because the codec halves the resolution of colours.
     video = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", macro_block_size=2)
     video.send(None)
     n_frames = 0
@@ -73,9 +73,9 @@ def trial_frames(
     max_steps: int | None = None,
     look: Callable[[Moment], object] = lambda _: None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield captioned images of one trial: of the reset, of every step, and of how every episode begins.
+    """Yield captioned images of one trial: of the reset, of every step, and of the start of every episode.
 
-    The image of the step that ends an episode shows how it ended, where the environment can tell. ``look`` is shown
+    The image of a step that ends an episode shows how it ended, if the environment keeps that. ``look`` is called with
     every moment before its images are yielded.
     """
     segment_length: int = getattr(policy.sequence_model, "segment_length", 0)  # 0: it writes no summaries
@@ -103,7 +103,7 @@ def trial_frames(
 
 
 def _outcome(after: TensorDictBase) -> tuple[str, tuple[int, int, int]]:
-    """Return in words and as a colour whether an episode is a success, where the environment says so."""
+    """Return in words and as a colour whether an episode was a success, if the environment reports it."""
     said = SUCCESS in after.keys() and bool(after.get(SUCCESS_REPORTED, torch.ones(1)))
     if not said:
         return "", _PAPER
@@ -129,7 +129,7 @@ def _captioned(
 
 
 def _draw_legend(legend: Sequence[Shape], width: int) -> Image.Image:
-    """Return a strip of that width: each shape with what it means, in as many lines as it takes."""
+    """Return a strip ``width`` pixels wide: each shape with its meaning, in as many lines as needed."""
     font, side, gap = ImageFont.load_default(13), 14, 6
     places, left, line = [], 8, 0
     for shape in legend:

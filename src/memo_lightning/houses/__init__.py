@@ -1,7 +1,7 @@
-"""The house simulator: furnished houses drawn from a seed, objects in them, what is seen and how far it is to walk.
+"""The house simulator: furnished houses and objects generated from a seed, rendering, and geodesic distances.
 
-It is numpy, numba and scipy, and knows no environment interface: :mod:`memo_lightning.envs.habitat` makes it a
-simulator of habitat-lab. The same seed gives the same bits on every machine.
+It needs only numpy, numba and scipy, and knows no environment interface: :mod:`memo_lightning.envs.habitat` wraps it
+as a habitat-lab simulator. The same seed gives the same bits on every machine.
 """
 
 from memo_lightning.houses.camera import REFERENCE_CAMERA, Camera

@@ -16,10 +16,10 @@ class Camera:
     """Intrinsics of a pinhole camera with square pixels.
 
     Args:
-        width: pixels per row.
-        height: rows.
+        width: image width, pixels.
+        height: image height, pixels.
         hfov: horizontal field of view, degrees.
-        eye_height: above the agent's feet, metres.
+        eye_height: height above the agent's feet, metres.
 
     Raises:
         UserError: if a number is out of range.
@@ -44,12 +44,12 @@ class Camera:
 
     @cached_property
     def columns(self) -> np.ndarray:
-        """Slope of each pixel column to the right of the optical axis, float64 ``[width]``."""
+        """Horizontal slope of each pixel column, positive right of the optical axis, float64 ``[width]``."""
         return (np.arange(self.width) + 0.5 - self.width / 2) / self.focal_length
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Slope of each pixel row above the optical axis, float64 ``[height]``."""
+        """Vertical slope of each pixel row, positive above the optical axis, float64 ``[height]``."""
         return (self.height / 2 - np.arange(self.height) - 0.5) / self.focal_length
 
 

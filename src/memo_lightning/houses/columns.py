@@ -1,7 +1,7 @@
-"""A light observation: per column of an image, how far the way is free and which type of object is seen.
+"""The column observation: for each image column, how far the way is free and the nearest object's type.
 
-This is what a small robot with a depth camera and an object detector would pass on. It is computed from a
-depth and a semantic image, so any simulator can give it.
+It is what a small robot with a depth camera and an object detector could provide. It is computed from a depth image
+and a semantic image, so any simulator can provide it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from memo_lightning.houses.camera import REFERENCE_CAMERA, Camera
 from memo_lightning.houses.pose import Pose
 
 MAX_RANGE = 8.0
-LOWEST_OBSTACLE, HIGHEST_OBSTACLE = 0.05, 1.8  # metres above the floor; what is lower or higher blocks nobody
+LOWEST_OBSTACLE, HIGHEST_OBSTACLE = 0.05, 1.8  # metres above the floor; nothing lower or higher blocks the agent
 
 
 class Columns(NamedTuple):
-    """One value per column; W columns.
+    """The column observation of one image with W columns.
 
     Args:
         range: float32 ``[W, 2]``, the horizontal distances to the nearest obstacle and to the nearest object,
-            as fractions of :data:`MAX_RANGE`, 1 where there is none.
-        type: int64 ``[W]``, the number of that object's type, from 1; 0 where there is none.
+            as fractions of :data:`MAX_RANGE`; 1 if there is none in range.
+        type: int64 ``[W]``, the type number of that object, from 1; 0 if there is none.
     """
 
     range: np.ndarray
@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 
 
 def columns_camera(n_columns: int) -> Camera:
-    """Return the camera that the columns are computed from: the reference camera with ``n_columns`` a side."""
+    """Return the camera for the columns: the reference camera with ``n_columns`` by ``n_columns`` pixels."""
     return replace(REFERENCE_CAMERA, width=n_columns, height=n_columns)
 
 
@@ -41,15 +41,15 @@ def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray)
     """Reduce an image to its columns.
 
     Args:
-        camera: that took the image.
-        pose: it was taken from.
+        camera: camera that took the image.
+        pose: pose from which it was taken.
         depth: metres along the optical axis, float32 ``[H, W]``.
-        types: number of the type of the object that each pixel shows, int32 ``[H, W]``; 0 for none.
+        types: type number of the object that each pixel shows, int32 ``[H, W]``; 0 for none.
     """
     ranges = np.ones((camera.width, 2), np.float32)
     nearest = np.zeros(camera.width, np.int64)
     view = pose.eye_and_axes(camera.eye_height)
-    eye = view[0, 1] - pose.y  # heights count from the floor that the agent stands on
+    eye = view[0, 1] - pose.y  # heights are measured from the floor the agent stands on
     across, upwards = slopes_of(view, camera.columns, camera.rows)
     reduce_to_columns(eye, across, upwards, depth, types, ranges, nearest)
     return Columns(ranges, nearest)
@@ -57,7 +57,7 @@ def columns_of(camera: Camera, pose: Pose, depth: np.ndarray, types: np.ndarray)
 
 @njit(cache=True, error_model="numpy")
 def slopes_of(view, columns, rows):  # type: ignore[no-untyped-def]
-    """Return how far a ray goes per metre of depth: horizontally ``[H, W]``, and upwards ``[H]``."""
+    """Return how far each ray travels per metre of depth: horizontally ``[H, W]`` and upwards ``[H]``."""
     across, upwards = np.empty((len(rows), len(columns))), np.empty(len(rows))
     for i in range(len(rows)):
         ahead_x = view[3, 0] + rows[i] * view[2, 0]
@@ -72,7 +72,7 @@ def slopes_of(view, columns, rows):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def reduce_to_columns(eye, across, upwards, depth, types, ranges, nearest):  # type: ignore[no-untyped-def]
-    """Write the nearest of each column; ``eye`` is the eye's height, the slopes are those of :func:`slopes_of`."""
+    """Write each column's nearest obstacle and object, given the eye's height and slopes from :func:`slopes_of`."""
     for i in range(depth.shape[0]):
         for j in range(depth.shape[1]):
             along = float(depth[i, j])

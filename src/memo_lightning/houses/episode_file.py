@@ -25,7 +25,7 @@ _TYPE_NAMES = {object_type.name for object_type in OBJECT_TYPES}
 
 @dataclass(frozen=True)
 class StoredPlacement:
-    """A placement and how each of its episodes begins."""
+    """A placement and the starts of its episodes."""
 
     placement: Placement
     starts: tuple[Start, ...]
@@ -33,14 +33,14 @@ class StoredPlacement:
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """The contents of a file; ``split`` is None in files that do not name theirs."""
+    """The contents of an episode file; ``split`` is None if the file does not name one."""
 
     split: str | None
     placements: list[StoredPlacement]
 
 
 def dump(file: EpisodeFile) -> str:
-    """Return placements as text."""
+    """Return the text of an episode file."""
     types = [object_type.name for object_type in OBJECT_TYPES]
     header = json.dumps({"format": FORMAT, "split": file.split, "object_types": types})
     return "\n".join([header, *(json.dumps(_to_plain(item)) for item in file.placements)]) + "\n"
@@ -49,15 +49,15 @@ def dump(file: EpisodeFile) -> str:
 def load(
     text: str, name: str = "episode file", check: Callable[[StoredPlacement], object] = lambda _: None
 ) -> EpisodeFile:
-    """Return what :func:`dump` wrote.
+    """Parse the text of an episode file, as written by :func:`dump`.
 
     Args:
-        text: the contents.
-        name: of the file, for messages.
-        check: raises ``ValueError`` if a placement cannot be used.
+        text: contents of the file.
+        name: name of the file, for error messages.
+        check: called with every placement; raises ``ValueError`` if it cannot be used.
 
     Raises:
-        UserError: if a line is corrupt or cannot be used, naming it.
+        UserError: if there are no placements, or a line is corrupt or unusable; the message names the line.
     """
     lines = text.splitlines()
     header = _parse(lines[0] if lines else "", f"{name}, line 1")
@@ -80,10 +80,10 @@ def load(
 
 
 def read_text(path: Path) -> str:
-    """Return the contents of a file, uncompressed if its name ends with ``.gz``.
+    """Return the contents of a file, decompressed if its name ends with ``.gz``.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the file cannot be read.
     """
     try:
         if path.suffix == ".gz":
@@ -174,7 +174,7 @@ def _object(item: Any) -> PlacedObject:
 
 
 def _point(values: list[Any]) -> tuple[float, float, float]:
-    """Return x, y, z; older files have x and z, on a floor at 0."""
+    """Return x, y, z; y is 0 in older files, which hold only x and z."""
     x, *y, z = _numbers(values, 2 if len(values) == 2 else 3)
     return x, y[0] if y else 0.0, z
 

@@ -1,7 +1,7 @@
-"""Floor plans: a rectangle cut into rooms, and doors that join them.
+"""Floor plans: a rectangle divided into rooms, and the doors that connect them.
 
-All lengths are whole centimetres and multiples of :data:`LATTICE`, so that no machine rounds differently which small
-squares of the floor are free.
+All lengths are integer centimetres and multiples of :data:`LATTICE`, so that rounding cannot make different squares of
+the floor free on different machines.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 LATTICE = 5
-WALL = 10  # every room brings its own layer, so a wall between two rooms is twice as thick
+WALL = 10  # each room has its own layer, so a wall between two rooms is twice as thick
 DOOR_WIDTH = 100
 ROOM_AREA = 150_000  # of the average room, square centimetres
 MIN_ROOM_SIDE = 240
-_EXTRA_DOOR_PERCENT = 40  # of the neighbouring pairs of rooms that are connected already
+_EXTRA_DOOR_PERCENT = 40  # chance of a door between neighbouring rooms that are already connected
 
 
 @dataclass(frozen=True)
 class Rect:
-    """An axis-aligned rectangle on the floor, centimetres; x to the right, z towards the viewer."""
+    """An axis-aligned rectangle on the floor, in centimetres; x points right, z towards the viewer."""
 
     x0: int
     z0: int
@@ -39,7 +39,7 @@ class Rect:
         return self.z1 - self.z0
 
     def grown(self, by: int) -> Rect:
-        """Return the rectangle with all sides moved outwards, or inwards if ``by`` is negative."""
+        """Return the rectangle with every side moved outwards by ``by``, or inwards if it is negative."""
         return Rect(self.x0 - by, self.z0 - by, self.x1 + by, self.z1 + by)
 
     def overlaps(self, other: Rect) -> bool:
@@ -57,7 +57,7 @@ class Door:
 
     Args:
         rooms: indices of the two rooms.
-        opening: the part of the wall that is left out, as wide as the door and as deep as both wall layers.
+        opening: the gap in the wall, as wide as the door and as deep as both wall layers.
     """
 
     rooms: tuple[int, int]
@@ -69,7 +69,7 @@ class FloorPlan:
     """Rooms and doors of one house.
 
     Args:
-        rooms: the rooms with their wall layers; they tile the rectangle of the house.
+        rooms: the rooms including their wall layers; they tile the rectangle of the house.
         doors: the openings; every room can be reached from every other.
     """
 
@@ -97,7 +97,7 @@ def draw_floor_plan(rng: np.random.Generator, n_rooms: int) -> FloorPlan:
 
 
 def _cut_rooms(rng: np.random.Generator, n_rooms: int) -> list[Rect]:
-    """Return a rectangle cut into ``n_rooms``, or nothing if one of them would be too narrow."""
+    """Cut a rectangle into ``n_rooms`` rooms, or return an empty list if one would be too narrow."""
     area = n_rooms * ROOM_AREA
     width = math.isqrt(area * int(rng.integers(90, 160)) // 100)
     width = max(_on_lattice(width), MIN_ROOM_SIDE)
@@ -120,7 +120,7 @@ def _cut_rooms(rng: np.random.Generator, n_rooms: int) -> list[Rect]:
 
 
 def _draw_doors(rng: np.random.Generator, rooms: list[Rect]) -> list[Door] | None:
-    """Return doors that connect all rooms, or None if too few rooms share a wall that is wide enough."""
+    """Draw doors that connect all rooms, or return None if too few rooms share a wide enough wall."""
     openings = []
     for a, first in enumerate(rooms):
         for b, second in enumerate(rooms[:a]):
@@ -142,7 +142,7 @@ def _draw_doors(rng: np.random.Generator, rooms: list[Rect]) -> list[Door] | Non
 
 
 def _draw_opening(rng: np.random.Generator, first: Rect, second: Rect) -> Rect | None:
-    """Return a door's opening somewhere in the wall that two rooms share, if it is wide enough."""
+    """Draw a door opening in the wall that two rooms share, or return None if it is not wide enough."""
     x0, x1 = max(first.x0, second.x0), min(first.x1, second.x1)
     z0, z1 = max(first.z0, second.z0), min(first.z1, second.z1)
     margin = 2 * WALL

@@ -1,4 +1,4 @@
-"""Putting furniture into rooms, so that no door is blocked and all of the floor stays within reach."""
+"""Placing furniture in rooms so that no door is blocked and the free floor stays connected."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from memo_lightning.houses.furniture import Furniture
 from memo_lightning.houses.shapes import Solid
 from memo_lightning.houses.shell import box
 
-AGENT_RADIUS = 20  # centimetres, as all lengths here
-_DOOR_CLEARANCE = 90  # of the floor in front of a door that stays empty
+AGENT_RADIUS = 20  # centimetres, like all lengths here
+_DOOR_CLEARANCE = 90  # of empty floor on each side of a door
 _TRIES_PER_PIECE = 25
 
 
 @dataclass(frozen=True)
 class Stand:
-    """A level area in one room where objects can stand; rectangle and heights in centimetres."""
+    """A level area in a room where objects can stand; all lengths in centimetres."""
 
     room: int
     area: Rect
@@ -29,7 +29,7 @@ class Stand:
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of furniture in its place: ``side`` is the wall at its back (N: low z, W: low x)."""
+    """A placed piece of furniture; ``side`` is where its back faces (N: low z, W: low x)."""
 
     furniture: Furniture
     room: int
@@ -37,7 +37,7 @@ class Piece:
     side: str
 
     def to_world(self, x: int, z: int) -> tuple[int, int]:
-        """Return the world position of the piece's own (x, z)."""
+        """Convert (x, z) from the piece's own coordinates to world coordinates."""
         area = self.footprint
         if self.side == "N":
             return area.x0 + x, area.z0 + z
@@ -48,13 +48,13 @@ class Piece:
         return area.x1 - z, area.z0 + x
 
     def world_rect(self, x0: int, z0: int, x1: int, z1: int) -> Rect:
-        """Return the world rectangle of a rectangle in the piece's own coordinates."""
+        """Convert a rectangle from the piece's own coordinates to world coordinates."""
         a, b = self.to_world(x0, z0), self.to_world(x1, z1)
         return Rect(min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1]))
 
     @property
     def solids(self) -> list[Solid]:
-        """What is seen of the piece."""
+        """The solids that make up the piece."""
         return [
             box(self.world_rect(x0, z0, x1, z1), y0, y1, part.paint)
             for part in self.furniture.parts
@@ -63,7 +63,7 @@ class Piece:
 
     @property
     def stands(self) -> list[Stand]:
-        """Where objects can stand on the piece."""
+        """The areas of the piece on which objects can stand."""
         return [
             Stand(self.room, self.world_rect(*surface.area), surface.height, surface.clearance)
             for surface in self.furniture.surfaces
@@ -71,7 +71,7 @@ class Piece:
 
 
 class Furnisher:
-    """Puts furniture into rooms and keeps the free floor in one piece, even for an agent that is square."""
+    """Placer of furniture that keeps the free floor connected, even for a square agent."""
 
     def __init__(self, rng: np.random.Generator, plan: FloorPlan, walls: list[Rect]) -> None:
         self._rng = rng
@@ -84,7 +84,7 @@ class Furnisher:
         self.pieces: list[Piece] = []
 
     def try_to_place(self, item: Furniture, room: int) -> None:
-        """Add ``item`` to ``room`` if a place is found where it blocks neither a door nor the way."""
+        """Add ``item`` to ``room`` if there is a place that keeps doors clear and the free floor connected."""
         for _ in range(_TRIES_PER_PIECE):
             piece = self._draw_piece(item, room)
             if piece is None or not self._fits(piece):
@@ -115,7 +115,7 @@ class Furnisher:
         return not any(piece.footprint.overlaps(area) for area in (*others, *self._door_zones))
 
     def _cells(self, grid: np.ndarray, obstacle: Rect) -> np.ndarray:
-        """Return the view of ``grid`` that the centre of a square agent cannot enter because of ``obstacle``."""
+        """Return a view of the cells of ``grid`` that ``obstacle`` closes to the centre of a square agent."""
         bounds, area = self._plan.bounds, obstacle.grown(AGENT_RADIUS)
         z0, z1 = max(area.z0 - bounds.z0, 0) // LATTICE, (area.z1 - bounds.z0) // LATTICE
         x0, x1 = max(area.x0 - bounds.x0, 0) // LATTICE, (area.x1 - bounds.x0) // LATTICE

@@ -1,7 +1,7 @@
 """The furniture of a house: what each piece looks like and where objects can stand on it.
 
 Every piece is described once, with its back against a wall: x along the wall from 0 to ``width``, z away from
-the wall from 0 to ``depth``, y up; whole centimetres.
+the wall from 0 to ``depth``, y up, all in integer centimetres.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Surface:
-    """A level place where objects can stand.
+    """A level surface on which objects can stand.
 
     Args:
         area: x0, z0, x1, z1 in centimetres.
-        height: of the surface above the floor, centimetres.
+        height: height of the surface above the floor, centimetres.
         clearance: free height above it, centimetres.
     """
 
@@ -42,7 +42,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Furniture:
-    """One kind of furniture; ``width`` and ``depth`` are its footprint, which nobody can walk through."""
+    """One kind of furniture; ``width`` and ``depth`` are its footprint, which blocks the agent."""
 
     name: str
     width: int
@@ -57,7 +57,7 @@ class Furniture:
         return max(part.box[4] for part in self.parts)
 
 
-_OPEN = 120  # free height above a surface with nothing over it
+_OPEN = 120  # clearance of a surface with nothing above it
 
 
 def _table(name: str, width: int, depth: int, height: int, colour: Colour, in_the_middle: bool) -> Furniture:
@@ -71,7 +71,7 @@ def _table(name: str, width: int, depth: int, height: int, colour: Colour, in_th
 
 
 def _chest(name: str, width: int, depth: int, height: int, paint: Paint, top: Colour | None) -> Furniture:
-    """Return a closed block; with a ``top`` plate objects can stand on it."""
+    """Build a closed block; with a ``top`` plate, objects can stand on it."""
     if top is None:
         return Furniture(name, width, depth, (Part((0, 0, 0, width, height, depth), paint),))
     parts = (
@@ -191,4 +191,4 @@ ROOMS: dict[str, tuple[Furniture, ...]] = {
     "study": (DESK, CHAIR, BOOKSHELF, BOOKSHELF, ARMCHAIR, SIDEBOARD),
     "dining room": (DINING_TABLE, CHAIR, CHAIR, SIDEBOARD, BOOKSHELF),
 }
-"""What stands in each kind of room, the most important first; what finds no place is left out."""
+"""What stands in each kind of room, the most important first; pieces that do not fit are left out."""

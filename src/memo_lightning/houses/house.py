@@ -1,4 +1,4 @@
-"""Houses that are generated from a seed: rooms, doors, walls, pictures and furniture."""
+"""Houses generated from a seed: rooms, doors, walls, pictures and furniture."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from memo_lightning.houses.shell import box, build_shell
 
 @dataclass(frozen=True)
 class HouseSpec:
-    """What a house is generated from; the same specification gives the same house on every machine.
+    """The specification of a generated house; equal specifications give equal houses on every machine.
 
     Args:
-        seed: of everything random in it.
+        seed: seed of all randomness in the house.
         min_rooms: fewest rooms.
         max_rooms: most rooms.
 
@@ -52,7 +52,7 @@ class HouseSpec:
         """Return the specification that ``scene_id`` names.
 
         Raises:
-            UserError: if it names none.
+            UserError: if it does not name a generated house.
         """
         match = re.fullmatch(r"house-(\d+)to(\d+)rooms-(\d{6,})", scene_id)
         if match is None:
@@ -66,7 +66,7 @@ class HouseSpec:
 
 @dataclass(frozen=True)
 class SolidGroup:
-    """Consecutive solids, from ``first`` to before ``stop``, that stand in one room; -1 for that of all rooms."""
+    """Solids ``first`` to ``stop - 1``, all in one room; ``room`` is -1 for the ceiling, which spans all rooms."""
 
     room: int
     first: int
@@ -77,18 +77,18 @@ class House:
     """A generated house without its objects; use :func:`build_house`.
 
     Attributes:
-        spec: what it was generated from.
+        spec: the specification of the house.
         plan: rooms and doors, centimetres.
-        room_kinds: one name per room.
+        room_kinds: the kind of each room, by name.
         pieces: the furniture.
-        stands: where objects can stand on furniture.
-        obstacles: what blocks walking, as rectangles on the floor, centimetres.
-        free: bool ``[nz, nx]``, the lattice squares in whose middle the agent's centre may be; one part.
-        roomy: bool ``[nz, nx]``, those with free squares all around them; agents and goals are put there, so
-            that another simulator's idea of what is free, a square more or less, does not matter.
-        solids: everything that is seen, unpacked.
-        arrays: the same for the ray caster, with instance 0.
-        groups: what of them belongs together: the ceiling, then the shell of each room, pictures, and furniture.
+        stands: areas on the furniture where objects can stand.
+        obstacles: what blocks the agent, as rectangles on the floor, centimetres.
+        free: bool ``[nz, nx]``, the lattice squares at whose centre the agent can stand; one connected part.
+        roomy: bool ``[nz, nx]``, free squares with free squares all around them. Agents and goals are placed on these,
+            so that it does not matter if another simulator's free space differs by a square.
+        solids: all visible solids, unpacked.
+        arrays: the same solids packed for the ray caster, with instance 0.
+        groups: solids that belong together: the ceiling, then the shell of each room, pictures, and furniture.
     """
 
     def __init__(self, spec: HouseSpec) -> None:
@@ -126,11 +126,11 @@ class House:
         return next(room for room, area in areas if area.x0 < x < area.x1 and area.z0 < z < area.z1)
 
     def _is_bare(self, area: Rect, height: int) -> bool:
-        """Return whether no furniture over ``area`` is taller than ``height``."""
+        """Return whether no furniture on ``area`` is taller than ``height``."""
         return not any(p.footprint.overlaps(area) and p.furniture.height > height for p in self.pieces)
 
     def roomy_points(self, room: int) -> np.ndarray:
-        """Return the middles ``[n, 2]`` (x, z; metres) of the lattice squares of a room that are roomy."""
+        """Return the centres ``[n, 2]`` (x, z; metres) of the roomy lattice squares of a room."""
         return self._roomy_points[room]
 
     @cached_property
@@ -149,14 +149,14 @@ class House:
 
 @lru_cache(maxsize=64)
 def build_house(spec: HouseSpec) -> House:
-    """Return the house of ``spec``; the houses asked for most recently are kept."""
+    """Return the house for ``spec``; recently used houses are cached."""
     return House(spec)
 
 
 def _free_squares(bounds: Rect, obstacles: Sequence[Rect]) -> np.ndarray:
-    """Return bool ``[nz, nx]``: the lattice squares whose middle is farther from obstacles than the agent's radius.
+    """Return bool ``[nz, nx]``: the lattice squares whose centre is farther from obstacles than the agent's radius.
 
-    A few squares between furniture that nobody can walk to are not among them.
+    Only the largest connected part counts: a few squares between furniture cannot be reached.
     """
     x = np.arange(bounds.x0, bounds.x1, LATTICE) + LATTICE / 2
     z = np.arange(bounds.z0, bounds.z1, LATTICE)[:, None] + LATTICE / 2
@@ -170,7 +170,7 @@ def _free_squares(bounds: Rect, obstacles: Sequence[Rect]) -> np.ndarray:
 
 
 def _draw_room_kinds(rng: np.random.Generator, n_rooms: int) -> tuple[str, ...]:
-    """Return a kind for every room: all kinds once before any comes twice."""
+    """Draw a kind for every room; every kind is used once before any is used twice."""
     kinds = list(furniture.ROOMS)
     order = [kinds[i] for _ in range(-(-n_rooms // len(kinds))) for i in rng.permutation(len(kinds))]
     return tuple(order[:n_rooms])

@@ -1,11 +1,11 @@
-"""Walking in a house: what blocks the agent, how it slides along walls, and how far it is to a goal.
+"""Navigation in a house: collisions, sliding along walls, and geodesic distances to goals.
 
-The agent is a disc, obstacles are rectangles, and the agent's centre may be wherever no obstacle is nearer than its
-radius. A shortest path through such a space is straight but where it bends around corners of rectangles, on arcs of
-the agent's radius. For distances polygons stand for the arcs, four sides for a quarter of a circle, with their corners
-on it: a path cuts an arc by up to 4 mm. It bends at corners of polygons only. So which of them see each other is laid
-out once per house as a graph, scipy finds its shortest paths, and the distance from any point is the best over the
-corners that it sees, without the detours of a grid.
+The agent is a disc, obstacles are rectangles, and the agent's centre may be anywhere that no obstacle is closer than
+its radius. A shortest path in this space is straight except where it bends around corners of rectangles, on arcs of
+the agent's radius. For distances, polygons approximate the arcs, with four sides per quarter circle and their corners
+on the arc, so a path cuts an arc by up to 4 mm and bends only at polygon corners. The visibility graph of these
+corners is built once per house, and scipy finds its shortest paths. The distance from any point is the minimum over
+the goals and corners that it sees, without the detours of a grid.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from memo_lightning.houses.furnishing import AGENT_RADIUS
 from memo_lightning.houses.house import House, HouseSpec, build_house
 from memo_lightning.houses.shapes import turn
 
-RADIUS = AGENT_RADIUS / 100  # metres from obstacles within which the agent's centre may not be
-SKIN = 1e-3  # metres more that corners, and the agent when it walks, keep away from them
+RADIUS = AGENT_RADIUS / 100  # metres; the agent's centre must be farther than this from obstacles
+SKIN = 1e-3  # extra metres that path corners and the walking agent keep away from obstacles
 _KEPT = RADIUS + SKIN
-_ROUNDING = 1e-9  # metres and less that tell nothing from something
+_ROUNDING = 1e-9  # metres; tolerance for rounding errors
 _NORMALS = (0.0, 90.0, 11.25, 33.75, 56.25, 78.75, 101.25, 123.75, 146.25, 168.75)  # of a polygon's sides, degrees
-# The polygon around a point lies between pairs of parallel lines, whose normals and distances from it these are.
+# The polygon around a point lies between pairs of parallel lines, given here by normal and distance from the point.
 _LINES = np.array([(*turn(degrees), 1.0 if degrees % 90 == 0 else turn(11.25)[0]) for degrees in _NORMALS])
-_LINES[:, 2] *= RADIUS + 10 * _ROUNDING  # who touches both sides of a passage does not get through
+_LINES[:, 2] *= RADIUS + 10 * _ROUNDING  # an agent that touches both sides of a passage cannot pass
 
 
 class Navigator:
     """Movement and distances in one house; all points are (x, z) in metres.
 
     Args:
-        house: the house, whose furniture blocks and whose objects do not.
+        house: the house; its furniture blocks the way, objects do not.
 
     Attributes:
         lower: lowest x and z of the house.
         upper: highest x and z of the house.
         blocks: the obstacles, float64 ``[B, 4]``: lowest x and z, highest x and z.
-        corners: where paths can bend, float64 ``[C, 2]``.
-        between: distances on foot between them, float64 ``[C, C]``.
+        corners: points at which paths can bend, float64 ``[C, 2]``.
+        between: geodesic distances between the corners, float64 ``[C, C]``.
     """
 
     def __init__(self, house: House) -> None:
@@ -59,31 +59,31 @@ class Navigator:
         edges = _visible_pairs(self.corners, self.blocks)
         lengths, predecessors = dijkstra(csr_matrix(edges), directed=False, return_predecessors=True)
         self.between = lengths
-        self._next_corner = predecessors.T  # on the way from a row's corner to a column's
+        self._next_corner = predecessors.T  # [from, to]: the next corner on the path
 
     def is_free(self, x: float, z: float) -> bool:
         """Return whether the agent's centre may be at a point."""
         return self._is_inside(x, z) and not _is_blocked(x, z, self.blocks)
 
     def move(self, x: float, z: float, dx: float, dz: float) -> tuple[float, float, bool]:
-        """Move from a free point, sliding along what is in the way.
+        """Move from a free point, sliding along obstacles.
 
         Returns:
-            The new point, and whether anything was in the way.
+            The new point, and whether the agent collided.
         """
         return slide(x, z, dx, dz, self.blocks)
 
     def field(self, goals: Sequence[tuple[float, float]]) -> DistanceField:
-        """Return the distances to the nearest of ``goals``; goals that are not free are out of reach."""
+        """Return the distance field of the nearest of ``goals``, ignoring goals that are not free."""
         return DistanceField(self, [goal for goal in goals if self.is_free(*goal)])
 
     def clearance(self, x: float, z: float) -> float:
-        """Return the distance from a free point to the nearest point that is not."""
+        """Return the distance from a free point to the nearest point that is not free."""
         gaps = np.maximum(np.maximum(self.blocks[:, :2] - (x, z), (x, z) - self.blocks[:, 2:]), 0.0)
         return float(np.sqrt((gaps**2).sum(axis=1)).min()) - RADIUS
 
     def free_map(self, metres_per_pixel: float) -> np.ndarray:
-        """Return bool ``[rows, columns]``, z downwards, x to the right: where the agent's centre may be."""
+        """Return where the agent's centre may be, bool ``[rows, columns]``; z points down and x right."""
         bounds, free = self._house.plan.bounds, self._house.free
         shape = [max(math.ceil(cm / 100 / metres_per_pixel), 1) for cm in (bounds.depth, bounds.width)]
         rows, columns = (
@@ -93,7 +93,7 @@ class Navigator:
         return free[np.ix_(rows, columns)]
 
     def sample(self, rng: np.random.Generator) -> tuple[float, float]:
-        """Return a free point, uniform over the lattice squares that are roomy."""
+        """Sample a free point, uniformly among the centres of the roomy lattice squares."""
         rows, columns = self._roomy
         index = int(rng.integers(len(rows)))
         return (
@@ -109,11 +109,11 @@ class Navigator:
 
 
 class DistanceField:
-    """Shortest distances to the nearest of some goals, from anywhere in a house.
+    """Geodesic distances from any point of a house to the nearest of several goals.
 
     Args:
-        navigator: of the house.
-        goals: free points.
+        navigator: navigator of the house.
+        goals: positions of the goals, which must be free.
     """
 
     def __init__(self, navigator: Navigator, goals: Sequence[tuple[float, float]]) -> None:
@@ -124,18 +124,18 @@ class DistanceField:
         through = direct[:, :, None] + navigator.between[None]  # [goals, corner at the goal, corner]
         flat = through.reshape(-1, len(corners))
         if len(flat):
-            self._last = flat.argmin(axis=0)  # which goal, and which corner leads to it
+            self._last = flat.argmin(axis=0)  # index of the goal and of the last corner before it
             self._to_goal = flat.min(axis=0)
         else:
             self._last = np.zeros(len(corners), np.int64)
             self._to_goal = np.full(len(corners), np.inf)
 
     def distance(self, x: float, z: float) -> float:
-        """Return the length of the shortest path from a free point, in metres; infinite if there is none."""
+        """Return the geodesic distance from a free point, in metres; infinite if there is no path."""
         return self._nearest(x, z)[0]
 
     def path(self, x: float, z: float) -> list[tuple[float, float]]:
-        """Return where the shortest path from (x, z) bends, with both ends; empty if there is none."""
+        """Return the points of the shortest path from (x, z), including both ends; empty if there is no path."""
         length, goal, corner = self._nearest(x, z)
         if not math.isfinite(length):
             return []
@@ -154,18 +154,18 @@ class DistanceField:
         return float(x), float(z)
 
     def _nearest(self, x: float, z: float) -> tuple[float, int, int]:
-        """Return the distance, the goal seen directly or -1, and the corner to walk to first or -1."""
+        """Return the distance, the goal if it is in direct sight or -1, and the first corner on the path or -1."""
         return nearest_goal(x, z, self._goals, self._navigator.corners, self._to_goal, self._navigator.blocks)
 
 
 @lru_cache(maxsize=64)
 def build_navigator(spec: HouseSpec) -> Navigator:
-    """Return the navigator of a generated house; those asked for most recently are kept."""
+    """Return the navigator of a generated house; recently used navigators are cached."""
     return Navigator(build_house(spec))
 
 
 def _bends(blocks: np.ndarray) -> np.ndarray:
-    """Return the corners of polygons around obstacles, float64 ``[C, 2]``, a skin beyond what blocks sight."""
+    """Return the corners of polygons around obstacles, float64 ``[C, 2]``, :data:`SKIN` outside what blocks sight."""
     quarter = np.array([turn(degrees) for degrees in (0.0, 22.5, 45.0, 67.5, 90.0)])
     outwards = {(0, 1): (-1, -1), (0, 3): (-1, 1), (2, 1): (1, -1), (2, 3): (1, 1)}
     around = [blocks[:, None, columns] + _KEPT * quarter * signs for columns, signs in outwards.items()]
@@ -184,11 +184,11 @@ def _is_blocked(x, z, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
-    """Return whether no polygon is between two points, or, of one point, whether it is in none."""
+    """Return whether no polygon lies between two points or, if they coincide, whether none contains the point."""
     low_x, high_x = min(x, to_x) - _KEPT, max(x, to_x) + _KEPT
     low_z, high_z = min(z, to_z) - _KEPT, max(z, to_z) + _KEPT
     for k in range(len(blocks)):
-        # Most are elsewhere, which comparing tells without a division.
+        # Comparisons rule out most blocks without a division.
         if blocks[k, 0] > high_x or blocks[k, 2] < low_x or blocks[k, 1] > high_z or blocks[k, 3] < low_z:
             continue
         if _is_between(x, z, to_x - x, to_z - z, blocks, k):
@@ -198,7 +198,7 @@ def _sees(x, z, to_x, to_z, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _is_between(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
-    """Return whether a way enters the polygon around block ``k``."""
+    """Return whether a line segment enters the polygon around block ``k``."""
     half_x, half_z = (blocks[k, 2] - blocks[k, 0]) / 2, (blocks[k, 3] - blocks[k, 1]) / 2
     x, z = x - (blocks[k, 0] + half_x), z - (blocks[k, 1] + half_z)
     enter, leave = 0.0, 1.0
@@ -214,7 +214,7 @@ def _is_between(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def slide(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
-    """Return where a step from a free point leads, along what is in its way, and whether anything is."""
+    """Return where a step from a free point ends, sliding along obstacles, and whether it collides."""
     collided = False
     for _ in range(3):  # straight on, along an obstacle, along the next one
         first, away_x, away_z = 2.0, 0.0, 0.0
@@ -237,12 +237,13 @@ def slide(x, z, dx, dz, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _meet(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
-    """Return when a point on its way comes too near to block ``k``, and the direction away from it there.
+    """Return when a moving point comes too close to block ``k``, and the direction away from the block there.
 
-    That is a fraction of the way, 2 for never. A point that is nearer already meets it at once, unless it moves away.
+    The time is a fraction of the step, 2 for never. A point that is already too close collides at once unless it moves
+    away.
     """
     low_x, low_z, high_x, high_z = blocks[k, 0], blocks[k, 1], blocks[k, 2], blocks[k, 3]
-    # When the point is in the rectangle grown by the distance to keep on all sides.
+    # When the point is inside the rectangle grown by the distance to keep.
     enter_x, leave_x = _pass(x, dx, low_x - _KEPT, high_x + _KEPT)
     enter_z, leave_z = _pass(z, dz, low_z - _KEPT, high_z + _KEPT)
     enter, leave = max(enter_x, enter_z), min(leave_x, leave_z)
@@ -254,11 +255,11 @@ def _meet(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
     if at_x == near_x or at_z == near_z:  # one of the sides
         away_x, away_z = np.sign(at_x - near_x), np.sign(at_z - near_z)
         return (enter, away_x, away_z) if away_x * dx + away_z * dz < 0.0 else (2.0, 0.0, 0.0)
-    # Beside a corner, whose arc is met or missed; there is no way past it to another part of the rectangle.
+    # Near a corner, the point hits the arc or misses it; it cannot pass the arc and hit another part of the rectangle.
     px, pz = x - near_x, z - near_z
     squared, approach = dx * dx + dz * dz, px * dx + pz * dz
     inside = approach * approach - squared * (px * px + pz * pz - _KEPT * _KEPT)
-    if approach > -_ROUNDING or inside <= _ROUNDING * squared:  # touching it is no meeting
+    if approach > -_ROUNDING or inside <= _ROUNDING * squared:  # touching is not a collision
         return 2.0, 0.0, 0.0
     t = max((-approach - np.sqrt(inside)) / squared, 0.0)
     px, pz = px + t * dx, pz + t * dz
@@ -268,7 +269,7 @@ def _meet(x, z, dx, dz, blocks, k):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _pass(start, way, low, high):  # type: ignore[no-untyped-def]
-    """Return when a point on its way along an axis enters and leaves the stretch between two places."""
+    """Return when a point moving along an axis enters and leaves the interval from ``low`` to ``high``."""
     if way == 0.0:
         return (-np.inf, np.inf) if low < start < high else (np.inf, -np.inf)
     first, second = (low - start) / way, (high - start) / way
@@ -277,7 +278,7 @@ def _pass(start, way, low, high):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def visible_lengths(starts, ends, blocks):  # type: ignore[no-untyped-def]
-    """Return the length ``[starts, ends]`` of every straight way that nothing blocks, infinite for others."""
+    """Return the lengths ``[starts, ends]`` of all straight lines, infinite where something blocks them."""
     lengths = np.full((len(starts), len(ends)), np.inf)
     for i in range(len(starts)):
         for j in range(len(ends)):
@@ -289,7 +290,7 @@ def visible_lengths(starts, ends, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _visible_pairs(corners, blocks):  # type: ignore[no-untyped-def]
-    """Return the same between all pairs of corners, with 0, which scipy takes for no edge, where blocked."""
+    """Return the lengths between all pairs of corners, with 0 where blocked, which scipy reads as no edge."""
     lengths = np.zeros((len(corners), len(corners)))
     for i in range(len(corners)):
         for j in range(i):
@@ -301,7 +302,7 @@ def _visible_pairs(corners, blocks):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def nearest_goal(x, z, goals, corners, to_goal, blocks):  # type: ignore[no-untyped-def]
-    """Return the distance to the nearest goal, the goal seen directly or -1, and the corner to walk to first or -1."""
+    """Return the distance to the nearest goal, the goal if in direct sight or -1, and the first corner or -1."""
     best, goal, corner = np.inf, -1, -1
     for k in range(len(goals)):
         dx, dz = goals[k, 0] - x, goals[k, 1] - z
@@ -311,7 +312,7 @@ def nearest_goal(x, z, goals, corners, to_goal, blocks):  # type: ignore[no-unty
     for k in range(len(corners)):
         dx, dz = corners[k, 0] - x, corners[k, 1] - z
         length = np.sqrt(dx * dx + dz * dz) + to_goal[k]
-        # Seeing is dearer than comparing, so it is asked for improvements only.
+        # Visibility costs more than a comparison, so it is tested only for improvements.
         if length < best and _sees(x, z, corners[k, 0], corners[k, 1], blocks):
             best, goal, corner = length, -1, k
     return best, goal, corner

@@ -1,4 +1,4 @@
-"""The twenty types of objects that are searched for, each with a shape, a size and colours of its own.
+"""The twenty object types to search for, each with its own shape, size and colours.
 
 Every object stands on its origin and is at most :data:`MAX_HEIGHT` tall, so that it fits on any surface,
 shelves included, and stays below the camera when it stands on the floor.
@@ -21,8 +21,8 @@ class ObjectType:
     """One type of object.
 
     Args:
-        name: what an episode asks for.
-        solids: its parts; the origin is the middle of the bottom.
+        name: the name by which episodes ask for it.
+        solids: its parts; the origin is the centre of its base.
     """
 
     name: str
@@ -30,7 +30,7 @@ class ObjectType:
 
     @property
     def radius(self) -> float:
-        """Radius, in metres, of the upright cylinder about the origin that holds the object."""
+        """Radius, in metres, of the vertical cylinder about the origin that encloses the object."""
         return max(_reach(solid) for solid in self.solids)
 
 
@@ -51,7 +51,7 @@ def _box(centre: Point, size: Point, colour: Colour, second: Colour = (0, 0, 0),
 
 def _frustum(low: float, high: float, radii: tuple[float, float], colour: Colour, second: Colour = (0, 0, 0),
              pattern: Pattern = "plain", scale: float = 0.05) -> Solid:  # fmt: skip
-    """Return a frustum about the vertical axis between two heights; ``radii`` at the bottom and the top."""
+    """Return a frustum about the vertical axis between two heights; ``radii`` are those at its bottom and top."""
     size = (radii[0], (high - low) / 2, radii[1])
     return Solid("frustum", (0.0, (low + high) / 2, 0.0), size, Paint(colour, second, pattern, scale))
 

@@ -12,7 +12,7 @@ from memo_lightning.houses.object_types import OBJECT_TYPES
 from memo_lightning.houses.pose import Pose
 from memo_lightning.houses.shapes import SolidArrays, pack, turn
 
-REACH = 1.6  # metres on foot from where an object is seen to its goal; an episode succeeds within 2
+REACH = 1.6  # metres, geodesic, from a pose that sees an object to its goal; an episode succeeds within 2
 TYPE_NUMBERS = {object_type.name: number for number, object_type in enumerate(OBJECT_TYPES, start=1)}
 _TYPES = {object_type.name: object_type for object_type in OBJECT_TYPES}
 
@@ -22,13 +22,13 @@ class PlacedObject:
     """One object in a house.
 
     Args:
-        instance: its semantic id, from 1.
+        instance: semantic id, from 1.
         type: name of its :class:`~memo_lightning.houses.object_types.ObjectType`.
-        position: x, y, z of the middle of its bottom, metres.
-        yaw: turn about the vertical axis, degrees.
+        position: x, y, z of the centre of its base, metres.
+        yaw: rotation about the vertical axis, degrees.
         room: index of the room it is in.
-        goal: x, z of the roomy point of its room that is nearest to it; distances go there.
-        view: a pose within :data:`REACH` of the goal, on foot, from which it is seen.
+        goal: x, z of the nearest roomy point in its room; distances to the object are measured to this point.
+        view: a pose that sees the object, within a geodesic distance :data:`REACH` of the goal.
         floor: height of the floor at the goal, metres; 0 in generated houses.
     """
 
@@ -44,13 +44,13 @@ class PlacedObject:
 
 @dataclass(frozen=True)
 class PlacementSpec:
-    """What a placement is generated from.
+    """The specification of a generated placement.
 
     Args:
         house: the house.
-        index: number of the placement in this house; it seeds everything random.
-        n_types: the first so many of the object types are used.
-        n_objects: objects in the house; every type comes at least once.
+        index: number of the placement in this house; part of the seed.
+        n_types: number of object types; the first ``n_types`` are used.
+        n_objects: number of objects; every type occurs at least once.
 
     Raises:
         UserError: if a number is out of range.
@@ -70,13 +70,13 @@ class PlacementSpec:
 
 @dataclass(frozen=True)
 class Placement:
-    """Objects in a house.
+    """The objects placed in a house.
 
     Args:
-        scene_id: names the house.
+        scene_id: name of the house.
         index: number of the placement in this house.
         objects: the objects, by instance.
-        n_rejected: objects that were rejected on the way because they could not be found.
+        n_rejected: how often an object was rejected and placed again because it could not be found.
     """
 
     scene_id: str
@@ -91,7 +91,7 @@ class Placement:
 
     @cached_property
     def arrays(self) -> SolidArrays:
-        """The objects' solids for the ray caster."""
+        """The objects' solids, packed for the ray caster."""
         return arrays_of(
             [(placed.type, placed.position, placed.yaw) for placed in self.objects],
             [placed.instance for placed in self.objects],
@@ -113,7 +113,7 @@ class Placement:
 
 
 def arrays_of(objects: Sequence[tuple[str, tuple[float, float, float], int]], instances: Sequence[int]) -> SolidArrays:
-    """Return the solids of objects, each given by its type, position and yaw in degrees."""
+    """Pack the solids of objects, each given by its type, position and yaw in degrees."""
     solids, owners, types = [], [], []
     for (name, position, yaw), instance in zip(objects, instances, strict=True):
         for solid in _TYPES[name].solids:

@@ -1,8 +1,8 @@
-"""Putting objects on the furniture and the floor of a house, and proving that each can be found.
+"""Placing objects on the furniture and floor of a house, and verifying that each can be found.
 
-A goal counts as reachable if a spot was found from where the object is really seen: the image there is
-rendered, and the spot is within reach of the object on foot. Objects that fail are rejected, counted and put
-somewhere else.
+An object can be found if a rendered image from some nearby pose shows it, and its goal is within
+:data:`~memo_lightning.houses.placement.REACH` of that pose. Objects that fail are rejected, counted and placed
+elsewhere.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from memo_lightning.houses.view import View
 _SEEN_PIXELS = 24  # in the reference camera; an episode succeeds with 10
 _ON_THE_FLOOR_PERCENT = 25
 _GAP = 2  # centimetres between objects
-_TRIES = 500  # to find a place on furniture, and again on the floor
+_TRIES = 500  # to find a place on furniture, and as many on the floor
 _MOST_REJECTED = 2000
 
 
 def draw_placement(spec: PlacementSpec) -> Placement:
-    """Draw the placement that ``spec`` describes; the same on every machine.
+    """Draw the placement for ``spec``; the result is the same on every machine.
 
     Raises:
-        UserError: if the house has no room for so many objects, or none where they can be found.
+        UserError: if the house has no room for that many objects, or too few places where they can be found.
     """
     house, navigator = build_house(spec.house), build_navigator(spec.house)
     rng = np.random.default_rng([spec.house.seed, spec.index, spec.n_types, spec.n_objects])
@@ -46,7 +46,7 @@ def draw_placement(spec: PlacementSpec) -> Placement:
     layout = _Layout(rng, house)
     places = [layout.draw(object_type) for object_type in types]
     n_rejected = 0
-    # Moving one object can hide another, so all are looked at again until nothing has moved.
+    # Moving one object can hide another, so all are checked again until none has to move.
     while True:
         objects = arrays_of(
             [(object_type.name, place.position, place.yaw) for object_type, place in zip(types, places, strict=True)],
@@ -68,7 +68,7 @@ def draw_placement(spec: PlacementSpec) -> Placement:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an object stands: on a ``stand`` or, without one, the floor; its radius is in centimetres."""
+    """Where an object stands: on ``stand`` or, if that is None, on the floor; the radius is in centimetres."""
 
     position: tuple[float, float, float]
     yaw: int
@@ -85,14 +85,14 @@ def _find(
     object_type: ObjectType,
     place: _Place,
 ) -> PlacedObject | None:
-    """Return the object with its goal and a pose from which it is seen, or None if it is out of reach."""
+    """Return the object with its goal and a pose that sees it, or None if no pose within reach does."""
     x, y, z = place.position
     points = house.roomy_points(place.room)
     distances = np.sqrt(((points - (x, z)) ** 2).sum(axis=1))
     goal_x, goal_z = (float(value) for value in points[int(distances.argmin())])
     field = navigator.field([(goal_x, goal_z)])
     target = (x, y + MAX_HEIGHT / 3, z)
-    # From about a metre away first; every few of the nearby points are enough.
+    # Points about a metre away come first; every twelfth is enough.
     for index in _smallest(np.abs(distances - 1.0), 600)[::12]:
         at_x, at_z = (float(value) for value in points[index])
         if not 0.4 < distances[index] < 1.7 or field.distance(at_x, at_z) > REACH:
@@ -105,7 +105,7 @@ def _find(
 
 
 def _smallest(values: np.ndarray, n: int) -> np.ndarray:
-    """Return the indices of the ``n`` smallest values, or of all, in ascending order; of equal ones the first first."""
+    """Return the indices of at most ``n`` smallest values, in ascending order of value; ties keep their order."""
     among = np.arange(len(values))
     if len(values) > n:
         among = np.flatnonzero(values <= np.partition(values, n - 1)[n - 1])
@@ -113,7 +113,7 @@ def _smallest(values: np.ndarray, n: int) -> np.ndarray:
 
 
 class _Layout:
-    """Draws places for objects that neither overlap nor hang over an edge; centimetres."""
+    """Sampler of places where objects neither overlap nor overhang an edge; lengths are in centimetres."""
 
     def __init__(self, rng: np.random.Generator, house: House) -> None:
         self._rng = rng
@@ -123,10 +123,10 @@ class _Layout:
         self._doors = [door.opening.grown(60) for door in house.plan.doors]
 
     def draw(self, object_type: ObjectType) -> _Place:
-        """Draw a place and take it.
+        """Draw a place and reserve it.
 
         Raises:
-            UserError: if none is found.
+            UserError: if no free place is found.
         """
         radius = math.ceil(object_type.radius * 100 - 1e-6)
         kinds = [self._draw_on_stand, self._draw_on_floor]
@@ -143,7 +143,7 @@ class _Layout:
         )
 
     def remove(self, place: _Place) -> None:
-        """Give a place back."""
+        """Release a place."""
         self._taken.remove(place)
 
     def _draw_on_stand(self, radius: int) -> _Place | None:
@@ -158,7 +158,7 @@ class _Layout:
         return self._place(x, stand.height, z, stand.room, radius, stand)
 
     def _draw_on_floor(self, radius: int) -> _Place | None:
-        """Draw a place along a wall, where the agent does not walk into it."""
+        """Draw a place along a wall, out of the agent's way, or return None if it is not free."""
         room = int(self._rng.integers(len(self._house.plan.rooms)))
         inner = self._house.plan.rooms[room].grown(-WALL - radius - 1)
         x = inner.x0 + int(self._rng.integers(inner.width + 1))

@@ -1,4 +1,4 @@
-"""Where an agent stands and looks."""
+"""The pose of an agent."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from memo_lightning.houses.shapes import turn
 
-HEADINGS = tuple(range(0, 360, 30))  # that an agent can take which begins at one of them
+HEADINGS = tuple(range(0, 360, 30))  # degrees; closed under the agent's turns
 PITCHES = (-30, 0, 30)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an agent stands and looks.
+    """The position and viewing direction of an agent.
 
     Angles are kept in degrees, so that a full circle of turns ends exactly where it began.
 
@@ -23,8 +23,8 @@ class Pose:
         x: position of the feet to the right, metres.
         y: position of the feet upwards, metres.
         z: position of the feet towards the viewer, metres.
-        heading: turn to the left, degrees; at 0 the agent looks along -z.
-        pitch: of the camera, degrees; positive looks up.
+        heading: rotation to the left, degrees; at 0 the agent looks along -z.
+        pitch: pitch of the camera, degrees; positive looks up.
     """
 
     x: float
@@ -40,12 +40,12 @@ class Pose:
         return [0.0, sine, 0.0, cosine]
 
     def ahead(self, length: float) -> tuple[float, float]:
-        """Return how far x and z change when the agent walks ``length`` metres straight on."""
+        """Return the change in x and z when the agent walks ``length`` metres straight ahead."""
         cosine, sine = turn(self.heading)
         return -length * sine, -length * cosine
 
     def eye_and_axes(self, eye_height: float) -> np.ndarray:
-        """Return float64 ``[4, 3]``: the eye, and the unit vectors to the right, upwards and forwards."""
+        """Return the position of the eye and the unit vectors right, up and forward, float64 ``[4, 3]``."""
         cosine, sine = turn(self.heading)
         cos_pitch, sin_pitch = turn(self.pitch)
         return np.array(
@@ -60,17 +60,17 @@ class Pose:
 
 def heading_of(y: float, w: float) -> float:
     """Return the heading in degrees, 0 to 360, of the quaternion x = 0, y, z = 0, w."""
-    # Rounding takes away the last bits, in which mathematics libraries differ.
+    # Rounding removes the last bits, in which maths libraries differ.
     return round(math.degrees(2.0 * math.atan2(y, w)), 6) % 360.0
 
 
 def look_at(x: float, z: float, target: tuple[float, float, float], eye_height: float) -> Pose:
-    """Return the pose on the floor at (x, z) that brings a target nearest to the middle of the image.
+    """Return the pose on the floor at (x, z) that brings a target closest to the centre of the image.
 
     Its heading and pitch are among :data:`HEADINGS` and :data:`PITCHES`.
     """
     dx, dy, dz = target[0] - x, target[1] - eye_height, target[2] - z
-    # Comparing products, not angles: they are the same on every machine.
+    # Compare products, not angles: they are the same on every machine.
     heading = max(HEADINGS, key=lambda degrees: -turn(degrees)[1] * dx - turn(degrees)[0] * dz)
     across = math.sqrt(dx * dx + dz * dz)
     pitch = max(PITCHES, key=lambda degrees: turn(degrees)[0] * across + turn(degrees)[1] * dy)

@@ -1,8 +1,8 @@
 """Exact ray casting of upright solids, compiled with numba for one core.
 
-For every solid, the pixels inside the rectangle that it projects to are tested and the nearest hit is kept;
-the colour is worked out afterwards, once per pixel. Rays are scaled so that their component along the optical
-axis is 1, so the distance along a ray is the depth that habitat's depth sensors report.
+For every solid, the pixels in the rectangle it projects to are tested and the nearest hit is kept; colours are
+computed afterwards, once per pixel. Rays are scaled so that their component along the optical axis is 1, which makes
+the distance along a ray the depth that habitat's depth sensors report.
 
 The same scene and pose give the same bits on every machine: there is no ``fastmath`` and no ``parallel``, so
 LLVM may neither reorder nor fuse operations, and only operations that IEEE 754 rounds correctly are used
@@ -10,7 +10,7 @@ LLVM may neither reorder nor fuse operations, and only operations that IEEE 754 
 
 Notation used for shapes:
     - H, W: rows and columns of the image
-    - P: solids
+    - P: number of solids
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from memo_lightning.houses.shapes import SolidArrays
 
 NEAR = 0.02
 FAR = 1000.0
-BOX, _FRUSTUM = 0, 1  # indices in shapes.KINDS; an ellipsoid is what remains
+BOX, _FRUSTUM = 0, 1  # indices in shapes.KINDS; any other kind is an ellipsoid
 _CHECKS, _RINGS, _STRIPES, _BRICKS, _PLANKS = 1, 2, 3, 4, 5  # indices in shapes.PATTERNS
-LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, so that the sides of a box differ
+LIGHT = (0.36, 0.80, 0.48)  # unit vector towards the light, oblique so that the sides of a box differ
 
 
 def cast(camera: Camera, pose: Pose, solids: SolidArrays) -> tuple[np.ndarray, np.ndarray]:
-    """Return depth float32 ``[H, W]`` in metres, and the index of the solid int32 ``[H, W]``, -1 for none."""
+    """Return depth, float32 ``[H, W]`` in metres, and the index of the solid hit, int32 ``[H, W]``, -1 for none."""
     view = pose.eye_and_axes(camera.eye_height)
     rays = make_rays(view, camera.columns, camera.rows)
     depth = np.full((camera.height, camera.width), FAR, np.float32)
@@ -40,7 +40,7 @@ def cast(camera: Camera, pose: Pose, solids: SolidArrays) -> tuple[np.ndarray, n
 
 
 def shade(camera: Camera, pose: Pose, solids: SolidArrays, depth: np.ndarray, solid: np.ndarray) -> np.ndarray:
-    """Return the colours uint8 ``[H, W, 3]`` of what :func:`cast` found."""
+    """Return the colours, uint8 ``[H, W, 3]``, of the hits that :func:`cast` found."""
     view = pose.eye_and_axes(camera.eye_height)
     rgb = np.zeros((camera.height, camera.width, 3), np.uint8)
     shade_pixels(
@@ -52,7 +52,7 @@ def shade(camera: Camera, pose: Pose, solids: SolidArrays, depth: np.ndarray, so
 
 @njit(cache=True, error_model="numpy")
 def make_rays(view, columns, rows):  # type: ignore[no-untyped-def]
-    """Return float32 ``[3, H, W]``: the inverse of each component of each pixel's ray."""
+    """Return the reciprocals of the components of every pixel's ray, float32 ``[3, H, W]``."""
     inverse = np.empty((3, len(rows), len(columns)), np.float32)
     for axis in range(3):
         right, up, forward = view[1, axis], view[2, axis], view[3, axis]
@@ -60,7 +60,7 @@ def make_rays(view, columns, rows):  # type: ignore[no-untyped-def]
             across = forward + rows[i] * up
             for j in range(len(columns)):
                 component = across + columns[j] * right
-                # Away from zero: zero times infinity would be no number.
+                # Keep away from zero: zero times infinity would be NaN.
                 if abs(component) < 1e-9:
                     component = 1e-9
                 inverse[axis, i, j] = np.float32(1.0 / component)
@@ -87,7 +87,7 @@ def _cast(view, columns, rows, inverse, kind, shape, depth, solid):  # type: ign
 
 @njit(cache=True, error_model="numpy")
 def screen_rectangle(view, kind, shape, slopes, focal_length, width, height, corners):  # type: ignore[no-untyped-def]
-    """Return rows i0 to i1 and columns j0 to j1 outside of which the solid cannot be seen."""
+    """Return rows i0 to i1 and columns j0 to j1, outside which the solid cannot be visible."""
     hx, hy, hz = shape[3], shape[4], shape[5]
     if kind == _FRUSTUM:
         hx = max(shape[3], shape[5])
@@ -115,7 +115,7 @@ def screen_rectangle(view, kind, shape, slopes, focal_length, width, height, cor
             low_u, high_u = min(low_u, u), max(high_u, u)
             low_v, high_v = min(low_v, v), max(high_v, v)
     if n_front < 8:
-        # Where an edge crosses the near plane, its crossing bounds the part that can be seen.
+        # Where an edge crosses the near plane, the crossing bounds the visible part.
         for k in range(8):
             for bit in (1, 2, 4):
                 other = k | bit
@@ -131,7 +131,7 @@ def screen_rectangle(view, kind, shape, slopes, focal_length, width, height, cor
         return 0, 0, 0, 0
     low_u, high_u = max(low_u, slopes[0]), min(high_u, slopes[1])
     low_v, high_v = max(low_v, slopes[2]), min(high_v, slopes[3])
-    # One pixel more on each side, for what rounding might cut off.
+    # One extra pixel on each side, which rounding might cut off.
     j0 = max(int((low_u - slopes[0]) * focal_length) - 1, 0)
     j1 = min(int((high_u - slopes[0]) * focal_length) + 3, width)
     i0 = max(int((slopes[3] - high_v) * focal_length) - 1, 0)
@@ -141,7 +141,7 @@ def screen_rectangle(view, kind, shape, slopes, focal_length, width, height, cor
 
 @njit(cache=True, error_model="numpy")
 def cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
-    """Test a box that is not turned in a rectangle of pixels."""
+    """Test an axis-aligned box against a rectangle of pixels."""
     for i in range(i0, i1):
         meet_level_box(
             eye, shape, p, inverse[0, i, j0:j1], inverse[1, i, j0:j1], inverse[2, i, j0:j1],
@@ -151,9 +151,9 @@ def cast_level_box(eye, inverse, shape, p, i0, i1, j0, j1, depth, solid):  # typ
 
 @njit(cache=True, error_model="numpy")
 def meet_level_box(eye, shape, p, inverse_x, inverse_y, inverse_z, depth, solid):  # type: ignore[no-untyped-def]
-    """Test a box that is not turned in a row of pixels: three pairs of planes, without branches, to be vectorised.
+    """Test an axis-aligned box against a row of pixels: three pairs of planes, branch-free so that it vectorises.
 
-    Of equally near boxes the first counts, in whatever order they are tested.
+    Of equally near boxes, the one with the lowest index wins, whatever the order of the tests.
     """
     low_x, high_x = np.float32(shape[0] - shape[3] - eye[0]), np.float32(shape[0] + shape[3] - eye[0])
     low_y, high_y = np.float32(shape[1] - shape[4] - eye[1]), np.float32(shape[1] + shape[4] - eye[1])
@@ -178,7 +178,7 @@ def meet_level_box(eye, shape, p, inverse_x, inverse_y, inverse_z, depth, solid)
 
 @njit(cache=True, error_model="numpy")
 def cast_turned(view, columns, rows, kind, shape, p, i0, i1, j0, j1, depth, solid):  # type: ignore[no-untyped-def]
-    """Test any solid, in its own coordinates."""
+    """Test any solid against a rectangle of pixels, in the solid's own coordinates."""
     c, s = shape[6], shape[7]
     x, y, z = view[0, 0] - shape[0], view[0, 1] - shape[1], view[0, 2] - shape[2]
     ox, oy, oz = c * x - s * z, y, s * x + c * z
@@ -279,7 +279,7 @@ def shade_pixels(view, columns, rows, depth, solid, kind, pattern, shape, paint,
 
 @njit(cache=True, error_model="numpy")
 def brightness(nx, ny, nz, c, s):  # type: ignore[no-untyped-def]
-    """Return how bright a face is whose normal, in the coordinates of a solid turned by (c, s), is given."""
+    """Return the brightness of a face, given its normal in the coordinates of a solid rotated by (c, s)."""
     facing = (c * nx + s * nz) * LIGHT[0] + ny * LIGHT[1] + (c * nz - s * nx) * LIGHT[2]
     return 0.80 + 0.24 * facing
 
@@ -307,10 +307,10 @@ def normal_at(kind, shape, x, y, z):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def shows_first(pattern, scale, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
-    """Return whether a point shows the first of its paint's two colours."""
+    """Return whether a point has the first of its paint's two colours."""
     if pattern == 0:
         return True
-    # Off the lattice of the solids' faces, where rounding would decide.
+    # Shift the pattern off the solids' faces, where rounding would decide the colour.
     x, y, z = x + 0.0123, y + 0.0123, z + 0.0123
     if pattern == _CHECKS:
         return int(np.floor(x / scale) + np.floor(y / scale) + np.floor(z / scale)) & 1 == 0

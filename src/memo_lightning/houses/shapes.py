@@ -1,11 +1,11 @@
 """The solids that houses, furniture and objects are made of.
 
 A scene is a list of boxes, frustums (a cylinder is one whose radii are equal) and ellipsoids that stand
-upright: they turn about the vertical axis only. A ray meets each of them exactly, and each is simple to write
-as a mesh.
+upright: they rotate about the vertical axis only. Intersections of rays with each of them are exact, and each is
+easy to write as a mesh.
 
-World axes are habitat's: x right, y up, z towards the viewer, in metres; an agent that is not turned looks
-along -z. A solid that is turned by ``yaw`` has its own x axis along ``(cos yaw, 0, -sin yaw)``.
+World axes are habitat's: x right, y up, z towards the viewer, in metres; an unrotated agent looks along -z. A
+solid rotated by ``yaw`` has its own x axis along ``(cos yaw, 0, -sin yaw)``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATTERNS: tuple[Pattern, ...] = ("plain", "checks", "rings", "stripes", "bricks"
 
 @dataclass(frozen=True)
 class Paint:
-    """How a solid looks.
+    """The appearance of a solid.
 
     Args:
         colour: main colour, 0 to 255 per channel.
@@ -50,12 +50,12 @@ class Solid:
 
     Args:
         kind: ``box``, ``frustum`` or ``ellipsoid``.
-        centre: x, y, z of the middle, metres.
-        size: half extents along the own x, y, z axes; for a frustum the radius at the bottom, the half height
+        centre: x, y, z of the centre, metres.
+        size: half extents along its own x, y, z axes; for a frustum the radius at the bottom, the half height
             and the radius at the top.
-        paint: how it looks.
-        cos_yaw: cosine of the turn about the vertical axis.
-        sin_yaw: sine of that turn.
+        paint: its appearance.
+        cos_yaw: cosine of the rotation about the vertical axis.
+        sin_yaw: sine of that rotation.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class Solid:
     sin_yaw: float = 0.0
 
     def placed(self, position: Sequence[float], cos_yaw: float, sin_yaw: float) -> Solid:
-        """Return this solid after its whole object was turned about its origin and moved to ``position``."""
+        """Return this solid after rotating its object about the object's origin and moving it to ``position``."""
         x, y, z = self.centre
         return replace(
             self,
@@ -81,12 +81,12 @@ class Solid:
 
 
 class SolidArrays(NamedTuple):
-    """Solids as the ray caster reads them; P solids.
+    """P solids, packed for the ray caster.
 
     Args:
         kind: int32 ``[P]``, index in :data:`KINDS`.
-        instance: int32 ``[P]``, semantic id; 0 for what is no object.
-        type: int32 ``[P]``, number of the object's type, from 1; 0 for what is no object.
+        instance: int32 ``[P]``, semantic id; 0 if not part of an object.
+        type: int32 ``[P]``, type number of the object, from 1; 0 if not part of an object.
         pattern: int32 ``[P]``, index in :data:`PATTERNS`.
         shape: float64 ``[P, 8]``: centre, size, cosine and sine of the yaw.
         paint: float32 ``[P, 7]``: both colours and the pattern's scale.
@@ -101,7 +101,7 @@ class SolidArrays(NamedTuple):
 
 
 def pack(solids: Sequence[Solid], instances: Sequence[int] | int = 0, types: Sequence[int] | int = 0) -> SolidArrays:
-    """Return ``solids`` as arrays, with the semantic id and the type's number of each; 0 for no object."""
+    """Pack ``solids`` into arrays, with the semantic id and type number of each; 0 for no object."""
     n = len(solids)
     return SolidArrays(
         kind=np.array([KINDS.index(s.kind) for s in solids], np.int32),
@@ -114,7 +114,7 @@ def pack(solids: Sequence[Solid], instances: Sequence[int] | int = 0, types: Seq
 
 
 def concatenate(first: SolidArrays, second: SolidArrays) -> SolidArrays:
-    """Return the solids of both."""
+    """Concatenate two packs of solids."""
     return SolidArrays(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
@@ -122,7 +122,7 @@ def concatenate(first: SolidArrays, second: SolidArrays) -> SolidArrays:
 def turn(degrees: float) -> tuple[float, float]:
     """Return the cosine and sine of an angle, the same on every machine.
 
-    Mathematics libraries differ in the last bit; rounding to 12 decimals takes that bit away.
+    Maths libraries differ in the last bit; rounding to 12 decimals removes the difference.
     """
     angle = math.radians(degrees)
     return round(math.cos(angle), 12), round(math.sin(angle), 12)

@@ -1,4 +1,4 @@
-"""The shell of a house: floors, walls with their door openings, ceiling, and pictures on the walls."""
+"""The shell of a house: floors, walls with door openings, the ceiling, and pictures on the walls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy as np
 from memo_lightning.houses.floor_plan import WALL, FloorPlan, Rect
 from memo_lightning.houses.shapes import Colour, Paint, Pattern, Solid
 
-DOOR_HEIGHT = 205  # centimetres, as all lengths here
+DOOR_HEIGHT = 205  # centimetres, like all lengths here
 CEILING = 260
-Picture = tuple[Rect, int, int, Paint]  # over which floor, between which heights
+Picture = tuple[Rect, int, int, Paint]  # footprint, lower and upper height, paint
 
 _WALL_PAINTS: tuple[tuple[Colour, Colour, Pattern, float], ...] = (
     ((214, 202, 178), (202, 188, 162), "stripes", 0.30),
@@ -46,7 +46,7 @@ def box(area: Rect, low: int, high: int, paint: Paint) -> Solid:
 
 
 def build_shell(rng: np.random.Generator, plan: FloorPlan) -> tuple[list[Solid], list[Rect], list[Picture]]:
-    """Return floors, walls, lintels and ceiling as solids, the walls as obstacles, and pictures for them."""
+    """Return floors, walls, lintels and ceiling as solids, the walls as obstacles, and the pictures for them."""
     solids = [box(plan.bounds, CEILING, CEILING + 10, Paint((232, 232, 228)))]
     obstacles: list[Rect] = []
     pictures: list[Picture] = []
@@ -76,7 +76,7 @@ def _wall_layers(room: Rect) -> tuple[Rect, Rect, Rect, Rect]:
 
 
 def _cut(wall: Rect, openings: list[Rect]) -> tuple[list[Rect], list[Rect]]:
-    """Return the parts of a wall layer that stand and the parts that doors leave open."""
+    """Split a wall layer into its standing parts and its door openings."""
     doors = sorted((o for o in openings if o.overlaps(wall)), key=lambda o: (o.x0, o.z0))
     standing, open_parts = [], []
     x, z = wall.x0, wall.z0
@@ -93,7 +93,7 @@ def _cut(wall: Rect, openings: list[Rect]) -> tuple[list[Rect], list[Rect]]:
 
 
 def _draw_picture(rng: np.random.Generator, room: Rect, standing: list[Rect]) -> list[Picture]:
-    """Return a picture on one of the standing parts of a wall, or nothing; it tells rooms apart."""
+    """Draw a picture on one of the standing parts of a wall, or none, so that rooms look different."""
     wall = standing[int(rng.integers(len(standing)))]
     width, height = 10 * int(rng.integers(5, 13)), 10 * int(rng.integers(4, 9))
     first, second = rng.permutation(len(_PICTURE_COLOURS))[:2]

@@ -1,4 +1,4 @@
-"""Where placements and their episodes come from: generated on demand, or read from a file."""
+"""Sources of placements and their episodes: generated on demand, or read from a file."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _FIRST_HELD_OUT_SEED = _FIRST_HELD_OUT_PLACEMENT = 100_000
 
 
 class Source(Protocol):
-    """Where placements and their episodes come from."""
+    """A source of placements and their episodes."""
 
     n_placements: int
     episodes_per_placement: int
 
     def scene_id(self, index: int) -> str:
-        """Return the scene of placement ``index`` without making the placement."""
+        """Return the scene id of placement ``index`` without generating the placement."""
 
     def placement(self, index: int) -> Placement:
         """Return placement ``index``."""
 
     def start(self, index: int, number: int) -> Start:
-        """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
+        """Return the start of episode ``number`` of placement ``index``; any number is allowed."""
 
 
 class GeneratedSource:
-    """Placements in generated houses.
+    """A source of placements in generated houses.
 
     Args:
         split: ``train``; ``held_out_placements``, other placements in the training houses; or ``held_out``,
             other houses.
-        n_houses: houses, at most 37 for training and 12 for ``held_out``.
-        n_placements: per house, at most 100,000.
-        n_episodes: listed per placement; trials may use more.
+        n_houses: number of houses, at most 12 for ``held_out`` and 37 otherwise; None for all.
+        n_placements: placements per house, at most 100,000.
+        n_episodes: episodes listed per placement; trials may use more.
         min_rooms: fewest rooms of a house.
         max_rooms: most rooms of a house.
-        n_types: object types in use.
+        n_types: number of object types in use.
         n_objects: objects per placement.
 
     Raises:
@@ -79,19 +79,19 @@ class GeneratedSource:
         self._houses = [HouseSpec(first_seed + k, min_rooms, max_rooms) for k in range(n_houses)]
         self._first_placement, self._per_house = first_placement, n_placements
         self._n_types, self._n_objects = n_types, n_objects
-        self._spec(0)  # refuses what is out of range
+        self._spec(0)  # raises if a value is out of range
         self.n_placements, self.episodes_per_placement = n_houses * n_placements, n_episodes
 
     def scene_id(self, index: int) -> str:
-        """Return the scene of placement ``index`` without making the placement."""
+        """Return the scene id of placement ``index`` without generating the placement."""
         return self._spec(index).house.scene_id
 
     def placement(self, index: int) -> Placement:
-        """Return placement ``index``; those asked for most recently are kept."""
+        """Return placement ``index``; recently used placements are cached."""
         return cached_placement(self._spec(index))
 
     def start(self, index: int, number: int) -> Start:
-        """Return how episode ``number`` of placement ``index`` begins; any number is allowed."""
+        """Return the start of episode ``number`` of placement ``index``; any number is allowed."""
         return draw_start(self._spec(index), number)
 
     def _spec(self, index: int) -> PlacementSpec:
@@ -100,7 +100,7 @@ class GeneratedSource:
 
 
 class StoredSource:
-    """Placements that were read from a file; after the last episode of one, its first follows again."""
+    """A source of placements read from a file; after a placement's last episode, its first comes again."""
 
     def __init__(self, stored: Sequence[StoredPlacement]) -> None:
         self._stored = stored
@@ -108,7 +108,7 @@ class StoredSource:
         self.episodes_per_placement = min(len(item.starts) for item in stored)
 
     def scene_id(self, index: int) -> str:
-        """Return the scene of placement ``index``."""
+        """Return the scene id of placement ``index``."""
         return self._stored[index].placement.scene_id
 
     def placement(self, index: int) -> Placement:
@@ -116,18 +116,18 @@ class StoredSource:
         return self._stored[index].placement
 
     def start(self, index: int, number: int) -> Start:
-        """Return how episode ``number`` of placement ``index`` begins; after the last, the first again."""
+        """Return the start of episode ``number`` of placement ``index``; numbers wrap around after the last."""
         starts = self._stored[index].starts
         return starts[number % len(starts)]
 
 
 def read_source(path: Path, split: str, check: Callable[[StoredPlacement], object]) -> StoredSource:
-    """Return the placements in a file, or, of a folder, in its ``<split>.jsonl.gz``.
+    """Read the placements in a file or, given a folder, in its ``<split>.jsonl.gz``.
 
     Args:
-        path: of the file or folder.
-        split: that the file must hold, if it says which it holds.
-        check: raises ``ValueError`` if a placement cannot be used.
+        path: path of the file or folder.
+        split: the split that the file must hold, if it names one.
+        check: called with every placement; raises ``ValueError`` if it cannot be used.
 
     Raises:
         UserError: if the file cannot be read or used, or holds another split.
@@ -144,10 +144,12 @@ def read_source(path: Path, split: str, check: Callable[[StoredPlacement], objec
 
 
 def check_walkable(stored: StoredPlacement) -> None:
-    """Raise ``ValueError`` unless episodes in a generated house begin and end where the agent can stand and walk.
+    """Raise ``ValueError`` unless the agent can stand at every start and goal and walk between them.
+
+    Start headings must be multiples of 30 degrees.
 
     Raises:
-        UserError: if the scene is no generated house.
+        UserError: if the scene is not a generated house.
     """
     navigator = build_navigator(HouseSpec.from_scene_id(stored.placement.scene_id))
     reference = stored.placement.objects[0].goal
@@ -157,7 +159,7 @@ def check_walkable(stored: StoredPlacement) -> None:
         if not navigator.is_free(x, z):
             raise ValueError(f"{name} at x={x:g}, z={z:g}: something is in the way there")
         if not math.isfinite(field.distance(x, z)):
-            raise ValueError(f"{name} at x={x:g}, z={z:g}: there is no way from there to {reference}")
+            raise ValueError(f"{name} at x={x:g}, z={z:g}: there is no path from there to {reference}")
 
     for placed in stored.placement.objects:
         check(f"the goal of object {placed.instance}", *placed.goal)
@@ -173,7 +175,7 @@ def _field(scene_id: str, goal: tuple[float, float]) -> DistanceField:
 
 
 def generated_source(split: str, options: Mapping[str, Any]) -> GeneratedSource:
-    """Return the placements of ``split`` with further ``options`` that a configuration names.
+    """Build the source of ``split`` with the further ``options`` of a configuration.
 
     Raises:
         UserError: if :class:`GeneratedSource` has no such option, or a value is out of range.

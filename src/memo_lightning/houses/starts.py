@@ -1,4 +1,4 @@
-"""Where the episodes of a placement begin, and which type of object each asks for."""
+"""Episode starts: where each episode of a placement begins, and which object type it asks for."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from memo_lightning.houses.placement import Placement, PlacementSpec
 from memo_lightning.houses.placing import draw_placement
 from memo_lightning.houses.pose import HEADINGS, Pose
 
-MIN_START_DISTANCE = 3.0  # metres on foot to the nearest instance; an episode succeeds within 2
+MIN_START_DISTANCE = 3.0  # metres, geodesic, to the nearest instance; an episode succeeds within 2
 _TRIES = 200
 
 
 @dataclass(frozen=True)
 class Start:
-    """How an episode of a placement begins: x, z in metres, the heading in degrees, and the type to find.
+    """The start of an episode: x and z in metres, the heading in degrees, and the object type to find.
 
     ``y`` is the height of the floor, 0 in generated houses.
     """
@@ -32,29 +32,29 @@ class Start:
 
     @property
     def pose(self) -> Pose:
-        """Where the agent is."""
+        """The pose of the agent at the start."""
         return Pose(self.x, self.y, self.z, self.heading)
 
 
 @lru_cache(maxsize=512)
 def cached_placement(spec: PlacementSpec) -> Placement:
-    """Return the placement of ``spec``; those asked for most recently are kept."""
+    """Return the placement for ``spec``; recently used placements are cached."""
     return draw_placement(spec)
 
 
 @lru_cache(maxsize=4096)
 def _field(spec: PlacementSpec, goal: str) -> DistanceField:
-    """Return the distances to the nearest instance of a type; its episodes in a trial share them."""
+    """Return the distances to the nearest instance of a type, cached because many episodes share a goal type."""
     instances = cached_placement(spec).instances(goal)
     return build_navigator(spec.house).field([placed.goal for placed in instances])
 
 
-@lru_cache(maxsize=65536)  # trials of a placement have the same episodes, each of which asks for its trial's first
+@lru_cache(maxsize=65536)  # trials of a placement share episodes, and each episode looks up the first
 def draw_start(spec: PlacementSpec, number: int) -> Start:
-    """Draw how episode ``number`` of a placement begins.
+    """Draw the start of episode ``number`` of a placement.
 
-    The agent starts at least :data:`MIN_START_DISTANCE` from the goal; where a house is too small for that,
-    as far away as was found.
+    The agent starts at least :data:`MIN_START_DISTANCE` from the goal or, if the house is too small for that, at the
+    farthest point that was sampled.
     """
     placement, navigator = cached_placement(spec), build_navigator(spec.house)
     rng = np.random.default_rng([spec.house.seed, spec.index, spec.n_types, spec.n_objects, 1 + number])

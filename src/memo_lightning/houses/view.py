@@ -1,4 +1,4 @@
-"""What is seen from one pose, rendered when it is asked for and kept until the pose changes."""
+"""The view from one pose, rendered on demand and cached."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from memo_lightning.houses.shapes import SolidArrays
 
 
 class View:
-    """Images from one pose; sensors that share a camera share the work.
+    """Images from one pose; sensors with the same camera share the ray casting.
 
     Args:
-        pose: of the agent.
-        solids: everything that can be seen.
+        pose: pose of the agent.
+        solids: all visible solids.
     """
 
     def __init__(self, pose: Pose, solids: SolidArrays) -> None:
@@ -30,7 +30,7 @@ class View:
         return self._cast(camera)[0]
 
     def semantic(self, camera: Camera) -> np.ndarray:
-        """Return instance ids, int32 ``[H, W]``; 0 for what is no object."""
+        """Return instance ids, int32 ``[H, W]``; 0 where there is no object."""
         solid = self._cast(camera)[1]
         return np.where(solid >= 0, self._solids.instance[solid], 0)
 
@@ -43,7 +43,7 @@ class View:
         return shade(camera, self.pose, self._solids, *self._cast(camera))
 
     def columns(self, camera: Camera) -> Columns:
-        """Return the light observation."""
+        """Return the column observation."""
         if camera not in self._columns:
             depth, solid = self._cast(camera)
             types = np.where(solid >= 0, self._solids.type[solid], 0)

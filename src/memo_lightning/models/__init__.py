@@ -1,4 +1,4 @@
-"""Sequence models: pure torch, ``[B, T, D] -> [B, T, D]``, and one step at a time with a state."""
+"""Sequence models in pure torch: ``[B, T, D] -> [B, T, D]``, or one step at a time with a state."""
 
 from memo_lightning.models.base import MemoryScope, PassSettings, SequenceModel
 from memo_lightning.models.direct_kv import DirectKVTransformer

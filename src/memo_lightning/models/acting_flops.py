@@ -1,4 +1,4 @@
-"""FLOPs of a step while acting."""
+"""The FLOPs of a step while acting."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from memo_lightning.models.flops import count_flops
 def flops_per_step(model: SequenceModel, n_steps: int) -> float:
     """Return the FLOPs of one step of one environment at the end of a trial of ``n_steps`` steps.
 
-    It is the mean over the trial's last complete segment, so that the creation of its summary counts. A model without
-    segments is counted at the last step.
+    This is the mean over the trial's last complete segment, so that writing its summary is included. For a model
+    without segments, it is the last step.
     """
     parameter = next(model.parameters())
     length = min(model.segment_length or 1, n_steps)

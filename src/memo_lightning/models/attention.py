@@ -1,4 +1,4 @@
-"""Multi-head attention whose reach is decided by a context."""
+"""Multi-head attention in which a context decides what each token attends to."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ LayerKeysValues = list[KeysValues]
 
 
 class Context(Protocol):
-    """Decides what the tokens of one pass attend to: this is where memories differ."""
+    """What the tokens of one pass attend to: this is where memories differ."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Take a layer's queries, keys and values ``[B, H, t, d]``; return what each token reads."""
+        """Return the attention output of a layer's queries, keys and values, all ``[B, H, t, d]``."""
         ...
 
 
 class StepContext(Protocol):
-    """Decides what one token of every row attends to, while acting."""
+    """What one token of every sequence attends to while acting."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Take a layer's queries, keys and values ``[B, H, d]``; return what each token reads."""
+        """Return the attention output of a layer's queries, keys and values, all ``[B, H, d]``."""
         ...
 
 
 class Attention(nn.Module):
     """Multi-head attention with rotary positions and, optionally, Sink-KV.
 
-    Sink-KV is one learned key and value per head that every token sees. The key is not rotated. Contexts
-    prepend them, so that a cache can hold them once.
+    Sink-KV is one learned key and value per head that every token sees. The key is not rotated. Contexts prepend the
+    sink, so that a cache can hold it once.
 
     Args:
         d_model: width D; a multiple of ``n_heads``.
         n_heads: attention heads H.
-        sink_kv: have a sink key and value.
+        sink_kv: whether to have a sink key and value.
     """
 
     def __init__(self, d_model: int, n_heads: int, sink_kv: bool = False) -> None:
@@ -58,13 +58,13 @@ class Attention(nn.Module):
 
     @property
     def sink(self) -> KeysValues | None:
-        """The sink's key and value ``[1, H, 1, d]``, if there is one."""
+        """The sink's key and value ``[1, H, 1, d]``; None if there is no sink."""
         if self.sink_key is None or self.sink_value is None:
             return None
         return self.sink_key, self.sink_value
 
     def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map ``x [B, t, D]`` to ``[B, t, D]``; ``cos`` and ``sin [..., t, d / 2]`` hold the positions."""
+        """Map ``x [B, t, D]`` to ``[B, t, D]``; ``cos`` and ``sin [..., t, d / 2]`` encode the positions."""
         y = context.attend(layer, *self.project(x, cos, sin))
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -76,10 +76,10 @@ class Attention(nn.Module):
         return queries, keys, qkv[2].clone()  # a view would keep all three alive for the backward pass
 
     def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map one token of every row, ``x [B, D]``, to ``[B, D]``.
+        """Map one token of every sequence, ``x [B, D]``, to ``[B, D]``.
 
-        ``cos`` and ``sin [B or 1, 1, 1, d]`` are those of :meth:`forward` twice, the first ``sin`` negative: what the
-        second half of a head adds to the first is what rolling it by half brings there.
+        ``cos`` and ``sin [B or 1, 1, 1, d]`` are those of :meth:`forward`, repeated for both halves of a head, with the
+        first ``sin`` negated. Rolling a head by half its width then pairs the components that rotate together.
         """
         qkv = self.qkv(x).view(len(x), 3, self.n_heads, -1)
         to_rotate = qkv[:, :2]
@@ -89,28 +89,28 @@ class Attention(nn.Module):
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return what the ``queries [B, H, t, d]`` read from ``keys, values [B, H, k, d]``: ``[B, H, t, d]``.
+    """Return the attention output ``[B, H, t, d]`` of ``queries [B, H, t, d]`` over ``keys, values [B, H, k, d]``.
 
-    The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which of them each one sees.
+    The queries are the last ``t`` of the ``k`` tokens, unless a ``mask`` says which tokens each query sees.
     """
     length, context_length = queries.shape[2], keys.shape[2]
     if mask is None and length == context_length > 1:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     if mask is None and 1 < length < context_length:
-        # A dense mask keeps CUDA's flash kernel from being chosen.
+        # With a dense mask, torch would not choose CUDA's flash kernel.
         is_cuda = queries.device.type == "cuda"
         mask = causal_lower_right(length, context_length) if is_cuda else causal_mask(length, context_length, queries)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 
 def causal_mask(length: int, context_length: int, like: Tensor) -> Tensor:
-    """Return the additive mask ``[length, context_length]`` of causal tokens behind what all of them see."""
+    """Return the additive mask ``[length, context_length]`` of causal tokens after a context that all of them see."""
     mask = like.new_full((length, context_length), -torch.inf)
     return mask.triu_(context_length - length + 1)
 
 
 def prepend_sink(sink: KeysValues | None, keys: Tensor, values: Tensor) -> KeysValues:
-    """Return ``keys, values [B, H, k, d]`` with the layer's ``sink``, if there is one, before them."""
+    """Prepend the layer's ``sink``, if there is one, to ``keys, values [B, H, k, d]``."""
     if sink is None:
         return keys, values
     sink_key, sink_value = (part.to(keys.dtype).expand(keys.shape[0], -1, -1, -1) for part in sink)

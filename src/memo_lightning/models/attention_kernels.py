@@ -1,11 +1,12 @@
-"""Attention to one part of what is seen, with its log-sum-exp: torch's fused operators behind one interface.
+"""Attention to one part of the visible tokens, with its log-sum-exp: torch's fused operators behind one interface.
 
-Softmax attention over several parts is the mean of what each part gives by itself, weighted by the parts'
-log-sum-exps. Backward, a part needs of the whole attention its output and log-sum-exp only (as in ring attention, Liu
-et al. 2023, arXiv 2310.01889, and torch's context parallelism).
+Softmax attention over several parts is the mean of the parts' own outputs, weighted by their log-sum-exps. In the
+backward pass, a part needs only the output and log-sum-exp of the whole attention (as in ring attention, Liu et al.
+2023, arXiv 2310.01889, and torch's context parallelism).
 
-The operators are private to torch. They are looked up on first use, with the arguments that the installed torch says
-they take; where one is missing or takes others, the next one does its work, and in the end plain matrix products.
+The operators are private to torch. They are looked up on first use, and checked by the arguments that the installed
+torch declares. If one is missing or takes other arguments, the next one replaces it; plain matrix products are the last
+resort.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _SEED = ("philox_seed", "philox_offset")
 
 
 class Part(NamedTuple):
-    """What the queries read from some of the tokens that they see.
+    """The attention output over some of the tokens that the queries see.
 
     Attributes:
         output: ``[B, H, t, d]``.
-        log_sum: log-sum-exp of the scores ``[B, H, >= t]``, at least float32; entries beyond t are the kernel's own.
+        log_sum: log-sum-exp of the scores ``[B, H, >= t]``, at least float32; entries beyond t are padding.
     """
 
     output: Tensor
@@ -40,7 +41,7 @@ class Part(NamedTuple):
 
 
 def merge(far: Part, near: Part) -> Part:
-    """Return what the queries read from both parts, whose log-sum-exps one kernel has made."""
+    """Return the attention output over both parts, which must come from the same kernel."""
     log_sum = torch.logaddexp(far.log_sum, near.log_sum)
     weight = (near.log_sum - log_sum)[..., : near.output.shape[2]].exp_().unsqueeze(-1)
     output = torch.lerp(far.output, near.output, weight.to(far.output.dtype).expand_as(far.output))
@@ -50,31 +51,31 @@ def merge(far: Part, near: Part) -> Part:
 class Kernel(Protocol):
     """Attention of queries ``[B, H, t, d]`` to one part: keys and values ``[B, H, k, d]``.
 
-    Where ``is_causal``, k equals t and query i sees the keys up to i. Scores are scaled by ``d ** -0.5``.
+    If ``is_causal``, k equals t and query i sees the keys up to i. Scores are scaled by ``d ** -0.5``.
     """
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool) -> Part:
-        """Return what the queries read from the part."""
+        """Return the attention output over the part."""
         ...
 
     def backward(
         self, gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor, whole: Part, is_causal: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return this part's gradients of queries, keys and values.
+        """Return this part's gradients with respect to queries, keys and values.
 
         Args:
-            gradient: of the output of the whole attention, ``[B, H, t, d]``.
+            gradient: gradient with respect to the output of the whole attention, ``[B, H, t, d]``.
             queries: as given to :meth:`forward`, like ``keys``, ``values`` and ``is_causal``.
             keys: ``[B, H, k, d]``.
             values: ``[B, H, k, d]``.
-            whole: output and log-sum-exp over all parts; the latter as padded as this kernel's own.
+            whole: output and log-sum-exp over all parts, the latter with this kernel's padding.
             is_causal: as in :meth:`forward`.
         """
         ...
 
 
 def kernel_for(queries: Tensor) -> Kernel:
-    """Return the fastest kernel there is for ``queries [B, H, t, d]``, by device, dtype and head width."""
+    """Return the fastest kernel available for the device, dtype and head width of ``queries [B, H, t, d]``."""
     return _choose(queries.device, queries.dtype, queries.shape[-1])
 
 
@@ -82,7 +83,7 @@ def kernel_for(queries: Tensor) -> Kernel:
 def _choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
     """Return the kernel for these inputs.
 
-    The memory-efficient operator wants rows of 16 bytes.
+    The memory-efficient operator requires a head width that is a multiple of 16 bytes.
     """
     kernel: Kernel | None = None
     if device.type == "cpu":
@@ -96,10 +97,10 @@ def _choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
 
 
 def flash_serves(queries: Tensor) -> bool:
-    """Return whether torch's flash kernels on CUDA are made for ``queries [B, H, t, d]``.
+    """Return whether torch's flash kernels on CUDA support ``queries [B, H, t, d]``.
 
-    The bounds are those of torch's own choice (``sdp_utils.cpp`` in its source): bfloat16 or float16, heads in
-    multiples of 8 up to 256 wide, and compute capability 8.0.
+    The conditions are those of torch itself (``sdp_utils.cpp`` in its source): bfloat16 or float16, a head width that
+    is a multiple of 8 and at most 256, and compute capability 8.0 or higher.
     """
     return _flash_serves(queries.device, queries.dtype, queries.shape[-1])
 
@@ -114,12 +115,12 @@ def _compute_capability(device: torch.device) -> tuple[int, int]:
 
 
 def find_operator(name: str, arguments: Sequence[str], results: Sequence[str] = ()) -> Operator | None:
-    """Return torch's operator ``aten::name``; None where it is missing or is called otherwise.
+    """Return torch's operator ``aten::name``; None if it is missing or has another signature.
 
     Args:
-        name: of the operator, whose default overload is meant.
-        arguments: names of its first arguments, in order; all further ones must have default values.
-        results: names of its first results.
+        name: name of the operator, whose default overload is used.
+        arguments: names of its first arguments, in order; all others must have default values.
+        results: names of its first results, in order.
     """
     operator = getattr(getattr(torch.ops.aten, name, None), "default", None)
     if operator is None:
@@ -135,11 +136,11 @@ def find_operator(name: str, arguments: Sequence[str], results: Sequence[str] = 
 
 
 class _Operators:
-    """A kernel that is made of two operators of torch.
+    """A kernel built from two torch operators.
 
     Args:
-        forward: torch's operator.
-        backward: its gradient.
+        forward: torch's forward operator.
+        backward: torch's operator for its gradients.
     """
 
     def __init__(self, forward: Operator, backward: Operator) -> None:
@@ -147,11 +148,11 @@ class _Operators:
 
 
 class CPUFlashKernel(_Operators):
-    """Flash attention on the CPU, in every floating dtype."""
+    """Flash attention on the CPU, in every floating-point dtype."""
 
     @classmethod
     def found(cls) -> CPUFlashKernel | None:
-        """Return the kernel; None where this torch has none that is called so."""
+        """Return the kernel; None if this torch lacks it or gives it another signature."""
         name = f"{_FLASH}_for_cpu"
         forward = find_operator(name, (*_ATTENTION, "dropout_p", "is_causal"), ("output", "logsumexp"))
         backward = find_operator(f"{name}_backward", ("grad_out", *_OF_WHOLE, "dropout_p", "is_causal"))
@@ -173,7 +174,7 @@ class FlashKernel(_Operators):
 
     @classmethod
     def found(cls) -> FlashKernel | None:
-        """Return the kernel; None where this torch has none that is called so."""
+        """Return the kernel; None if this torch lacks it or gives it another signature."""
         forward = find_operator(_FLASH, (*_ATTENTION, "dropout_p", "is_causal"), ("output", "logsumexp"))
         lengths = ("cum_seq_q", "cum_seq_k", "max_q", "max_k")
         backward = find_operator(
@@ -190,7 +191,7 @@ class FlashKernel(_Operators):
         self, gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor, whole: Part, is_causal: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Kernel.backward`."""
-        lengths = (None, None, queries.shape[2], keys.shape[2])  # no sequences of different lengths
+        lengths = (None, None, queries.shape[2], keys.shape[2])  # all sequences have the same length
         seed = _unused_seed(queries, torch.uint64)
         return self._backward(gradient, queries, keys, values, *whole, *lengths, 0.0, is_causal, *seed)
 
@@ -203,7 +204,7 @@ class EfficientKernel(_Operators):
 
     @classmethod
     def found(cls) -> EfficientKernel | None:
-        """Return the kernel; None where this torch has none that is called so."""
+        """Return the kernel; None if this torch lacks it or gives it another signature."""
         forward = find_operator(
             _EFFICIENT,
             (*_ATTENTION, "attn_bias", "compute_log_sumexp", "dropout_p", "is_causal"),
@@ -224,7 +225,7 @@ class EfficientKernel(_Operators):
         self, gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor, whole: Part, is_causal: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Kernel.backward`."""
-        # The kernel takes the output's strides between tokens for granted: those of a contiguous [B, t, H, d].
+        # The kernel assumes the output's strides between tokens to be those of a contiguous [B, t, H, d].
         output = whole.output.transpose(1, 2).contiguous().transpose(1, 2)
         seed, wanted = _unused_seed(queries, torch.int64), [True, True, True, False]
         result = self._backward(
@@ -234,9 +235,9 @@ class EfficientKernel(_Operators):
 
 
 class MathKernel:
-    """Attention by plain matrix products, on every device: the reference, and what is left where nothing else is.
+    """Attention by plain matrix products on any device: the reference and the last resort.
 
-    Computes in float32 at least, also under autocast, and keeps all scores of a part while it does.
+    It computes in at least float32, even under autocast, and holds all scores of a part at once.
     """
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool) -> Part:
@@ -265,7 +266,7 @@ class MathKernel:
 
     @staticmethod
     def _scores(queries: Tensor, keys: Tensor, is_causal: bool) -> Tensor:
-        """Return scores ``[B, H, t, k]``, at least float32; minus infinity where a key is not seen."""
+        """Return scores ``[B, H, t, k]``, in at least float32; minus infinity where a key is not seen."""
         dtype = torch.promote_types(queries.dtype, torch.float32)
         scores = queries.to(dtype) @ keys.to(dtype).mT * queries.shape[-1] ** -0.5
         if is_causal:
@@ -275,5 +276,5 @@ class MathKernel:
 
 
 def _unused_seed(like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return what stands for seed and offset of dropout, which operators read only where there is some."""
+    """Return placeholders for the seed and offset of dropout, which operators read only if there is dropout."""
     return like.new_empty(2, dtype=dtype), like.new_empty(0, dtype=dtype)

@@ -1,7 +1,7 @@
-"""What a step reads from its memory: the attention weights of acting, recorded beside it.
+"""Recording of the attention weights while acting: what a step reads from its memory.
 
-Nothing of this runs unless it is asked for. While it is, the model acts as ever: the recorder computes the weights once
-more from the queries and the cached keys, and changes neither.
+Nothing here runs unless it is asked for, and recording does not change how the model acts: the recorder recomputes the
+weights from the queries and the cached keys, and changes neither.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from memo_lightning.models.transformer_model import TransformerModel
 
 @dataclass(frozen=True)
 class StepAttention:
-    """What one step read; a row for every head of every layer, k things that could be read.
+    """The attention of one step: a row for every head of every layer, over k items that could be read.
 
     Attributes:
-        tokens: int64 ``[k]``, ascending: steps by their number ``0, 1, ...`` since the recording began, the present
-            one last, and the summary of segment n (all its tokens together) as ``-1 - n``.
-        weights: float32 ``[rows, k]``; with the sink, each row sums to 1.
-        sink: float32 ``[rows]``, what goes to the sink; zero where there is none.
+        tokens: int64 ``[k]``, ascending. Steps are numbered ``0, 1, ...`` since the recording began, the current one
+            last; the summary of segment n (all its tokens together) is ``-1 - n``.
+        weights: float32 ``[rows, k]``; with the sink, each row sums to 1, or to 0 for a store that is still empty.
+        sink: float32 ``[rows]``, the weight on the sink; zero if there is none.
     """
 
     tokens: Tensor
@@ -38,15 +38,15 @@ class StepAttention:
 
 
 class AttentionRecorder:
-    """Holds what the latest step read.
+    """A recorder that holds what the latest step read.
 
     Args:
-        model: the model.
+        model: the model to record.
 
     Attributes:
-        rows: names of the rows: ``(layer, head)`` from 1, and ``("store", 1)`` for retrieval; none for a model without
-            attention.
-        latest: what the latest step read; None before the first, and for a model without attention.
+        rows: names of the rows: ``(layer, head)``, counted from 1, and ``("store", 1)`` for retrieval; empty for a
+            model without attention.
+        latest: the attention of the latest step; None before the first, and for a model without attention.
     """
 
     def __init__(self, model: SequenceModel) -> None:
@@ -68,7 +68,7 @@ class AttentionRecorder:
     ) -> tuple[Tensor, TensorDict]:
         """Run the model's ``step`` and record what it read."""
         if x_t.shape[0] != 1:
-            raise ValueError(f"x_t has {x_t.shape[0]} rows: attention is recorded of one")
+            raise ValueError(f"x_t has {x_t.shape[0]} sequences: must be 1 to record attention")
         if is_init is not None and bool(is_init[0]):
             self._memory_start = self._n_steps
         self._layers, self._retrieved = [], None
@@ -81,7 +81,7 @@ class AttentionRecorder:
     def run_layers(
         self, run: Callable[..., Tensor], x: Tensor, positions: Tensor, context: CacheStepper | CacheReader
     ) -> Tensor:
-        """Run the layers; of the passes that a step takes, the first begins with the step, and others write."""
+        """Run the layers; record only a step's first pass, which begins with its token, as others write summaries."""
         if self._layers:
             return run(x, positions, context)
         layout = self._model.cache_layout(self._state)
@@ -90,19 +90,19 @@ class AttentionRecorder:
         return run(x, positions, _Recording(context, self._layers))
 
     def retrieval_weights(self, weigh: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Run the store's lookup ``[1, 1, n]``."""
+        """Run the store's lookup ``[1, 1, n]`` and record its weights."""
         weights = weigh(*arguments)
         assert isinstance(self._model, RetrievalMemory)
         self._retrieved = self._model.store_layout(self._state), weights[0].float().cpu()
         return weights
 
     def _summed(self) -> StepAttention | None:
-        """Return the weights by what they are given to: tokens of one summary together."""
+        """Return the weights per step and per summary, summed over the tokens of each summary."""
         if not self._layers:
             return None
         weights = torch.cat(self._layers).cpu()  # [rows, sinks + k]
         n_sinks = int(self._sinks)
-        if weights.shape[1] != n_sinks + len(self._layout):  # a subclass that lays out its cache in its own way
+        if weights.shape[1] != n_sinks + len(self._layout):  # a subclass with a cache layout of its own
             return None
         sink, weights = weights[:, :n_sinks].sum(1), weights[:, n_sinks:]
         layout = self._layout
@@ -117,7 +117,7 @@ class AttentionRecorder:
 
 
 class _Recording:
-    """A context that also keeps the weights ``[H, k]`` of the first token, layer by layer."""
+    """A context that also records the weights ``[H, k]`` of the first token, layer by layer."""
 
     def __init__(self, context: CacheStepper | CacheReader, layers: list[Tensor]) -> None:
         self._context, self._layers = context, layers
@@ -134,7 +134,7 @@ class _Recording:
 
 @contextmanager
 def recorded_attention(model: SequenceModel) -> Iterator[AttentionRecorder]:
-    """Record what each call of ``model.step`` for one sequence reads, until the context ends."""
+    """Record what each ``model.step`` of a single sequence reads, until the ``with`` block ends."""
     recorder = AttentionRecorder(model)
     if not recorder.rows:
         yield recorder
@@ -153,7 +153,7 @@ def recorded_attention(model: SequenceModel) -> Iterator[AttentionRecorder]:
         yield recorder
     finally:
         for owner, name, _ in wrapped:
-            delattr(owner, name)  # the class's own is back
+            delattr(owner, name)  # the class's own method is back
 
 
 def _before(record: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,10 @@
-"""What every sequence model offers: a whole row at once, or one step at a time with a state.
+"""The interface of all sequence models: whole sequences at once, or one step at a time with a state.
 
 Notation used for tensor shapes, here and in all of ``models/``:
-    - B: sequences of the batch, one per environment
+    - B: sequences in the batch, one per environment
     - T: time steps
     - D: width of the model (``d_model``)
-    - H: attention heads, and ``d = D / H`` the width of one
+    - H: attention heads; ``d = D / H`` is the width of one head
     - L: segment length, S: summary length, n: complete segments so far
 """
 
@@ -27,22 +27,23 @@ PassSettings = dict[str, Any]
 
 
 class SequenceModel(nn.Module, ABC):
-    """A causal map ``[B, T, D] -> [B, T, D]`` with a memory that can also be stepped.
+    """A causal map ``[B, T, D] -> [B, T, D]`` with a memory, which can also run one step at a time.
 
-    ``forward(x, is_init)`` equals calling ``step`` on ``x[:, 0], x[:, 1], ...`` from ``init_state(B)``,
-    with the same ``is_init`` flags, in ``eval()`` mode. ``prefill(x, is_init)`` also returns the memory that the
+    In ``eval()`` mode, ``forward(x, is_init)`` equals calling ``step`` on ``x[:, 0], x[:, 1], ...`` from
+    ``init_state(B)`` with the same ``is_init`` flags. ``prefill(x, is_init)`` also returns the memory that these
     steps would have left.
 
     Args:
         d_model: width D of inputs and outputs.
-        memory_scope: what the memory spans. The model does not know episodes: whoever calls it passes as
-            ``is_init`` the first steps of trials, or those of episodes where this says ``"episode"``.
+        memory_scope: whether the memory spans a ``"trial"`` or an ``"episode"``. The model itself does not know
+            episodes: its caller sets ``is_init`` at the first step of every trial or, for ``"episode"``, of every
+            episode.
 
     Attributes:
-        memory_scope: as given.
+        memory_scope: what the memory spans, as given.
         state_names: names of the entries of a state.
         segment_length: steps per segment in acting and evaluation; None for models without segments.
-        fixed_state_meanings: what the tensors of :meth:`init_fixed_state` are, by the first part of their names.
+        fixed_state_meanings: descriptions of the tensors of :meth:`init_fixed_state`, by the first part of their names.
 
     Raises:
         ValueError: if ``d_model`` is not positive or ``memory_scope`` unknown.
@@ -66,8 +67,8 @@ class SequenceModel(nn.Module, ABC):
         """Process whole sequences.
 
         Args:
-            x: inputs ``[B, T, D]``. Every sequence begins with an empty memory.
-            is_init: bool ``[B, T]``, true at the first step of a trial: the memory is emptied before it.
+            x: inputs ``[B, T, D]``. Every sequence starts with an empty memory.
+            is_init: bool ``[B, T]``, true at the first step of a trial; the memory is emptied before that step.
             segment_length: the segment length to use; models without segments ignore it.
 
         Returns:
@@ -87,9 +88,9 @@ class SequenceModel(nn.Module, ABC):
 
         Args:
             x_t: inputs ``[B, D]``.
-            state: the memory that ``init_state`` or the previous ``step`` returned. It is updated in place;
-                use the returned one from here on.
-            is_init: bool ``[B]``, sequences whose memory is emptied first.
+            state: the memory returned by ``init_state`` or the previous ``step``. It is updated in place; use
+                the returned one from then on.
+            is_init: bool ``[B]``, true for sequences whose memory is emptied first.
 
         Returns:
             Outputs ``[B, D]`` and the memory after the step.
@@ -101,16 +102,16 @@ class SequenceModel(nn.Module, ABC):
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process whole sequences as acting would, without gradient, and return the memory after them.
+        """Process whole sequences without gradient, as in acting, and return the memory after them.
 
-        Models that can do better than one step after the other override this.
+        Models that can do better than one step at a time override this.
 
         Args:
-            x: inputs ``[B, T, D]``. Every sequence begins with an empty memory.
+            x: inputs ``[B, T, D]``. Every sequence starts with an empty memory.
             is_init: bool ``[B, T]``, true at the first step of a trial.
 
         Returns:
-            Outputs ``[B, T, D]``, those of ``forward`` in ``eval()`` mode, and the memory that ``step`` continues from.
+            Outputs ``[B, T, D]``, as from ``forward`` in ``eval()`` mode, and the memory for ``step`` to continue from.
 
         Raises:
             ValueError: if a shape is wrong or ``x`` is not finite.
@@ -125,10 +126,10 @@ class SequenceModel(nn.Module, ABC):
     def init_fixed_state(self, batch_size: int) -> FixedState:
         """Return an empty memory whose tensors keep their shapes, for :meth:`fixed_step`.
 
-        By default it is that of :meth:`init_state`, and so fits a memory whose :meth:`step` torch can trace.
+        By default this is the state of :meth:`init_state`, which suits a memory whose :meth:`step` torch can trace.
 
         Args:
-            batch_size: sequences B.
+            batch_size: number of sequences B.
 
         Returns:
             Tensors ``[B, ...]`` by name, on the device of the parameters.
@@ -139,55 +140,55 @@ class SequenceModel(nn.Module, ABC):
         return dict(self.init_state(batch_size).flatten_keys(".").items())
 
     def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
-        """Process one step as :meth:`step` does, by operations on tensors that do not depend on their values.
+        """Process one step like :meth:`step`, with tensor operations that do not depend on the tensors' values.
 
-        ``torch.export`` and ``torch.compile`` can trace it. Nothing is checked, and nothing changed in place.
+        ``torch.export`` and ``torch.compile`` can trace it. It checks nothing and changes nothing in place.
 
         Args:
             x_t: inputs ``[B, D]``.
-            state: the memory that :meth:`init_fixed_state` or the previous call returned.
-            is_init: bool ``[B]``, sequences whose memory is emptied first.
+            state: the memory returned by :meth:`init_fixed_state` or the previous call.
+            is_init: bool ``[B]``, true for sequences whose memory is emptied first.
 
         Returns:
-            Outputs ``[B, D]`` and the memory after the step, of the same names, shapes and dtypes.
+            Outputs ``[B, D]`` and the memory after the step, with the same names, shapes and dtypes.
         """
         memory = TensorDict({name: value.clone() for name, value in state.items()}, [len(x_t)])
         y_t, memory = self.step(x_t, memory.unflatten_keys("."), is_init)
         return y_t, dict(memory.flatten_keys(".").items())
 
     def budget_of_trial(self, n_steps: int) -> int | None:
-        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``; None where none is needed."""
+        """Return the smallest memory budget that drops nothing in a trial of ``n_steps``; None if none is needed."""
         return None
 
     def fixed_budget(self) -> int:
-        """Return the memory budget, or raise ``ValueError`` where there is none and the memory grows."""
+        """Return the memory budget; raise ``ValueError`` if there is none, since the memory then grows."""
         if self.memory_budget is None:
             raise ValueError(
-                f"memory_budget=None: must be a number where the state has a fixed shape, as the memory of "
-                f"{type(self).__name__} grows without one"
+                f"memory_budget=None: must be set for a state of fixed shape, because the memory of "
+                f"{type(self).__name__} grows without it"
             )
         return self.memory_budget
 
     def cache_layout(self, state: TensorDict) -> Tensor | None:
-        """Return what the cache of the first row holds while the next step reads it, slot by slot.
+        """Return what each cache slot of the first sequence holds when the next step reads it.
 
         Args:
             state: the memory before that step.
 
         Returns:
-            int64 ``[slots]`` on the CPU: steps by their number since the memory was empty, the next one included, and
-            tokens of the summary of segment n as ``-1 - n``. None for models without such a cache.
+            int64 ``[slots]`` on the CPU. A step, the next one included, is given by its number since the memory was
+            emptied; a token of the summary of segment n by ``-1 - n``. None for models without such a cache.
         """
         return None
 
     @property
     def memory_budget(self) -> int | None:
-        """Cache entries that are kept at most, the oldest being dropped first; None for all.
+        """The maximum number of cache entries kept, the oldest dropped first; None for all.
 
-        Setting it applies to sequences processed, and to states made, from then on.
+        A new value applies to sequences processed and states created from then on.
 
         Raises:
-            ValueError: if the model cannot work within that budget, or keeps nothing that could be dropped.
+            ValueError: if the model cannot work within that budget, or has no cache to bound.
         """
         return self._memory_budget
 
@@ -207,31 +208,31 @@ class SequenceModel(nn.Module, ABC):
             raise ValueError(f"segment_length={self.segment_length}: must be at most {n_steps}, the steps of a rollout")
 
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int | None:
-        """Return the segment length of a training pass: drawn anew where the model jitters it."""
+        """Return the segment length of a training pass, drawn anew if the model jitters it."""
         return self.segment_length
 
     def draw_pass(self, generator: torch.Generator | None = None) -> PassSettings:
-        """Draw all that is random in a training pass, so that passes can be made alike."""
+        """Draw the random settings of a training pass, so that several passes can share them."""
         return {"segment_length": self.draw_segment_length(generator)}
 
     def acting_pass(self) -> PassSettings:
-        """Return the settings under which a pass equals acting, also in ``train()`` mode."""
+        """Return the settings that make a pass equal acting, even in ``train()`` mode."""
         return {"segment_length": self.segment_length}
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Return, once, the loss that the last ``train()``-mode ``forward`` adds to the objective.
+        """Return and clear the loss that the last ``train()``-mode ``forward`` adds to the objective.
 
-        It is a scalar with gradient, already multiplied by its coefficient; None where there is none.
+        It is a scalar with gradient, already multiplied by its coefficient, or None if there is none.
         """
         return None
 
     def state_nbytes(self, state: TensorDict) -> int:
-        """Return the bytes of storage that ``state`` holds now, spare capacity included."""
+        """Return the bytes of storage that ``state`` occupies, spare capacity included."""
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values(True, True)}
         return sum(storages.values())
 
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless the entries of ``state``, rightly named, have the model's sizes."""
+        """Raise ``ValueError`` unless the entries of ``state``, whose names are checked, have the model's sizes."""
 
     def check_sequences(self, x: Tensor, is_init: Tensor | None) -> None:
         """Raise ``ValueError`` unless ``x`` is finite ``[B, T, D]`` and ``is_init`` is bool ``[B, T]``."""
@@ -241,7 +242,7 @@ class SequenceModel(nn.Module, ABC):
         _check_finite(x)
 
     def check_step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None) -> None:
-        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]`` and ``state`` is one of this model's."""
+        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]``, ``is_init`` bool ``[B]`` and ``state`` valid."""
         if x_t.ndim != 2 or x_t.shape[-1] != self.d_model:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}: must be [B, D] with D={self.d_model}")
         if state.batch_size != x_t.shape[:1]:
@@ -257,7 +258,7 @@ class SequenceModel(nn.Module, ABC):
 
 
 def check_state_budget(state: TensorDict, budget: int | None) -> None:
-    """Raise ``ValueError`` unless ``state`` was made under ``budget``: it decides where entries lie."""
+    """Raise ``ValueError`` unless ``state`` was made with ``budget``, which decides where its entries lie."""
     made_with = int(state["budget"][0]) or None if len(state["budget"]) else budget
     if made_with != budget:
         raise ValueError(f"state was made with memory_budget={made_with}: the model has memory_budget={budget}")
@@ -272,7 +273,7 @@ def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:
 
 
 def _check_finite(x: Tensor) -> None:
-    if torch.compiler.is_compiling():  # also while torch.export traces, where values do not exist
+    if torch.compiler.is_compiling():  # true also while torch.export traces, without values
         return
     finite = x.detach().isfinite()
     if not finite.all():

@@ -1,4 +1,4 @@
-"""Where a cache keeps keys and values: in blocks, so that it grows without being copied."""
+"""Storage of cached keys and values in blocks, so that a cache can grow without being copied."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from memo_lightning.models.attention import KeysValues
 
-# Places in a block. A CPU reads a few large blocks as fast as one tensor. A GPU copies memory faster than it is told to
-# read one more tensor: there, one block holds all.
+# Places in a block. A CPU reads a few large blocks as fast as one tensor. On a GPU, copying memory takes less time than
+# launching the read of one more tensor, so one block holds all places.
 BLOCK_SIZE = 1024
 _UNBOUNDED = sys.maxsize
 
 
 class Placement(NamedTuple):
-    """Which tokens of a pass go where in one block.
+    """The tokens of a pass that go to one block, and their places there.
 
     Attributes:
         block: number of the block.
-        tokens: an index of the pass's ``[b, H, t, d]``.
-        places: the index of the block's ``[B, H, n, d]`` that fits it.
+        tokens: an index into the pass's ``[b, H, t, d]``.
+        places: the matching index into the block's ``[B, H, n, d]``.
     """
 
     block: int
@@ -33,22 +33,22 @@ class Placement(NamedTuple):
 
 
 class CacheBlocks:
-    """Keys and values of all layers, for every row at places ``0, 1, ...``, held in TensorDicts.
+    """Keys and values of all layers, held in TensorDicts at places ``0, 1, ...`` of every row.
 
-    A layer's places lie in blocks ``[B, H, n, d]``. All of them are of one size but the last, which is as long as has
-    been asked for; when the cache grows, no other is copied.
+    A layer's places lie in blocks ``[B, H, n, d]``. All have the same size except the last, which is only as long as
+    has been asked for; when the cache grows, no other block is copied.
 
     Args:
-        keys: layer by layer, the blocks in order; the names of both are their numbers.
-        values: alike.
+        keys: the blocks of each layer, in order; layers and blocks are named by their numbers.
+        values: likewise.
 
     Attributes:
-        n_rows: rows B.
+        n_rows: number of rows B.
         n_heads: attention heads H.
         head_dim: width d of a head.
-        n_layers: layers.
-        dtype: of keys and values.
-        device: where they are.
+        n_layers: number of layers.
+        dtype: dtype of keys and values.
+        device: device of keys and values.
     """
 
     def __init__(self, keys: TensorDict, values: TensorDict) -> None:
@@ -58,23 +58,23 @@ class CacheBlocks:
         self.n_rows, self.n_heads, held, self.head_dim = first.shape
         self.n_layers, self.dtype, self.device = len(self._layers), first.dtype, first.device
         size = BLOCK_SIZE if self.device.type == "cpu" else _UNBOUNDED
-        self._size = held if others else max(size, held)  # as it is, where the state comes from another device
+        self._size = held if others else max(size, held)  # kept as it is if the state comes from another device
 
     @staticmethod
     def allocate(first: Tensor, n_layers: int) -> TensorDict:
-        """Return keys, or values, of ``n_layers`` layers, in blocks of zeros like ``first [B, H, n, d]``."""
+        """Return the keys or values of ``n_layers`` layers, as one block of zeros like ``first [B, H, n, d]`` each."""
         # Zeros, not empty: a masked place has weight 0, and 0 times an accidental NaN would still be NaN.
         layers: dict[str, Any] = {str(layer): {"0": torch.zeros_like(first)} for layer in range(n_layers)}
         return TensorDict(layers, [first.shape[0]])
 
     @property
     def n_places(self) -> int:
-        """Places that are allocated for every row."""
+        """The number of places allocated for every row."""
         keys, _ = self._layers[0]
         return (len(keys) - 1) * self._size + keys[-1].shape[2]
 
     def extend(self, n: int) -> None:
-        """Add ``n`` places to every row, one layer at a time: at no moment is much more allocated than is held."""
+        """Add ``n`` places to every row, one layer at a time, so that little extra memory is needed meanwhile."""
         for layers in self._parts:
             for blocks in layers.values():
                 self._extend(blocks, n)
@@ -100,9 +100,9 @@ class CacheBlocks:
         """Return the keys and values ``[b, H, k, d]`` at the first ``n`` places of a layer, block by block.
 
         Args:
-            layer: which of the layers.
-            n: places.
-            rows: int64 ``[b]``, whose they are, as copies; None for all rows, as they lie.
+            layer: number of the layer.
+            n: number of places.
+            rows: int64 ``[b]``, the rows to return, as copies; None for all rows, without a copy.
         """
         parts = []
         for first, *blocks in zip(range(0, n, self._size), *self._layers[layer], strict=False):
@@ -111,11 +111,11 @@ class CacheBlocks:
         return parts
 
     def consecutive(self, first: Tensor, length: int, rows: Tensor | None = None) -> list[Placement]:
-        """Return where the tokens of a pass ``[b, length]`` go, those of a row one behind another.
+        """Return where the tokens of a pass ``[b, length]`` go, each row's in consecutive places.
 
         Args:
             first: int64 ``[b]`` on the CPU, the place of each row's first token.
-            length: tokens of a row.
+            length: number of tokens per row.
             rows: int64 ``[b]`` on the CPU, the cache rows of the pass; None for all.
         """
         start, end, whole = int(first[0]), int(first[0]) + length, slice(None)
@@ -123,7 +123,7 @@ class CacheBlocks:
             if rows is None:
                 rows = torch.arange(len(first))
             number = int(first.min()) // self._size
-            if length == 1 and int(first.max()) // self._size == number:  # of a step: in few operations
+            if length == 1 and int(first.max()) // self._size == number:  # one step, in few operations
                 target = (rows.to(self.device), whole, (first - number * self._size).to(self.device))
                 return [Placement(number, (whole, whole, 0), target)]
             times = torch.arange(length).expand(len(first), -1)
@@ -141,11 +141,11 @@ class CacheBlocks:
         return placements
 
     def scattered(self, of_pass: Tensor, times: Tensor, of_cache: Tensor, places: Tensor) -> list[Placement]:
-        """Return where single tokens of a pass go; all arguments are int64 ``[n]`` on the CPU.
+        """Return where individual tokens of a pass go; all arguments are int64 ``[n]`` on the CPU.
 
         Args:
             of_pass: the tokens' rows in the pass.
-            times: which of a row's tokens they are.
+            times: the tokens' indices within those rows.
             of_cache: the cache rows that they go to.
             places: the places that they go to.
         """
@@ -161,7 +161,7 @@ class CacheBlocks:
         return placements
 
     def store(self, layer: int, placements: list[Placement], keys: Tensor, values: Tensor) -> None:
-        """Store the keys and values ``[b, H, t, d]`` that a layer has made of the tokens of a pass."""
+        """Store a layer's keys and values ``[b, H, t, d]`` of the tokens of a pass."""
         for blocks, new in zip(self._layers[layer], (keys, values), strict=True):
             for number, tokens, places in placements:
                 blocks[number][places] = new[tokens].to(self.dtype)

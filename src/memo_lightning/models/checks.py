@@ -1,4 +1,4 @@
-"""Checking that a memory keeps the contract of :class:`SequenceModel`, and saying in words where it does not."""
+"""Checks of a memory against the contract of :class:`SequenceModel`, with violations described in words."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from memo_lightning.models.base import SequenceModel
 from memo_lightning.models.fixed_state import FixedStep, trace
 from memo_lightning.quiet import quietly
 
-_TOLERANCE = 1e-4  # of float32 outputs, relative to one and to their size
-_HALF_PRECISION_TOLERANCE = 0.1  # of the mean difference, relative to the mean size of the outputs
+_TOLERANCE = 1e-4  # for float32 outputs, relative to one plus their size
+_HALF_PRECISION_TOLERANCE = 0.1  # for the mean difference, relative to the mean size of the outputs
 _N_SEQUENCES = 6
 
 
 class _Broken(Exception):
-    """The contract is not kept; the message says how."""
+    """A violation of the contract, described by the message."""
 
 
 def check_memory(build: Callable[[], SequenceModel], n_steps: int, *, thorough: bool = True) -> Iterator[Finding]:
-    """Yield what the checks of a memory find, one after another.
+    """Yield the findings of the checks of a memory, one by one.
 
-    They run on the CPU, with random inputs of their own, on a memory that nothing else uses. Where a parameter
-    begins as a constant, which could hide a mistake (a gate that is still closed), it is changed a little first.
+    The checks run on the CPU with random inputs of their own, on a memory that nothing else uses. Parameters that start
+    as a constant are perturbed first, because they could hide a mistake (such as a gate that is still closed).
 
     Args:
-        build: returns the memory, each time a new one of the same settings.
-        n_steps: T, the steps of the sequences that are looked at; a memory with segments needs more than one.
-        thorough: whether to look at all of the contract, or only at what makes training wrong without an error:
-            shapes, time, trials, stepping.
+        build: builds the memory, a new one with the same settings each time.
+        n_steps: length T of the sequences; a memory with segments needs more than one segment.
+        thorough: whether to check the whole contract, or only what would make training wrong without an error: shapes,
+            time, trials and stepping.
     """
     checks = {**_ESSENTIAL, **(_FURTHER if thorough else {})}
     try:
@@ -55,7 +55,7 @@ def check_memory(build: Callable[[], SequenceModel], n_steps: int, *, thorough: 
 
 
 def steps_to_check(model: SequenceModel, most: int) -> int:
-    """Return how many steps show all that a memory does: of two segments and a half, or ``most`` if that is less."""
+    """Return how many steps exercise all of a memory: two and a half segments, at least 32, but at most ``most``."""
     return min(most, max(32, 5 * (model.segment_length or 0) // 2 + 1))
 
 
@@ -73,7 +73,7 @@ def _look(name: str, check: Callable[[SequenceModel, Tensor], str], model: Seque
 
 
 def _describe(error: Exception, what: str) -> str:
-    """Return one line about an exception, with the line of the user's file that it comes from."""
+    """Describe an exception in one line, with the file and line that it comes from."""
     return f"{what} raised {type(error).__name__}: {' '.join(str(error).split())[:300]}{_where(error)}"
 
 
@@ -92,7 +92,7 @@ def _vary_constants(model: SequenceModel) -> SequenceModel:
 
 
 def _starts_of_trials(x: Tensor) -> Tensor:
-    """Return bool ``[B, T]``: trials of one step, of many, and none, which begin at different steps."""
+    """Return varied trial starts, bool ``[B, T]``: trials of one and of many steps, and a sequence without a start."""
     n_steps = x.shape[1]
     is_init = torch.zeros(x.shape[:2], dtype=torch.bool)
     for sequence, starts in enumerate([[0], [0, 1, 2], [0, n_steps // 3], [0, n_steps // 2, n_steps - 1], []]):
@@ -113,7 +113,7 @@ def _step_through(
 
 
 def _differing(a: Tensor, b: Tensor) -> tuple[int, int, float] | None:
-    """Return sequence, step and size of the first difference of ``[B, T, D]``; None where there is none."""
+    """Return sequence, step and size of the first difference between two ``[B, T, D]``; None if there is none."""
     difference = (a - b).abs()
     wrong = ~(difference <= _TOLERANCE * (1 + b.abs())).all(-1)  # also where one is NaN
     if not wrong.any():
@@ -192,7 +192,7 @@ def _check_trials(model: SequenceModel, x: Tensor) -> str:
             f"{differing[1]} steps into a trial the outputs depend, by {differing[2]:.3g}, on the trial before it; "
             f"where is_init is true the memory must be emptied first"
         )
-    return "a trial knows nothing of the trial before it"
+    return "a trial does not depend on the previous one"
 
 
 def _check_time(model: SequenceModel, x: Tensor) -> str:
@@ -201,7 +201,7 @@ def _check_time(model: SequenceModel, x: Tensor) -> str:
     with torch.no_grad():
         differing = _differing(model(other)[:, :at], model(x)[:, :at])
     if differing:
-        raise _Broken(f"the output of step {differing[1]} depends, by {differing[2]:.3g}, on steps from {at} on")
+        raise _Broken(f"the output of step {differing[1]} depends, by {differing[2]:.3g}, on step {at} or later")
     return "no output depends on a later step"
 
 
@@ -213,11 +213,11 @@ def _check_batch(model: SequenceModel, x: Tensor) -> str:
     differing = _differing(alone, together)
     if differing:
         raise _Broken(f"the outputs of a sequence depend, by {differing[2]:.3g}, on the other sequences of its batch")
-    return "the outputs of a sequence are the same alone and beside others"
+    return "the outputs of a sequence are the same alone and in a batch"
 
 
 def _check_state_is_all(model: SequenceModel, x: Tensor) -> str:
-    """Continue from a copy of a state after the model has been used for something else, in two batch sizes."""
+    """Continue from a copy of a state after the model has been used for something else, with two batch sizes."""
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     half = x.shape[1] // 2
     expected, _ = _step_through(model, x)
@@ -264,7 +264,7 @@ def _check_gradients(model: SequenceModel, x: Tensor) -> str:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     inputs = x.clone().requires_grad_()
     missing, reach = set(parameters), 0
-    for _ in range(8):  # layers that are dropped at random may leave some out
+    for _ in range(8):  # a memory that drops layers at random may leave some out
         y = model(inputs, **model.acting_pass())
         loss = (y * torch.randn_like(y)).mean()
         auxiliary = model.auxiliary_loss()
@@ -305,7 +305,7 @@ def _check_half_precision(model: SequenceModel, x: Tensor) -> str:
 
 
 def _check_export(model: SequenceModel, x: Tensor) -> str:
-    """Trace a step; not a fault where that fails, as neither training nor evaluation needs it."""
+    """Trace a step; a failure is not a fault, as neither training nor evaluation needs it."""
     is_init = torch.zeros(len(x), dtype=torch.bool)
     try:
         with quietly():
@@ -313,21 +313,23 @@ def _check_export(model: SequenceModel, x: Tensor) -> str:
     except Exception as error:
         budget = model.budget_of_trial(x.shape[1])
         if model.memory_budget is None and budget is not None:
-            return f"can be exported with a memory_budget, as its memory grows; {budget} is that of {x.shape[1]} steps"
-        return f"torch.export does not take step{_where(error)}, so it cannot be deployed; training needs no export"
-    return "torch.export takes step"
+            return (
+                f"can be exported with a memory_budget, as its memory grows; {budget} is enough for {x.shape[1]} steps"
+            )
+        return f"torch.export cannot trace step{_where(error)}, so it cannot be deployed; training needs no export"
+    return "torch.export can trace step"
 
 
 def _check_weights(model: SequenceModel, x: Tensor, build: Callable[[], SequenceModel]) -> str:
     with torch.no_grad():
         expected = model(x)
         if _differing(copy.deepcopy(model)(x), expected):
-            raise _Broken("a copy of the model gives other outputs; workers act with a copy")
+            raise _Broken("a copy of the model gives different outputs; workers act with a copy")
         loaded = build().cpu().eval()
         loaded.load_state_dict(model.state_dict())
         if _differing(loaded(x), expected):
             raise _Broken(
-                "a new model that loads the weights gives other outputs; register tensors that are not parameters "
+                "a new model that loads the weights gives different outputs; register tensors that are not parameters "
                 "with register_buffer"
             )
     return f"{sum(p.numel() for p in model.parameters()):,} parameters; a model that loads them gives the same outputs"

@@ -1,7 +1,7 @@
-"""Attention to a context that lies in a shared buffer, and causally to the tokens of the pass itself.
+"""Attention to a context in a shared buffer and, causally, to the tokens of the pass itself.
 
 The plain way copies the context and the pass's own keys and values into one tensor for every pass, and autograd keeps
-the copy: time and memory that grow with the square of the number of passes. Here the context is read where it lies.
+the copy. Time and memory then grow with the square of the number of passes. Here the context is read in place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from memo_lightning.models.attention_kernels import Kernel, Part, kernel_for, me
 def attend_to_context(
     queries: Tensor, keys: Tensor, values: Tensor, context: KeysValues, kernel: Kernel | None = None
 ) -> Tensor:
-    """Return what ``queries`` read from the context and, causally, from ``keys, values`` of the pass.
+    """Return the attention of ``queries`` to the context and, causally, to ``keys, values`` of the pass.
 
     Args:
         queries: ``[B, H, t, d]``.
@@ -27,7 +27,7 @@ def attend_to_context(
         values: ``[B, H, t, d]``.
         context: keys and values ``[B, H, k, d]`` that all queries see. They must not change before the backward
             pass has run.
-        kernel: what computes each of the two parts; None for the fastest there is.
+        kernel: computes each of the two parts; None for the fastest available.
     """
     if context[0].shape[2] == 0:
         return causal_attention(queries, keys, values)

@@ -1,4 +1,4 @@
-"""Memo without the second pass: the ablation ``direct_kv`` of its paper."""
+"""Memo without the second pass: the ``direct_kv`` ablation of its paper."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from memo_lightning.models.trials import Chunk, Trials
 
 
 class DirectKVTransformer(MemoTransformer):
-    """Memo whose memory is the keys and values that the summary queries had while reading their segment.
+    """Memo that remembers the keys and values that the summary queries had while reading their segment.
 
-    Memo runs the queries' outputs through all layers again, and remembers the keys and values of that second
-    pass. Here there is none, so layer 1 of the memory knows the constant queries only, and layer 2 what one
-    layer read. The keys are moved (by one more rotation) to the positions that Memo's summaries have, so that
-    the positions of all tokens are Memo's.
+    Memo runs the queries' outputs through all layers again and remembers the keys and values of that second pass. Here
+    there is no second pass, so layer 1 of the memory knows only the constant queries, and layer 2 only what one layer
+    has read. One more rotation moves the keys to the positions of Memo's summaries, so that all tokens have the same
+    positions as in Memo.
 
-    Takes the arguments of :class:`MemoTransformer`, of which ``gradient_segments`` must be None.
+    The arguments are those of :class:`MemoTransformer`; ``gradient_segments`` must be None.
 
     Raises:
         ValueError: if the sizes do not fit together.
     """
 
     def check_gradient_segments(self, gradient_segments: int) -> None:
-        """Raise ``ValueError``: there are no summary tokens that could be detached."""
+        """Raise ``ValueError``: there are no summary tokens to detach."""
         raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
 
     def read_trials(
@@ -74,14 +74,14 @@ class DirectKVTransformer(MemoTransformer):
     def _fixed_summary(
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor
     ) -> tuple[LayerTensors, LayerTensors]:
-        """Return what summarises the open segment; see :meth:`MemoTransformer._fixed_summary`."""
+        """Return the keys and values that summarise the open segment; see :meth:`MemoTransformer._fixed_summary`."""
         cache = FixedCache(keys, values, self.transformer)
         self._read_segment(cache, segments)
         of_queries, read = cache.newest(self.summary_length)
         return [self._move_keys(query_keys, self.segment_length) for query_keys in of_queries], read
 
     def _move_keys(self, keys: Tensor, distance: int) -> Tensor:
-        """Return ``keys [..., d]`` as they were ``distance`` positions earlier."""
+        """Return ``keys [..., d]``, moved to ``distance`` positions earlier."""
         position = torch.full((1,), -distance, device=keys.device)
         cos, sin = self.transformer.rotary(position, torch.promote_types(keys.dtype, torch.float32))
         return rotate(keys, cos, sin)

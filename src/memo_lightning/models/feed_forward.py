@@ -1,4 +1,4 @@
-"""The gated MLP that all models share."""
+"""The gated MLP of all models except the recurrent ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
         self.down = projection(d_ff, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
+        """Apply the MLP to the last dimension."""
         gate_up = self.gate_up(x)
         return self.down(_GatedGelu.apply(gate_up) if torch.is_grad_enabled() else _gated_gelu(gate_up))
 
@@ -39,7 +39,8 @@ def _gated_gelu(gate_up: Tensor) -> Tensor:
 class _GatedGelu(torch.autograd.Function):
     """Tanh-GELU of the first half times the second: ``[..., 2 F] -> [..., F]``.
 
-    Keeps its input only; autograd would keep the GELU too, a sixth of all that a transformer block keeps.
+    It saves only its input for the backward pass. Autograd would save the GELU too, a sixth of all that a transformer
+    block saves.
     """
 
     @staticmethod
@@ -62,7 +63,7 @@ class _GatedGelu(torch.autograd.Function):
 def compile_feed_forwards(model: nn.Module) -> None:
     """Compile the gated MLPs of ``model``, in place.
 
-    Whole models branch on trial starts and loop over segments: they would be compiled again and again.
+    Whole models branch on trial starts and loop over segments, so they would be recompiled again and again.
     """
     for module in model.modules():
         if isinstance(module, FeedForward):

@@ -1,8 +1,8 @@
-"""Memories whose state is a few tensors of fixed shapes, so that a step can be traced, compiled and exported.
+"""Memory states of fixed shape, so that a step can be traced, compiled and exported.
 
-What :meth:`SequenceModel.step` does with counters on the CPU, buffers that grow and rows picked out, is done here by
-tensors alone: counters lie on the device, every slot a memory may ever use is there from the start, and a mask says
-which of them hold something. A state of zeros is an empty memory.
+Where :meth:`SequenceModel.step` uses counters on the CPU, growing buffers and selected rows, this module uses tensors
+only. Counters are on the device, every slot that a memory may ever use exists from the start, and a mask tells which
+slots are in use. A state of zeros is an empty memory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LayerTensors = list[Tensor]
 
 
 class FixedCache:
-    """Keys and values of every row in slots, of which there are always as many.
+    """A KV cache with a fixed number of slots per sequence.
 
     The counterpart of :class:`~memo_lightning.models.kv_cache.KVCache`. Nothing is changed in place: after a run,
-    ``keys`` and ``values`` are new tensors. Where layers have a sink, its key and value take one more slot, before the
-    others; they are written by every run, so that an empty cache is all zeros.
+    ``keys`` and ``values`` are new tensors. If layers have a sink, its key and value take one extra slot before the
+    others. Every run writes them, so an empty cache is all zeros.
 
     Args:
         keys: one tensor ``[B, H, sinks + n_slots, d]`` per layer.
-        values: alike.
+        values: likewise.
         stack: the transformer whose keys and values these are.
     """
 
@@ -43,7 +43,7 @@ class FixedCache:
 
     @staticmethod
     def allocate(stack: Transformer, batch_size: int, n_slots: int) -> FixedState:
-        """Return an empty cache, on the device of ``stack``, as part of a state."""
+        """Return an empty cache as part of a state, on the device of ``stack``."""
         shape = (batch_size, stack.n_heads, int(stack.sink_kv) + n_slots, stack.head_dim)
         names = [f"{part}.{layer}" for part in ("keys", "values") for layer in range(stack.n_layers)]
         return {name: stack.norm.weight.new_zeros(shape) for name in names}
@@ -55,32 +55,32 @@ class FixedCache:
         return FixedCache(keys, values, stack)
 
     def as_state(self) -> FixedState:
-        """Return it as part of a state."""
+        """Return the cache as part of a state."""
         parts = {"keys": self.keys, "values": self.values}
         return {f"{part}.{layer}": buffer for part, buffers in parts.items() for layer, buffer in enumerate(buffers)}
 
     @property
     def slots(self) -> Tensor:
-        """The numbers of all slots, ``[n_slots]``."""
+        """The indices of all slots, ``[n_slots]``."""
         return torch.arange(self.keys[0].shape[2] - self._n_sinks, device=self.keys[0].device)
 
     def run(self, tokens: Tensor, first_positions: Tensor, slots: Tensor, seen: Tensor) -> Tensor:
-        """Run tokens through all layers, storing their keys and values.
+        """Run tokens through all layers and store their keys and values.
 
         Args:
             tokens: ``[B, t, D]``.
-            first_positions: int64 ``[B]``, the position of each row's first token.
-            slots: int64 ``[B, t]``, where they are stored.
-            seen: bool ``[B, t, n_slots]``, what each of them attends to; stored slots included.
+            first_positions: int64 ``[B]``, the position of each sequence's first token.
+            slots: int64 ``[B, t]``, where the tokens are stored.
+            seen: bool ``[B, t, n_slots]``, the slots that each token attends to, including those stored by this run.
 
         Returns:
-            Normed outputs ``[B, t, D]``.
+            Outputs ``[B, t, D]`` after the final norm.
         """
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         return self._stack(tokens, first_positions[:, None, None] + steps, _Writer(self, slots, seen))
 
     def newest(self, n: int) -> tuple[LayerTensors, LayerTensors]:
-        """Return keys and values of the last ``n`` slots, ``[B, H, n, d]`` per layer."""
+        """Return the keys and values of the last ``n`` slots, ``[B, H, n, d]`` per layer."""
         return [keys[:, :, -n:].contiguous() for keys in self.keys], [
             values[:, :, -n:].contiguous() for values in self.values
         ]
@@ -92,25 +92,25 @@ class FixedCache:
             buffers[:] = [buffer.scatter(2, index, part) for buffer, part in zip(buffers, new, strict=True)]
 
     def write(self, layer: int, new: KeysValues, index: Tensor) -> KeysValues:
-        """Store the ``new`` keys and values of a layer at ``index [B, H, n, d]``; return all there are."""
+        """Store the ``new`` keys and values of a layer at ``index [B, H, n, d]``; return all of the layer's."""
         self.keys[layer] = self.keys[layer].scatter(2, index, new[0])
         self.values[layer] = self.values[layer].scatter(2, index, new[1])
         return self.keys[layer], self.values[layer]
 
     def with_sink(self, slots: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``slots [B, t]`` and ``seen [B, t, n_slots]`` with the sink's slot, if there is one, before them."""
+        """Prepend the sink's slot, if there is one, to ``slots [B, t]`` and ``seen [B, t, n_slots]``."""
         if not self._n_sinks:
             return slots, seen
         slots = torch.cat([torch.zeros_like(slots[:, :1]), slots + 1], 1)
         return slots, torch.cat([torch.ones_like(seen[..., :1]), seen], -1)
 
     def sink(self, layer: int) -> KeysValues | None:
-        """The sink's key and value ``[1, H, 1, d]`` of a layer, if there is one."""
+        """Return the key and value ``[1, H, 1, d]`` of a layer's sink; None if it has none."""
         return self._stack.sinks()[layer]
 
 
 class _Writer:
-    """One run of tokens that are stored and attend to what is stored."""
+    """The context of one run: it stores the run's tokens, which attend to what is stored."""
 
     def __init__(self, cache: FixedCache, slots: Tensor, seen: Tensor) -> None:
         self._cache = cache
@@ -126,17 +126,17 @@ class _Writer:
 
 
 def _index(slots: Tensor, like: Tensor) -> Tensor:
-    """Return ``slots [B, n]`` as the index ``[B, H, n, d]`` of a scatter of ``like``."""
+    """Return ``slots [B, n]`` as an index ``[B, H, n, d]`` for scattering ``like``."""
     return slots[:, None, :, None].expand(-1, like.shape[1], -1, like.shape[3])
 
 
 def begin_where(is_init: Tensor, *counters: Tensor) -> tuple[Tensor, ...]:
-    """Return int64 ``counters [B]``, zero where ``is_init [B]``."""
+    """Return int64 ``counters [B]``, set to zero where ``is_init [B]`` is true."""
     return tuple(counter.masked_fill(is_init, 0) for counter in counters)
 
 
 class FixedStep(nn.Module):
-    """One step of a memory, as a module of tensors: what is traced, compiled or exported.
+    """One step of a memory as a module, to be traced, compiled or exported.
 
     Args:
         model: a :class:`~memo_lightning.models.base.SequenceModel`.
@@ -148,14 +148,14 @@ class FixedStep(nn.Module):
 
     @torch.no_grad()
     def forward(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
-        """Process one step ``x_t [B, D]`` of every row; see :meth:`SequenceModel.fixed_step`."""
+        """Process one step ``x_t [B, D]`` of every sequence; see :meth:`SequenceModel.fixed_step`."""
         return self.model.fixed_step(x_t, state, is_init)  # type: ignore[operator]
 
 
 @torch.no_grad()
 def trace(module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    """Return what ``torch.export`` makes of a module for inputs of these shapes, without the paths of source files."""
-    # Dynamo traces conditions; it takes sizes for unknown that differ from those of an earlier trace.
+    """Export a module with ``torch.export`` for inputs of these shapes, without the paths of source files."""
+    # Dynamo traces conditions; it would treat sizes that differ from those of an earlier trace as unknown.
     torch._dynamo.reset()
     program = export(module, inputs)
     for graph in program.graph_module.modules():

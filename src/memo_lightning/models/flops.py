@@ -1,4 +1,4 @@
-"""Counting FLOPs, with attention counted as it is computed: without what a causal mask hides."""
+"""FLOP counting that leaves out the part of attention that a causal mask hides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ATTENTION = [
     f"_scaled_dot_product_{kind}"
     for kind in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 ]
-# Matrix products of a whole attention. The backward kernel computes scores again.
+# Matrix products per attention. The backward kernel recomputes the scores.
 _ATTENTION_PRODUCTS = dict.fromkeys(_ATTENTION, 2) | {f"{name}_backward": 5 for name in _ATTENTION}
 # Matrix products per weight matrix and time step
 _RECURRENT_PRODUCTS = {
@@ -28,11 +28,11 @@ _RECURRENT_PRODUCTS = {
 
 @dataclass
 class FlopCount:
-    """What a block of code computed.
+    """The FLOPs and attention kernels of a block of code.
 
     Attributes:
-        flops: floating-point operations of matrix products and attention, a multiply-add being two.
-        attention_kernels: the attention kernels that ran, by torch's names.
+        flops: floating-point operations of matrix products and attention; a multiply-add counts as two.
+        attention_kernels: torch's names of the attention kernels that ran.
     """
 
     flops: int = 0
@@ -41,10 +41,10 @@ class FlopCount:
 
 @contextmanager
 def count_flops() -> Iterator[FlopCount]:
-    """Count the FLOPs of the block; the yielded count is filled in at its end.
+    """Count the FLOPs of the ``with`` block; the yielded count is filled in at its end.
 
-    Torch's :class:`FlopCounterMode` knows no CPU attention kernel, no fused LSTM or GRU and no product of oneDNN, and
-    counts all pairs of tokens for the attention kernels that it knows.
+    Torch's :class:`FlopCounterMode` does not know CPU attention kernels, fused LSTMs and GRUs, or oneDNN's matrix
+    products. For the attention kernels that it does know, it counts all pairs of tokens.
     """
     count = FlopCount()
     formulas = {op: _attention_formula(op, n) for op, n in _present(_ATTENTION_PRODUCTS).items()}
@@ -59,13 +59,13 @@ def count_flops() -> Iterator[FlopCount]:
 
 
 def _present(numbers: Mapping[str, int]) -> dict[OpOverloadPacket, int]:
-    """Return the ``numbers`` of those operators that the installed torch has: they are private to it."""
+    """Return the ``numbers`` of the operators that the installed torch has; they are private to torch."""
     operators = {name: getattr(torch.ops.aten, name, None) for name in numbers}
     return {operator: numbers[name] for name, operator in operators.items() if operator is not None}
 
 
 def _attention_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[..., int]:
-    """Return the FLOPs of an attention kernel as a function of its arguments."""
+    """Return the function that computes an attention kernel's FLOPs from its arguments."""
 
     def formula(given: Mapping[str, Any]) -> int:
         batch, heads, length, width = given["query"].shape
@@ -80,7 +80,7 @@ def _attention_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[
 
 
 def _recurrent_formula(operation: OpOverloadPacket, n_matmuls: int) -> Callable[..., int]:
-    """Return the FLOPs of fused recurrent layers as a function of their arguments."""
+    """Return the function that computes the FLOPs of fused recurrent layers from their arguments."""
 
     def formula(given: Mapping[str, Any]) -> int:
         weights = [value for name, value in given.items() if name.startswith("weight")]
@@ -98,7 +98,7 @@ def _linear_flops(given: Mapping[str, Any]) -> int:
 
 
 def _by_name(operation: OpOverloadPacket, formula: Callable[[Mapping[str, Any]], int]) -> Callable[..., int]:
-    """Return ``formula`` as torch calls it, which is with the positional arguments of ``operation``."""
+    """Wrap ``formula`` so that torch can call it with the positional arguments of ``operation``."""
     names = [argument.name for argument in operation.default._schema.arguments]
 
     def positional(*args: Any, out_val: Any = None, **kwargs: Any) -> int:

@@ -1,4 +1,4 @@
-"""The full-context transformer: nothing is forgotten, nothing is summarised."""
+"""The full-context transformer, which attends to all past steps without summaries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memo_lightning.models.sequence_context import SequenceContext
 from memo_lightning.models.transformer import TransformerSizes
 from memo_lightning.models.transformer_model import TransformerModel
 
-_CACHE_GROWTH = 256  # slots; so that a step seldom waits for memory
+_CACHE_GROWTH = 256  # slots; large enough that a step seldom waits for an allocation
 
 
 class FullContextTransformer(TransformerModel):
@@ -26,10 +26,10 @@ class FullContextTransformer(TransformerModel):
     then passes episode starts as ``is_init``, so attention stays within an episode and positions start again.
 
     Args:
-        position_offset: position of a trial's first step. It matters with ``sink_kv`` only, since the sink
-            key is not rotated.
-        memory_budget: newest steps that are attended to, the current one included; older ones are dropped and
-            positions go on. None for all.
+        position_offset: position of a trial's first step. It matters only with ``sink_kv``, since the sink key is not
+            rotated.
+        memory_budget: number of newest steps that are attended to, the current one included; older ones are dropped,
+            and positions are not re-based. None for all.
         memory_scope: what the memory spans; see :class:`SequenceModel`.
         **sizes: see :class:`TransformerModel`.
 
@@ -65,7 +65,7 @@ class FullContextTransformer(TransformerModel):
         return n_steps
 
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
+        """Raise ``ValueError`` unless ``state`` has the model's sizes and budget."""
         KVCache.check(state, self.transformer)
         check_state_budget(state, self.memory_budget)
 
@@ -78,7 +78,7 @@ class FullContextTransformer(TransformerModel):
     ) -> Tensor:
         """Process whole sequences in one pass; see :meth:`SequenceModel.forward`.
 
-        ``dropped_layers`` overrides the draw of ``train()`` mode.
+        ``dropped_layers`` overrides the layers drawn in ``train()`` mode.
         """
         self.check_sequences(x, is_init)
         trial_steps = _trial_steps(x, is_init)
@@ -102,7 +102,7 @@ class FullContextTransformer(TransformerModel):
         return self.transformer(x, trial_steps + self.position_offset, context), state
 
     def _sequence_context(self, trial_steps: Tensor, dropped: Sequence[int] = ()) -> SequenceContext:
-        """Return the context of a pass over rows whose steps are ``trial_steps [B, 1, T]``, or ``[T]`` in all rows."""
+        """Return the context of a pass over ``trial_steps [B, 1, T]``, or ``[T]`` if all sequences agree."""
         steps = torch.arange(trial_steps.shape[-1], device=trial_steps.device)
         first_seen = None if trial_steps.ndim == 1 else steps - trial_steps.squeeze(1)  # (B, T)
         if self.memory_budget is not None and self.memory_budget < len(steps):
@@ -111,7 +111,7 @@ class FullContextTransformer(TransformerModel):
         return SequenceContext(self.transformer.sinks(dropped), first_seen, self.memory_budget)
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, and the steps seen since the trial began."""
+        """Return an empty memory: keys and values per layer, the steps seen since the trial began, and the budget."""
         capacity = min(_CACHE_GROWTH, self.memory_budget or _CACHE_GROWTH)
         buffers = KVCache.allocate(self.transformer, batch_size, capacity)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
@@ -131,7 +131,7 @@ class FullContextTransformer(TransformerModel):
     def step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
         """Process one step of every sequence; see :meth:`SequenceModel.step`.
 
-        With a budget the cache is a ring: a new step overwrites the oldest.
+        With a budget, the cache is a ring buffer: a new step overwrites the oldest.
         """
         self.check_step(x_t, state, is_init)
         budget, steps = self.memory_budget, state["steps"]
@@ -160,7 +160,7 @@ class FullContextTransformer(TransformerModel):
 
 
 def _trial_steps(x: Tensor, is_init: Tensor | None) -> Tensor:
-    """Return the step of its trial that each of ``x [B, T, D]`` is: ``[B, 1, T]``, or ``[T]`` if rows agree."""
+    """Number the steps of ``x [B, T, D]`` within their trials: ``[B, 1, T]``, or ``[T]`` if all sequences agree."""
     steps = torch.arange(x.shape[1], device=x.device)
     if is_init is None or not bool(is_init[:, 1:].any()):
         return steps

@@ -1,4 +1,4 @@
-"""Keys and values while acting: one cache for all rows, each with a length of its own."""
+"""The KV cache used while acting: one cache for all sequences, each with its own length."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from memo_lightning.models.transformer import Transformer
 
 
 class KVCache:
-    """The keys and values of every row's tokens, at slots ``0, 1, ...``, held in a state TensorDict.
+    """The keys and values of every row's tokens, held in slots ``0, 1, ...`` of a state TensorDict.
 
-    Rows have lengths of their own, so they can be reset, and can reach segment boundaries, at different steps. Storing
-    past the capacity grows the cache to exactly what is needed, rounded up to ``growth`` slots. Where the layers have a
-    sink, its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
+    Each row has its own length, so rows can be reset and reach segment boundaries at different steps. Storing past the
+    capacity grows the cache by exactly what is needed, rounded up to a multiple of ``growth`` slots. If the layers have
+    a sink, its key and value lie before slot 0, so that acting need not copy the cache to prepend them.
 
     Args:
         state: TensorDict with nested ``keys`` and ``values``; see :class:`CacheBlocks`.
         stack: the transformer whose keys and values these are.
-        growth: slots by which the cache grows.
-        limit: slots that it never grows beyond.
+        growth: number of slots by which the cache grows.
+        limit: number of slots beyond which it never grows.
     """
 
     def __init__(self, state: TensorDict, stack: Transformer, growth: int, limit: int | None = None) -> None:
@@ -40,7 +40,7 @@ class KVCache:
     def allocate(stack: Transformer, batch_size: int, capacity: int) -> dict[str, TensorDict]:
         """Return the empty ``keys`` and ``values`` of a state, on the device of ``stack``.
 
-        Under autocast they have its dtype, since that is what the layers compute then.
+        Under autocast they have its dtype, since the layers then compute in it.
         """
         weight = stack.norm.weight
         kind = weight.device.type
@@ -65,7 +65,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Slots that are allocated for every row."""
+        """The number of slots allocated for every row."""
         return self._blocks.n_places - self._n_sinks
 
     def _reserve(self, slots: int) -> None:
@@ -78,16 +78,16 @@ class KVCache:
         self._blocks.extend(extra)
 
     def step(self, x: Tensor, positions: Tensor, slots: Tensor, last_seen: Tensor | None = None) -> Tensor:
-        """Run one token of every row through all layers, storing it.
+        """Run one token of every row through all layers and store it.
 
         Args:
             x: ``[B, D]``.
             positions: int64 ``[B]`` on the CPU.
             slots: int64 ``[B]`` on the CPU, where the tokens are stored.
-            last_seen: int64 ``[B]`` on the CPU, the last slot that they see; their own by default.
+            last_seen: int64 ``[B]`` on the CPU, the last slot that each token sees; by default its own.
 
         Returns:
-            Normed outputs ``[B, D]``.
+            Outputs ``[B, D]`` after the final norm.
         """
         last_seen = slots if last_seen is None else last_seen
         self._reserve(int(last_seen.max()) + 1)
@@ -96,15 +96,15 @@ class KVCache:
         return self._stack.step(x, positions_from(positions, 1, x.device), stepper)
 
     def run(self, tokens: Tensor, first_positions: Tensor, slots: Tensor) -> Tensor:
-        """Run tokens of all rows through all layers, storing them behind what they see.
+        """Run tokens of all rows through all layers and store them behind what they see.
 
         Args:
             tokens: ``[B, t, D]``.
             first_positions: int64 ``[B]`` on the CPU, the position of each row's first token.
-            slots: int64 ``[B]`` on the CPU, the slot it is stored in; all before are seen.
+            slots: int64 ``[B]`` on the CPU, the slot that this token is stored in; all slots before it are seen.
 
         Returns:
-            Normed outputs ``[B, t, D]``.
+            Outputs ``[B, t, D]`` after the final norm.
         """
         if tokens.shape[1] == 1:
             return self.step(tokens.squeeze(1), first_positions, slots).unsqueeze(1)
@@ -115,23 +115,23 @@ class KVCache:
     def read(
         self, tokens: Tensor, first_positions: Tensor, held: Tensor, rows: Tensor
     ) -> tuple[Tensor, LayerKeysValues]:
-        """Run tokens of some rows through all layers, storing nothing.
+        """Run tokens of some rows through all layers without storing anything.
 
         Args:
-            tokens: ``[b, t, D]``, which see what their row holds and, causally, each other.
+            tokens: ``[b, t, D]``; they see what their row holds and, causally, each other.
             first_positions: int64 ``[b]`` on the CPU, the position of each row's first token.
-            held: int64 ``[b]`` on the CPU, the slots that the tokens of a row see.
+            held: int64 ``[b]`` on the CPU, the number of slots that the tokens of each row see.
             rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
 
         Returns:
-            Normed outputs ``[b, t, D]``, and the tokens' own keys and values.
+            Outputs ``[b, t, D]`` after the final norm, and the tokens' own keys and values.
         """
         reader = CacheReader(self._blocks, held + self._n_sinks, self._subset(rows))
         y = self._stack(tokens, positions_from(first_positions, tokens.shape[1], tokens.device), reader)
         return y, reader.own
 
     def keys_values(self, tokens: Tensor, first_positions: Tensor, held: Tensor, rows: Tensor) -> LayerKeysValues:
-        """Return the keys and values that :meth:`read` would, of the same arguments, without the outputs."""
+        """Return the keys and values that :meth:`read` would return, without computing the outputs."""
         reader = CacheReader(self._blocks, held + self._n_sinks, self._subset(rows))
         positions = positions_from(first_positions, tokens.shape[1], tokens.device)
         last = self._stack.last_keys_values(tokens, positions, reader)
@@ -141,8 +141,8 @@ class KVCache:
         """Store keys and values ``[b, H, t, d]``.
 
         Args:
-            layers: of every layer.
-            slots: int64 ``[b]`` on the CPU, where those of each row begin.
+            layers: the keys and values of every layer.
+            slots: int64 ``[b]`` on the CPU, the slot of each row's first token.
             rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
         """
         length = layers[0][0].shape[2]
@@ -152,12 +152,12 @@ class KVCache:
             self._blocks.store(layer, placements, keys, values)
 
     def bring_forward(self, rows: Tensor, first: Tensor, n: int) -> None:
-        """Copy ``n`` slots of some rows, from ``first [b]`` on, to the first slots.
+        """Copy ``n`` slots of some rows, starting at slot ``first [b]``, to the rows' first slots.
 
         Args:
             rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
-            first: int64 ``[b]`` on the CPU.
-            n: slots.
+            first: int64 ``[b]`` on the CPU, the first slot to copy.
+            n: number of slots.
         """
         device, n_places = self._blocks.device, int(first.max()) + n + self._n_sinks
         index = (first.to(device)[:, None] + torch.arange(n, device=device) + self._n_sinks)[:, None, :, None]
@@ -169,16 +169,16 @@ class KVCache:
             self._blocks.store(layer, placements, _joined(keys).gather(2, index), _joined(values).gather(2, index))
 
     def _subset(self, rows: Tensor) -> Tensor | None:
-        """Return ``rows``, or None if they are all."""
+        """Return ``rows``, or None if they are all rows."""
         return None if len(rows) == self._blocks.n_rows else rows
 
     def recorder(self, context: Context, rows: Tensor, times: Tensor, slots: Tensor) -> CacheRecorder:
-        """Return the ``context`` of one pass over whole sequences, of which some tokens are stored.
+        """Wrap the ``context`` of a pass over whole sequences, so that some of its tokens are stored.
 
         Args:
             context: decides what the tokens attend to.
             rows: int64 ``[n]``, the rows of the tokens that are stored.
-            times: int64 ``[n]``, their places in the pass.
+            times: int64 ``[n]``, their steps in the pass.
             slots: int64 ``[n]``, the slots they are stored in.
         """
         self._reserve(int(slots.max()) + 1)
@@ -186,7 +186,7 @@ class KVCache:
 
 
 class CacheRecorder:
-    """Stores some of a pass's keys and values in the cache; the pass attends as another context decides."""
+    """A context that stores some of a pass's keys and values and attends as another context decides."""
 
     def __init__(self, blocks: CacheBlocks, context: Context, placements: list[Placement]) -> None:
         self._blocks, self._context, self._placements = blocks, context, placements
@@ -198,15 +198,15 @@ class CacheRecorder:
 
 
 class CacheReader:
-    """A pass of tokens that see what their rows hold and, causally, each other.
+    """The context of a pass whose tokens see what their rows hold and, causally, each other.
 
     Args:
         blocks: the cache.
-        held: int64 ``[b]`` on the CPU, the places that are seen.
+        held: int64 ``[b]`` on the CPU, the number of places that each row's tokens see.
         rows: int64 ``[b]`` on the CPU, the cache rows; None for all.
 
     Attributes:
-        own: keys and values of the pass's tokens, in the layers so far.
+        own: keys and values of the pass's tokens in the layers run so far.
     """
 
     def __init__(self, blocks: CacheBlocks, held: Tensor, rows: Tensor | None) -> None:
@@ -214,7 +214,7 @@ class CacheReader:
         self.own: LayerKeysValues = []
         device = blocks.device
         self._rows = None if rows is None else rows.to(device)
-        # Rows that hold as much as each other, by their places in the pass: without a mask, kernels are fastest.
+        # Rows of the pass, grouped by how much they hold: kernels are fastest without a mask.
         self._alike = {n: (held == n).nonzero().squeeze(1).to(device) for n in held.unique().tolist()}
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class CacheReader:
         return read
 
     def _attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, n: int, rows: Tensor | None) -> Tensor:
-        """Return what the queries ``[b, H, t, d]`` of ``rows`` read from ``n`` places and from each other."""
+        """Return the attention of ``rows``' queries ``[b, H, t, d]`` to ``n`` places and, causally, to each other."""
         kernel = kernel_for(queries)
         read = kernel.forward(queries, keys, values, is_causal=True)
         for held_keys, held_values in self._blocks.seen(layer, n, rows):
@@ -248,12 +248,12 @@ class CacheReader:
 
 
 class CacheStepper:
-    """Stores one token of every row, which sees the places up to its own: a pass in few operations, without gradient.
+    """The context of one step, which stores one token of every row and attends, in few operations without gradient.
 
     Args:
         blocks: the cache.
         placements: where the tokens go.
-        last_seen: int64 ``[B]`` on the CPU, the last place that they see.
+        last_seen: int64 ``[B]`` on the CPU, the last place that each token sees.
     """
 
     def __init__(self, blocks: CacheBlocks, placements: list[Placement], last_seen: Tensor) -> None:
@@ -266,7 +266,7 @@ class CacheStepper:
             self._hidden = torch.zeros_like(unseen, dtype=blocks.dtype).masked_fill_(unseen, -torch.inf)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Store ``keys, values [B, H, d]``; return ``[B, H, d]``, what the ``queries [B, H, d]`` read."""
+        """Store ``keys, values [B, H, d]``; return the attention output ``[B, H, d]`` of the ``queries [B, H, d]``."""
         self._blocks.store(layer, self._placements, keys.unsqueeze(2), values.unsqueeze(2))
         seen = self._blocks.seen(layer, self._end)
         n_rows, n_heads, width = queries.shape
@@ -275,7 +275,7 @@ class CacheStepper:
             seen_keys, seen_values = (_joined(blocks) for blocks in zip(*seen, strict=True))
             read = F.scaled_dot_product_attention(queries.unsqueeze(2), seen_keys, seen_values, attn_mask=mask)
             return read.squeeze(2)
-        # On the CPU torch's kernel is made for many queries: it takes 1.4 times as long for one.
+        # Torch's CPU kernel is made for many queries: for one, it takes 1.4 times as long.
         one = queries.reshape(-1, 1, width)
         unused = one.new_empty(1, 1, 1)
         flat = [(keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in seen]  # (B H, k, d)
@@ -294,5 +294,5 @@ class CacheStepper:
 
 
 def _joined(parts: Sequence[Tensor], dim: int = -2) -> Tensor:
-    """Return ``parts`` one behind another, without a copy where there is one only."""
+    """Concatenate ``parts``, without a copy if there is only one."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -25,27 +25,27 @@ Count = TypeVar("Count", int, Tensor)
 class MemoTransformer(SegmentedModel):
     """A transformer whose memory of past segments is a few learned summary tokens per segment.
 
-    A trial is cut into segments of L steps. After each complete segment, S learned queries read it (and all
-    older summaries); their normed outputs are the segment's summary. Later steps attend to all summaries and
-    to their own segment only. Summaries enter the transformer as input embeddings, accumulate, and are never
+    A trial is cut into segments of L steps. After each complete segment, S learned queries attend to it and to all
+    older summaries; their outputs after the final norm are the segment's summary. Later steps attend to all summaries
+    and to their own segment only. Summaries enter the transformer as input embeddings, accumulate, and are never
     rewritten; gradients flow through all of them.
 
-    A summary's keys and values depend on older summaries only, and its position never changes; so they are
-    computed once, with gradient, and reused by all later segments. The result is the same as encoding all
-    summaries again with every segment, which the official implementation does, at a cost that grows linearly
-    with the number of segments instead of quadratically.
+    A summary's keys and values depend only on older summaries, and its position never changes. They are therefore
+    computed once, with gradient, and reused by all later segments. The official implementation encodes all summaries
+    again with every segment. The results are the same, but the cost grows linearly with the number of segments instead
+    of quadratically.
 
     Args:
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment; at most L.
         segment_jitter: relative spread of the segment length in training; see :class:`SegmentedModel`.
-        memory_budget: cache entries that are kept at most between steps, the open segment included: at any time
-            at most ``(memory_budget - L) // S`` summaries, the oldest being dropped whole and positions going on.
-            None for all.
-        gradient_segments: summaries carry gradient into this many segments after their own; later ones see
-            them detached (2 makes the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
-        checkpoint_segments: keep only the inputs of every segment for the backward pass and compute the rest
-            again there: about a third slower, with memory for activations that grows with L instead of T.
+        memory_budget: maximum number of cache entries kept between steps, the open segment included. At most
+            ``(memory_budget - L) // S`` summaries are kept; the oldest are dropped whole, and positions are not
+            re-based. None for all.
+        gradient_segments: number of segments after its own from which gradient flows into a summary; later segments
+            see it detached (2 gives the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
+        checkpoint_segments: save only the inputs of every segment for the backward pass and recompute the rest there:
+            about a third slower, but the memory for activations grows with L instead of T.
         **sizes: see :class:`TransformerModel`.
 
     Raises:
@@ -86,7 +86,7 @@ class MemoTransformer(SegmentedModel):
             raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
 
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless ``state`` was made by a model of this kind and these sizes."""
+        """Raise ``ValueError`` unless ``state`` was made by a model of the same kind and sizes."""
         KVCache.check(state, self.transformer)
         if not len(state["maker"]):
             return
@@ -101,13 +101,13 @@ class MemoTransformer(SegmentedModel):
             raise ValueError(f"state belongs to another model: it must come from a {kind}")
 
     def _maker(self) -> list[int]:
-        """Return what a state must have been made by, in numbers: sizes, gradient segments, and the class."""
+        """Return, as numbers, what identifies the maker of a state: sizes, gradient segments and class."""
         gradient_segments = -1 if self.gradient_segments is None else self.gradient_segments
         kind = zlib.crc32(type(self).__name__.encode())
         return [self.segment_length, self.summary_length, gradient_segments, kind]
 
     def first_position(self, n_segments: Count) -> Count:
-        """Return the position of the first step after ``n_segments`` segments; summaries end there."""
+        """Return the position of the first step after ``n_segments`` segments; summaries end just before it."""
         return n_segments * self.summary_length
 
     def read_trials(
@@ -127,8 +127,8 @@ class MemoTransformer(SegmentedModel):
             if n_final and self.gradient_segments is not None:
                 recent[0] = recent[0].detach()
 
-            # The block is [recent summaries | observations | queries]. Older summaries are there as keys and
-            # values; of the recent ones, the oldest becomes keys and values in this same pass.
+            # The block is [recent summaries | observations | queries]. Older summaries are present as keys and
+            # values; this same pass turns the oldest of the recent ones into keys and values.
             tokens = [*recent, trials.gather(x, segment)]
             if not segment.is_last:
                 tokens.append(self.summary_queries.to(x.dtype).expand(segment.n_trials, -1, -1))
@@ -166,7 +166,7 @@ class MemoTransformer(SegmentedModel):
         return run(block, summaries)
 
     def _n_recent(self) -> int:
-        """Return how many summaries every segment encodes again, because they are to be detached later."""
+        """Return how many summaries every segment encodes again because they will be detached later."""
         if self.gradient_segments is None or not torch.is_grad_enabled():
             return 0
         if self.memory_budget is not None and self.gradient_segments > 0:
@@ -177,10 +177,10 @@ class MemoTransformer(SegmentedModel):
         return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, the newest summary, counters, and what it is made by.
+        """Return an empty memory: keys and values per layer, the newest summary, counters, and the state's maker.
 
-        The counters are tokens held, steps in the open segment, complete segments so far, and whether the newest
-        summary waits for its second pass, which makes the last S of the tokens held.
+        The counters are the tokens held, the steps in the open segment, the complete segments so far, and whether the
+        newest summary still waits for its second pass, which fills the last S of the tokens held.
         """
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
@@ -199,8 +199,7 @@ class MemoTransformer(SegmentedModel):
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
         """Process the next steps; see :meth:`SegmentedModel.advance`.
 
-        The rows whose segment they complete, whichever they are, then write their summary; its second pass is left to
-        the next call.
+        Sequences that complete their segment then write its summary, whose second pass is left to the next call.
         """
         self.encode_waiting(state)
         length, open_steps, segments = state["length"], state["open_steps"], state["segments"]
@@ -217,14 +216,14 @@ class MemoTransformer(SegmentedModel):
         return y
 
     def complete(self, x: Tensor, state: TensorDict, rows: Tensor) -> Tensor:
-        """Replace the open segment of some rows by its summary.
+        """Replace the open segment of some sequences by its summary.
 
-        Its last steps and the summary queries run in one pass, as in training. Neither is stored.
+        The last steps and the summary queries run in one pass, as in training. Neither is stored.
 
         Args:
-            x: inputs ``[b, t, D]``, the steps that the segments lack; none where t is 0.
+            x: inputs ``[b, t, D]``, the steps that the segments still lack; t may be 0.
             state: the memory, updated in place.
-            rows: int64 ``[b]`` on the CPU, ascending.
+            rows: int64 ``[b]`` on the CPU, the sequences' indices, ascending.
 
         Returns:
             Outputs ``[b, t, D]``.
@@ -244,20 +243,20 @@ class MemoTransformer(SegmentedModel):
         return y[:, : x.shape[1]]
 
     def remember(self, state: TensorDict, rows: Tensor, summary: Tensor, of_queries: LayerKeysValues) -> None:
-        """Keep what the summary queries have read, in the last S slots that the ``length`` of a row counts.
+        """Keep what the summary queries have read, for the last S slots that a sequence's ``length`` counts.
 
         Args:
             state: the memory, updated in place.
-            rows: int64 ``[b]`` on the CPU, the rows that have completed a segment.
+            rows: int64 ``[b]`` on the CPU, the indices of the sequences that have completed a segment.
             summary: ``[b, S, D]``, the outputs of the queries.
             of_queries: the keys and values ``[b, H, S, d]`` that the queries had.
         """
-        # The next step is the first to read it. The second pass is left to that step, so that none runs both passes.
+        # The next step is the first to read the summary. It runs the second pass, so that no step runs both passes.
         state["summary"][rows.to(summary.device)] = summary
         state["waiting"][rows] = 1
 
     def encode_waiting(self, state: TensorDict) -> None:
-        """Run the second pass over the summaries that wait for it."""
+        """Run the second pass over the summaries that are waiting for it."""
         rows = state["waiting"].nonzero().squeeze(1)
         if not len(rows):
             return
@@ -269,10 +268,10 @@ class MemoTransformer(SegmentedModel):
         state["waiting"][rows] = 0
 
     def drop_oldest(self, cache: KVCache, rows: Tensor, held: Tensor) -> Tensor:
-        """Make room in the budget of ``rows [b]``, whose summaries fill ``held [b]`` slots, for one more.
+        """Make room in the budget for one more summary of ``rows [b]``, whose summaries fill ``held [b]`` slots.
 
         Returns:
-            int64 ``[b]``, the slots that summaries fill now.
+            int64 ``[b]``, the number of slots that summaries fill now.
         """
         if self.max_summaries is None:
             return held
@@ -285,8 +284,7 @@ class MemoTransformer(SegmentedModel):
     def init_fixed_state(self, batch_size: int) -> FixedState:
         """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.
 
-        Its slots are those of all summaries that are kept, in a ring; of the open segment; and of a summary that is
-        being written.
+        Its slots hold, in this order, the kept summaries as a ring, the open segment, and a summary being written.
         """
         n_slots = self.n_fixed_summaries() * self.summary_length + self.segment_length + self.summary_length
         cache = FixedCache.allocate(self.transformer, batch_size, n_slots)
@@ -296,8 +294,8 @@ class MemoTransformer(SegmentedModel):
     def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
         """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`.
 
-        Summaries are written under a condition that is part of the graph: that some row completes its segment. The
-        rows that do not complete theirs then write into slots that nobody reads.
+        Summaries are written under a condition in the graph, which is true if any sequence completes its segment. The
+        other sequences then write into slots that are never read.
         """
         n_summaries, cache = self.n_fixed_summaries(), FixedCache.of(state, self.transformer)
         open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
@@ -318,16 +316,16 @@ class MemoTransformer(SegmentedModel):
     def _fixed_summary(
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor
     ) -> tuple[LayerTensors, LayerTensors]:
-        """Return the keys and values ``[B, H, S, d]``, by layer, of what summarises the open segment of all rows.
+        """Return the keys and values ``[B, H, S, d]``, per layer, of summaries of all open segments.
 
         Args:
-            keys: those of all slots, ``[B, H, slots, d]`` per layer.
-            values: alike.
+            keys: the keys of all slots, ``[B, H, slots, d]`` per layer.
+            values: likewise.
             segments: int64 ``[B]``, complete segments before this one.
         """
         cache = FixedCache(keys, values, self.transformer)
         summary, scratch = self._read_segment(cache, segments)
-        # The oldest summary, in whose place this one will be, is dropped before.
+        # The oldest summary, whose place this one takes, is dropped first.
         replaced = (segments % self.n_fixed_summaries())[:, None, None]
         kept = self._held(cache, segments) & (cache.slots // self.summary_length != replaced)
         seen = kept | self._between(cache, scratch[:, :1], scratch)
@@ -335,10 +333,10 @@ class MemoTransformer(SegmentedModel):
         return cache.newest(self.summary_length)
 
     def _read_segment(self, cache: FixedCache, segments: Tensor) -> tuple[Tensor, Tensor]:
-        """Let the summary queries read the open segment, which is complete.
+        """Run the summary queries over the open segment, which is complete.
 
         Returns:
-            Their outputs ``[B, S, D]``, and int64 ``[B, S]``, the slots that their keys and values are in.
+            Their outputs ``[B, S, D]``, and the slots of their keys and values, int64 ``[B, S]``.
         """
         first = self.n_fixed_summaries() * self.summary_length
         scratch = first + self.segment_length + torch.arange(self.summary_length, device=segments.device)
@@ -350,8 +348,8 @@ class MemoTransformer(SegmentedModel):
     def _no_summary(
         self, keys: LayerTensors, values: LayerTensors, segments: Tensor
     ) -> tuple[LayerTensors, LayerTensors]:
-        """Return zeros of the shapes of :meth:`_fixed_summary`."""
-        # The name of no variable in the other branch: Dynamo (torch 2.13) would take the one for the other there.
+        """Return zeros with the shapes of :meth:`_fixed_summary`."""
+        # No variable may have the name of one in the other branch: Dynamo (torch 2.13) would confuse the two.
         no_keys, no_values = (
             [torch.zeros_like(operand[:, :, : self.summary_length].contiguous()) for operand in operands]
             for operands in (keys, values)
@@ -359,12 +357,12 @@ class MemoTransformer(SegmentedModel):
         return no_keys, no_values
 
     def _held(self, cache: FixedCache, segments: Tensor) -> Tensor:
-        """Return bool ``[B, 1, slots]``, those of the summaries there are after ``segments [B]``."""
+        """Return bool ``[B, 1, slots]``, true for slots that hold summaries after ``segments [B]`` segments."""
         n_held = segments.clamp(max=self.n_fixed_summaries()) * self.summary_length
         return cache.slots < n_held[:, None, None]
 
     @staticmethod
     def _between(cache: FixedCache, first: int | Tensor, last: Tensor) -> Tensor:
-        """Return bool ``[B, t, slots]``, those from ``first``, or ``[B, 1]``, to ``last [B, t]``."""
+        """Return bool ``[B, t, slots]``, true from slot ``first`` (a number or ``[B, 1]``) to ``last [B, t]``."""
         first = first if isinstance(first, int) else first.unsqueeze(-1)
         return (cache.slots >= first) & (cache.slots <= last.unsqueeze(-1))

@@ -1,4 +1,4 @@
-"""No memory at all: the reference row of every comparison."""
+"""A model without memory, as the reference of every comparison."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memo_lightning.models.transformer import check_sizes
 
 
 class Memoryless(SequenceModel):
-    """The transformer's blocks without their attention: every step sees itself only.
+    """The transformer's blocks without attention, so that every step sees only itself.
 
     Args:
         d_model: width D.
@@ -34,13 +34,13 @@ class Memoryless(SequenceModel):
         self.norm = RMSNorm(d_model, eps=norm_eps)
 
     def forward(self, x: Tensor, is_init: Tensor | None = None, segment_length: int | None = None) -> Tensor:
-        """Process every step by itself; see :meth:`SequenceModel.forward`."""
+        """Process every step on its own; see :meth:`SequenceModel.forward`."""
         self.check_sequences(x, is_init)
         return self._run(x)
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process every step by itself; see :meth:`SequenceModel.prefill`."""
+        """Process every step on its own; see :meth:`SequenceModel.prefill`."""
         return self(x, is_init), self.init_state(x.shape[0])
 
     def init_state(self, batch_size: int) -> TensorDict:

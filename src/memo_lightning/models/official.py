@@ -1,4 +1,4 @@
-"""Weights of the official implementation, by their official names."""
+"""Loading weights of the official implementation by their official names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from memo_lightning.models.transformer import Transformer
 
 
 def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> None:
-    """Load weights that carry the official names, in place.
+    """Load weights with the official names into a model, in place.
 
-    The official model keeps query, key and value, and gate and up projections, in matrices of their own; here
-    they are rows of one matrix.
+    The official model keeps its query, key and value projections, and its gate and up projections, in separate
+    matrices; here they are rows of one matrix.
 
     Args:
         model: a sequence model of this package that is built on :class:`Transformer`.
         params: ``{official name: tensor}``, e.g. ``layers.0.self_attn.q_proj.weight``.
 
     Raises:
-        ValueError: if the model has no transformer, or names are missing or unknown, or shapes
-            differ; the message lists them.
+        ValueError: if the model has no transformer, names are missing or unknown, or shapes differ; the message
+            lists them.
     """
     transformer = getattr(model, "transformer", None)
     if not isinstance(transformer, Transformer):
@@ -65,5 +65,5 @@ def load_official_state_dict(model: nn.Module, params: Mapping[str, Tensor]) -> 
         if name in own and own[name].shape != value.shape
     ]
     if differing:
-        raise ValueError(f"official weights have other shapes: {'; '.join(differing)}")
+        raise ValueError(f"official weights have the wrong shapes: {'; '.join(differing)}")
     model.load_state_dict(state)

@@ -1,6 +1,6 @@
-"""Causal attention within trials of different lengths, without masks: they are laid one behind another.
+"""Causal attention within trials of different lengths, packed one after another so that no masks are needed.
 
-Torch's variable-length attention takes them so, and a window as well. It exists for bfloat16 and float16 on CUDA.
+It uses torch's variable-length attention, which also takes a window and exists for bfloat16 and float16 on CUDA.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ARGUMENTS = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
 
 @cache
 def variable_length_attention() -> Callable[..., Any] | None:
-    """Return torch's operator; None where it is missing or is called otherwise."""
+    """Return torch's variable-length attention; None if it is missing or has another signature."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -30,16 +30,16 @@ def variable_length_attention() -> Callable[..., Any] | None:
 
 
 class PackedTrials:
-    """The trials of ``[B, T]`` sequences, one behind another.
+    """The trials of ``[B, T]`` sequences, packed one after another.
 
     Args:
         first_seen: int64 ``[B, T]``, the first step of its sequence that each step sees.
-        window: the newest steps that are seen, the current one included; None for all of the trial.
+        window: number of newest steps that are seen, the current one included; None for the whole trial.
     """
 
     def __init__(self, first_seen: Tensor, window: int | None) -> None:
         n_steps = first_seen.shape[1]
-        # A step that sees none before it begins a trial, or has a window of one: then all are trials of their own.
+        # A step that sees none before it begins a trial. With a window of one, every step is a trial of its own.
         starts = (first_seen == torch.arange(n_steps, device=first_seen.device)).flatten().nonzero().squeeze(1)
         self._ends = torch.cat([starts, starts.new_tensor([first_seen.numel()])]).to(torch.int32)
         self._longest = int(self._ends.diff().max())
@@ -51,7 +51,7 @@ class PackedTrials:
         return flash_serves(queries) and variable_length_attention() is not None
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return what the queries read from the keys and values of their trials; all ``[B, H, T, d]``."""
+        """Return the attention of the queries to the keys and values of their trials; all are ``[B, H, T, d]``."""
         attention = variable_length_attention()
         assert attention is not None
         packed = [part.transpose(1, 2).flatten(0, 1) for part in (queries, keys, values)]  # (B T, H, d)

@@ -1,4 +1,4 @@
-"""The linear map that all blocks are made of."""
+"""The linear map from which all blocks are built."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_INIT_STD = 0.02  # as GPT-2 does (Radford et al. 2019); torch's default learns the quick task later
+_INIT_STD = 0.02  # as in GPT-2 (Radford et al. 2019); with torch's default the quick task is learned later
 
 MatrixProduct = Callable[[Tensor, Tensor], Tensor]
 """Of ``x [..., K]`` and ``weight [N, K]``: ``x @ weight.T``."""
 
 
 def projection(in_features: int, out_features: int) -> Projection:
-    """Return a linear map without bias, its weights drawn from a normal distribution of width 0.02."""
+    """Return a linear map without bias, with normally distributed weights of standard deviation 0.02."""
     linear = Projection(in_features, out_features, bias=False)
     nn.init.normal_(linear.weight, std=_INIT_STD)
     return linear
 
 
 class Projection(nn.Linear):
-    """Torch's linear map without bias; in float32 on the CPU computed by oneDNN.
+    """Torch's linear map without bias, computed by oneDNN for float32 on the CPU.
 
-    Torch leaves these matrix products to MKL, which on processors that are not Intel's does without AVX-512: oneDNN
-    takes half the time there. It rounds as float32 does.
+    Torch leaves these matrix products to MKL, which does not use AVX-512 on non-Intel processors; there oneDNN takes
+    half the time. It rounds as float32 does.
 
     Attributes:
-        recurring_shapes: whether inputs have few different shapes; see :func:`expect_any_batch_size`.
+        recurring_shapes: whether inputs come in few different shapes; see :func:`expect_any_batch_size`.
     """
 
     recurring_shapes = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map the last dimension."""
+        """Apply the map to the last dimension."""
         if torch.compiler.is_compiling():
             return super().forward(x)
         product = _onednn() if self.recurring_shapes else None
@@ -49,10 +49,10 @@ class Projection(nn.Linear):
 
 
 def expect_any_batch_size(module: nn.Module) -> None:
-    """Leave the projections of a module to torch's own matrix product.
+    """Make the projections of a module use torch's own matrix product.
 
-    OneDNN compiles a program for every number of rows that it meets and keeps the last thousand: where any number may
-    come, this takes longer than it saves, and hundreds of megabytes.
+    OneDNN compiles a program for every number of rows that it meets and keeps the last thousand. If any number may
+    occur, this costs more time than it saves, and hundreds of megabytes.
     """
     for part in module.modules():
         if isinstance(part, Projection):
@@ -61,7 +61,7 @@ def expect_any_batch_size(module: nn.Module) -> None:
 
 @cache
 def _onednn() -> MatrixProduct | None:
-    """Return oneDNN's matrix product; None where torch comes without it, or keeps it under another name."""
+    """Return oneDNN's matrix product; None if torch lacks it or names it differently."""
     operation = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if operation is None or not torch.backends.mkldnn.is_available():
         return None
@@ -87,6 +87,6 @@ class _Project(torch.autograd.Function):
         product, gradient = ctx.product, gradients[0]
         of_x = product(gradient, weight.t()) if ctx.needs_input_grad[1] else None
         inputs, outputs = x.flatten(0, -2).t(), gradient.flatten(0, -2).t()
-        if len(inputs) < len(outputs):  # the first argument is copied into rows
+        if len(inputs) < len(outputs):  # the first argument is copied to be contiguous: better the smaller one
             return None, of_x, product(inputs, outputs).t()
         return None, of_x, product(outputs, inputs)

@@ -1,4 +1,4 @@
-"""LSTM and GRU: a fixed-size state, on torch's own cells."""
+"""LSTM and GRU: models with a fixed-size state, built on torch's own cells."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from memo_lightning.models.trials import Trials
 
 
 class _Recurrent(SequenceModel):
-    """What LSTM and GRU share: per-row resets around a torch RNN whose state is one tensor per name.
+    """The base of LSTM and GRU: a torch RNN with resets per sequence and one state tensor per name.
 
-    Rows are cut into trials and packed, so resets cost no padding and no loop over steps in Python.
+    Sequences are cut into trials and packed, so resets cost neither padding nor a Python loop over steps.
 
     Args:
-        rnn: the torch module, batch first, of width D.
+        rnn: the torch module, batch first, with width D.
     """
 
     def __init__(self, rnn: nn.RNNBase) -> None:
@@ -29,7 +29,7 @@ class _Recurrent(SequenceModel):
         self.rnn = rnn
 
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless layers and width of ``state`` are the model's."""
+        """Raise ``ValueError`` unless ``state`` has the model's layers and width."""
         held, expected = tuple(state["hidden"].shape[1:]), (self.rnn.num_layers, self.d_model)
         if held != expected:
             raise ValueError(f"state belongs to another model: it holds (layers, width) {held}, must be {expected}")
@@ -60,7 +60,7 @@ class _Recurrent(SequenceModel):
     def _run(self, x: Any, before: Any = None) -> Any:
         """Run torch's cells, on the CPU always in the weights' own precision.
 
-        Under autocast torch would do so for a GRU, and fail for an LSTM on CPUs that have no arithmetic in bfloat16.
+        Under autocast, torch does this itself for a GRU but fails for an LSTM on CPUs without bfloat16 arithmetic.
         """
         weight = self.rnn.weight_hh_l0
         if weight.device.type != "cpu":
@@ -86,7 +86,7 @@ class _Recurrent(SequenceModel):
         if is_init is not None:
             for part in parts:
                 part.masked_fill_(is_init.to(part.device)[:, None, None], 0)
-        before = [part.transpose(0, 1).contiguous() for part in parts]  # torch wants (layers, B, D)
+        before = [part.transpose(0, 1).contiguous() for part in parts]  # torch expects (layers, B, D)
         y, after = self._run(x_t.unsqueeze(1), tuple(before) if len(before) > 1 else before[0])
         for part, new in zip(parts, self._parts(after), strict=True):
             part.copy_(new.transpose(0, 1))
@@ -98,7 +98,7 @@ class LSTM(_Recurrent):
 
     Args:
         d_model: width D.
-        n_layers: layers.
+        n_layers: number of layers.
 
     Raises:
         ValueError: if a size is not positive.
@@ -120,7 +120,7 @@ class GRU(_Recurrent):
 
     Args:
         d_model: width D.
-        n_layers: layers.
+        n_layers: number of layers.
 
     Raises:
         ValueError: if a size is not positive.

@@ -25,22 +25,22 @@ from memo_lightning.models.trials import Chunk, Trials
 class RetrievalMemory(SegmentedModel):
     """A transformer over the open segment that looks up past segments in a key-value store.
 
-    A separate transformer layer turns the encoded steps of a complete segment into S summary tokens. The
-    store's keys are these tokens; the value of each is a projection of the segment, averaged as the token
-    attends to it. Every step scores all keys by attention, and reads the ``top_k`` best. The memory loss asks
-    of a summary that a small decoder can predict the encoded segment from it.
+    A separate transformer layer turns the encoded steps of a complete segment into S summary tokens. The store's keys
+    are these tokens; the value of each is a projection of the segment's steps, averaged with the token's attention to
+    them. Every step scores all keys by attention and reads the ``top_k`` best. The memory loss trains summaries from
+    which a small decoder can predict the encoded segment.
 
-    This follows the write-up that the project began with and not Memo's paper.
+    This model is not from Memo's paper.
 
     Args:
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment; at most L.
-        top_k: entries of the store that a step reads.
+        top_k: number of store entries that a step reads.
         memory_loss_coef: coefficient of the memory loss, the mean squared error of the decoder.
         segment_jitter: relative spread of the segment length in training; see :class:`SegmentedModel`.
-        memory_budget: entries that are kept at most, the open segment included: at any time at most
-            ``(memory_budget - L) // S`` summaries, the oldest being dropped whole. None for all.
-        **sizes: those of the transformer over the open segment; see :class:`TransformerModel`.
+        memory_budget: maximum number of entries kept, the open segment included. At most
+            ``(memory_budget - L) // S`` summaries are kept; the oldest are dropped whole. None for all.
+        **sizes: sizes of the transformer over the open segment; see :class:`TransformerModel`.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -104,7 +104,7 @@ class RetrievalMemory(SegmentedModel):
             )
 
     def check_trial_length(self, n_steps: int) -> None:
-        """Raise ``ValueError`` unless a trial of ``n_steps`` fills ``top_k`` entries of the store."""
+        """Raise ``ValueError`` unless a trial of ``n_steps`` fills at least ``top_k`` entries of the store."""
         super().check_trial_length(n_steps)
         entries = n_steps // self.segment_length * self.summary_length
         if self.top_k > entries:
@@ -114,7 +114,7 @@ class RetrievalMemory(SegmentedModel):
             )
 
     def check_state(self, state: TensorDict) -> None:
-        """Raise ``ValueError`` unless sizes and budget of ``state`` are the model's."""
+        """Raise ``ValueError`` unless ``state`` has the model's sizes and budget."""
         KVCache.check(state, self.transformer)
         held, expected = state["encoded"].shape[1], self.segment_length
         if held != expected:
@@ -122,7 +122,7 @@ class RetrievalMemory(SegmentedModel):
         check_state_budget(state, self.memory_budget)
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Return, once, the memory loss of the last ``train()``-mode ``forward``, times its coefficient."""
+        """Return and clear the memory loss of the last ``train()``-mode ``forward``, times its coefficient."""
         loss, self._memory_loss = self._memory_loss, None
         return loss
 
@@ -136,7 +136,7 @@ class RetrievalMemory(SegmentedModel):
         errors = []
         for segment in trials.chunks(segment_length):
             rows = segment.n_trials
-            if encoded is not None:  # the previous segment, of those trials that go on and so have completed it
+            if encoded is not None:  # the previous segment, for the trials that continue and so have completed it
                 encoded = encoded[:rows]
                 store = [(keys[:rows], values[:rows]) for keys, values in store]
                 store.append(self._summarise(encoded))
@@ -158,7 +158,7 @@ class RetrievalMemory(SegmentedModel):
         return outputs
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: the open segment's keys, values and encoded steps, store and counters."""
+        """Return an empty memory: the open segment's keys, values and encoded steps, the store, counters and budget."""
         weight = self.norm.weight
         buffers = KVCache.allocate(self.transformer, batch_size, self.segment_length)
         buffers["encoded"] = weight.new_zeros(batch_size, self.segment_length, self.d_model)
@@ -175,11 +175,11 @@ class RetrievalMemory(SegmentedModel):
         return int(state["segments"][0]) * self.segment_length + torch.arange(int(state["open_steps"][0]) + 1)
 
     def store_layout(self, state: TensorDict) -> Tensor:
-        """Return int64 ``[n]``, whose summary the store of the first row holds, as in :meth:`cache_layout`."""
+        """Return what each slot of the first sequence's store holds; see :meth:`SequenceModel.cache_layout`."""
         segments = int(state["segments"][0])
         n_kept = segments if self.max_summaries is None else min(segments, self.max_summaries)
         slots = torch.arange(n_kept)
-        if n_kept:  # a ring, once it is full
+        if n_kept:  # a ring buffer once it is full
             slots = slots + (segments - 1 - slots) // n_kept * n_kept
         return -1 - slots.repeat_interleave(self.summary_length)
 
@@ -207,7 +207,7 @@ class RetrievalMemory(SegmentedModel):
         return y
 
     def _store_segments(self, state: TensorDict, rows: Tensor) -> None:
-        """Put the complete segment of ``rows [b]`` into the store, in place of the oldest if it is full."""
+        """Put the complete segments of ``rows [b]`` into the store, replacing the oldest ones if it is full."""
         number = state["segments"][rows]
         if self.max_summaries is not None:
             number = number % self.max_summaries
@@ -226,7 +226,7 @@ class RetrievalMemory(SegmentedModel):
     def init_fixed_state(self, batch_size: int) -> FixedState:
         """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.
 
-        The store has S slots more than the budget says, for rows that have nothing to store when others do.
+        The store has S slots more than the budget allows, for sequences that have nothing to store when others do.
         """
         n_summaries = self.n_fixed_summaries()
         cache = FixedCache.allocate(self.transformer, batch_size, self.segment_length)
@@ -265,7 +265,7 @@ class RetrievalMemory(SegmentedModel):
         }
 
     def _no_summary(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """Return zeros of the shapes of :meth:`_summarise`."""
+        """Return zeros with the shapes of :meth:`_summarise`."""
         nothing = encoded.new_zeros(encoded.shape[0], self.summary_length, self.d_model)
         return nothing, torch.zeros_like(nothing)
 
@@ -276,31 +276,31 @@ class RetrievalMemory(SegmentedModel):
         positions = torch.arange(block.shape[1], device=block.device)
         context = SequenceContext(self.summary_layer.sinks())
         summary = self.summary_layer(block, positions, context)[:, encoded.shape[1] :].contiguous()
-        # As one head: ONNX has attention with heads only.
+        # With one head, because ONNX has only attention with heads.
         segment = encoded.unsqueeze(1)
         content = F.scaled_dot_product_attention(summary.unsqueeze(1), segment, segment).squeeze(1)
         return summary, self.store_value(content)
 
     def _retrieve(self, encoded: Tensor, keys: Tensor, values: Tensor, empty: Tensor | None = None) -> Tensor:
-        """Return ``[b, t, D]``: what the ``top_k`` entries that each step scores highest hold.
+        """Return what each step reads, ``[b, t, D]``, from the ``top_k`` entries that it scores highest.
 
         Args:
-            encoded: the steps ``[b, t, D]`` that ask.
+            encoded: the encoded steps ``[b, t, D]`` that read.
             keys: the store's keys ``[b, n, D]``.
             values: the store's values ``[b, n, D]``.
-            empty: bool ``[b, 1, n]``, slots that hold nothing.
+            empty: bool ``[b, 1, n]``, true for slots that hold nothing.
         """
         weights = self.retrieval_weights(encoded, keys, empty)
         return weights @ values.to(weights.dtype)
 
     def retrieval_weights(self, encoded: Tensor, keys: Tensor, empty: Tensor | None = None) -> Tensor:
-        """Return ``[b, t, n]``: how much each step reads of each entry, none but the ``top_k`` best; see above."""
+        """Return each step's weights on all entries, ``[b, t, n]``, zero except for the ``top_k`` best."""
         queries = self.query(encoded)
         scores = queries @ keys.to(queries.dtype).transpose(1, 2) / self.d_model**0.5  # (b, t, n)
         if empty is not None:
             scores = scores.masked_fill(empty, -torch.inf)
         best, index = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1)
-        # Where a row holds nothing all scores are -inf, and their softmax is NaN.
+        # If a store holds nothing, all scores are -inf, and their softmax is NaN.
         weights = best.softmax(dim=-1).masked_fill(best == -torch.inf, 0)
         return torch.zeros_like(scores).scatter(-1, index, weights.to(scores.dtype))
 

@@ -1,4 +1,4 @@
-"""RMSNorm that keeps less for the backward pass on the CPU."""
+"""RMSNorm that saves less for the backward pass on the CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.RMSNorm):
-    """Torch's RMSNorm; on the CPU, where torch has no kernel with a gradient, from two fewer kept tensors.
+    """Torch's RMSNorm, with two fewer saved tensors on the CPU, where torch has no kernel with a gradient.
 
     Args:
-        d_model: width D of what is normed.
+        d_model: width D of the inputs.
         eps: added to the mean square.
     """
 
@@ -21,7 +21,7 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(d_model, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Norm the last dimension."""
+        """Normalise the last dimension."""
         if x.device.type == "cpu" and x.dtype == self.weight.dtype and torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)
         return super().forward(x)

@@ -1,4 +1,4 @@
-"""Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881), as Memo's paper compares with it."""
+"""Recurrent Memory Transformer (Bulatov et al. 2022, arXiv 2207.06881), in the form that Memo's paper uses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from memo_lightning.models.memo import Count, MemoTransformer
 class RecurrentMemoryTransformer(MemoTransformer):
     """Memo, except that a new summary replaces the old one: a memory of constant size.
 
-    Positions start again with each segment, the summary's at 0. The new summary's keys and values are
-    computed without the old one as context, in acting as in training (the official acting code lets it see
-    the old one, which its training does not).
+    Positions start again with each segment, and the summary's start at 0. The new summary's keys and values are
+    computed without the old one as context, both in acting and in training. (In the official code the new summary sees
+    the old one in acting, but not in training.)
 
     Args:
         segment_length: L, steps per segment.
         summary_length: S, tokens of the summary; it may exceed ``segment_length``.
-        equal_memory_at: trial length at which the one summary is as long as all of Memo's together, if Memo writes
+        equal_memory_at: trial length at which the one summary is as long as all of Memo's together, with Memo writing
             ``summary_length`` tokens per segment. None for a summary of ``summary_length`` tokens.
-        **settings: further arguments of :class:`MemoTransformer`, of which ``memory_budget`` and ``gradient_segments``
-            must be None.
+        **settings: further arguments of :class:`MemoTransformer`; ``memory_budget`` and ``gradient_segments`` must be
+            None.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -36,7 +36,7 @@ class RecurrentMemoryTransformer(MemoTransformer):
 
     @staticmethod
     def summary_length_of_equal_memory(trial_length: int, segment_length: int, summary_length: int) -> int:
-        """Return the S whose one summary is as long as all of Memo's at the end of a trial.
+        """Return the S at which one summary is as long as all of Memo's together at the end of a trial.
 
         Args:
             trial_length: steps of the trial.
@@ -53,24 +53,24 @@ class RecurrentMemoryTransformer(MemoTransformer):
 
     @staticmethod
     def check_summary_length(summary_length: int, segment_length: int) -> None:
-        """Raise ``ValueError`` unless there is a summary; there is only one, so it may be long."""
+        """Raise ``ValueError`` if the summary is empty; as the only one, it may be longer than a segment."""
         if summary_length < 1:
             raise ValueError(f"summary_length={summary_length}: must be at least 1")
 
     def check_memory_budget(self, budget: int) -> None:
-        """Raise ``ValueError``: the memory is of constant size as it is."""
+        """Raise ``ValueError``: the memory already has a constant size."""
         SequenceModel.check_memory_budget(self, budget)
 
     def check_gradient_segments(self, gradient_segments: int) -> None:
-        """Raise ``ValueError``: a summary is read by the next segment only, which it is to carry gradient into."""
+        """Raise ``ValueError``: only the next segment reads a summary, and must send it gradient."""
         raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
 
     def budget_of_trial(self, n_steps: int) -> None:
-        """Return None: the memory is of constant size as it is."""
+        """Return None: the memory already has a constant size."""
 
     @property
     def max_summaries(self) -> int:
-        """Summaries that are kept: the newest."""
+        """The number of summaries kept: only the newest."""
         return 1
 
     def first_position(self, n_segments: Count) -> Count:

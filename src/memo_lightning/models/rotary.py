@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotations by position for queries and keys.
+    """Position-dependent rotations of queries and keys.
 
-    Angles are computed in float64, so that positions in the millions (streaming, where positions are never
-    re-based) lose nothing.
+    Angles are computed in float64, so that positions in the millions lose no precision (in streaming, positions are
+    never re-based).
 
     Args:
         head_dim: width ``d`` of one head; even.
@@ -30,24 +30,24 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines ``[..., d / 2]`` of ``positions [...]`` in ``dtype``."""
+        """Return the cosines and sines ``[..., d / 2]`` of ``positions [...]``, in ``dtype``."""
         angles = positions.to(torch.float64).unsqueeze(-1) * self.inverse_frequencies.to(torch.float64)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate ``x [..., d]``, in its dtype, by angles whose ``cos`` and ``sin [..., d / 2]`` broadcast."""
+    """Rotate ``x [..., d]``, keeping its dtype, by angles with broadcastable ``cos`` and ``sin [..., d / 2]``."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 def positions_from(first: Tensor, length: int, device: torch.device) -> Tensor:
-    """Return the positions of ``length`` tokens per row, ``[b, 1, length]``, or ``[length]`` if rows agree.
+    """Return the positions of ``length`` tokens per row: ``[b, 1, length]``, or ``[length]`` if all rows agree.
 
     Args:
         first: int64 ``[b]`` on the CPU, the position of each row's first token.
-        length: tokens per row.
-        device: where the positions are needed.
+        length: number of tokens per row.
+        device: device of the positions.
     """
     steps = torch.arange(length, device=device)
     if bool((first == first[0]).all()):

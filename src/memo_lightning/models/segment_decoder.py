@@ -1,4 +1,4 @@
-"""A small decoder that says how much of a segment its summary has kept."""
+"""A small decoder that measures how much of a segment its summary has kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from memo_lightning.models.rotary import RotaryEmbedding
 
 
 class SegmentDecoder(nn.Module):
-    """Predicts a segment's encoded steps from its summary.
+    """A decoder that predicts a segment's encoded steps from its summary.
 
-    Every step asks the summary tokens, by attention with a query that is a projection of the step's
-    sinusoidal position alone; a gated MLP turns the answer into the prediction.
+    Every step attends to the summary tokens with a query projected from the step's sinusoidal position alone; a
+    gated MLP turns the result into the prediction.
 
     Args:
         d_model: width D; even.

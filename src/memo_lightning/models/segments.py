@@ -1,4 +1,4 @@
-"""What all models share that cut a trial into segments."""
+"""The base of all models that cut a trial into segments."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class SegmentedModel(TransformerModel):
     Args:
         segment_length: L, steps per segment.
         summary_length: S, summary tokens per segment.
-        segment_jitter: in ``train()`` mode, ``forward`` draws one length uniformly from the integers within
-            ``segment_jitter * L`` of L (paper: 0.2). Two numbers say how much shorter and how much longer than L it
+        segment_jitter: in ``train()`` mode, each ``forward`` draws one length uniformly from the integers within
+            ``segment_jitter * L`` of L (paper: 0.2). Two numbers give how much shorter and how much longer than L it
             may be: ``(0.0, 0.25)`` is never shorter. Acting and ``eval()`` always use L.
         **sizes: see :class:`TransformerModel`.
 
     Attributes:
-        counter_names: entries of a state that are zero where a row's memory is empty; all others then have no
-            effect.
+        counter_names: entries of a state that are zero if a sequence's memory is empty; all other entries then have
+            no effect.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -57,7 +57,7 @@ class SegmentedModel(TransformerModel):
 
     @staticmethod
     def check_summary_length(summary_length: int, segment_length: int) -> None:
-        """Raise ``ValueError`` unless summaries are no longer than what they summarise."""
+        """Raise ``ValueError`` if a summary is empty or longer than the segment that it summarises."""
         if not 1 <= summary_length <= segment_length:
             raise ValueError(
                 f"summary_length={summary_length}: must be at least 1 and at most segment_length={segment_length}"
@@ -79,13 +79,13 @@ class SegmentedModel(TransformerModel):
 
     @property
     def max_summaries(self) -> int | None:
-        """Segments whose summaries are kept at most; None for all."""
+        """The maximum number of segments whose summaries are kept; None for all."""
         if self.memory_budget is None:
             return None
         return (self.memory_budget - self.segment_length) // self.summary_length
 
     def n_fixed_summaries(self) -> int:
-        """Return how many summaries a state of fixed shape has room for; ``ValueError`` if there is no bound."""
+        """Return how many summaries a state of fixed shape has room for; raise ``ValueError`` if there is no bound."""
         if self.max_summaries is None:
             self.fixed_budget()
         assert self.max_summaries is not None
@@ -100,8 +100,8 @@ class SegmentedModel(TransformerModel):
     ) -> Tensor:
         """Process whole sequences, segment by segment; see :meth:`SequenceModel.forward`.
 
-        ``segment_length`` overrides the jitter of ``train()`` mode and the fixed length of ``eval()`` mode, and
-        ``dropped_layers`` the draw of ``train()`` mode.
+        ``segment_length`` overrides the jittered length of ``train()`` mode and the fixed one of ``eval()`` mode, and
+        ``dropped_layers`` the layers drawn in ``train()`` mode.
         """
         self.check_sequences(x, is_init)
         if segment_length is None:
@@ -113,7 +113,7 @@ class SegmentedModel(TransformerModel):
 
     @torch.no_grad()
     def prefill(self, x: Tensor, is_init: Tensor | None = None) -> tuple[Tensor, TensorDict]:
-        """Process whole sequences, a segment at a time; see :meth:`SequenceModel.prefill`."""
+        """Process whole sequences, one segment at a time; see :meth:`SequenceModel.prefill`."""
         self.check_sequences(x, is_init)
         trials = Trials((x.shape[0], x.shape[1]), is_init)
         state, ended = self.init_state(trials.n_trials), []
@@ -130,10 +130,10 @@ class SegmentedModel(TransformerModel):
 
     @abstractmethod
     def advance(self, x: Tensor, state: TensorDict, n_steps: Tensor) -> Tensor:
-        """Process the next ``n_steps [B]`` steps, none past the end of the open segment.
+        """Process the next ``n_steps [B]`` steps, which must not pass the end of the open segment.
 
         Args:
-            x: inputs ``[B, t, D]``; of each row only its first ``n_steps`` count.
+            x: inputs ``[B, t, D]``; only the first ``n_steps`` of each sequence count.
             state: the memory, updated in place.
             n_steps: int64 ``[B]`` on the CPU, from 1 to t.
 
@@ -159,19 +159,19 @@ class SegmentedModel(TransformerModel):
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``, without the ``dropped`` layers."""
 
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int:
-        """Draw a jittered segment length, uniform over integers; see ``segment_jitter``."""
+        """Draw a jittered segment length, uniformly over integers; see ``segment_jitter``."""
         shorter, longer = (int(share * self.segment_length) for share in _both_sides(self.segment_jitter))
         low, high = self.segment_length - shorter, self.segment_length + longer
         return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def _both_sides(jitter: Jitter) -> tuple[float, ...]:
-    """Return how much shorter and how much longer segments may be, relative to L."""
+    """Return how much shorter and how much longer segments may be, as fractions of L."""
     return (jitter, jitter) if isinstance(jitter, int | float) else tuple(jitter)
 
 
 def join_states(states: list[TensorDict]) -> TensorDict:
-    """Stack the rows of ``states``, whose caches may have grown to different sizes."""
+    """Concatenate ``states`` along the batch; their caches may have grown to different sizes."""
     if len(states) == 1:
         return states[0]
     n_rows = sum(len(state) for state in states)

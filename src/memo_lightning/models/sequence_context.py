@@ -1,4 +1,4 @@
-"""Whole sequences in one pass, each token seeing the steps of its own sequence that it may."""
+"""Attention over whole sequences in one pass, limited to the steps that each token may see."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
 from memo_lightning.models.packed_attention import PackedTrials
 
-_QUERY_CHUNK = 512  # queries that share one explicit mask, the only part that is quadratic in memory
+_QUERY_CHUNK = 512  # queries per explicit mask; only the mask needs quadratic memory
 
 
 class SequenceContext:
-    """All tokens of a sequence in one pass: causal, each seeing the tokens from its own ``first_seen`` on.
+    """A causal context for whole sequences, in which each token sees the tokens from its own ``first_seen`` on.
 
     Args:
         sinks: the layers' sink keys and values.
-        first_seen: int64 ``[B, T]`` or ``[1, T]``, non-decreasing along T; all earlier tokens are seen when
-            None.
-        window: the newest tokens that are seen, the current one included, where ``first_seen`` is bounded by that.
+        first_seen: int64 ``[B, T]`` or ``[1, T]``, the first step that each token sees, non-decreasing along T;
+            None if all earlier tokens are seen.
+        window: number of newest tokens, the current one included, to which ``first_seen`` is limited; None for all.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class SequenceContext:
         keys, values = prepend_sink(sink, keys, values)
         if sink is None:
             return causal_attention(queries, keys, values)
-        # A query for the sink, whose result is dropped, makes the mask square: the plain causal one.
+        # A dummy query for the sink, whose result is dropped, makes the mask square, i.e. the plain causal one.
         return causal_attention(F.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]
 
     def _attend_in_chunks(
         self, first_seen: Tensor, sink: KeysValues | None, queries: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Return what the queries read, by masks that some of them share."""
+        """Return the attention outputs, computed for chunks of queries that share a mask."""
         if self._chunk_starts is None:
             self._chunk_starts = first_seen[:, ::_QUERY_CHUNK].amin(dim=0).tolist()
         outputs = []

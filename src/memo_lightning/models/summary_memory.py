@@ -1,4 +1,4 @@
-"""The summaries of a batch of trials during training: keys and values, differentiable, computed once."""
+"""The summaries of a batch of trials in training, as differentiable keys and values that are computed once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from memo_lightning.models.context_attention import attend_to_context
 class SummaryMemory:
     """The summaries that later segments attend to, oldest first.
 
-    Per layer they lie one behind another in a buffer, which all passes read in place and share as what they keep
-    for the backward pass: every stretch is written once, and dropping rows or old summaries copies nothing. In the
-    backward pass the gradients of all later passes are summed in one tensor per layer, from which every summary
+    Each layer has a buffer in which the summaries lie one after another. All passes read it in place, and share it as
+    their saved tensor for the backward pass. Every stretch is written once, and dropping rows or old summaries copies
+    nothing. The backward pass sums the gradients of all later passes in one tensor per layer, from which every summary
     takes its stretch.
 
     Args:
-        capacity: tokens that will be appended at most.
+        capacity: maximum number of tokens that will be appended.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -51,30 +51,30 @@ class SummaryMemory:
         return like.new_empty(rows, heads, self._capacity, head_dim)
 
     def keep_newest(self, n_tokens: int) -> None:
-        """Drop the oldest tokens, down to ``n_tokens``."""
+        """Drop the oldest tokens until ``n_tokens`` are left."""
         if self._held and n_tokens < self._held[0][0].shape[2]:
             n_dropped = self._held[0][0].shape[2] - n_tokens
             self._held = [(keys[:, :, n_dropped:], values[:, :, n_dropped:]) for keys, values in self._held]
 
     def keep_rows(self, n_rows: int) -> None:
-        """Keep the first ``n_rows`` rows."""
+        """Keep only the first ``n_rows`` rows."""
         if self._held and n_rows < self._held[0][0].shape[0]:
             self._held = [(keys[:n_rows], values[:n_rows]) for keys, values in self._held]
 
     def view(self) -> SummaryView:
-        """Return the summaries held now; the view stays as it is when the memory changes."""
+        """Return a view of the current summaries, which stays the same when the memory changes."""
         return SummaryView(self._held)
 
 
 class _Append(torch.autograd.Function):
-    """Write a tensor behind the one that lies ``end`` tokens into a buffer; return both as one, without copies."""
+    """Write ``new`` to the buffer behind ``held``, which ends at token ``end``; return both as one, without a copy."""
 
     @staticmethod
     def forward(ctx: Any, buffer: Tensor, end: int, held: Tensor, new: Tensor) -> Tensor:
         ctx.lengths = [held.shape[2], new.shape[2]]
         buffer = buffer[: len(new)]
         buffer[:, :, end : end + new.shape[2]] = new
-        # Not a view, of which autograd would say that it has changed when the next stretch is written.
+        # Not a view: autograd would complain that it has changed once the next stretch is written.
         return buffer[:, :, end - held.shape[2] : end + new.shape[2]].data
 
     @staticmethod
@@ -88,26 +88,26 @@ class SummaryView:
     """The summaries that one pass sees.
 
     Args:
-        layers: per layer, keys and values ``[B, H, n * S, d]``; no entries where there is no summary.
+        layers: per layer, keys and values ``[B, H, n * S, d]``; empty if there is no summary.
     """
 
     def __init__(self, layers: LayerKeysValues) -> None:
         self.layers = layers
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return what the queries read from all summaries and, causally, from the pass's own tokens."""
+        """Return the attention of the queries to all summaries and, causally, to the pass's own tokens."""
         if not self.layers:
             return causal_attention(queries, keys, values)
         return attend_to_context(queries, keys, values, self.layers[layer])
 
 
 class SummaryContext:
-    """One pass of tokens that see all ``summaries`` and, causally, each other.
+    """The context of one pass, whose tokens see all ``summaries`` and, causally, each other.
 
     Args:
-        summaries: the summaries to be seen.
+        summaries: the summaries that the tokens see.
         sinks: the layers' sink keys and values.
-        kept: the tokens of the pass whose keys and values are wanted afterwards.
+        kept: the tokens of the pass whose keys and values are kept for later.
     """
 
     def __init__(self, summaries: SummaryView, sinks: list[KeysValues | None], kept: slice = slice(0)) -> None:
@@ -121,6 +121,6 @@ class SummaryContext:
         sink = self._sinks[layer]
         if sink is None:
             return self._summaries.attend(layer, queries, keys, values)
-        # A query for the sink, whose result is dropped, keeps the mask of the pass's own tokens square.
+        # A dummy query for the sink, whose result is dropped, keeps the mask of the pass's own tokens square.
         keys, values = prepend_sink(sink, keys, values)
         return self._summaries.attend(layer, F.pad(queries, (0, 0, 1, 0)), keys, values)[:, :, 1:]

@@ -1,8 +1,8 @@
-"""The transformer that all attention-based memories share: they differ in what a token may attend to.
+"""The transformer that all attention-based memories share; they differ in what a token may attend to.
 
-Pre-norm blocks with RMSNorm, a gated MLP with tanh-GELU, rotary positions and no biases (the block of
-Memo's Habitat policy). What is attended to is decided by a
-:class:`~memo_lightning.models.attention.Context`, which every layer hands its queries, keys and values to.
+Its blocks are those of Memo's Habitat policy: pre-norm with RMSNorm, a gated MLP with tanh-GELU, rotary positions and
+no biases. Every layer passes its queries, keys and values to a :class:`~memo_lightning.models.attention.Context`, which
+decides what they attend to.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Block(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map one token of every row, ``x [B, D]``, to ``[B, D]``; see :meth:`Attention.step`."""
+        """Map one token of every sequence, ``x [B, D]``, to ``[B, D]``; see :meth:`Attention.step`."""
         x = x + self.attention.step(self.attention_norm(x), layer, context, cos, sin)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -64,14 +64,14 @@ class Transformer(nn.Module):
         n_layers: number of blocks.
         n_heads: attention heads H.
         d_ff: inner width of the gated MLP.
-        sink_kv: give every layer a sink key and value.
+        sink_kv: whether every layer has a learned sink key and value.
         rope_base: base of the rotary frequencies.
         norm_eps: epsilon of all RMSNorms.
-        layer_drop: probability with which :meth:`draw_dropped_layers` draws a block.
+        layer_drop: probability that a training pass skips a block; see :meth:`draw_dropped_layers`.
 
     Raises:
-        ValueError: if a size is not positive, ``d_model`` is no multiple of ``n_heads``, or ``layer_drop`` is no
-            probability below one.
+        ValueError: if a size is not positive, ``d_model`` is not a multiple of ``n_heads``, or ``layer_drop`` is not
+            at least 0 and below 1.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class Transformer(nn.Module):
 
         Args:
             x: tokens ``[B, t, D]``.
-            positions: their positions, ``[t]`` or, where rows differ, ``[B, 1, t]``.
-            context: decides what the tokens attend to; it knows the layers by their numbers among those that remain.
-            dropped: layers that are skipped.
+            positions: their positions, ``[t]`` or, if sequences differ, ``[B, 1, t]``.
+            context: decides what the tokens attend to; it numbers only the layers that are not dropped.
+            dropped: numbers of the layers to skip.
 
         Returns:
-            Normed outputs ``[B, t, D]``.
+            Outputs ``[B, t, D]`` after the final norm.
         """
         cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
         for layer, block in enumerate(self._remaining(dropped)):
@@ -116,9 +116,9 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def last_keys_values(self, x: Tensor, positions: Tensor, context: Context) -> KeysValues:
-        """Run tokens no further than to the last layer's keys and values ``[B, H, t, d]``, which are returned.
+        """Run tokens up to the last layer's keys and values ``[B, H, t, d]``, and return these.
 
-        The arguments are those of :meth:`forward`; the ``context`` is handed what the layers before make of the tokens.
+        The arguments are those of :meth:`forward`; the ``context`` is called for all layers before the last.
         """
         cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
         *before, last = self._remaining(())
@@ -128,15 +128,15 @@ class Transformer(nn.Module):
         return keys, values
 
     def step(self, x: Tensor, positions: Tensor, context: StepContext) -> Tensor:
-        """Run one token of every row through all layers, without gradient.
+        """Run one token of every sequence through all layers, without gradient.
 
         Args:
             x: tokens ``[B, D]``.
-            positions: their positions, ``[1]`` or, where rows differ, ``[B, 1, 1]``.
-            context: stores what the layers make of the tokens, and attends.
+            positions: their positions, ``[1]`` or, if sequences differ, ``[B, 1, 1]``.
+            context: stores the tokens' keys and values, and attends.
 
         Returns:
-            Normed outputs ``[B, D]``.
+            Outputs ``[B, D]`` after the final norm.
         """
         cos, sin = self.rotary(positions, torch.promote_types(x.dtype, torch.float32))
         cos, sin = torch.cat([cos, cos], -1).to(x.dtype), torch.cat([-sin, sin], -1).to(x.dtype)
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
         return [block.attention.sink for block in self._remaining(dropped)]
 
     def draw_dropped_layers(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
-        """Draw each layer with probability ``layer_drop``, until they are not all of them."""
+        """Draw the layers to drop, each with probability ``layer_drop``; draw again if that is all of them."""
         dropped = tuple(range(self.n_layers)) if self.layer_drop else ()
         while len(dropped) == self.n_layers:
             draws = torch.rand(self.n_layers, generator=generator)
@@ -166,7 +166,7 @@ class Transformer(nn.Module):
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise ``ValueError`` that names the first of ``sizes`` that is not positive."""
+    """Raise a ``ValueError`` that names the first of ``sizes`` that is not positive."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size}: must be at least 1")

@@ -1,4 +1,4 @@
-"""What all models share that are built on a transformer."""
+"""The base of all models that are built on a transformer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from memo_lightning.models.transformer import Transformer, TransformerSizes
 class TransformerModel(SequenceModel, ABC):
     """A model built on a :class:`Transformer`, with LayerDrop (Fan et al. 2020, arXiv 1909.11556).
 
-    In ``train()`` mode a whole pass of ``forward`` runs without some of the layers, the same ones in all sequences and
-    segments, as if they were not there: keys and values of one segment are read in the next. Acting, ``prefill`` and
-    ``eval()`` run all of them, without rescaling.
+    In ``train()`` mode, each pass of ``forward`` skips some layers as if they did not exist. They are the same in all
+    sequences and segments, because keys and values of one segment are read in the next. Acting, ``prefill`` and
+    ``eval()`` run all layers, without rescaling.
 
     Args:
         memory_scope: what the memory spans; see :class:`SequenceModel`.
@@ -36,16 +36,16 @@ class TransformerModel(SequenceModel, ABC):
         self.transformer = Transformer(**sizes)
 
     def draw_pass(self, generator: torch.Generator | None = None) -> PassSettings:
-        """Draw what is random in a training pass; see :meth:`SequenceModel.draw_pass`."""
+        """Draw the random settings of a training pass; see :meth:`SequenceModel.draw_pass`."""
         settings = super().draw_pass(generator)
         return {**settings, "dropped_layers": self.transformer.draw_dropped_layers(generator)}
 
     def acting_pass(self) -> PassSettings:
-        """Return the settings of a pass like acting; see :meth:`SequenceModel.acting_pass`."""
+        """Return the settings of a pass that equals acting; see :meth:`SequenceModel.acting_pass`."""
         return {**super().acting_pass(), "dropped_layers": ()}
 
     def dropped_in_pass(self, dropped_layers: Sequence[int] | None) -> Sequence[int]:
-        """Return the layers that a pass skips: those given, or else drawn in ``train()`` mode, none in ``eval()``."""
+        """Return the layers that a pass skips: those given, else a draw in ``train()`` mode and none in ``eval()``."""
         if dropped_layers is not None:
             return dropped_layers
         return self.transformer.draw_dropped_layers() if self.training else ()

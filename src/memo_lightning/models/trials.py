@@ -1,4 +1,4 @@
-"""Sequences cut into trials: which parts of a ``[B, T]`` batch share a memory."""
+"""Sequences cut into trials, the parts of a ``[B, T]`` batch that share a memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Chunk:
-    """The same stretch of steps of all trials that reach that far, longest trial first.
+    """The same range of steps in all trials that reach that far, longest trial first.
 
     Attributes:
-        n_trials: trials that take part: the first ones of the previous chunk.
-        length: steps of the chunk.
-        is_last: no trial goes on after this chunk.
-        indices: flat indices ``[n_trials, length]`` into ``[B * T]``, or None where the chunk is the plain
-            slice ``[:, start : start + length]``. Steps past the end of a trial repeat its last one.
+        n_trials: number of trials in the chunk, the first ones of the previous chunk.
+        length: number of steps in the chunk.
+        is_last: whether no trial continues after this chunk.
+        indices: flat indices ``[n_trials, length]`` into ``[B * T]``, or None if the chunk is the plain slice
+            ``[:, start : start + length]``. Steps past the end of a trial repeat its last one.
         start: first step of the chunk within its trials.
     """
 
@@ -32,9 +32,9 @@ class Chunk:
 class Trials:
     """The trials of a batch of sequences, read in chunks of equal length.
 
-    A trial starts at the first step of its sequence and wherever ``is_init`` is set. All trials are stacked along
-    the batch and processed together, chunk after chunk, those that have ended dropping out; so sequences that are
-    reset at different steps cost no more tokens than a last, partial chunk each.
+    A trial starts at the first step of its sequence and wherever ``is_init`` is set. All trials are stacked along the
+    batch and processed together, chunk by chunk; those that have ended drop out. Sequences that are reset at different
+    steps therefore cost no more tokens than one last, partial chunk per trial.
 
     Args:
         shape: ``(B, T)``.
@@ -54,16 +54,16 @@ class Trials:
 
     @property
     def is_plain(self) -> bool:
-        """Every sequence is a single trial."""
+        """Whether every sequence is a single trial."""
         return self._starts is None
 
     @property
     def n_trials(self) -> int:
-        """Return how many trials there are."""
+        """The number of trials."""
         return self.shape[0] if self._starts is None else len(self._starts)
 
     def last(self) -> Tensor:
-        """Return int64 ``[B]`` on the CPU, the number of every sequence's last trial, counted longest first."""
+        """Return the index of every sequence's last trial, counted longest first, as int64 ``[B]`` on the CPU."""
         n_sequences, n_steps = self.shape
         if self._starts is None:
             return torch.arange(n_sequences)
@@ -93,17 +93,17 @@ class Trials:
             yield Chunk(n_trials, start, end - start, end == longest, self._starts[:n_trials, None] + steps)
 
     def lengths_in(self, chunk: Chunk) -> Tensor:
-        """Return int64 ``[n_trials]`` on the CPU, how many steps of ``chunk`` every one of its trials has."""
+        """Return how many steps of ``chunk`` each of its trials has, as int64 ``[n_trials]`` on the CPU."""
         if self._starts is None:
             return torch.full((chunk.n_trials,), chunk.length)
         return (self._lengths[: chunk.n_trials].cpu() - chunk.start).clamp(max=chunk.length)
 
     def packing(self) -> tuple[Tensor, Tensor]:
-        """Return all steps in the order of a ``PackedSequence``, where sequences are not :attr:`is_plain`.
+        """Return all steps in the order of a ``PackedSequence``, for sequences that are not :attr:`is_plain`.
 
         Returns:
-            Flat indices into ``[B * T]``: the first step of every trial, then the second of all that reach
-            it, and so on, longest trial first; and on the CPU how many trials reach each step.
+            Flat indices into ``[B * T]``: the first step of every trial, then the second of all that reach it, and so
+            on, longest trial first; and, on the CPU, the number of trials that reach each step.
         """
         assert self._starts is not None
         n_steps = self.shape[0] * self.shape[1]

@@ -1,4 +1,4 @@
-"""From observations to actions: encoders, heads, and the policy that holds the memory while acting."""
+"""From observations to actions: encoders, heads, and the policy that keeps the memory while acting."""
 
 from memo_lightning.policies.agent import Agent, AgentState
 from memo_lightning.policies.encoders import Encoder, VectorEncoder

@@ -1,4 +1,4 @@
-"""What a policy does: the action of an environment, how it is stored, and which actions are allowed."""
+"""The action of an environment: its space, how it is stored, and which actions are allowed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ACTION_MASK = "action_mask"  # in an observation or in `info`, by the convention
 
 @dataclass(frozen=True)
 class Action:
-    """What one environment is told in a step.
+    """The action of one environment.
 
     Attributes:
         space: a Discrete, MultiDiscrete, MultiBinary or bounded Box space.
         masked: whether the environment says at every step which actions are allowed.
 
     Raises:
-        UserError: if the space is of another kind, or continuous actions are to be masked.
+        UserError: if the space is of another kind, or continuous actions have a mask.
     """
 
     space: Space
@@ -50,7 +50,7 @@ class Action:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape as stored: flat."""
+        """Shape as stored, which is flat."""
         assert self.space.shape is not None
         return self.space.shape if isinstance(self.space, spaces.Discrete) else (int(np.prod(self.space.shape)),)
 
@@ -61,7 +61,7 @@ class Action:
 
     @property
     def n_values(self) -> list[int]:
-        """Values of each discrete component; none of a continuous action."""
+        """Number of values of each discrete component; empty for a continuous action."""
         if isinstance(self.space, spaces.Box):
             return []
         if isinstance(self.space, spaces.Discrete):
@@ -71,7 +71,7 @@ class Action:
         return [2] * self.shape[0]
 
     def spec(self, batch_size: Sequence[int], device: torch.device | str = "cpu") -> TensorSpec:
-        """Return the spec of a batch ``[*batch_size]``."""
+        """Return the spec of a batch ``[*batch_size]`` of actions."""
         shape = (*batch_size, *self.shape)
         if isinstance(self.space, spaces.Box):
             low, high = bounds(self.space)
@@ -79,12 +79,12 @@ class Action:
         return discrete_spec(self.space, shape, device)
 
     def to_env(self, stored: NDArray) -> Any:
-        """Return a stored action as the environment takes it, the nearest whole numbers in a Box of integers."""
+        """Convert a stored action to the environment's format; values of an integer Box are rounded."""
         action = self.to_envs(stored[None])[0]
         return int(action) if isinstance(self.space, spaces.Discrete) else action
 
     def to_envs(self, stored: NDArray) -> NDArray:
-        """Return stored actions ``[N, ...]`` as environments take them."""
+        """Convert stored actions ``[N, ...]`` to the environments' format."""
         assert self.space.shape is not None
         assert self.space.dtype is not None
         if isinstance(self.space, spaces.Discrete):
@@ -95,7 +95,7 @@ class Action:
         return value + self.space.start if isinstance(self.space, spaces.MultiDiscrete) else value
 
     def read_mask(self, mask: Any, batch_shape: tuple[int, ...] = ()) -> NDArray[np.bool_]:
-        """Return an action mask ``[*batch_shape, sum(n_values)]``, the values of the first component first.
+        """Check an action mask and return it as bool ``[*batch_shape, sum(n_values)]``, one component after another.
 
         Raises:
             UserError: if it has another shape, or leaves a component without an allowed value.
@@ -115,7 +115,7 @@ class Action:
 
 
 def action_of_spec(spec: TensorSpec, n_batch_dims: int, *, masked: bool = False) -> Action:
-    """Return the action of a TorchRL environment.
+    """Return the action of a TorchRL environment, given its spec.
 
     Raises:
         UserError: if actions of this kind are not supported.

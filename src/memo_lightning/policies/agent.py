@@ -1,4 +1,4 @@
-"""A trained policy that anyone can act with: raw observations in, actions out."""
+"""A trained policy to act with: raw observations in, actions out."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from memo_lightning.policies.spec import PolicySpec
 
 @dataclass
 class AgentState:
-    """What an agent remembers of each environment.
+    """The state of an agent in each environment.
 
     Attributes:
         memory: the sequence model's memory, batch ``[B]``.
-        previous_action: as stored, ``[B, ...]``.
-        is_first: bool ``[B]``, where the next step is the first of a trial.
+        previous_action: the last action, as stored, ``[B, ...]``.
+        is_first: bool ``[B]``, true where the next step is the first of a trial.
         is_batch: whether observations and actions have a batch dimension.
     """
 
@@ -41,19 +41,19 @@ class AgentState:
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """``(B,)``, or ``()`` for one environment without a batch dimension."""
+        """``(B,)``, or ``()`` for a single environment without a batch dimension."""
         return (len(self.is_first),) if self.is_batch else ()
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What an agent is told in a step of each of N environments, as it is stored.
+    """The inputs of one step in N environments, as they are stored.
 
     Attributes:
-        observations: each part of the observation ``[N, ...]``, by name.
+        observations: the parts of the observation ``[N, ...]``, by name.
         reward: float32 ``[N]``.
         episode_end: bool ``[N]``.
-        action_mask: bool ``[N, n]``; None of a policy without.
+        action_mask: bool ``[N, n]``; None if the policy uses no mask.
     """
 
     observations: Mapping[str, NDArray]
@@ -63,19 +63,20 @@ class StepInputs:
 
 
 class Agent:
-    """Acts in an environment of the kind that it was trained in.
+    """A trained policy that acts in environments of the kind it was trained in.
 
-    It needs nothing of training: no environment, no configuration, no Trainer. It keeps the previous action itself and
-    is told the previous reward, as policies of meta-RL read both. It draws actions from random numbers of its own.
+    It needs nothing from training: no environment, no configuration, no Trainer. Meta-RL policies read the previous
+    action and reward: the agent keeps the action itself, the caller passes the reward. Actions are sampled with the
+    agent's own random generator.
 
     Args:
-        spec: what the policy is made of.
+        spec: specification of the policy.
         policy: the policy.
-        training: what is known about how it was trained: ``config``, ``frames``, ``mlflow_run_id``.
-        seed: of what it draws; None for another one every time.
+        training: how it was trained: ``config``, ``frames``, ``mlflow_run_id``.
+        seed: seed for sampling actions; None for a different one every time.
 
     Raises:
-        UserError: if the seed is none.
+        UserError: if the seed is out of range.
 
     Attributes:
         observation_space: Gymnasium space of one environment's observation.
@@ -93,14 +94,14 @@ class Agent:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device it computes on."""
         return self.policy.device
 
     def initial_state(self, batch_size: int | None = None) -> AgentState:
-        """Return an empty memory, with which a trial begins.
+        """Return the state at the start of a trial, with an empty memory.
 
         Args:
-            batch_size: environments B; None for one, whose observations and actions have no batch dimension.
+            batch_size: number of environments B; None for a single one, without a batch dimension.
 
         Raises:
             UserError: if ``batch_size`` is not positive.
@@ -124,24 +125,26 @@ class Agent:
         is_first: ArrayLike | None = None,
         action_mask: ArrayLike | None = None,
     ) -> tuple[Any, AgentState]:
-        """Choose an action.
+        """Choose an action for each environment.
 
         Args:
-            observation: what the environment returns: an array, or a dictionary of arrays; of a batch, ``[B, ...]``.
-            state: the memory; it is updated in place, use the returned one from here on.
-            reward: that of the step which led to ``observation``; a number, or ``[B]``.
-            episode_end: whether that step ended an episode; the trial, and with it the memory, goes on.
-            deterministic: take the most likely action instead of sampling.
-            is_first: where a new trial begins, which empties the memory before the step; a flag, or ``[B]``. The
-                first step after :meth:`initial_state` is one by itself.
-            action_mask: bool ``[.., n]``, the actions that are allowed, for a policy that was trained with a mask; if
-                it is not in the observation.
+            observation: the observation as the environment returns it, an array or a dictionary of arrays; ``[B, ...]``
+                for a batch.
+            state: the state before the step. It is updated in place; use the returned one from here on.
+            reward: reward of the step that led to ``observation``; a number or ``[B]``.
+            episode_end: whether that step ended an episode; a flag or ``[B]``. The trial continues, and so does a
+                memory whose scope is the trial.
+            deterministic: take the most likely action instead of sampling one.
+            is_first: whether a new trial begins, which clears the memory before the step; a flag or ``[B]``. Not needed
+                for the first step after :meth:`initial_state`.
+            action_mask: bool ``[.., n]``, true where an action is allowed, for a policy that was trained with a mask;
+                by default read from the observation.
 
         Returns:
-            The action as the environment takes it, of a batch ``[B, ...]``, and the state after the step.
+            The action in the environment's format, ``[B, ...]`` for a batch, and the state after the step.
 
         Raises:
-            UserError: if an observation, a mask or the state does not fit.
+            UserError: if an observation, a reward, a mask or the state does not fit, or an input is not finite.
         """
         self._check_batch(observation, state)
         shape = state.batch_shape
@@ -155,7 +158,7 @@ class Agent:
         return action.to_envs(stored) if state.is_batch else action.to_env(stored[0]), state
 
     def state_nbytes(self, state: AgentState) -> int:
-        """Return the bytes that the memory holds now."""
+        """Return the current size of the memory in bytes."""
         return self.policy.sequence_model.state_nbytes(state.memory)
 
     def read(
@@ -166,17 +169,17 @@ class Agent:
         episode_end: ArrayLike = False,
         action_mask: ArrayLike | None = None,
     ) -> StepInputs:
-        """Return what an agent is told in a step, checked and as it is stored.
+        """Check the inputs of a step and convert them to the form in which they are stored.
 
         Args:
             observation: as in :meth:`act`.
-            batch_shape: ``(B,)``, or ``()`` of one environment.
+            batch_shape: ``(B,)``, or ``()`` for a single environment.
             reward: as in :meth:`act`.
             episode_end: as in :meth:`act`.
             action_mask: as in :meth:`act`.
 
         Raises:
-            UserError: if an observation or a mask does not fit.
+            UserError: if an observation, a reward or a mask does not fit.
         """
         interface, n = self.spec.interface, batch_shape[0] if batch_shape else 1
         observations = {key.name: key.read(observation, batch_shape).reshape(n, *key.shape) for key in interface.keys}
@@ -192,17 +195,17 @@ class Agent:
 
     @torch.no_grad()
     def advance(self, step: StepInputs, state: AgentState) -> TensorDict:
-        """Let the memory of each of N environments read a step.
+        """Update the memory with one step in N environments.
 
         Args:
-            step: what :meth:`read` has returned.
-            state: the memory; it is updated in place, except for the action, which is yet to be chosen.
+            step: as returned by :meth:`read`.
+            state: the state before the step. It is updated in place, except for the action, which is yet to be chosen.
 
         Returns:
-            What the heads read, batch ``[N]``.
+            The inputs of the heads, batch ``[N]``.
 
         Raises:
-            UserError: if something is not finite; the memory is as it was.
+            UserError: if an input is not finite; the memory is then unchanged.
         """
         inputs, policy = self.policy_inputs(step, state), self.policy
         try:
@@ -215,12 +218,12 @@ class Agent:
 
     @torch.no_grad()
     def most_likely(self, heads: TensorDict) -> Tensor:
-        """Return the most likely actions ``[N, ...]``, as stored, given what the heads read."""
+        """Return the most likely actions ``[N, ...]``, as stored, given the inputs of the heads."""
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             return self.policy.actor(heads).get("action")
 
     def policy_inputs(self, step: StepInputs, state: AgentState) -> TensorDict:
-        """Return the policy inputs ``[N]`` of a step in N environments."""
+        """Return the policy inputs ``[N]`` for a step in N environments."""
         interface, n = self.spec.interface, len(state.is_first)
         ended, started = self._tensor(step.episode_end).unsqueeze(-1), state.is_first.unsqueeze(-1)
         previous = encode_previous_step(
@@ -241,7 +244,7 @@ class Agent:
         return TensorDict(inputs, [n])
 
     def _check_batch(self, observation: Any, state: AgentState) -> None:
-        """Raise :class:`UserError` if observation and state are for different numbers of environments."""
+        """Raise :class:`UserError` if the observation and the state are for different numbers of environments."""
         key = self.spec.interface.keys[0]
         shape, own = np.shape(key.part_of(observation)), tuple(key.space.shape or ())
         batch = shape[: len(shape) - len(own)]
@@ -255,7 +258,7 @@ class Agent:
 
 
 def _numbers(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return float32 ``[N]``."""
+    """Return a number for each environment, float32 ``[N]``."""
     numbers = np.asarray(value, np.float32)
     if numbers.shape not in ((), batch_shape):
         raise UserError(f"{name} has shape {numbers.shape}: must be a number, or of shape {batch_shape}")
@@ -263,5 +266,5 @@ def _numbers(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArr
 
 
 def _flags(name: str, value: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return bool ``[N]``."""
+    """Return a flag for each environment, bool ``[N]``."""
     return _numbers(name, value, batch_shape) != 0

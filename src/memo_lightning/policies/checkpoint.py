@@ -13,23 +13,23 @@ from memo_lightning.errors import UserError
 from memo_lightning.policies.memory_policy import MemoryPolicy
 from memo_lightning.policies.spec import PolicySpec
 
-FORMAT = 2  # of checkpoints; one is written for every change that older readers could not make sense of
+FORMAT = 2  # version of the checkpoint format; incremented with every change that older versions could not read
 FORMAT_KEY = "memo_format"
 _NEEDED = ("config", "state_dict", "frames", "mlflow_run_id", "policy_spec")
-_POLICY = "policy."  # what the names of the policy's weights begin with in a checkpoint
+_POLICY = "policy."  # prefix of the policy's weights in a checkpoint
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ``memo train``.
 
     Raises:
-        UserError: if it is missing, truncated, of another version, or something else than a checkpoint of this project.
+        UserError: if it is missing, truncated, of another version, or not a checkpoint of this project.
     """
     if not path.is_file():
         raise UserError(f"checkpoint={path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its readers raise
+    except Exception as error:  # torch passes on whatever its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint={path}: not a readable checkpoint, or truncated ({reason})") from None
     held = checkpoint if isinstance(checkpoint, dict) else {}
@@ -45,16 +45,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def policy_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint's policy, by their names in :class:`MemoryPolicy`."""
+    """Return the weights of a checkpoint's policy, under their names in :class:`MemoryPolicy`."""
     return {k.removeprefix(_POLICY): v for k, v in checkpoint["state_dict"].items() if k.startswith(_POLICY)}
 
 
 def restore_policy(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[PolicySpec, MemoryPolicy]:
-    """Rebuild a checkpoint's policy, in ``eval()`` mode.
+    """Rebuild a checkpoint's policy in ``eval()`` mode, and return its spec and the policy.
 
     Args:
-        checkpoint: as :func:`read_checkpoint` returns it.
-        changes: settings of the sequence model to be used instead of the checkpoint's.
+        checkpoint: as returned by :func:`read_checkpoint`.
+        changes: settings of the sequence model that override the checkpoint's.
 
     Raises:
         UserError: if the weights do not fit the model; the message names the settings that differ.
@@ -73,11 +73,11 @@ def restore_policy(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) ->
 
 
 def check_architecture(weights: Mapping[str, Tensor], needed: Mapping[str, Tensor], changed: list[str]) -> None:
-    """Raise :class:`UserError` unless a checkpoint's ``weights`` are those that are ``needed`` and no others.
+    """Raise :class:`UserError` unless a checkpoint's ``weights`` have exactly the names and shapes ``needed``.
 
     Args:
-        weights: those of the checkpoint.
-        needed: those of the policy that is to have them.
+        weights: weights of the checkpoint.
+        needed: weights of the policy that is to load them.
         changed: settings that differ, for the message.
     """
     differing = sorted(needed.keys() ^ weights.keys()) or [n for n in needed if needed[n].shape != weights[n].shape]

@@ -1,4 +1,4 @@
-"""Observation encoders: what is seen at one time step -> one vector of the sequence model's width."""
+"""Observation encoders, which map the observation of one time step to a vector of the sequence model's width."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ OBSERVATION = "observation"
 
 
 class Encoder(nn.Module, ABC):
-    """Maps what is observed at a time step to one vector.
+    """Base class of encoders, which map the observation of a time step to one vector.
 
-    The names of observations are the user's. In a TensorDict they are nested below ``"observation"``, and so can
-    coincide with none of ours.
+    Users choose the names of observations. In a TensorDict they are nested under ``"observation"``, so they cannot
+    clash with other keys.
 
     Args:
-        observed: what a policy may read: ``observation``, a Composite with a spec for each observation key, and
-            ``previous_step``, the RL^2 inputs; all ``[N, ...]``.
-        names: observation keys to read, and ``previous_step``; None for all there are.
-        checkpoint_steps: steps of a batch of sequences that are encoded at a time, and again in the backward pass, so
-            that an update keeps the activations of no more; None for all at once.
+        observed: specs of everything a policy may read: ``observation``, a Composite with one spec per observation
+            key, and ``previous_step``, the RL^2 inputs; all ``[N, ...]``.
+        names: observation keys to read, and ``previous_step``; None for all that are available.
+        checkpoint_steps: time steps to encode at once (activation checkpointing). They are encoded again in the
+            backward pass, so that an update keeps the activations of only this many; None for all steps at once.
 
     Attributes:
         keys: observation keys that are read.
         reads_previous_step: whether the RL^2 inputs are read too.
-        in_keys: where all of them are in a TensorDict.
+        in_keys: TensorDict keys of everything that is read.
 
     Raises:
-        UserError: if there is no such key, or none at all, or ``checkpoint_steps`` is not positive.
+        UserError: if a name is unknown, there is nothing to read, or ``checkpoint_steps`` is not positive.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tensordict: TensorDictBase) -> Tensor:
-        """Return ``[*batch, d_model]`` for a TensorDict of any batch size."""
+        """Encode policy inputs of any batch size as ``[*batch, d_model]``."""
 
     def encode_sequences(
         self, encode: Callable[[TensorDictBase], Tensor], sequences: TensorDictBase, gradient_from: int = 0
     ) -> Tensor:
-        """Return ``[B, T, d_model]`` for sequences ``[B, T]``, ``checkpoint_steps`` at a time.
+        """Encode sequences ``[B, T]`` as ``[B, T, d_model]``, ``checkpoint_steps`` steps at a time.
 
         Args:
-            encode: what is to be done with each part; this encoder, and what goes before it.
-            sequences: ``[B, T]``.
+            encode: function that is applied to each part: this encoder and what precedes it.
+            sequences: policy inputs ``[B, T]``.
             gradient_from: the first step that is encoded with gradient.
         """
         older, newer = sequences[:, :gradient_from], sequences[:, gradient_from:]
@@ -95,12 +95,12 @@ class Encoder(nn.Module, ABC):
 
 
 class VectorEncoder(Encoder):
-    """Concatenate vectors and project them linearly.
+    """A linear projection of concatenated vectors.
 
     Args:
         observed: see :class:`Encoder`.
         d_model: width of the output.
-        in_keys: what to read, each ``[N, size]``; see :class:`Encoder`.
+        in_keys: keys to read, each ``[N, size]``; see :class:`Encoder`.
         checkpoint_steps: see :class:`Encoder`.
 
     Raises:
@@ -130,10 +130,10 @@ class VectorEncoder(Encoder):
 
 
 def shape_of(spec: TensorSpec, observed: Composite) -> tuple[int, ...]:
-    """Return the shape of one environment's part of ``spec``, which is among those ``observed``."""
+    """Return the shape of ``spec``, one of those in ``observed``, without the batch dimensions."""
     return tuple(spec.shape[len(observed.shape) :])
 
 
 def name_of(key: NestedKey) -> str:
-    """Return what a key is called in messages: the user's name for it."""
+    """Return the name of a key in messages, which is the user's name for it."""
     return key if isinstance(key, str) else key[-1]

@@ -1,4 +1,4 @@
-"""Drawing actions: with random numbers of one's own, and with noise that is correlated from step to step."""
+"""Action sampling: with a separate random generator, and with noise that is correlated over time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memo_lightning.policies.multi_categorical import MultiCategorical
 
 
 def seeded_generator(device: torch.device, seed: int | None) -> torch.Generator:
-    """Return random numbers of one's own; without a seed other ones every time."""
+    """Return a new random generator; without a seed its numbers differ every time."""
     generator = torch.Generator(device)
     if seed is None:
         generator.seed()
@@ -23,13 +23,14 @@ def seeded_generator(device: torch.device, seed: int | None) -> torch.Generator:
 
 
 def draw(distribution: Distribution, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
-    """Return actions ``[N, ...]`` of a policy's distribution, drawn with ``generator``.
+    """Sample actions ``[N, ...]`` from a policy's distribution with ``generator``.
 
-    Distributions of torch and TorchRL draw from torch's global random numbers only.
+    The distributions of torch and TorchRL can only sample with torch's global generator.
 
     Args:
-        distribution: of N actions.
-        generator: of all of them; or N of them, one each, which draw what they would draw for one action alone.
+        distribution: distribution of N actions.
+        generator: one generator for all actions, or N generators, one per action. With one per action, each action
+            is the same as if it were sampled alone.
     """
     if isinstance(distribution, MultiCategorical):
         return torch.stack([draw(part, generator) for part in distribution.parts], -1)
@@ -51,7 +52,7 @@ def _noise(like: Tensor, fill: Callable[..., object], generator: torch.Generator
 
 
 def _squashed(distribution: TanhNormal, noise: Tensor) -> Tensor:
-    """Return the actions ``[N, A]`` that standard normal noise ``[N, A]`` stands for."""
+    """Return the actions ``[N, A]`` that standard normal noise ``[N, A]`` is mapped to."""
     action = distribution.base_dist.mean + distribution.base_dist.stddev * noise
     for transform in distribution.transforms:
         action = transform(action)
@@ -59,14 +60,14 @@ def _squashed(distribution: TanhNormal, noise: Tensor) -> Tensor:
 
 
 class CorrelatedNoise:
-    """Draws actions of a squashed normal distribution with first-order autoregressive noise, one stream an environment.
+    """A sampler for squashed normal distributions, with first-order autoregressive noise for each environment.
 
-    Every action has the distribution that the policy gives it; only successive ones are no longer independent. White
-    noise averages out where an action acts through a velocity, and never leaves the neighbourhood of the start. The
-    log-probability stays that of a single action (Hollenstein et al. 2024, arXiv 2312.11091).
+    Each action still follows the policy's distribution; only successive actions are no longer independent. White
+    noise averages out where actions act through a velocity, and never leaves the neighbourhood of the start. The
+    log-probability remains that of a single action (Hollenstein et al. 2024, arXiv 2312.11091).
 
     Args:
-        correlation: of the noise of two successive steps, from 0 to below 1.
+        correlation: correlation between the noise of successive steps, from 0 to below 1.
     """
 
     def __init__(self, correlation: float) -> None:
@@ -74,7 +75,7 @@ class CorrelatedNoise:
         self._noise: Tensor | None = None
 
     def sample(self, distribution: TanhNormal, starts: Tensor) -> Tensor:
-        """Return actions ``[N, A]``; where ``starts [N]`` is true the noise begins anew."""
+        """Sample actions ``[N, A]``; the noise restarts where ``starts [N]`` is true."""
         fresh = torch.randn_like(distribution.base_dist.mean)
         noise = fresh
         if self._noise is not None and self._noise.shape == fresh.shape:

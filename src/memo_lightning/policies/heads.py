@@ -1,4 +1,4 @@
-"""Policy and value heads on the output of the sequence model, as TorchRL modules."""
+"""Policy and value heads on top of the sequence model, as TorchRL modules."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from torchrl.modules import MaskedCategorical, ProbabilisticActor, TanhNormal, V
 from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.multi_categorical import MultiCategorical
 
-# Continuous policies begin with the same wide distribution everywhere (Andrychowicz et al. 2021, arXiv 2006.05990).
+# Continuous policies start with the same wide distribution everywhere (Andrychowicz et al. 2021, arXiv 2006.05990).
 _CONTINUOUS_GAIN = 0.01
 
 
 class PolicyHeads(nn.Module, ABC):
-    """The heads that an algorithm needs while acting; those it only learns with are its own.
+    """The heads that an algorithm needs for acting; heads that are only used for learning belong to the algorithm.
 
     Args:
         d_model: width D of the sequence model.
-        action: what is to be chosen.
+        action: the action to choose.
 
     Attributes:
         actor: ``hidden [.., D]`` (and ``action_mask``) -> ``action`` and ``action_log_prob``.
         action: as given.
-        is_continuous: whether actions are vectors of numbers.
-        out_keys: what :meth:`forward` adds, and a rollout holds.
-        has_critic: whether the heads say what a state is worth; where they do not, rollouts hold the observations
-            that episodes were cut off at instead of their values.
+        is_continuous: whether actions are continuous.
+        out_keys: keys that :meth:`forward` adds and a rollout holds.
+        has_critic: whether the heads estimate state values. If not, rollouts hold the observations at which episodes
+            were cut off instead of their values.
     """
 
     actor: ProbabilisticActor
@@ -48,7 +48,7 @@ class PolicyHeads(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Add ``out_keys`` to a TensorDict with ``hidden``."""
+        """Add ``out_keys`` to a TensorDict that has ``hidden``."""
 
 
 class ActorCriticHeads(PolicyHeads):
@@ -66,18 +66,18 @@ class ActorCriticHeads(PolicyHeads):
         self.critic = ValueOperator(_linear(d_model, 1), in_keys=["hidden"])
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Choose actions, and say what they are worth."""
+        """Choose actions and estimate state values."""
         return self.critic(self.actor(tensordict))
 
 
 class ExploringHeads(PolicyHeads):
-    """A policy head alone, which in training explores by actions drawn uniformly from those that are allowed.
+    """A policy head alone, which in training takes some actions uniformly at random from those allowed.
 
-    For algorithms that learn from whatever was done: nothing is said about values or probabilities.
+    It is for algorithms that can learn from any behaviour: it returns neither values nor probabilities.
 
     Attributes:
-        random_fraction: scalar, the probability of such an action; a buffer, so that it travels with the weights to
-            whatever process acts.
+        random_fraction: scalar, the probability of a random action; a buffer, so that it travels with the weights to
+            the process that acts.
     """
 
     out_keys = ("action",)
@@ -99,7 +99,7 @@ class ExploringHeads(PolicyHeads):
         return chosen
 
     def _draw(self, batch_size: torch.Size, mask: Tensor | None) -> Tensor:
-        """Return actions drawn uniformly, as stored."""
+        """Draw actions uniformly, and return them as stored."""
         if mask is None:
             return self.action.spec(batch_size).rand()
         parts = mask.float().split(self.action.n_values, -1)
@@ -108,10 +108,10 @@ class ExploringHeads(PolicyHeads):
 
 
 def build_actor(d_model: int, action: Action) -> ProbabilisticActor:
-    """Return the policy head: ``hidden [.., D]`` -> ``action`` and ``action_log_prob``.
+    """Build the policy head: ``hidden [.., D]`` -> ``action`` and ``action_log_prob``.
 
-    One discrete action is drawn from a categorical distribution, several from independent ones, a bounded vector from
-    a normal distribution squashed into the bounds by tanh. Masked actions have no probability.
+    One discrete action is drawn from a categorical distribution, several from independent ones, and a bounded vector
+    from a normal distribution squashed into the bounds by tanh. Actions that are not allowed have zero probability.
     """
     names, distribution, settings = _distribution(action)
     head: nn.Module
@@ -129,7 +129,7 @@ def build_actor(d_model: int, action: Action) -> ProbabilisticActor:
 
 
 def _distribution(action: Action) -> tuple[list[str], type[Distribution], dict[str, Any]]:
-    """Return the names of its parameters, the class, and its other arguments."""
+    """Return the names of the distribution's parameters, its class, and its other arguments."""
     if isinstance(action.space, spaces.Box):
         low, high = (
             torch.from_numpy(bound.reshape(-1).astype("float32")) for bound in (action.space.low, action.space.high)
@@ -139,7 +139,7 @@ def _distribution(action: Action) -> tuple[list[str], type[Distribution], dict[s
         return ["logits"], MultiCategorical, {"n_values": action.n_values}
     if action.masked:
         return ["logits"], MaskedCategorical, {}
-    # Not validated: inputs were checked to be finite by the sequence model.
+    # Not validated, as the sequence model has checked that its inputs are finite.
     return ["logits"], Categorical, {"validate_args": False}
 
 

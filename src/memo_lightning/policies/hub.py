@@ -14,16 +14,16 @@ _FILES = ["*.json", "*.safetensors", "*.md", "*.png", "*.mp4"]
 
 
 def fetch_package(source: str) -> Path:
-    """Download a package, or find it where it was downloaded to before.
+    """Download a package, unless it was downloaded before.
 
     Args:
         source: ``hf:OWNER/NAME``, or ``hf:OWNER/NAME@REVISION``.
 
     Returns:
-        Its folder, which is the Hub's cache and not to be written to.
+        Its folder in the Hub's cache, which must not be written to.
 
     Raises:
-        UserError: if there is none, or it cannot be reached.
+        UserError: if there is no such package, or it cannot be fetched.
     """
     match = _REPOSITORY.fullmatch(source.removeprefix(HUB))
     if match is None:
@@ -31,7 +31,7 @@ def fetch_package(source: str) -> Path:
     hub = import_hub(source)
     try:
         return Path(hub.snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_FILES))
-    except Exception as error:  # of the Hub's client, of what it is built on, and of the disk
+    except Exception as error:  # from the Hub's client, its dependencies or the disk
         raise UserError(
             f"checkpoint={source}: cannot be fetched from the Hugging Face Hub ({one_line(error)}); a private one "
             f"needs hf auth login"
@@ -39,7 +39,7 @@ def fetch_package(source: str) -> Path:
 
 
 def import_hub(what: str) -> ModuleType:
-    """Return the client of the Hub.
+    """Import and return the Hub's client, ``huggingface_hub``.
 
     Raises:
         UserError: if it is not installed.
@@ -52,6 +52,6 @@ def import_hub(what: str) -> ModuleType:
 
 
 def one_line(error: Exception) -> str:
-    """Return the first line of an error that says something."""
+    """Return the first non-empty line of an error's message, or else its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

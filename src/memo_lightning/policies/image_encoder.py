@@ -1,18 +1,18 @@
-"""Images -> vectors: a small convolutional network."""
+"""A small convolutional network that encodes images as vectors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-_SMALL = 8  # pixels along a side that need not be made fewer
+_SMALL = 8  # pixels; sides of this length or shorter are not downsampled
 
 
 class ImageEncoder(nn.Module):
-    """Convolutions that halve the image until it is small, then a linear layer.
+    """Convolutions that halve the image until it is small, followed by a linear layer.
 
-    Images stay uint8 until they are here: they take a quarter of the memory in a rollout, and of the time to
-    move to another device.
+    Images stay uint8 until they arrive here. They take a quarter of the memory in a rollout, and of the time to move
+    to another device.
 
     Args:
         shape: height, width and channels of the images.
@@ -26,7 +26,7 @@ class ImageEncoder(nn.Module):
         n_filters = 32
         while True:
             stride = (2 if height > _SMALL else 1, 2 if width > _SMALL else 1)
-            # Normed, and without bias before, as symbolic images hold small numbers where photographs fill the range.
+            # Normalised (so no bias is needed), as symbolic images use small values but photographs the full range.
             convolution = nn.Conv2d(channels, n_filters, 3, stride, padding=1, bias=False)
             layers += [convolution, nn.GroupNorm(1, n_filters), nn.GELU()]
             height, width = -(-height // stride[0]), -(-width // stride[1])

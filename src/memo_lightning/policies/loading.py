@@ -1,4 +1,4 @@
-"""``memo_lightning.load``: a trained policy from wherever it is kept."""
+"""``memo_lightning.load``: trained policies from runs, checkpoints, packages, the Hub and MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from memo_lightning.policies.package import MANIFEST, is_package, read_package
 from memo_lightning.tracking.store import default_store, resolve_store
 
 MODELS = "models:/"
-PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # packages that ship, each in a folder of its name
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # bundled packages, each in a folder of its name
 FORMS = "the folder of a run, a checkpoint, the folder of a package, hf:OWNER/NAME or models:/NAME/VERSION"
 
 
@@ -30,32 +30,32 @@ def load(
     model: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> Agent:
-    """Return the agent that a run has trained.
+    """Load a trained policy as an :class:`Agent`.
 
-    Nothing of training is needed: no environment, no configuration, no Trainer. Checkpoints load without pickle. The
-    caller's random numbers are left alone.
+    Nothing else from training is needed: no environment, no configuration, no Trainer. Checkpoints are read without
+    pickle. The caller's random state is left untouched.
 
     Args:
-        source: the folder of a run, a checkpoint, the folder of a package, ``hf:OWNER/NAME`` of the Hugging Face Hub,
-            ``models:/NAME/VERSION`` of MLflow's model registry, or the name of a policy that ships.
-        device: where it is to compute.
-        tracking_uri: the store of ``models:/``; by default that of ``MLFLOW_TRACKING_URI``, or else ``mlflow.db``
-            in the working directory.
-        model: settings of the memory to be used instead of those it was trained with, e.g. ``memory_budget``.
-        seed: of the actions that are drawn, for acting in the same way again; None for another one every time.
+        source: the folder of a run, a checkpoint, the folder of a package, ``hf:OWNER/NAME`` on the Hugging Face Hub,
+            ``models:/NAME/VERSION`` in MLflow's model registry, or the name of a bundled policy.
+        device: the device to compute on.
+        tracking_uri: MLflow store for ``models:/``; defaults to ``MLFLOW_TRACKING_URI``, or else to ``mlflow.db`` in
+            the working directory.
+        model: settings of the memory that override those it was trained with, e.g. ``memory_budget``.
+        seed: seed for sampling actions, which makes them reproducible; None for a different one every time.
 
     Raises:
-        UserError: if there is no such policy, or the settings do not fit it.
+        UserError: if there is no such policy, the settings do not fit it, or the device is not available.
     """
     checkpoint = find_checkpoint(source, tracking_uri)
-    with torch.random.fork_rng(devices=()):  # weights are drawn before they are read
+    with torch.random.fork_rng(devices=()):  # building the policy draws initial weights
         spec, policy = restore_policy(checkpoint, model or {})
     known = {name: checkpoint[name] for name in ("config", "frames", "mlflow_run_id")}
     return Agent(spec, policy.to(check_device(device)), known, seed)
 
 
 def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict[str, Any]:
-    """Return the checkpoint that ``source`` names; see :func:`load`."""
+    """Return the contents of the checkpoint that ``source`` names; see :func:`load`."""
     if str(source).startswith(MODELS):
         from memo_lightning.tracking.registry import fetch_checkpoint  # MLflow takes seconds to import
 
@@ -83,16 +83,16 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
 
 
 def shipped_policies() -> list[str]:
-    """Return the names of the policies that ship with this version."""
+    """Return the names of the policies that are bundled with this version."""
     return sorted(folder.name for folder in PRETRAINED.glob("*") if is_package(folder))
 
 
 def default_folder(source: str, name: str) -> Path:
-    """Return where something that is made of a policy goes: next to it, or, where it has no folder here, in ``runs``.
+    """Return the folder for results of a policy: next to it, or in ``runs`` if it is not a local file or folder.
 
     Args:
-        source: of the policy, as in :func:`load`.
-        name: of the folder, e.g. ``evaluation``.
+        source: where the policy comes from, as in :func:`load`.
+        name: name of the folder, e.g. ``evaluation``.
     """
     path = Path(source)
     if path.is_dir():
@@ -103,7 +103,7 @@ def default_folder(source: str, name: str) -> Path:
 
 
 def check_device(device: torch.device | str) -> torch.device:
-    """Return the device, or raise :class:`UserError` where there is none."""
+    """Return the device, or raise :class:`UserError` if it is not available."""
     try:
         found = torch.device(device)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The policy: encoder, sequence model and heads, and the memory it holds while acting."""
+"""The policy: encoder, sequence model and heads, and the memory that it keeps while acting."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from memo_lightning.policies.previous_step import PREVIOUS_STEP
 
 
 class MemoryPolicy(TensorDictModuleBase):
-    """Acts one step at a time with a memory of its own, and is trained on whole sequences without it.
+    """A policy that acts step by step with its own memory, and is trained on whole sequences without it.
 
-    The memory has one slot per environment. It never enters the rollout: it is inference state, emptied where
-    ``is_init`` is set and recomputed in training by running the sequence model over the whole sequence.
+    The memory has one slot per environment. It is inference state and never part of a rollout: it is cleared where
+    ``is_init`` is set, and training recomputes it by running the sequence model over whole sequences.
 
-    Weights that change during a trial leave a stale memory, made by the weights before. Where :meth:`keep_inputs` was
-    called, the policy keeps what it has seen, notices by ``weights_version`` that its weights are new, in whatever
-    process they reach it, and recomputes its memory from the inputs (the cache refresh of arXiv 2510.19732).
+    If the weights change during a trial, the memory becomes stale: the old weights made it. After a call of
+    :meth:`keep_inputs`, the policy therefore keeps the inputs of the running trials. It detects new weights by
+    ``weights_version``, in whichever process they arrive, and recomputes its memory from the inputs (the cache refresh
+    of arXiv 2510.19732).
 
     Args:
-        encoder: turns observations into vectors of the sequence model's width.
-        sequence_model: the memory; swapped by the baseline callback.
+        encoder: maps observations to vectors of the sequence model's width.
+        sequence_model: the memory; the baseline callback swaps it.
         heads: choose actions.
-        normalizer: running statistics of what is observed; None for none.
+        normalizer: normalises observations and rewards by running statistics; None for no normalisation.
         masked: whether ``action_mask`` says which actions are allowed.
     """
 
@@ -59,7 +60,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self.head_keys: list[NestedKey] = [ACTION_MASK] if masked else []
         self.in_keys = [*self.input_keys, *self.head_keys]
         self.out_keys = list(heads.out_keys)
-        # A buffer, because it must travel with the weights: to other processes, and into checkpoints.
+        # A buffer, because it must travel with the weights to other processes and into checkpoints.
         self.register_buffer("weights_version", torch.zeros((), dtype=torch.int64))
         self._memory: TensorDict | None = None
         self._history: InputHistory | None = None
@@ -68,46 +69,46 @@ class MemoryPolicy(TensorDictModuleBase):
 
     @property
     def actor(self) -> ProbabilisticActor:
-        """The head that chooses actions."""
+        """The policy head, which chooses actions."""
         return self.heads.actor
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
         return self.weights_version.device
 
     def keep_inputs(self, *, shuffle_episodes: bool) -> None:
-        """Keep the inputs of the running trials from now on, to refresh the memory from them after an update.
+        """Keep the inputs of the running trials from now on, so that the memory can be refreshed after an update.
 
         Args:
-            shuffle_episodes: put the complete episodes of a trial in random order at every refresh.
+            shuffle_episodes: whether to put the complete episodes of a trial in random order at every refresh.
         """
         self._history = InputHistory(shuffle_episodes)
 
     def share_inputs(self, rollout: TensorDictBase) -> None:
-        """Keep the inputs of the running trials where a rollout ``[N, t]`` has them, and no copy of them beside it.
+        """Refer to the inputs in a rollout ``[N, t]`` instead of keeping a copy of them.
 
-        Nothing is done where they were acted elsewhere, as by workers, or are to be shuffled.
+        Does nothing if another policy has acted, as with workers, or if episodes are to be shuffled.
         """
         if self._history is not None and self._history.n_steps == rollout.shape[1]:
             self._history.share(rollout.select(*self.input_keys))
 
     def correlate_noise(self, correlation: float) -> None:
-        """Explore from now on by noise that is correlated from step to step, where actions are continuous."""
+        """Explore with temporally correlated noise from now on; actions must be continuous."""
         self._noise = CorrelatedNoise(correlation)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Act: add ``out_keys`` to the step ``[N]`` of N environments.
+        """Act: add ``out_keys`` to a step ``[N]`` of N environments.
 
-        Actions are sampled, or taken at the mode, according to TorchRL's exploration type.
+        Actions are sampled, or set to the mode, according to TorchRL's exploration type.
 
         Raises:
             TrainingStopped: if an observation is not finite.
         """
         n_envs = tensordict.batch_size[0]
         starts = self.memory_starts(tensordict)
-        # Where every environment begins a trial the memory is made anew: what is acted must not depend, not even in
-        # rounding, on how far the buffers had grown before, or a resumed run would not be the same run.
+        # Where every environment begins a trial, the memory is built anew. Actions must not depend on how far its
+        # buffers had grown before, not even by rounding, or a resumed run would differ from an uninterrupted one.
         if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
             self.reset_state()
             self._memory = self.sequence_model.init_state(n_envs)
@@ -129,12 +130,12 @@ class MemoryPolicy(TensorDictModuleBase):
         return tensordict.update(heads.select(*self.out_keys))
 
     def encode(self, tensordict: TensorDictBase) -> Tensor:
-        """Return what the memory reads, float32 ``[*batch, D]``, of policy inputs ``[*batch]``."""
+        """Encode policy inputs ``[*batch]`` as inputs of the sequence model, float32 ``[*batch, D]``."""
         with full_precision(self.device):
             return self.encoder(tensordict if self.normalizer is None else self.normalizer(tensordict))
 
     def encode_sequences(self, sequences: TensorDictBase, gradient_from: int = 0) -> Tensor:
-        """Return what the memory reads, float32 ``[B, T, D]``, of sequences ``[B, T]``; see :class:`Encoder`."""
+        """Encode sequences ``[B, T]`` as inputs of the sequence model, float32 ``[B, T, D]``; see :class:`Encoder`."""
         return self.encoder.encode_sequences(self.encode, sequences, gradient_from)
 
     def hidden(
@@ -145,43 +146,43 @@ class MemoryPolicy(TensorDictModuleBase):
         encoder_gradient_from: int = 0,
         **settings: Any,
     ) -> Tensor:
-        """Return what the heads read, float32 ``[B, T, D]`` with gradient, for whole sequences ``[B, T]``.
+        """Return the inputs of the heads, float32 ``[B, T, D]`` with gradient, for whole sequences ``[B, T]``.
 
         Args:
             sequences: policy inputs ``[B, T]``.
             segment_length: see :meth:`SequenceModel.forward`.
-            encoder_gradient_from: the first step at which observations are encoded with gradient.
-            settings: other settings of the pass, as in :meth:`SequenceModel.forward`.
+            encoder_gradient_from: the first step whose observation is encoded with gradient.
+            settings: further settings of :meth:`SequenceModel.forward`.
         """
         inputs = self.encode_sequences(sequences, encoder_gradient_from)
         return self.sequence_model(inputs, self.memory_starts(sequences), segment_length, **settings).float()
 
     @torch.no_grad()
     def next_values(self, inputs: TensorDictBase, which: Tensor) -> Tensor:
-        """Return what some environments' next observations are worth, under the memory as it is and remains.
+        """Estimate the values of some environments' next observations, without changing the memory.
 
         Args:
-            inputs: policy inputs ``[N]`` that would come next.
-            which: int64 ``[n]``, the environments.
+            inputs: policy inputs ``[N]`` of the step that would come next.
+            which: int64 ``[n]``, indices of the environments.
 
         Returns:
             Values ``[n, 1]``.
         """
         assert self._memory is not None, "nothing was acted yet"
-        which = which.cpu()  # as the counters of a memory are
+        which = which.cpu()  # where the counters of a memory are
         inputs, memory = inputs[which], self._memory[which]
         hidden, _ = self.sequence_model.step(self.encode(inputs), memory, None)
         return self.heads.critic(self.head_inputs(hidden, inputs)).get("state_value")  # type: ignore[operator]
 
     def memory_nbytes(self) -> int:
-        """Return the bytes that the memory holds now."""
+        """Return the current size of the memory in bytes."""
         return 0 if self._memory is None else self.sequence_model.state_nbytes(self._memory)
 
     def set_memory_budget(self, budget: int | None) -> None:
-        """Bound the memory, or with None let it grow; see :attr:`SequenceModel.memory_budget`.
+        """Bound the memory, or let it grow if ``budget`` is None; see :attr:`SequenceModel.memory_budget`.
 
         Raises:
-            UserError: if the memory cannot work within that budget.
+            UserError: if the memory cannot work within the budget.
         """
         try:
             self.sequence_model.memory_budget = budget
@@ -189,39 +190,39 @@ class MemoryPolicy(TensorDictModuleBase):
             raise UserError(str(error)) from None
 
     def reset_state(self) -> None:
-        """Drop the memory of all environments."""
+        """Clear the memory of all environments."""
         self._memory = None
         self._memory_version = int(self.weights_version)
         if self._history is not None:
             self._history.clear()
 
     def head_inputs(self, hidden: Tensor, inputs: TensorDictBase) -> TensorDict:
-        """Return what the heads read ``[*batch]``: the memory's outputs, and which actions are allowed."""
+        """Return the inputs of the heads ``[*batch]``: the memory's outputs and, if there is one, the action mask."""
         masks = {key: inputs.get(key) for key in self.head_keys}
         return TensorDict({"hidden": hidden.float(), **masks}, hidden.shape[:-1])
 
     def memory_starts(self, tensordict: TensorDictBase) -> Tensor:
-        """Return bool ``[*batch]``, where the memory is emptied: at trial starts, or at all episode starts."""
+        """Return bool ``[*batch]``, true where the memory is cleared: at trial starts, or at all episode starts."""
         starts = tensordict.get("is_init")
         if self.sequence_model.memory_scope == "episode":
-            starts = starts | tensordict.get("episode_end")  # of the step before
+            starts = starts | tensordict.get("episode_end")  # of the previous step
         return starts.squeeze(-1)
 
     def non_finite_input(self, inputs: TensorDictBase) -> str | None:
-        """Return in words which of the policy inputs ``[N]`` is not finite; None if all are."""
+        """Describe the first of the policy inputs ``[N]`` that is not finite; None if all are finite."""
         for key in self.encoder.in_keys:
             bad = ~inputs.get(key).isfinite()
             if bad.any():
                 environment, *_ = bad.nonzero()[0].tolist()
                 value = inputs.get(key)[bad][0].item()
-                if key == PREVIOUS_STEP:  # of which the action is the policy's own, and the end of an episode a flag
+                if key == PREVIOUS_STEP:  # its other parts are the policy's own action and a flag
                     return f"the reward of environment {environment} is {value}: must be finite"
                 return f"observation {name_of(key)!r} of environment {environment} holds {value}: must be finite"
         return None
 
     @torch.no_grad()
     def _refresh(self, history: InputHistory) -> None:
-        """Recompute the memory with the weights as they are."""
+        """Recompute the memory with the current weights."""
         self._memory_version = int(self.weights_version)
         sequences = history.sequences(seed=self._memory_version)
         _, self._memory = self.sequence_model.prefill(self.encode_sequences(sequences), self.memory_starts(sequences))

@@ -1,4 +1,4 @@
-"""Several discrete actions at once, independent of one another given the observation."""
+"""A distribution over several discrete actions that are independent given the observation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torchrl.modules import MaskedCategorical
 
 
 class MultiCategorical(Distribution):
-    """The product of categorical distributions with different numbers of values.
+    """A product of independent categorical distributions, each with its own number of values.
 
     Args:
-        logits: ``[*batch, sum(n_values)]``, those of the first component first.
+        logits: ``[*batch, sum(n_values)]``, one component after another.
         n_values: number of values of each of the k components.
-        mask: bool ``[*batch, sum(n_values)]``, the values that are allowed; all when None.
+        mask: bool ``[*batch, sum(n_values)]``, true where a value is allowed; None allows all.
 
     Attributes:
         parts: the distribution of each component.
@@ -35,20 +35,20 @@ class MultiCategorical(Distribution):
         super().__init__(logits.shape[:-1], torch.Size([len(n_values)]), validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Return int64 ``[*sample_shape, *batch, k]``."""
+        """Return samples, int64 ``[*sample_shape, *batch, k]``."""
         return torch.stack([part.sample(torch.Size(sample_shape)) for part in self.parts], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return ``[*batch]`` for ``value [*batch, k]``."""
+        """Return log-probabilities ``[*batch]`` of ``value [*batch, k]``."""
         return torch.stack([p.log_prob(v) for p, v in zip(self.parts, value.unbind(-1), strict=True)]).sum(0)
 
     def entropy(self) -> Tensor:
-        """Return ``[*batch]``."""
+        """Return entropies ``[*batch]``."""
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
     @property
     def probs(self) -> Tensor:
-        """The probability of every value, ``[*batch, sum(n_values)]``, the first component first."""
+        """The probability of every value, ``[*batch, sum(n_values)]``, one component after another."""
         return torch.cat([part.probs for part in self.parts], -1)
 
     @property
@@ -58,5 +58,5 @@ class MultiCategorical(Distribution):
 
     @property
     def deterministic_sample(self) -> Tensor:
-        """TorchRL's name for what is done without exploration."""
+        """The mode, under the name that TorchRL uses when it does not explore."""
         return self.mode

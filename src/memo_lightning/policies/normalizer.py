@@ -1,9 +1,9 @@
-"""Running statistics of observations and rewards, part of the policy.
+"""Running statistics of observations and rewards, which are part of the policy.
 
-They are buffers of the policy, and so travel wherever its weights do: to worker processes, into checkpoints, to other
-ranks. They change between rollouts only, so that acting and the update that learns from it see the same numbers.
-TorchRL's ``VecNorm`` is a transform of one environment: its statistics change in the middle of a rollout, and those of
-several workers or ranks are not the same.
+They are buffers of the policy, so they travel with its weights: to worker processes, into checkpoints, to other ranks.
+They change only between rollouts, so that a rollout and the update that learns from it use the same statistics.
+TorchRL's ``VecNorm``, by contrast, is a transform of one environment: its statistics change during a rollout, and
+differ between workers and ranks.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from memo_lightning.policies.previous_step import PREVIOUS_STEP
 Sum = Callable[[Tensor], Tensor]
 """Adds up a tensor over all ranks."""
 
-_ROUNDING = 1e-6  # relative; values that differ by less are the same in float32
-_LIMIT = 10.0  # standard deviations; farther values are clipped
+_ROUNDING = 1e-6  # relative; smaller differences are lost in float32
+_LIMIT = 10.0  # standard deviations; values beyond it are clipped
 
 
 class RunningMoments(nn.Module):
     """Mean and variance of all values seen so far (Chan et al. 1979), in float64.
 
     Args:
-        size: how many quantities there are.
+        size: number of quantities.
     """
 
     count: Tensor
@@ -42,7 +42,7 @@ class RunningMoments(nn.Module):
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))  # sum of squared deviations
 
     def update(self, values: Tensor, over_ranks: Sum) -> None:
-        """Add ``values [n, size]`` of this rank, and those that the other ranks add in the same call."""
+        """Add the ``values [n, size]`` of this rank, and those that the other ranks add in the same call."""
         values = values.to(torch.float64)
         count = over_ranks(torch.full_like(self.count, len(values)))
         mean = over_ranks(values.sum(0)) / count
@@ -54,21 +54,22 @@ class RunningMoments(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """The standard deviation ``[size]``; one where nothing was seen yet, or all values were the same."""
+        """The standard deviation ``[size]``; one where nothing was seen yet, or all values were equal."""
         variance = self.squares / self.count.clamp(min=1)
         return torch.where(variance > (_ROUNDING * self.mean).square(), variance, 1.0).sqrt()
 
 
 class Normalizer(nn.Module):
-    """What a policy does to its inputs, and an algorithm to rewards, before anything is learned.
+    """Normalisation of a policy's inputs, and of the rewards that an algorithm learns from.
 
-    Vectors are shifted to mean zero and scaled to deviation one. Rewards are scaled, and not shifted, which would be
-    another task, by the standard deviation of the discounted return so far; the reward among the RL^2 inputs alike.
+    Vectors are shifted to zero mean and scaled to unit variance. Rewards, including the one among the RL^2 inputs, are
+    divided by the running standard deviation of the discounted return. They are not shifted, which would change the
+    task.
 
     Args:
-        sizes: width of each observation key that is a vector; none to leave observations as they are.
-        rewards: whether rewards are scaled.
-        observes_reward: whether the RL^2 inputs hold the last reward.
+        sizes: width of each observation key that is a vector; empty to leave observations unchanged.
+        rewards: whether to scale rewards.
+        observes_reward: whether the RL^2 inputs include the last reward.
     """
 
     def __init__(self, sizes: Mapping[str, int], *, rewards: bool, observes_reward: bool) -> None:
@@ -79,7 +80,7 @@ class Normalizer(nn.Module):
         self.returns = RunningMoments(1) if rewards else None
 
     def forward(self, inputs: TensorDictBase) -> TensorDictBase:
-        """Return policy inputs ``[*batch]`` with normalised observations, in new tensors."""
+        """Return normalised policy inputs ``[*batch]`` in new tensors; the given ones are not changed."""
         inputs = inputs.copy()
         if self.observations is not None:
             means, deviations = (
@@ -96,19 +97,19 @@ class Normalizer(nn.Module):
 
     @property
     def reward_scale(self) -> Tensor:
-        """What rewards are multiplied by, a scalar."""
+        """The factor for rewards, a scalar."""
         assert self.returns is not None
         return 1.0 / self.returns.deviation[0]
 
     def update(self, inputs: TensorDictBase, reward: Tensor, end: Tensor, gamma: float, over_ranks: Sum) -> None:
-        """Take a rollout into the statistics.
+        """Update the statistics with a rollout.
 
         Args:
             inputs: policy inputs ``[B, T]``.
             reward: rewards ``[B, T, 1]``.
-            end: bool ``[B, T, 1]``, the last steps of returns.
+            end: bool ``[B, T, 1]``, true at the last step of a return.
             gamma: discount per step.
-            over_ranks: adds up a tensor over all ranks.
+            over_ranks: sums a tensor over all ranks.
         """
         if self.observations is not None:
             vectors = torch.cat([inputs.get((OBSERVATION, key)).flatten(0, 1).double() for key in self._keys], -1)

@@ -1,4 +1,4 @@
-"""An encoder for whatever an environment shows: each observation key in its own way, added up."""
+"""An encoder for any observation: each key is encoded according to its kind, and the results are summed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from memo_lightning.policies.image_encoder import ImageEncoder
 
 
 class ObservationEncoder(Encoder):
-    """Adds up the encodings of all observation keys.
+    """The sum of the encodings of all observation keys.
 
-    Vectors are concatenated and projected linearly, those with bounds scaled by them to [-1, 1]; discrete values are
-    looked up in tables of embeddings; images (uint8 ``[H, W, C]``) go through a small CNN. Where there are only
-    unbounded vectors it is the same as :class:`~memo_lightning.policies.encoders.VectorEncoder`.
+    Vectors are concatenated and projected linearly; bounded ones are first scaled to [-1, 1]. Discrete values are
+    embedded. Images (uint8 ``[H, W, C]``) go through a small CNN. With unbounded vectors only, it is the same as
+    :class:`~memo_lightning.policies.encoders.VectorEncoder`.
 
     Args:
         observed: see :class:`Encoder`.
         d_model: width of the output.
-        in_keys: what to read; by default all that the environment observes.
+        in_keys: keys to read; by default all that are available.
         checkpoint_steps: see :class:`Encoder`.
 
     Raises:
@@ -44,7 +44,7 @@ class ObservationEncoder(Encoder):
     ) -> None:
         super().__init__(observed, in_keys, checkpoint_steps=checkpoint_steps)
         self._vectors: list[NestedKey] = []
-        self._encoded: list[NestedKey] = []  # in the order of `parts`: names of users are no names of modules
+        self._encoded: list[NestedKey] = []  # in the order of `parts`; users' names may be invalid for modules
         self.parts = nn.ModuleList()
         scales, offsets = [], []
         for key in self.in_keys:
@@ -72,7 +72,7 @@ class ObservationEncoder(Encoder):
             self.projection = nn.Linear(len(self.scale), d_model)
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
-        """Encode all keys and add them up."""
+        """Encode all keys and sum the encodings."""
         encoded = [part(tensordict.get(key)) for key, part in zip(self._encoded, self.parts, strict=True)]
         if self._vectors:
             vectors = torch.cat([tensordict.get(key).to(self.scale.dtype) for key in self._vectors], -1)
@@ -81,7 +81,7 @@ class ObservationEncoder(Encoder):
 
 
 class _Embeddings(nn.Module):
-    """Embeddings of one discrete value ``[*batch]``, or the sum of those of several ``[*batch, k]``."""
+    """The embedding of one discrete value ``[*batch]``, or the sum of the embeddings of several ``[*batch, k]``."""
 
     first: Tensor
 
@@ -98,7 +98,7 @@ class _Embeddings(nn.Module):
 
 
 def _scaling(spec: TensorSpec, n_batch_dims: int) -> tuple[Tensor, Tensor]:
-    """Return factor and offset ``[size]`` that take the bounds of a vector to -1 and 1."""
+    """Return the factor and offset ``[size]`` that map the bounds of a vector to -1 and 1."""
     size = spec.shape[-1]
     if not isinstance(spec, Bounded):
         return torch.ones(size), torch.zeros(size)

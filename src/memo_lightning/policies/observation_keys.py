@@ -1,4 +1,4 @@
-"""What a policy observes: the parts of an observation, where the environment has them and how they are stored."""
+"""The parts of an observation: where they are found, and how they are stored."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from memo_lightning.policies.spaces import bounds, discrete_spec, space_of
 
 # Bounds beyond this stand for "no bound", as in CartPole's velocities.
 _UNBOUNDED = 1e6
-# What cannot be a key of TorchRL's Composite; it gets an underscore at the end.
+# Names that cannot be keys of TorchRL's Composite; an underscore is appended.
 _RESERVED = frozenset(
     ("batch_size", "cls", "data_cls", "device", "dtype", "names", "self", "shape", "space", "step_mdp_static")
 )
 _ENCODABLE = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 ImageLayout = Literal["channels_last", "channels_first", "vector"]
-_MAX_CHANNELS = 4  # of an image that is not a stack of several
+_MAX_CHANNELS = 4  # of a single image, not a stack of several
 
 
 @dataclass(frozen=True)
 class ObservationKey:
-    """One part of an observation: where the environment has it, and how it is stored for one environment.
+    """One part of an observation: where it is found, and how it is stored for one environment.
 
-    Discrete values are int64 from 0, images uint8 ``[H, W, C]``, everything else a float32 vector. Of stacked frames
-    the channels of all are stored one after another.
+    Discrete values are stored as int64 from 0, images as uint8 ``[H, W, C]``, everything else as a float32 vector. The
+    channels of stacked frames are concatenated.
 
     Attributes:
-        name: its name, which is the user's; with an underscore at its end where TorchRL reserves it, as ``device``. In
-            a TensorDict it is found at ``("observation", name)``.
+        name: the user's name for it, with an underscore appended if TorchRL reserves the name (e.g. ``device``). Its
+            key in a TensorDict is ``("observation", name)``.
         path: keys and indices that lead to it in the observation.
         space: its Gymnasium space.
-        layout: how a uint8 array of two to four dimensions is read: as an image, ``channels_last`` (``[H, W]``,
+        layout: how to read a uint8 array of two to four dimensions: as an image, ``channels_last`` (``[H, W]``,
             ``[H, W, C]`` or, with frames, ``[F, H, W, C]``) or ``channels_first`` (``[C, H, W]`` or ``[F, C, H, W]``);
-            or as a ``vector`` of numbers. None lets the shape decide.
+            or as a ``vector`` of numbers. None infers it from the shape.
 
     Raises:
-        UserError: if the shape does not say where the channels are, or the layout does not fit it.
+        UserError: if the shape does not tell where the channels are, or the layout does not fit it.
     """
 
     name: str
@@ -99,7 +99,7 @@ class ObservationKey:
 
     @property
     def description(self) -> str:
-        """What it is taken for, in words: ``image 84 x 84, 4 frames of 3 channels (channels_first)``."""
+        """How it is read, in words: ``image 84 x 84, 4 frames of 3 channels (channels_first)``."""
         if self.is_image:
             frames, height, width, channels = self._image_sizes
             of_frames = f"{frames} frames of " if len(self.space.shape or ()) == 4 else ""
@@ -135,7 +135,7 @@ class ObservationKey:
         return Unbounded(shape, device=device)
 
     def part_of(self, observation: Any) -> Any:
-        """Return this part of an observation, as it is.
+        """Return this part of an observation, unchanged.
 
         Raises:
             UserError: if the observation lacks it.
@@ -148,10 +148,10 @@ class ObservationKey:
         return observation
 
     def read(self, observation: Any, batch_shape: tuple[int, ...] = ()) -> NDArray:
-        """Return this part of an observation ``[*batch_shape, ...]``, as it is stored.
+        """Return this part of an observation ``[*batch_shape, ...]``, checked and as it is stored.
 
         Raises:
-            UserError: if the observation lacks it, or it is not what its space says.
+            UserError: if the observation lacks it, or it does not match its space.
         """
         value = np.asarray(self.part_of(observation))
         n_batch_dims = len(batch_shape)
@@ -173,7 +173,7 @@ class ObservationKey:
         return value.reshape((*batch_shape, *self.shape))
 
     def _frames_and_channels_last(self, value: NDArray, n_batch_dims: int) -> NDArray:
-        """Return images with the axes H, W, F, C of those that they have."""
+        """Reorder the axes of images to H, W, F, C, omitting those that they lack."""
         if self.layout == "channels_first":
             value = np.moveaxis(value, -3, -1)
         return np.moveaxis(value, n_batch_dims, -2) if len(self.space.shape or ()) == 4 else value
@@ -182,18 +182,18 @@ class ObservationKey:
 def observation_keys(
     space: Space, ignore: Sequence[str] = (), images: Mapping[str, str] | None = None
 ) -> list[ObservationKey]:
-    """Return the parts of an observation space: ``observation``, or one for each part of a Dict or Tuple.
+    """Return the parts of an observation space: a single ``observation``, or one per part of a Dict or Tuple.
 
-    An action mask is no part: a policy does not read it, it obeys it.
+    An action mask is left out: a policy obeys it but does not read it.
 
     Args:
-        space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of such, at any depth.
+        space: a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of these, nested to any depth.
         ignore: names of parts to leave out.
-        images: layouts of parts by name, where their shape does not say it; see :class:`ObservationKey`.
+        images: layouts of images by name, where the shape leaves it open; see :class:`ObservationKey`.
 
     Raises:
-        UserError: if a part is of another kind, two have the same name, or there is none; or if the layout of an image
-            is unclear or does not fit.
+        UserError: if a part is of another kind, two have the same name, or none is left; if a name in ``ignore`` or
+            ``images`` is unknown; or if the layout of an image is unclear or does not fit.
     """
     parts = list(_walk(space, (), "" if isinstance(space, spaces.Dict) else "observation"))
     parts = [part for part in parts if part[1] != (ACTION_MASK,)]
@@ -219,10 +219,10 @@ def observation_keys(
 
 
 def keys_of_spec(spec: Composite, n_batch_dims: int) -> list[ObservationKey]:
-    """Return the parts of what a TorchRL environment observes, given the spec of ``("observation", ...)``.
+    """Return the parts of a TorchRL environment's observation, given the spec of ``("observation", ...)``.
 
     Raises:
-        UserError: if one is neither a vector, a discrete value nor an image.
+        UserError: if one is neither a vector, a discrete value nor an image ``[H, W, C]``.
     """
     keys = []
     for name, entry in spec.items():
@@ -245,7 +245,7 @@ def keys_of_spec(spec: Composite, n_batch_dims: int) -> list[ObservationKey]:
 
 
 def without_keys(space: Space, ignore: Sequence[str]) -> Space:
-    """Return an observation space without the parts that are ignored at its top level, and without an action mask."""
+    """Return an observation space without its ignored top-level parts and without an action mask."""
     if not isinstance(space, spaces.Dict):
         return space
     kept = [(str(key), part) for key, part in space.spaces.items()]
@@ -253,7 +253,7 @@ def without_keys(space: Space, ignore: Sequence[str]) -> Space:
 
 
 def _layout_of(name: str, shape: tuple[int, ...]) -> ImageLayout:
-    """Return the only layout that uint8 numbers of this shape can have as an image.
+    """Return the only plausible image layout of a uint8 array of this shape.
 
     Raises:
         UserError: if there is none, or more than one.
@@ -271,10 +271,11 @@ def _layout_of(name: str, shape: tuple[int, ...]) -> ImageLayout:
 
 
 def _plausible_layouts(shape: tuple[int, ...]) -> list[ImageLayout]:
-    """Return the layouts in which ``shape``, of three dimensions, looks like that of an image.
+    """Return the layouts in which a ``shape`` of three dimensions looks like that of an image.
 
-    There are at least three times as many pixels along either side as channels. By the convention of Gymnasium,
-    channels that come last may be more where the sides are equal, as in grids of one-hot cells, and up to four always.
+    Either side must be at least three times as long as there are channels. Channels that come last, as is Gymnasium's
+    convention, may be more numerous if the sides are equal, as in grids of one-hot cells. Up to four are also accepted
+    if both sides are longer than four.
     """
     first, middle, last = shape
     found: list[ImageLayout] = []
@@ -287,7 +288,7 @@ def _plausible_layouts(shape: tuple[int, ...]) -> list[ImageLayout]:
 
 
 def _walk(space: Space, path: tuple[str | int, ...], name: str) -> Iterator[tuple[str, tuple[str | int, ...], Space]]:
-    """Yield name, path and space of every part."""
+    """Yield the name, path and space of every part."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _walk(part, (*path, key), f"{name}_{key}" if name else str(key))

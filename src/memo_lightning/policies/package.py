@@ -1,4 +1,4 @@
-"""Reading packages: folders that hold a policy to share, each file known by its checksum."""
+"""Packages: folders that hold a policy to share, with a checksum for each file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from safetensors import SafetensorError, safe_open
 from memo_lightning.errors import UserError
 from memo_lightning.version import __version__
 
-FORMAT = 1  # of packages
+FORMAT = 1  # version of the package format
 MANIFEST, WEIGHTS, CARD = "manifest.json", "model.safetensors", "README.md"
 POLICY, TRAINING, EVALUATION = "policy.json", "training.json", "evaluation.json"
 CURVE, VIDEO = "in_context_curve.png", "trial.mp4"
-# The file of weights holds copies of these, which say what a change by hand has changed.
+# The weights file holds copies of these, so that manual changes can be named in error messages.
 COPIED = (POLICY, TRAINING, EVALUATION)
-_MAY_CHANGE = frozenset((CARD,))  # is for people, who edit it on the Hub
+_MAY_CHANGE = frozenset((CARD,))  # people may edit it on the Hub
 _NOT_FINITE = "float"
-_MOST_SHOWN = 60  # characters of a value
+_MOST_SHOWN = 60  # characters of a value in a message
 
 
 def is_package(folder: Path) -> bool:
-    """Return whether a folder is a package, as far as its names say."""
+    """Return whether a folder looks like a package, that is, has a manifest."""
     return (folder / MANIFEST).is_file()
 
 
 def read_package(folder: Path) -> dict[str, Any]:
-    """Return what a package holds, in the form of a checkpoint.
+    """Read a package into the form of a checkpoint.
 
     Raises:
-        UserError: if it is no package, of a format that this version cannot read, or was changed after it was made.
+        UserError: if it is not a package, has a format that this version cannot read, or was changed after it was made.
     """
     check_package(folder)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -48,10 +48,10 @@ def read_package(folder: Path) -> dict[str, Any]:
 
 
 def check_package(folder: Path) -> list[str]:
-    """Check that a package is as it was made, except for its model card, and return the names of its files.
+    """Check that a package is complete and unchanged, except for its model card, and return the names of its files.
 
     Raises:
-        UserError: if it is not; the message names the file and, of JSON, the field.
+        UserError: if it is not; the message names the file and, for JSON, the field.
     """
     files = _read_manifest(folder)
     for name, digest in files.items():
@@ -74,27 +74,27 @@ def check_package(folder: Path) -> list[str]:
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a package whose other files are complete."""
+    """Return the manifest of a package whose other files are all in place."""
     files = {path.name: {"sha256": sha256(path)} for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     return {"memo_package": FORMAT, "memo_version": __version__, "files": files}
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain values as JSON; infinities, which it does not know, as ``{"float": "inf"}``."""
+    """Write plain values as JSON; non-finite numbers, which JSON lacks, become ``{"float": "inf"}`` and the like."""
     path.write_text(json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Return what :func:`write_json` was given.
+    """Read the values that :func:`write_json` has written.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the file cannot be read as JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_hook=_as_float)
@@ -103,13 +103,13 @@ def read_json(path: Path) -> Any:
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file."""
+    """Return the SHA-256 of each file, as stated in the manifest."""
     path = folder / MANIFEST
     manifest = read_json(path)
     held = manifest if isinstance(manifest, dict) else {}
     made = held.get("memo_package")
     if made is None:
-        raise UserError(f"{path}: is not that of a package of memo package; it has no field memo_package")
+        raise UserError(f"{path}: is not the manifest of a memo package; it has no field memo_package")
     if made != FORMAT:
         raise UserError(
             f"{path}: memo_package={made!r}, written by memo-lightning {held.get('memo_version', '?')}: this version "
@@ -120,7 +120,7 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     if not isinstance(files, dict):
         raise UserError(f"{path}: files={files!r}: must be a mapping from names to checksums")
     for name, entry in files.items():
-        # A manifest may come from anywhere: it names files of its own folder only.
+        # A manifest may come from anywhere: it may only name files in its own folder.
         if Path(name).name != name or name in ("..", MANIFEST):
             raise UserError(f"{path}: files holds {name!r}: must be the name of a file in the same folder")
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
@@ -131,7 +131,7 @@ def _read_manifest(folder: Path) -> dict[str, str]:
 
 
 def _check_copy(path: Path, copy: str | None, digest: str) -> None:
-    """Raise :class:`UserError` unless a file is as the copy of it in the file of weights."""
+    """Raise :class:`UserError` unless a file matches its copy in the weights file."""
     if copy is None:
         raise UserError(f"{path}: {WEIGHTS} has no copy of it; the package must be fetched or made again")
     made = json.loads(copy, object_hook=_as_float)
@@ -159,7 +159,7 @@ def _differences(value: Any, was: Any, field: str) -> Iterator[tuple[str, Any, A
 
 def _changed(path: Path) -> UserError:
     return UserError(
-        f"{path}: is not the file that the package was made with (its SHA-256 is another); the package must be fetched "
+        f"{path}: is not the file that the package was made with (its SHA-256 differs); the package must be fetched "
         f"or made again"
     )
 

@@ -1,4 +1,4 @@
-"""Which parts of a policy compute in full precision under mixed precision."""
+"""The parts of a policy that compute in full precision under mixed precision."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """Return the context of what is float32 whatever the Trainer's precision: encoder, heads, distributions, losses.
+    """Return a context that computes in float32 whatever the Trainer's precision.
 
-    Under mixed precision the matrix products and attention of the memory are half, and nothing else: a residual stream
-    or logits in bfloat16 put the probability ratio of PPO off one before the first step.
+    It is for the encoder, heads, distributions and losses. Under mixed precision only the matrix products and the
+    attention of the memory use half precision. With a residual stream or logits in bfloat16, the probability ratio of
+    PPO would differ from one before the first step.
     """
     return torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Gymnasium spaces: the TorchRL specs that they are stored as, the way back, and both as plain values."""
+"""Gymnasium spaces: conversion to and from TorchRL specs, and to and from plain values."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from memo_lightning.errors import UserError
 
 
 def bounds(space: spaces.Box) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return lower and upper bounds, float32 ``[D]`` each."""
+    """Return the lower and upper bounds of a Box, flattened to float32 ``[D]`` each."""
     low, high = (torch.from_numpy(np.reshape(bound, -1).astype(np.float32)) for bound in (space.low, space.high))
     return low, high
 
 
 def discrete_spec(space: Space, shape: tuple[int, ...], device: torch.device | str) -> TensorSpec:
-    """Return the spec of one or several discrete values of ``space``, stored as ``shape``."""
+    """Return the spec of one or several discrete values from ``space``, stored with ``shape``."""
     if isinstance(space, spaces.Discrete):
         return Categorical(int(space.n), shape=shape, device=device)
     nvec = space.nvec.reshape(-1).tolist() if isinstance(space, spaces.MultiDiscrete) else [2] * shape[-1]
@@ -28,7 +28,7 @@ def discrete_spec(space: Space, shape: tuple[int, ...], device: torch.device | s
 
 
 def space_of(spec: TensorSpec, n_batch_dims: int) -> Space:
-    """Return the Gymnasium space of one environment's part of a spec."""
+    """Return the Gymnasium space of one environment, given the spec of a batch of them."""
     shape = tuple(spec.shape[n_batch_dims:])
     if isinstance(spec, MultiCategorical):
         return spaces.MultiDiscrete(spec.nvec.reshape(-1, spec.nvec.shape[-1])[0].cpu().numpy())
@@ -45,7 +45,7 @@ def space_of(spec: TensorSpec, n_batch_dims: int) -> Space:
 
 
 def space_to_plain(space: Space) -> dict[str, Any]:
-    """Return a space as strings, numbers, lists and dictionaries."""
+    """Convert a space to strings, numbers, lists and dictionaries."""
     if isinstance(space, spaces.Box):
         dtype = str(space.dtype)
         kind = float if space.dtype.kind == "f" else int
@@ -65,7 +65,7 @@ def space_to_plain(space: Space) -> dict[str, Any]:
 
 
 def space_from_plain(plain: Mapping[str, Any]) -> Space:
-    """Return the space that :func:`space_to_plain` was called on."""
+    """Rebuild a space from the output of :func:`space_to_plain`."""
     match plain["kind"]:
         case "box":
             shape, dtype = tuple(plain["shape"]), np.dtype(plain["dtype"])
@@ -82,7 +82,8 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
         case "multi_binary":
             return spaces.MultiBinary(plain["n"])
         case "dict":
-            return spaces.Dict([(key, space_from_plain(part)) for key, part in plain["spaces"]])  # a mapping it sorts
+            # Pairs, because Dict would sort the keys of a mapping.
+            return spaces.Dict([(key, space_from_plain(part)) for key, part in plain["spaces"]])
         case "tuple":
             return spaces.Tuple([space_from_plain(part) for part in plain["spaces"]])
         case kind:
@@ -92,5 +93,5 @@ def space_from_plain(plain: Mapping[str, Any]) -> Space:
 
 
 def _short(values: list[Any]) -> list[Any]:
-    """Return one value where all are the same, as in images."""
+    """Return a single value if all are equal, as the bounds of images usually are."""
     return values[:1] if len(set(values)) == 1 else values

@@ -1,4 +1,4 @@
-"""Everything that a policy is made of, as plain values: what a checkpoint holds beside the weights."""
+"""Everything that defines a policy, as plain values: what a checkpoint holds besides the weights."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TARGET = "_target_"
 
 @dataclass(frozen=True)
 class Interface:
-    """What an environment and a policy have in common.
+    """The interface between an environment and a policy.
 
     Attributes:
-        observation_space: the observation as the environment returns it.
-        keys: what of it is kept.
-        action: what the environment is told.
-        observes_reward: whether the reward is among the RL^2 inputs.
+        observation_space: space of the observations that the environment returns.
+        keys: the parts of the observation that are used.
+        action: the action that the environment takes.
+        observes_reward: whether the RL^2 inputs include the reward.
     """
 
     observation_space: Space
@@ -41,14 +41,14 @@ class Interface:
     observes_reward: bool = True
 
     def observed(self, batch_size: Sequence[int] = (1,)) -> Composite:
-        """Return the specs of what a policy may read, for a batch ``[*batch_size]``."""
+        """Return the specs of everything a policy may read, for a batch ``[*batch_size]``."""
         shape = tuple(batch_size)
         observations = Composite({key.name: key.spec(shape) for key in self.keys}, shape=shape)
         size = previous_step_size(self.action, with_reward=self.observes_reward)
         return Composite({OBSERVATION: observations, PREVIOUS_STEP: Unbounded((*shape, size))}, shape=shape)
 
     def as_plain(self) -> dict[str, Any]:
-        """Return it as strings, numbers, lists and dictionaries."""
+        """Convert the interface to strings, numbers, lists and dictionaries."""
         return {
             "observation_space": space_to_plain(self.observation_space),
             "keys": [[key.name, list(key.path), space_to_plain(key.space), key.layout] for key in self.keys],
@@ -59,7 +59,7 @@ class Interface:
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> Interface:
-        """Return what :meth:`as_plain` was called on."""
+        """Rebuild an interface from the output of :meth:`as_plain`."""
         return Interface(
             space_from_plain(plain["observation_space"]),
             [
@@ -74,15 +74,15 @@ class Interface:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """What it takes to build a policy, without environment, configuration or trainer.
+    """Everything needed to build a policy, without environment, configuration or trainer.
 
     Attributes:
-        interface: what is observed and done.
+        interface: observations and actions.
         encoder: ``_target_`` and settings of the encoder.
         memory: ``_target_`` and settings of the sequence model.
         heads: dotted path of the class of the heads.
         normalize_observations: whether vectors are normalised by running statistics.
-        normalize_rewards: whether rewards are.
+        normalize_rewards: whether rewards are scaled by running statistics.
     """
 
     interface: Interface
@@ -93,10 +93,10 @@ class PolicySpec:
     normalize_rewards: bool = False
 
     def build(self) -> MemoryPolicy:
-        """Return a policy with fresh weights.
+        """Build the policy, with fresh weights.
 
         Raises:
-            UserError: if the parts do not fit together, or one is of another class than it must be.
+            UserError: if the parts do not fit together, or one is of the wrong class.
         """
         interface, observed = self.interface, self.interface.observed()
         sequence_model = self.build_memory()
@@ -106,7 +106,7 @@ class PolicySpec:
             if self.normalize_observations:
                 vectors = [key for key in interface.keys if not key.is_image and not key.is_discrete]
                 sizes = {key.name: key.shape[0] for key in vectors}
-                for name, size in sizes.items():  # no longer within the bounds that they are observed in
+                for name, size in sizes.items():  # normalised values may leave the bounds of the observation
                     observed[OBSERVATION, name] = Unbounded((1, size))
             rewards, observes_reward = self.normalize_rewards, interface.observes_reward
             normalizer = Normalizer(sizes, rewards=rewards, observes_reward=observes_reward)
@@ -115,11 +115,11 @@ class PolicySpec:
         return MemoryPolicy(encoder, sequence_model, heads, normalizer, masked=interface.action.masked)
 
     def build_memory(self) -> SequenceModel:
-        """Return the sequence model with fresh weights; see :func:`build_memory`."""
+        """Build the sequence model, with fresh weights; see :func:`build_memory`."""
         return build_memory(self.memory)
 
     def with_memory(self, changes: Mapping[str, Any]) -> PolicySpec:
-        """Return a spec whose memory has other settings.
+        """Return a spec with ``changes`` to the settings of the memory.
 
         Raises:
             UserError: if the memory has no such setting.
@@ -131,7 +131,7 @@ class PolicySpec:
         return replace(self, memory={**self.memory, **changes})
 
     def as_plain(self) -> dict[str, Any]:
-        """Return it as strings, numbers, lists and dictionaries."""
+        """Convert the spec to strings, numbers, lists and dictionaries."""
         return {
             "interface": self.interface.as_plain(),
             "encoder": dict(self.encoder),
@@ -143,15 +143,15 @@ class PolicySpec:
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> PolicySpec:
-        """Return what :meth:`as_plain` was called on."""
+        """Rebuild a spec from the output of :meth:`as_plain`."""
         return PolicySpec(**{**plain, "interface": Interface.from_plain(plain["interface"])})
 
 
 def build_memory(settings: Mapping[str, Any]) -> SequenceModel:
-    """Return the sequence model of ``_target_`` and ``settings``, with fresh weights.
+    """Build a sequence model from its ``settings``, which include ``_target_``, with fresh weights.
 
     Raises:
-        UserError: if the settings do not fit it, or it is no :class:`SequenceModel`.
+        UserError: if the settings do not fit it, or it is not a :class:`SequenceModel`.
     """
     return _build("model", settings, SequenceModel)
 

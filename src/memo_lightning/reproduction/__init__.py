@@ -1,1 +1,1 @@
-"""Claims about memories, each tested by one command: the runs it needs, the rule it is judged by, and the verdict."""
+"""Claims about memories, each tested with one command: the runs it needs, the rules that judge it, and the verdict."""

@@ -1,4 +1,4 @@
-"""Claims: what is asserted, which runs test it, and the rules it is judged by, as ``conf/reproduce/*.yaml`` say."""
+"""Claims of ``conf/reproduce/*.yaml``: what is asserted, the runs that test it, and the rules that judge it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memo_lightning.reproduction.metrics import EVALUATED, TRAINED
 
 TRAINING = "training"  # in place of an evaluation's name: the end of training
 PLOTS = ("learning_curves", "return_by_step", "score_against_memory", "score_against_length")
-# Kind of rule -> the fields that it needs beside a bound.
+# Kind of rule -> the fields that it needs besides a bound.
 KINDS = {
     "level": ("arm", "metric"),
     "every_seed": ("arm", "metric"),
@@ -32,11 +32,11 @@ KINDS = {
 
 @dataclass
 class Published:
-    """What has been published about a claim.
+    """Published results about a claim.
 
     Attributes:
         says: the numbers, in a sentence.
-        source: where they stand.
+        source: where they were published.
     """
 
     says: str
@@ -48,8 +48,8 @@ class Evaluation:
     """How finished runs are evaluated.
 
     Attributes:
-        overrides: of ``memo evaluate``.
-        arms: those that are evaluated so; none named for all.
+        overrides: overrides of ``memo evaluate``.
+        arms: arms that are evaluated this way; empty for all.
     """
 
     overrides: list[str] = field(default_factory=list)
@@ -62,11 +62,11 @@ class Task:
 
     Attributes:
         train: overrides of ``memo train`` that all arms share.
-        minutes: that a run takes on one core or GPU, as far as is known before.
-        arms: those that are trained on it, with overrides beside their own; none named for all, without any.
-        seeds: in place of those of the scale.
-        starts_from: a task before it, whose run of the same arm and seed the weights are taken from.
-        evaluations: those that are made of its runs; none named for all.
+        minutes: estimated minutes per run on one core or GPU.
+        arms: arms that are trained on it, with overrides in addition to their own; empty for all arms, without any.
+        seeds: seeds that replace those of the scale.
+        starts_from: an earlier task; the weights are taken from its run of the same arm and seed.
+        evaluations: evaluations of its runs; empty for all.
     """
 
     train: list[str]
@@ -82,9 +82,9 @@ class Scale:
     """How large the runs are.
 
     Attributes:
-        hardware: that it is meant for.
-        seeds: of every arm.
-        tasks: by name.
+        hardware: the hardware that it is meant for.
+        seeds: seeds of every arm.
+        tasks: tasks by name.
     """
 
     hardware: str
@@ -94,26 +94,26 @@ class Scale:
 
 @dataclass
 class Rule:
-    """What must be so for a claim to hold; with several opponents, tasks or evaluations it must be so for each.
+    """A condition for a claim to hold; with several opponents, tasks or evaluations, it must be met for each.
 
     Attributes:
-        kind: one of :data:`KINDS`. ``level``: the interquartile mean over seeds keeps the bound; ``every_seed``: the
-            value of every seed does; ``ratio``: that of the interquartile means of ``arm`` and an opponent;
-            ``improvement``: the probability that a run of ``arm`` has a higher value than one of the opponent;
-            ``sooner``: the ratio of the frames after which training reaches ``threshold``; ``benchmark``: the ratio of
-            a cost in ``results/benchmark.json``, in which arms are memories.
+        kind: one of :data:`KINDS`, which says what must keep the bound. ``level``: the interquartile mean over seeds;
+            ``every_seed``: the value of every seed; ``ratio``: the ratio of the interquartile means of ``arm`` and an
+            opponent; ``improvement``: the probability that a run of ``arm`` has a higher value than one of the
+            opponent; ``sooner``: the ratio of the frames after which training reaches ``threshold``; ``benchmark``:
+            the ratio of a cost in ``results/benchmark.json``, in which arms are memories.
         says: the rule in words.
-        arm: whose scores are judged.
-        against: opponents.
-        tasks: none named for all that the arms are trained on.
-        evaluations: where the scores come from; none named for the end of training.
-        against_evaluation: where those of the opponents come from, if it is another.
-        metric: a name of :data:`~memo_lightning.reproduction.metrics.EVALUATED`, without evaluation of ``TRAINED``, or
-            a cost in a benchmark.
-        threshold: return per trial of a rollout in training.
-        length: of the context, in a benchmark.
-        at_least: the bound, or
-        at_most: the bound.
+        arm: the arm whose scores are judged.
+        against: the opponents.
+        tasks: tasks that the rule applies to; empty for all that the arms are trained on.
+        evaluations: evaluations that the scores come from; empty for the end of training.
+        against_evaluation: the evaluation that the opponents' scores come from, if it is a different one.
+        metric: a name of :data:`~memo_lightning.reproduction.metrics.EVALUATED`, of ``TRAINED`` if there is no
+            evaluation, or a cost in a benchmark.
+        threshold: the return per trial that a rollout in training must reach.
+        length: context length in a benchmark.
+        at_least: the lower bound; a rule has either this or ``at_most``.
+        at_most: the upper bound.
     """
 
     kind: str
@@ -135,16 +135,16 @@ class Claim:
     """A claim.
 
     Attributes:
-        number: that the claims are ordered by, e.g. ``1b``.
-        question: that the verdict answers.
-        published: what it is compared with.
-        arms: overrides of ``memo train`` that make each of them.
-        evaluations: by name.
-        scales: by name.
-        rules: all of which must hold.
-        plots: of :data:`PLOTS`.
-        tuned: what was tuned, of which arms, and how.
-        name: of the file.
+        number: the number that orders the claims, e.g. ``1b``.
+        question: the question that the verdict answers.
+        published: published results to compare with.
+        arms: arms by name, each with the overrides of ``memo train`` that define it.
+        evaluations: evaluations by name.
+        scales: scales by name.
+        rules: rules, all of which must hold.
+        plots: names of :data:`PLOTS`.
+        tuned: what was tuned, for which arms, and how.
+        name: name of the file.
     """
 
     number: str
@@ -160,11 +160,11 @@ class Claim:
 
     @property
     def order(self) -> tuple[int, str]:
-        """Its place among the claims: 1b comes behind 1, and 10 behind 9."""
+        """Its place among the claims: 1b comes after 1, and 10 after 9."""
         return int("".join(filter(str.isdigit, self.number)) or 0), self.number
 
     def fingerprint(self, scale: str) -> str:
-        """Return what tells the rules of a scale, and the runs that they are about, from those of other days."""
+        """Return a hash of the rules of a scale and of their runs, which tells them from earlier ones."""
         parts = asdict(self)
         chosen = parts["scales"].get(scale, {"seeds": [], "tasks": {}})
         for described in (*parts["rules"], *chosen["tasks"].values()):
@@ -174,23 +174,23 @@ class Claim:
         return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:10]
 
     def state(self, verdict: Mapping[str, Any] | None, scale: str) -> str:
-        """Return the last verdict in words, which counts only where it was found by the rules of today."""
+        """Return the last verdict in words, marked if it was found by earlier rules."""
         if verdict is None:
             return "not run yet"
         by_other_rules = verdict["fingerprint"] != self.fingerprint(scale)
         return f"{verdict['verdict']}, by earlier rules" if by_other_rules else verdict["verdict"]
 
     def scale(self, name: str) -> Scale:
-        """Return a scale.
+        """Return a scale by its name.
 
         Raises:
-            UserError: if the claim has none of this name.
+            UserError: if the claim has no scale of this name.
         """
         require(name in self.scales, "scale", name, f"one of {', '.join(self.scales)}, which {self.name} has")
         return self.scales[name]
 
     def arms_of(self, task: Task) -> dict[str, list[str]]:
-        """Return the arms that are trained on a task, with all their overrides."""
+        """Return the arms that are trained on a task, with all of their overrides."""
         more = task.arms or {arm: [] for arm in self.arms}
         return {arm: [*self.arms[arm], *own] for arm, own in more.items()}
 
@@ -200,10 +200,10 @@ class Claim:
         return [name for name in names if arm in (self.evaluations[name].arms or self.arms)]
 
     def places(self, rule: Rule, scale: str) -> list[tuple[str, str, str, str]]:
-        """Return what a rule is applied to at a scale, which may be nothing.
+        """Return the places where a rule applies at a scale; there may be none.
 
         Returns:
-            Task, evaluation, opponent (empty where the arm is judged alone) and the opponent's evaluation.
+            Task, evaluation, opponent (empty if the arm is judged alone) and the opponent's evaluation of each.
         """
         places = []
         for name, task in self.scales[scale].tasks.items():
@@ -218,7 +218,7 @@ class Claim:
         return places
 
     def hours(self, scale: str) -> float:
-        """Return what all of its runs take on one core or GPU, in hours."""
+        """Return the estimated hours of all of its runs on one core or GPU."""
         chosen = self.scales[scale]
         return sum(
             len(self.arms_of(task)) * len(task.seeds or chosen.seeds) * task.minutes / 60
@@ -227,7 +227,7 @@ class Claim:
 
 
 def shipped_claims() -> dict[str, Path]:
-    """Return the files of the claims that ship, by name."""
+    """Return the files of the shipped claims, by name."""
     return {path.stem: path for path in sorted((config_dir() / "reproduce").glob("*.yaml"))}
 
 
@@ -235,7 +235,7 @@ def read_claim(source: str) -> Claim:
     """Read a claim, and check it without training anything.
 
     Args:
-        source: the name of one that ships, or the path of a file ``*.yaml``.
+        source: the name of a shipped claim, or the path of a file ``*.yaml``.
 
     Raises:
         UserError: if there is no such claim, or a field of it is wrong.
@@ -262,7 +262,7 @@ def read_claim(source: str) -> Claim:
 
 
 def _check_rule_fields(file: Any) -> None:
-    """Raise :class:`UserError` unless every rule has the fields of one; OmegaConf does not say which has not."""
+    """Raise :class:`UserError` unless every rule has valid fields; OmegaConf does not say which rule has not."""
     listed = file.get("rules") if isinstance(file, DictConfig) else None
     for index, rule in enumerate(listed if isinstance(listed, ListConfig) else []):
         try:
@@ -272,7 +272,7 @@ def _check_rule_fields(file: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong in one line: the field first, where it is known, and its nearest names."""
+    """Return what is wrong in one line: first the field, if it is known, then the nearest field names."""
     key, known = (
         getattr(error, "full_key", None),
         getattr(getattr(error, "object_type", None), "__dataclass_fields__", {}),

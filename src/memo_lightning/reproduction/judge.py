@@ -1,4 +1,4 @@
-"""Judging a claim by its rules, once all of its runs are there."""
+"""Judging a claim by its rules, once all of its runs are available."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.rules import Bound, Outcome, Scores
 from memo_lightning.reproduction.runs import Cell, Run, evaluation_key
 
-_SHOWN = ("return_per_trial", "success", "memory_bytes")  # metrics that every verdict comes with, where they exist
+_SHOWN = ("return_per_trial", "success", "memory_bytes")  # metrics shown with every verdict, where they exist
 
-Kept = Mapping[str, Any]  # what was kept of a run
+Kept = Mapping[str, Any]  # the stored results of a run
 
 
 def judge(claim: Claim, scale: str, cells: Sequence[Cell], results: Results) -> dict[str, Any]:
-    """Return the verdict on a claim, as it is kept.
+    """Return the verdict on a claim, in the form in which it is stored.
 
     Args:
         claim: the claim.
-        scale: of the runs.
+        scale: scale of the runs.
         cells: its runs, all of which must be in the results.
         results: the results folder.
 
     Raises:
-        UserError: if a rule cannot be applied to what there is.
+        UserError: if a rule cannot be applied to the results.
     """
     by_place = {(cell.task, cell.arm): cell for cell in cells}
     kept: dict[str, Kept] = {}
@@ -64,12 +64,12 @@ def judge(claim: Claim, scale: str, cells: Sequence[Cell], results: Results) -> 
 
 
 def scores(cell: Cell, evaluation: str, kept: Mapping[str, Kept], metric: str) -> Scores:
-    """Return a metric of the runs of an arm on a task, ``[n_seeds]``; NaN where a run does not have it."""
+    """Return a metric of an arm's runs on a task, ``[n_seeds]``; NaN where a run does not have it."""
     return np.array([_number(run, cell, evaluation, kept, metric) for run in cell.runs], np.float64)
 
 
 def evaluated(run: Run, cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> Kept:
-    """Return what an evaluation of a run has found, by the name that the claim gives it; or its end of training."""
+    """Return the results of an evaluation of a run, by the claim's name for it, or those of the end of training."""
     if evaluation == TRAINING:
         return kept[run.name]["training"]
     return kept[run.name]["evaluations"][evaluation_key(cell.evaluations[evaluation])]
@@ -79,7 +79,7 @@ def _number(run: Run, cell: Cell, evaluation: str, kept: Mapping[str, Kept], met
     table: Mapping[str, Callable[[Kept], float]] = TRAINED if evaluation == TRAINING else EVALUATED
     try:
         value = table[metric](evaluated(run, cell, evaluation, kept))
-    except KeyError:  # an environment that knows no success
+    except KeyError:  # an environment that does not report success
         return math.nan
     return math.nan if value is None else float(value)
 
@@ -87,7 +87,7 @@ def _number(run: Run, cell: Cell, evaluation: str, kept: Mapping[str, Kept], met
 def _apply(
     claim: Claim, rule: Rule, scale: str, cells: Mapping[tuple[str, str], Cell], kept: Mapping[str, Kept], folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a rule finds, for every task, evaluation and opponent that it is about."""
+    """Yield the findings of a rule, for every task, evaluation and opponent that it applies to."""
     is_least = rule.at_least is not None
     bound = Bound(float(rule.at_least if rule.at_least is not None else rule.at_most), is_least)  # type: ignore[arg-type]
     common: dict[str, Any] = {"kind": rule.kind, "says": rule.says, "metric": rule.metric, "bound": str(bound)}
@@ -113,7 +113,7 @@ def _apply(
 def _against(
     rule: Rule, arm: Cell, evaluation: str, opponent: Cell, of_others: str, kept: Mapping[str, Kept], bound: Bound
 ) -> dict[str, Any]:
-    """Return what a rule finds of an arm and an opponent; an improvement is what the bound asks for, more or less."""
+    """Return the finding of a rule for an arm and an opponent; the bound says whether more or less is better."""
     if rule.kind == "sooner":
         total = float(max(run["training"]["frames"] for run in _of(arm, kept)))
         own, others = _frames(arm, kept, rule), _frames(opponent, kept, rule)
@@ -136,7 +136,7 @@ def _of(cell: Cell, kept: Mapping[str, Kept]) -> list[Kept]:
 
 
 def _measured(folder: Path, rule: Rule, opponent: str) -> float:
-    """Return the ratio of a cost of two memories in ``benchmark.json``."""
+    """Return the ratio of a cost between two memories in ``benchmark.json``."""
     path = folder / "benchmark.json"
     try:
         costs = costs_of(json.loads(path.read_text())["cases"])
@@ -152,7 +152,7 @@ def _measured(folder: Path, rule: Rule, opponent: str) -> float:
 
 
 def _scores_of(cell: Cell, evaluation: str, kept: Mapping[str, Kept]) -> dict[str, Any]:
-    """Return the scores of an arm on a task with their interquartile means and intervals."""
+    """Return the scores of an arm on a task, with their interquartile means and intervals."""
     shown: dict[str, Any] = {
         "task": cell.task,
         "arm": cell.arm,

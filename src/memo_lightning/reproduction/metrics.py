@@ -1,4 +1,4 @@
-"""The numbers of a finished run that rules and plots can be about: a closed set, by name."""
+"""The metrics of a finished run that rules and plots can use: a closed set, by name."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _BESIDE_BOUNDARY = 5  # steps
 
 
 def frames_to(history: Sequence[Sequence[float]], threshold: float) -> float:
-    """Return after how many frames a rollout's return per trial first reaches ``threshold``.
+    """Return the number of frames after which a rollout's return per trial first reaches ``threshold``.
 
     Args:
-        history: frames and return per trial, of rollouts in their order.
+        history: frames and return per trial of the rollouts, in order.
         threshold: return per trial.
 
     Returns:
-        The frames; infinity where it was never reached.
+        The frames; infinity if it was never reached.
     """
     return next((float(frames) for frames, score in history if score >= threshold), float("inf"))
 
 
 def late_in_layout(evaluation: Numbers) -> float:
-    """Return the doors opened per 100 steps towards the end of a layout, mean over layouts after a trial's first.
+    """Return the doors opened per 100 steps towards the end of a layout, averaged over layouts after a trial's first.
 
-    A trial of ``layouts_per_trial`` equal parts is evaluated in bins of steps that the parts are multiples of; of every
-    part the last bin counts. An episode that ends with a door is a success.
+    A trial has ``layouts_per_trial`` equal parts, whose length is a multiple of the evaluation's bins; the last bin of
+    every part counts. An episode that ends with a door is a success.
     """
     table, n_trials = evaluation["by_steps"], evaluation["n_trials"]
     part = evaluation["trial_length"] / evaluation["env"]["layouts_per_trial"]
@@ -43,19 +43,20 @@ def late_in_layout(evaluation: Numbers) -> float:
 
 
 def doors_in_last_bin(evaluation: Numbers) -> float:
-    """Return the successes of a trial in its last bin of ``bin_steps`` steps, mean over trials."""
+    """Return the successes in the last bin of ``bin_steps`` steps of a trial, averaged over trials."""
     table = evaluation["by_steps"]
     return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
 
 
 def after_over_before_boundary(evaluation: Numbers) -> float:
-    """Return the successes in the five steps after a segment boundary over those in the five steps before it.
+    """Return the ratio of successes in the five steps after a segment boundary to those in the five steps before it.
 
-    Mean over trials and over the boundaries after a trial's first quarter, in which it learns. Steps are single bins.
+    Successes are summed over trials and over the boundaries after a trial's first quarter, in which it learns. Bins
+    must be single steps.
     """
     table, length = evaluation["by_steps"], evaluation["segment_length"]
     n_steps = int(evaluation["trial_length"])
-    successes = np.zeros(n_steps)  # by the step that an episode ends in
+    successes = np.zeros(n_steps)  # by the step in which an episode ends
     ends = np.array(table["steps"], dtype=np.int64) - 1
     successes[ends] = np.array([share or 0.0 for share in table["success"]]) * np.array(table["n_episodes"])
     boundaries = np.arange(length, n_steps - _BESIDE_BOUNDARY + 1, length)
@@ -66,9 +67,9 @@ def after_over_before_boundary(evaluation: Numbers) -> float:
 
 
 def final_over_best(training: Numbers) -> float:
-    """Return how much of its best return a training has at its end: 1 for one that never loses what it has learned.
+    """Return the final return of a training run over its best: 1 if it never loses what it has learned.
 
-    Both are means over a tenth of the rollouts; NaN where the best return is not above zero.
+    Both are means over a tenth of the rollouts; NaN if the best return is not above zero.
     """
     returns = np.array([score for _, score in training["history"]])
     width = max(1, len(returns) // 10)
@@ -84,7 +85,7 @@ def _quarters(one: int, other: int) -> Callable[[Numbers], float]:
     return share
 
 
-# Of an evaluation.
+# Metrics of an evaluation.
 EVALUATED: dict[str, Callable[[Numbers], float]] = {
     "return_per_trial": lambda evaluation: evaluation["return_per_trial"],
     "return_per_step": lambda evaluation: evaluation["return_per_trial"] / evaluation["mean_trial_length"],
@@ -97,7 +98,7 @@ EVALUATED: dict[str, Callable[[Numbers], float]] = {
     "memory_bytes": lambda evaluation: evaluation["memory_bytes"],
 }
 
-# Of a training: means over its last rollouts, and what its memory costs at the length of its trials.
+# Metrics of training: means over its last rollouts, and the cost of its memory at the length of its trials.
 TRAINED: dict[str, Callable[[Numbers], float]] = {
     "return_per_trial": lambda training: training["return_per_trial"],
     "final_over_best": final_over_best,

@@ -33,16 +33,16 @@ _COLUMNS = 3
 
 
 def plot_claim(claim: Claim, cells: Sequence[Cell], results: Results, folder: Path) -> list[Path]:
-    """Draw the plots that a claim names, ``CLAIM-PLOT.png``; nothing of those for which there is no data.
+    """Draw the plots that a claim names as ``CLAIM-PLOT.png``; those without data are left out.
 
     Args:
         claim: the claim.
         cells: its runs, all of which must be in the results.
         results: the results folder.
-        folder: where the images are written; made if it is not there.
+        folder: where the images are written; created if needed.
 
     Returns:
-        The images.
+        The paths of the images.
     """
     kept = {run.name: found for cell in cells for run in cell.runs if (found := results.run(run))}
     written = []
@@ -56,7 +56,7 @@ def plot_claim(claim: Claim, cells: Sequence[Cell], results: Results, folder: Pa
     return written
 
 
-Panel = tuple[str, Callable[[Axes, Mapping[str, str]], None]]  # its title, and what draws it with the arms' colours
+Panel = tuple[str, Callable[[Axes, Mapping[str, str]], None]]  # title, and a function that draws it in arms' colours
 Panels = list[Panel]
 
 
@@ -87,7 +87,7 @@ def _by_task(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 
 def _learning_curves(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
-    """Return per trial over the frames of training, a panel per task."""
+    """Plot return per trial over the frames of training, one panel per task."""
 
     def panel(task: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
@@ -108,7 +108,7 @@ def _learning_curves(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
 
 
 def _return_by_step(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
-    """Reward per step over the steps of a trial, a panel per task and evaluation."""
+    """Plot reward per step over the steps of a trial, one panel per task and evaluation."""
 
     def panel(task: str, name: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
@@ -129,7 +129,7 @@ def _return_by_step(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
 
 
 def _places(cells: Sequence[Cell]) -> list[tuple[str, str, list[Cell]]]:
-    """Return every evaluation of every task, with the arms that it is made of."""
+    """Return every evaluation of every task, with the arms that have it."""
     return [
         (task, name, [cell for cell in arms if name in cell.evaluations])
         for task, arms in _by_task(cells).items()
@@ -138,7 +138,7 @@ def _places(cells: Sequence[Cell]) -> list[tuple[str, str, list[Cell]]]:
 
 
 def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
-    """Reward per step against the bytes of the memory, a panel per task and length of the trials."""
+    """Plot reward per step against the bytes of the memory, one panel per task and trial length."""
 
     def panel(task: str, length: int, points: Sequence[tuple[str, float, Estimate]]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
@@ -162,7 +162,7 @@ def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
 
 
 def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
-    """Reward per step against the length of the trial, with all of the memory; a panel per task."""
+    """Plot reward per step against the length of the trial, dashed with bounded memory; one panel per task."""
 
     def panel(task: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
@@ -185,7 +185,7 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Give the horizontal axis a logarithmic scale, with few and short numbers."""
+    """Make the horizontal axis logarithmic, with few and short labels."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -193,7 +193,7 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _join(axes: Axes, points: Sequence[tuple[float, Estimate]], colour: str, line: str = "-") -> None:
-    """Draw points with bars for their intervals, joined by a line."""
+    """Draw points with interval bars, joined by a line."""
     if not points:
         return
     x, middle = [point[0] for point in points], [float(point[1].mean) for point in points]

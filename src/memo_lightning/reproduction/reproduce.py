@@ -1,4 +1,4 @@
-"""Testing claims: the runs that are missing are made, so many at once, and each claim is judged."""
+"""Testing claims: missing runs are made, several at once, and each claim is judged."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ from memo_lightning.wording import listed
 def reproduce(
     claims: Sequence[Claim], scale: str, results: Results, run_dir: Path, workers: int = 1, train: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Make the runs that the claims need and that are not kept yet, and judge the claims.
+    """Make the runs that the claims need and that are not stored yet, and judge the claims.
 
     Args:
-        claims: to be tested.
-        scale: of the runs.
-        results: where finished runs and verdicts are kept.
+        claims: the claims to test.
+        scale: scale of the runs.
+        results: where finished runs and verdicts are stored.
         run_dir: where runs are made.
-        workers: runs at once.
+        workers: number of runs at once.
         train: further overrides of ``memo train`` for all runs.
 
     Returns:
-        The verdicts, as they are kept.
+        The verdicts, as they are stored.
 
     Raises:
         UserError: before any run starts, if something is wrong with the claims or the folders.
-        TrainingStopped: if runs have failed; the others have been made, and the same command tries these again.
+        TrainingStopped: if runs have failed; the others have been made, and the same command tries the failed ones
+            again.
     """
     require(workers >= 1, "workers", workers, "at least 1")
     planned = {claim.name: plan(claim, scale, train) for claim in claims}
@@ -65,7 +66,7 @@ def reproduce(
 
 
 def _jobs(runs: Sequence[Run], results: Results) -> list[list[Run]]:
-    """Return the runs that are to be made; those of which one starts from another are one job, in their order."""
+    """Return the runs to make; runs that start from one another form one job, in order."""
     jobs: dict[str, dict[str, Run]] = {}
     by_name = {run.name: run for run in runs}
     for run in runs:
@@ -76,7 +77,7 @@ def _jobs(runs: Sequence[Run], results: Results) -> list[list[Run]]:
 
 
 def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, n_kept: int) -> list[str]:
-    """Make runs in processes that are forked from one which has imported everything; return what went wrong."""
+    """Make runs in processes forked from one that has imported everything, and return what went wrong."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     accelerators = {run.settings["trainer.accelerator"] for job in jobs for run in job}
@@ -118,7 +119,7 @@ def _names(job: Sequence[Run]) -> str:
 
 
 def _why(process: BaseProcess, log: Path) -> str:
-    """Return, in one line, why a run has failed."""
+    """Return, in one line, why a run failed."""
     if process.exitcode is not None and process.exitcode < 0:
         return f"killed by signal {-process.exitcode}; see {log}"
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
@@ -127,10 +128,10 @@ def _why(process: BaseProcess, log: Path) -> str:
 
 @contextmanager
 def _only_one_in(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir`` against other processes, for as long as this one lives.
+    """Lock ``run_dir`` for the block, to keep other processes out.
 
     Raises:
-        UserError: if it is held, or cannot be written.
+        UserError: if it is locked already, or cannot be written.
     """
     busy = "another memo reproduce is at work there; use workers= for more at once"
     lock = FileLock(run_dir / "lock")

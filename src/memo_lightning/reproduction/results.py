@@ -1,4 +1,4 @@
-"""The results folder: a small JSON file for every finished run, and one for every verdict."""
+"""The results folder: one small JSON file per finished run, and one per verdict."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
 from memo_lightning.reproduction.runs import Run, evaluation_key
 
-FORMAT = 1  # of the files; another number where a version of this package reads them differently
+FORMAT = 1  # of the files; it changes when a version of this package reads them differently
 
 
 class Results:
     """Finished runs and verdicts in a folder: ``runs/NAME.json`` and ``claims/NAME.json``.
 
     Args:
-        folder: made as soon as something is written.
+        folder: the folder; created as soon as something is written.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def run(self, run: Run) -> dict[str, Any] | None:
-        """Return what was kept of a run; None where nothing was, or it was made with defaults that have changed.
+        """Return the stored results of a run; None if there are none, or if defaults have changed since it was made.
 
         Raises:
             UserError: if the file is of another version, or broken.
@@ -39,18 +39,18 @@ class Results:
         return run.changed_settings(kept["settings"]) if kept else []
 
     def lacks(self, run: Run) -> list[tuple[str, ...]] | None:
-        """Return the evaluations that are still to be made of a run; None where it has to be trained first."""
+        """Return the evaluations that a run still lacks; None if it must be trained first."""
         kept = self.run(run)
         if kept is None:
             return None
         return [overrides for overrides in run.evaluations if evaluation_key(overrides) not in kept["evaluations"]]
 
     def is_complete(self, run: Run) -> bool:
-        """Say whether nothing of a run is missing."""
+        """Return whether a run lacks nothing."""
         return self.lacks(run) == []
 
     def keep_run(self, run: Run, kept: Mapping[str, Any]) -> None:
-        """Write what is kept of a run.
+        """Store the results of a run.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -58,7 +58,7 @@ class Results:
         self._write(self.run_path(run.name), kept, indent=None)
 
     def verdict(self, claim: str, scale: str) -> dict[str, Any] | None:
-        """Return the last verdict on a claim; None where there is none.
+        """Return the last verdict on a claim, or None.
 
         Raises:
             UserError: if the file is of another version, or broken.
@@ -66,7 +66,7 @@ class Results:
         return self._read(self.verdict_path(claim, scale))
 
     def keep_verdict(self, claim: str, scale: str, verdict: Mapping[str, Any]) -> Path:
-        """Write a verdict, and return where.
+        """Store a verdict, and return the path of its file.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -76,11 +76,11 @@ class Results:
         return path
 
     def run_path(self, name: str) -> Path:
-        """Return the file of a run."""
+        """Return the path of a run's file."""
         return self.folder / "runs" / f"{name}.json"
 
     def verdict_path(self, claim: str, scale: str) -> Path:
-        """Return the file of a verdict; those of the quick scale have the claim's name alone."""
+        """Return the path of a verdict's file, which at the quick scale has the claim's name alone."""
         return self.folder / "claims" / f"{claim if scale == 'quick' else f'{claim}-{scale}'}.json"
 
     def _read(self, path: Path) -> dict[str, Any] | None:

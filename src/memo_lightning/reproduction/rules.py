@@ -1,9 +1,9 @@
-"""The rules that claims are judged by: a value, its interval over seeds, and what the bound says of it.
+"""The rules that judge claims: a value, its interval over seeds, and whether it keeps the bound.
 
-A rule is fixed before any run is made. Its verdict is ``holds`` where the whole interval keeps the bound, ``does not
-hold`` where none of it does, and ``undecided`` in between: more seeds would decide. The statistics are those of rliable
-(Agarwal et al. 2021, arXiv 2108.13264), computed with scipy: interquartile means, percentile intervals of a bootstrap
-stratified by arm, and the probability of improvement.
+A rule is fixed before any run is made. Its verdict is ``holds`` if the whole interval keeps the bound, ``does not
+hold`` if none of it does, and ``undecided`` in between, where more seeds would decide. The statistics are those of
+rliable (Agarwal et al. 2021, arXiv 2108.13264), computed with scipy: interquartile means, percentile intervals of a
+bootstrap stratified by arm, and the probability of improvement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ N_RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class Bound:
-    """What a value must be: at least or at most a number."""
+    """A bound on a value, which must be at least or at most a number."""
 
     value: float
     is_least: bool
@@ -36,19 +36,19 @@ class Bound:
         return f"at {'least' if self.is_least else 'most'} {self.value:g}"
 
     def keeps(self, value: float) -> bool:
-        """Say whether a value keeps the bound."""
+        """Return whether a value keeps the bound."""
         return value >= self.value if self.is_least else value <= self.value
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule has found.
+    """The finding of a rule.
 
     Attributes:
-        value: that is judged.
-        low: of its 95 % interval; NaN where there is none, as of a single seed.
-        high: of its 95 % interval.
-        verdict: what the bound says.
+        value: the value that is judged.
+        low: lower end of its 95 % interval; NaN if there is none, as for a single seed.
+        high: upper end of its 95 % interval; NaN if there is none.
+        verdict: the verdict of the rule.
     """
 
     value: float
@@ -63,7 +63,7 @@ def level(scores: Scores, bound: Bound) -> Outcome:
 
 
 def every_seed(scores: Scores, bound: Bound) -> Outcome:
-    """Judge the worst of an arm's scores ``[n_seeds]``; there is no interval, it holds for all seeds or it does not."""
+    """Judge the worst of an arm's scores ``[n_seeds]``, without an interval: the bound holds for all seeds or not."""
     worst = float(scores.min() if bound.is_least else scores.max())
     unknown = not np.isfinite(scores).all()
     verdict: Verdict = "undecided" if unknown else "holds" if bound.keeps(worst) else "does not hold"
@@ -71,7 +71,7 @@ def every_seed(scores: Scores, bound: Bound) -> Outcome:
 
 
 def ratio(scores: Scores, others: Scores, bound: Bound) -> Outcome:
-    """Judge how many times the interquartile mean of ``others`` that of ``scores`` is; each ``[n_seeds]``."""
+    """Judge the ratio of the interquartile means of ``scores`` and ``others``, each ``[n_seeds]``."""
 
     def statistic(one: Scores, other: Scores, axis: int = -1) -> Scores:
         with np.errstate(divide="ignore", invalid="ignore"):  # a divisor of zero leaves it undecided
@@ -81,15 +81,15 @@ def ratio(scores: Scores, others: Scores, bound: Bound) -> Outcome:
 
 
 def improvement(scores: Scores, others: Scores, bound: Bound) -> Outcome:
-    """Judge the probability that a run of one arm has a higher score than one of another; each ``[n_seeds]``."""
+    """Judge the probability that a run of one arm scores higher than one of another; each ``[n_seeds]``."""
     return _judge(probability_of_improvement, (scores, others), bound)
 
 
 def sooner(frames: Scores, others: Scores, total: float, bound: Bound) -> Outcome:
     """Judge the ratio of the frames after which two arms reach a threshold; each ``[n_seeds]``.
 
-    A run that never does counts as one that does at its end, after ``total`` frames, which is too little. If no run of
-    either arm does, nothing is known.
+    A run that never reaches it counts as one that does at its end, after ``total`` frames, which is an underestimate.
+    If no run of either arm reaches it, the verdict is ``undecided``.
     """
     if not np.isfinite([*frames, *others]).any():
         return Outcome(math.nan, math.nan, math.nan, "undecided")
@@ -102,11 +102,11 @@ def measured(value: float, bound: Bound) -> Outcome:
 
 
 def probability_of_improvement(scores: Scores, others: Scores, axis: int = -1) -> Scores:
-    """Return the share of pairs in which the first is higher, a tie counting half; ``[..., n]`` and ``[..., m]``.
+    """Return the share of pairs in which the first is higher, with ties counting half; ``[..., n]`` and ``[..., m]``.
 
     Args:
-        scores: of one arm.
-        others: of the other.
+        scores: scores of one arm.
+        others: scores of the other arm.
         axis: must be the last.
     """
     assert axis in (-1, scores.ndim - 1)
@@ -115,7 +115,7 @@ def probability_of_improvement(scores: Scores, others: Scores, axis: int = -1) -
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict on a claim: it holds if all of its rules do, and does not if one of them does not."""
+    """Return the verdict on a claim: it holds if all of its rules hold, and does not if one of them does not."""
     verdicts = set(verdicts)
     if "does not hold" in verdicts:
         return "does not hold"
@@ -123,12 +123,12 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def _judge(statistic: Callable[..., Scores], samples: tuple[Scores, ...], bound: Bound) -> Outcome:
-    """Judge a statistic by its interval, each sample being resampled on its own (the strata of the bootstrap)."""
+    """Judge a statistic by its interval; each sample is a stratum of the bootstrap and is resampled on its own."""
     value = float(statistic(*samples, axis=-1))
     if min(map(len, samples)) < 2 or not np.isfinite(value):
         return Outcome(value, math.nan, math.nan, "undecided")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # seeds that agree exactly have an interval of no width
+        warnings.simplefilter("ignore", RuntimeWarning)  # seeds that agree exactly have an interval of zero width
         interval = bootstrap(
             samples,
             statistic,
@@ -138,7 +138,7 @@ def _judge(statistic: Callable[..., Scores], samples: tuple[Scores, ...], bound:
             random_state=np.random.default_rng(0),
         ).confidence_interval
     low, high = float(interval.low), float(interval.high)
-    if not (math.isfinite(low) and math.isfinite(high)):  # a resample whose divisor is zero
+    if not (math.isfinite(low) and math.isfinite(high)):  # the divisor of some resample is zero
         return Outcome(value, math.nan, math.nan, "undecided")
     kept = (bound.keeps(low), bound.keeps(high))
     verdict: Verdict = "holds" if all(kept) else "undecided" if any(kept) else "does not hold"

@@ -1,4 +1,4 @@
-"""The runs that claims need, each told by its settings, so that claims with the same run share it."""
+"""The runs that claims need, each identified by its settings, so that claims with the same run share it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from memo_lightning.overrides import override_key
 from memo_lightning.reproduction.claim import Claim
 from memo_lightning.tracking.names import environment_name, file_name, memory_name
 
-# Groups and settings that say where a run is kept and what it tells, and nothing of what it learns.
+# Groups and settings that affect where a run is kept and what it reports, but not what it learns.
 _NO_MATTER = ("seed", "run_dir", "resume", "checkpoint", "logger", "callbacks", "choices")
 _NO_CHOICE = ("experiment", "debug", "logger", "callbacks", "trainer")
-_OWN = ("seed", "run_dir", "resume", "checkpoint", "logger")  # that every run of a claim gets
+_OWN = ("seed", "run_dir", "resume", "checkpoint", "logger")  # set for every run of a claim
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training, and how it is evaluated.
+    """A training run, and how it is evaluated.
 
     Attributes:
-        name: ``MEMORY-ENVIRONMENT-sSEED-HASH``, the hash being that of all settings that are not as ``conf/`` has them
-            for the options chosen; a setting that is added to ``conf/`` later leaves names as they are.
-        overrides: of ``memo train``, but for the seed.
-        seed: of the run.
-        settings: all that decide what is learned, by dotted names.
-        memory: its name.
-        environment: its name.
-        minutes: that it takes, as far as is known before.
-        starts_from: the run whose weights it begins with.
-        evaluations: overrides of ``memo evaluate``, for each.
+        name: ``MEMORY-ENVIRONMENT-sSEED-HASH``. The hash covers the chosen options, the settings that differ from their
+            defaults under these, the seed and ``starts_from``; a setting added to ``conf/`` later does not change it.
+        overrides: overrides of ``memo train``, except the seed.
+        seed: seed of the run.
+        settings: all settings that decide what is learned, by dotted names.
+        memory: name of its memory.
+        environment: name of its environment.
+        minutes: estimated minutes that it takes.
+        starts_from: the run whose weights it starts from.
+        evaluations: overrides of ``memo evaluate``, for each evaluation.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Run:
     evaluations: tuple[tuple[str, ...], ...] = ()
 
     def changed_settings(self, made_with: Mapping[str, Any]) -> list[str]:
-        """Return ``KEY: OLD -> NEW`` for settings whose defaults are no more what they were when a run was made.
+        """Return ``KEY: OLD -> NEW`` for settings whose defaults have changed since a run was made.
 
         Args:
-            made_with: the settings of the run that was made; those that one of the two lacks were added or removed
-                since, which by convention leaves what is learned as it was.
+            made_with: settings of the run that was made. Settings that only one of the two has were added or removed
+                since, which by convention does not change what is learned.
         """
         return [
             f"{key}: {value} -> {self.settings[key]}"
@@ -65,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one arm on one task of a claim, a run per seed, as far as the claim is concerned."""
+    """The runs of one arm on one task of a claim, one per seed, with the evaluations that the claim needs."""
 
     task: str
     arm: str
@@ -74,7 +74,7 @@ class Cell:
 
 
 def evaluation_key(overrides: Sequence[str]) -> str:
-    """Return what an evaluation is told by: its overrides, whatever their order."""
+    """Return the key of an evaluation: its overrides, whatever their order."""
     return " ".join(sorted(overrides)) or "default"
 
 
@@ -83,7 +83,7 @@ def plan(claim: Claim, scale: str, train: Sequence[str] = ()) -> list[Cell]:
 
     Args:
         claim: the claim.
-        scale: of which runs are wanted.
+        scale: scale of the runs.
         train: further overrides of ``memo train`` for all runs.
 
     Raises:
@@ -113,7 +113,7 @@ def plan(claim: Claim, scale: str, train: Sequence[str] = ()) -> list[Cell]:
 
 
 def merged(cells: Sequence[Cell]) -> list[Run]:
-    """Return every run once, with the evaluations that any of the cells wants; those that are started from first."""
+    """Return every run once, after the run it starts from, with the evaluations that any of the cells wants."""
     found: dict[str, Run] = {}
     for wanted in (run for cell in cells for each in cell.runs for run in chain(each)):
         have = found.get(wanted.name)
@@ -124,12 +124,12 @@ def merged(cells: Sequence[Cell]) -> list[Run]:
 
 
 def chain(run: Run) -> list[Run]:
-    """Return a run behind those that it starts from, the first of them first."""
+    """Return a run preceded by those that it starts from, earliest first."""
     return [*(chain(run.starts_from) if run.starts_from else []), run]
 
 
 class _Recipe:
-    """What makes the runs of an arm on a task; seeds share all but their name."""
+    """Maker of the runs of an arm on a task, which share their settings across seeds."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
         for key in map(override_key, overrides):
@@ -153,7 +153,7 @@ class _Recipe:
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:
-    """Return the settings that decide what a run learns, by dotted names, as JSON has them."""
+    """Return the settings that decide what a run learns, by dotted names, as JSON values."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return dict(_leaves({key: value for key, value in plain.items() if key not in _NO_MATTER}))
 

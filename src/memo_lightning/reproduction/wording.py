@@ -1,4 +1,4 @@
-"""What a rule has found, in words."""
+"""Findings of rules in words."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def in_words(rule: Mapping[str, Any]) -> str:
 
 
 def what_in_words(rule: Mapping[str, Any]) -> str:
-    """Return what number a rule is about."""
+    """Return the name of the number that a rule judges."""
     return _OF[rule["kind"]].format(metric=rule["metric"].replace("_", " "), threshold=rule.get("threshold") or 0.0)
 
 
 def number_in_words(value: float | None) -> str:
-    """Return a value of a rule."""
+    """Return the value of a rule as text."""
     if value is None:
         return "unknown"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Making runs in a process of its own: training, evaluating, and keeping what came of it."""
+"""Making runs in a separate process: training, evaluating, and storing the results."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ _OF_TRAININGS = (
 
 
 def work(runs: Sequence[Run], results: Results, folder: Path, environment: Mapping[str, str]) -> None:
-    """Make runs one after the other, as the main function of a process; what it says goes to :data:`LOG`.
+    """Make runs one after another, as the main function of a process; its output goes to :data:`LOG`.
 
     Args:
-        runs: each behind the one that it starts from.
-        results: where they are kept.
-        folder: where they are made; the log is in that of the last.
-        environment: variables that say which GPU is this process's own.
+        runs: the runs, each after the one that it starts from.
+        results: where the results are stored.
+        folder: where the runs are made; the log is in the folder of the last run.
+        environment: variables that say which GPU this process uses.
     """
     begin_worker()
     own = folder / runs[-1].name
@@ -74,7 +74,7 @@ def work(runs: Sequence[Run], results: Results, folder: Path, environment: Mappi
 
 
 def make(run: Run, results: Results, folder: Path) -> None:
-    """Train and evaluate, as far as that has not been done, and keep what came of it.
+    """Train and evaluate a run, as far as that has not been done, and store the results.
 
     Raises:
         UserError: if a setting is wrong, or the results cannot be written.
@@ -93,7 +93,7 @@ def make(run: Run, results: Results, folder: Path) -> None:
 
 
 def _trained(run: Run, folder: Path) -> Path:
-    """Return the folder of a run that has been trained to its end, beginning or resuming it where it has not."""
+    """Return the folder of a run that has been trained to its end, starting or resuming it if needed."""
     run_dir = folder / run.name
     config_path = run_dir / "config.yaml"
     if config_path.exists():
@@ -116,7 +116,7 @@ def _trained(run: Run, folder: Path) -> Path:
 
 
 def _describe(run: Run, metrics: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
-    """Return what is kept of a training."""
+    """Return the results to store of a training run."""
     history = [(point["frames"], round(point["return_per_trial"], 4)) for point in metrics["history"]]
     stride = -(-len(history) // _CURVE_POINTS) or 1
     model = load(run_dir).policy.sequence_model
@@ -140,7 +140,7 @@ def _describe(run: Run, metrics: Mapping[str, Any], run_dir: Path) -> dict[str, 
 
 
 def _evaluated(overrides: Sequence[str], run_dir: Path, number: int) -> dict[str, Any]:
-    """Evaluate a run, and return what is kept of it."""
+    """Evaluate a run, and return the results to store."""
     start = time.perf_counter()
     where = [override_text("checkpoint", str(run_dir)), override_text("run_dir", str(run_dir / f"evaluation{number}"))]
     found = evaluate(compose_config("evaluate", [*where, "full_memory=false", *overrides]), announce=print)
@@ -155,7 +155,7 @@ def _evaluated(overrides: Sequence[str], run_dir: Path, number: int) -> dict[str
 
 
 def _rounded(value: Any) -> Any:
-    """Return nested numbers with six significant digits, which is more than they are worth."""
+    """Round nested numbers to six significant digits, which is more than their precision."""
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""A policy as a service: sessions with a memory each, over HTTP and WebSocket."""
+"""A policy as a service: sessions, each with its own memory, over HTTP and WebSocket."""

@@ -1,4 +1,4 @@
-"""Steps of many sessions in one call of the model."""
+"""Acting for many sessions in one call of the model."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from memo_lightning.serving.memories import Memories, Memory
 
 @dataclass(eq=False)
 class Player:
-    """What acts for one session.
+    """The part of an actor that belongs to one session.
 
     Attributes:
-        generator: of the actions that are drawn for it; no other session draws from it.
-        deterministic: whether it takes the most likely action unless it is told otherwise.
-        memory: what it remembers of its trial.
+        generator: random generator for its actions; no other session uses it.
+        deterministic: whether it takes the most likely action by default.
+        memory: its memory of the trial.
     """
 
     generator: torch.Generator
@@ -40,13 +40,13 @@ class Player:
 
 @dataclass(frozen=True)
 class Step:
-    """What a session is told in a step, checked.
+    """The checked inputs of a session's step.
 
     Attributes:
-        inputs: for a batch of one.
-        is_first: whether a trial begins, which empties the memory before.
+        inputs: inputs of the agent, for a batch of one.
+        is_first: whether a trial begins, which clears the memory before the step.
         deterministic: whether to take the most likely action.
-        details: whether the value and the probabilities are asked for.
+        details: whether to answer with the value and the probabilities too.
     """
 
     inputs: StepInputs
@@ -57,14 +57,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a session is answered.
+    """The answer to a session's step.
 
     Attributes:
-        action: as the environment takes it, as a number or nested lists.
-        step: of the trial, from 1.
-        value: what the state is worth; None where it was not asked for, or the policy has no value head.
-        probabilities: of all actions, of several discrete ones a list for each; None where they were not asked for, or
-            actions are continuous.
+        action: the action in the environment's format, as a number or nested lists.
+        step: number of the step in the trial, from 1.
+        value: estimated value of the state; None if it was not requested or the policy has no value head.
+        probabilities: probabilities of all actions, a list per component if there are several; None if they were not
+            requested or actions are continuous.
     """
 
     action: Any
@@ -74,9 +74,9 @@ class Answer:
 
 
 class BatchedActor:
-    """Acts for many sessions at a time; what each is answered does not depend on the others.
+    """An actor for many sessions at a time; the answer to one does not depend on the others.
 
-    It may be used by one thread at a time, except for :meth:`read`.
+    Only one thread at a time may use it, except for :meth:`read`.
 
     Args:
         agent: the policy.
@@ -88,16 +88,16 @@ class BatchedActor:
         self._action = agent.spec.interface.action
 
     def player(self, seed: int | None, deterministic: bool) -> Player:
-        """Return what acts for a new session, with the random numbers of an :class:`Agent` of the same ``seed``."""
+        """Return the player of a new session, with the random numbers of an :class:`Agent` of the same ``seed``."""
         return Player(seeded_generator(self.agent.device, seed), deterministic)
 
     def read(self, told: Mapping[str, Any], player: Player) -> Step:
-        """Check what a session is told.
+        """Check and convert the inputs of a session's step.
 
         Args:
             told: ``observation``, and any of ``reward``, ``episode_end``, ``is_first``, ``action_mask``,
                 ``deterministic`` and ``details``.
-            player: of the session.
+            player: player of the session.
 
         Raises:
             UserError: if something is missing or does not fit.
@@ -108,15 +108,15 @@ class BatchedActor:
         keys = self.agent.spec.interface.keys
         for key in keys:
             if key.is_discrete and np.asarray(key.part_of(observation)).dtype.kind == "f":
-                raise UserError(f"observation {key.name!r} is no whole number; its space says {key.space}")
+                raise UserError(f"observation {key.name!r} is not an integer; its space says {key.space}")
         reward = told.get("reward", 0.0)
         if isinstance(reward, bool) or not isinstance(reward, int | float):
             raise UserError(f"reward={reward!r}: must be a number")
         try:
             reward = float(reward)
-        except OverflowError:  # of an integer
+        except OverflowError:  # the integer is too large
             reward = math.inf
-        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, and said below
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported below
             inputs = self.agent.read(
                 observation, (), reward, _flag(told, "episode_end"), action_mask=_mask(told.get("action_mask"))
             )
@@ -133,7 +133,7 @@ class BatchedActor:
         )
 
     def act(self, players: Sequence[Player], steps: Sequence[Step]) -> list[Answer | UserError]:
-        """Return the answer to each step of different players; an error only to those that caused it."""
+        """Answer one step of each of several players; an error goes only to the players that caused it."""
         by_class: dict[int, list[int]] = {}
         for index, (player, step) in enumerate(zip(players, steps, strict=True)):
             if step.is_first:
@@ -146,7 +146,7 @@ class BatchedActor:
         return [answers[index] for index in range(len(players))]
 
     def forget(self, player: Player) -> None:
-        """Empty what a session remembers: its next step begins a trial."""
+        """Clear the memory of a session: its next step begins a trial."""
         self.memories.drop(player.memory)
 
     def _act_together(self, players: Sequence[Player], steps: Sequence[Step]) -> list[Answer | UserError]:
@@ -154,7 +154,7 @@ class BatchedActor:
         ordered, told = [players[index] for index in order], [steps[index] for index in order]
         try:
             heads = self.agent.advance(_stacked([step.inputs for step in told]), state)
-        except UserError as error:  # nothing was changed; whose step it was shows when each acts alone
+        except UserError as error:  # no memory was changed; acting one by one shows whose step it was
             if len(players) == 1:
                 return [error]
             return [self._act_together([player], [step])[0] for player, step in zip(players, steps, strict=True)]
@@ -168,7 +168,7 @@ class BatchedActor:
         result: list[Answer | UserError] = [answers[order.index(0)]] * len(players)
         for row, index in enumerate(order):
             result[index] = answers[row]
-            if not sound[row]:  # what it remembers is not finite either
+            if not sound[row]:  # its memory is not finite either
                 self.memories.drop(ordered[row].memory)
                 result[index] = UserError(
                     "observation: its numbers are too large for the policy, which has lost its memory of the trial; "
@@ -177,7 +177,7 @@ class BatchedActor:
         return result
 
     def _choose(self, heads: TensorDict, players: Sequence[Player], steps: Sequence[Step], state: AgentState) -> Tensor:
-        """Return actions ``[n, ...]``, as stored. Only those who draw use up random numbers."""
+        """Return actions ``[n, ...]``, as stored; only players that sample use up random numbers."""
         likely = [step.deterministic for step in steps]
         chosen = torch.zeros_like(state.previous_action)
         for rows in ([i for i, d in enumerate(likely) if d], [i for i, d in enumerate(likely) if not d]):
@@ -224,12 +224,12 @@ class BatchedActor:
 
 
 def as_space_has_it(space: Space, value: Any) -> Any:
-    """Return an observation whose arrays are lists, as JSON has it, with arrays of the dtype that its space says.
+    """Convert lists in an observation, as JSON has them, to arrays: uint8 where its space is, if the values fit.
 
-    What does not fit is left as it is, for the agent to say so.
+    What does not fit the space is left as it is, for the agent to report.
 
     Raises:
-        UserError: if lists are of different lengths.
+        UserError: if lists have different lengths.
     """
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
         parts = space.spaces
@@ -252,7 +252,7 @@ def _flag(told: Mapping[str, Any], name: str, default: bool = False) -> bool:
     value = told.get(name, default)
     if value is None:
         return default
-    if value not in (True, False):  # and 1 and 0, which some languages have instead
+    if value not in (True, False):  # 1 and 0 pass too, as some languages have no others
         raise UserError(f"{name}={value!r}: must be true or false")
     return bool(value)
 
@@ -267,7 +267,7 @@ def _mask(mask: Any) -> Any:
 
 
 def _stacked(steps: Sequence[StepInputs]) -> StepInputs:
-    """Return the steps ``[1]`` of several sessions as one of a batch."""
+    """Join the steps ``[1]`` of several sessions into one of a batch."""
 
     def joined(parts: list[NDArray]) -> NDArray:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

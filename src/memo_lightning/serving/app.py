@@ -20,18 +20,18 @@ from memo_lightning.serving.schemas import openapi
 from memo_lightning.serving.service import Refused, Service
 from memo_lightning.serving.sessions import Session
 
-_NO_SESSION, _STOPPING = 4404, 1012  # codes that a WebSocket is closed with
+_NO_SESSION, _STOPPING = 4404, 1012  # close codes of a WebSocket
 _RETRY_SECONDS = {503: "1"}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def build_app(service: Service, token: str | None, *, loopback: bool) -> ASGIApp:
-    """Return the ASGI application of a service.
+    """Build the ASGI application of a service.
 
     Args:
-        service: what is served.
-        token: that every request must bring, except for ``/health``; None for none.
-        loopback: whether it listens to this machine only; it then answers to names of this machine only.
+        service: the service.
+        token: token that every request must carry, except for ``/health``; None for no token.
+        loopback: whether it listens to this machine only; it then answers only to names of this machine.
     """
     described = openapi(service.agent, needs_token=token is not None)
 
@@ -102,22 +102,22 @@ def build_app(service: Service, token: str | None, *, loopback: bool) -> ASGIApp
 
 
 class Guard:
-    """Lets requests through that bring the token and were not made by another site's page.
+    """Middleware that refuses requests without the token, and requests from pages of other sites.
 
-    A page in a browser can send requests to servers of the same machine. It cannot hide its origin, and under a name of
-    its own for this machine, that name.
+    A page in a browser can send requests to servers on the same machine. But it cannot hide its origin nor, if it
+    reaches this machine under a host name of its own, that name.
 
     Args:
-        app: what is guarded.
-        token: that is needed; None for none.
-        loopback: whether only names of this machine are answered to.
+        app: the application to guard.
+        token: the required token; None for no token.
+        loopback: whether to answer only to names of this machine.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, *, loopback: bool) -> None:
         self._app, self._token, self._loopback = app, token, loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -144,7 +144,7 @@ class Guard:
 
 
 async def _converse(service: Service, socket: WebSocket) -> None:
-    """Act for one session, a message a step; one that was begun for the connection ends with it."""
+    """Act for one session, one message per step; a session that was begun for the connection ends with it."""
     await socket.accept()
     session: Session | None = None
     own = "session" not in socket.query_params
@@ -161,7 +161,7 @@ async def _converse(service: Service, socket: WebSocket) -> None:
             if message["type"] == "websocket.disconnect":
                 return
             kind: Kind = "json" if message.get("text") is not None else "msgpack"
-            status = 500  # of what nobody has thought of
+            status = 500  # for unexpected errors
             try:
                 reply = await _reply(service, session, message["text"] if kind == "json" else message["bytes"], kind)
                 status = 200
@@ -194,7 +194,7 @@ async def _reply(service: Service, session: Session, data: bytes | str, kind: Ki
 
 
 def _asked(socket: WebSocket) -> dict[str, Any]:
-    """Return what a new session is to be, as the query of the address says: ``?seed=0&deterministic=true``."""
+    """Return the settings of a new session from the query, e.g. ``?seed=0&deterministic=true``."""
     asked: dict[str, Any] = dict(socket.query_params)
     if asked.get("seed", "").isdecimal():
         asked["seed"] = int(asked["seed"])
@@ -217,10 +217,10 @@ def _close_code(error: Refused) -> int:
 
 
 async def _body(request: Request, kind: Kind, max_bytes: int, *, may_be_empty: bool = False) -> dict[str, Any]:
-    """Return what a request's body says.
+    """Read and decode the body of a request.
 
     Raises:
-        Refused: if it is too large, or cannot be read.
+        Refused: if it is too large or cannot be read.
     """
     parts, size = [], 0
     async for part in request.stream():
@@ -242,7 +242,7 @@ async def _body(request: Request, kind: Kind, max_bytes: int, *, may_be_empty: b
 
 
 def _answer_kind(request: Request) -> Kind:
-    """Return the kind that is asked for: by default, that of the request."""
+    """Return the kind of message that the client accepts; by default, that of its request."""
     headers = request.headers
     return kind_of(headers.get("accept", "")) or kind_of(headers.get("content-type", "")) or "json"
 

@@ -1,4 +1,4 @@
-"""Steps that arrive one by one, answered together."""
+"""Batching of steps that arrive one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memo_lightning.serving.sessions import Session
 
 
 class SessionLost(RuntimeError):
-    """The model failed in the middle of a step, and what the session remembers may be wrong."""
+    """The model failed during a step, and the session's memory may be wrong."""
 
 
 @dataclass(eq=False)
@@ -31,17 +31,17 @@ class _Waiting:
 
 
 class Batcher:
-    """Collects the steps of all sessions, and has them answered in one call after the other.
+    """A queue that collects the steps of all sessions and has them answered batch by batch.
 
-    While the model computes, steps wait, and all of them are in the next call. Two steps of one session are answered in
-    the order in which they came.
+    While the model computes, new steps wait for the next call. Steps of one session are answered in the order in which
+    they arrived.
 
     Args:
-        actor: answers; only this class's thread uses it.
-        max_batch: steps of a call, at most.
-        wait_seconds: that a call waits for more steps than have come.
-        metrics: are told.
-        lost: is told of sessions whose memory may be wrong.
+        actor: acts for the sessions, in a thread of this class.
+        max_batch: maximum number of steps per call.
+        wait_seconds: time that a call waits for further steps.
+        metrics: updated with sizes and times.
+        lost: called with sessions whose memory may be wrong.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Batcher:
 
     @property
     def n_pending(self) -> int:
-        """Steps that are not answered yet."""
+        """Number of steps that are not answered yet."""
         return len(self._waiting) + self._n_running
 
     async def act(self, session: Session, step: Step) -> Answer:
         """Return the answer to a step.
 
         Raises:
-            UserError: if the step cannot be answered; the session is as it was.
+            UserError: if the step cannot be answered; the session is unchanged, unless the message says otherwise.
             SessionLost: if the model failed.
         """
         waiting = _Waiting(session, step, asyncio.get_running_loop().create_future())
@@ -78,8 +78,8 @@ class Batcher:
         return await waiting.answer
 
     def forget(self, session: Session) -> None:
-        """Empty what a session remembers, after the steps that are being answered."""
-        with contextlib.suppress(RuntimeError):  # the thread has ended, and nothing is remembered any more
+        """Clear the memory of a session, after the steps that are being answered."""
+        with contextlib.suppress(RuntimeError):  # the thread has ended, and there is no memory any more
             self._thread.submit(self._actor.forget, session.player)
 
     async def run(self) -> None:
@@ -95,7 +95,7 @@ class Batcher:
             results: list[Any]
             try:
                 results = list(await loop.run_in_executor(self._thread, self._actor.act, players, steps))
-            except Exception:  # whatever a model, a device or an allocator raises; the server goes on
+            except Exception:  # whatever a model, a device or an allocator raises; the server keeps running
                 traceback.print_exc(file=sys.stderr)
                 lost = SessionLost("the model failed, and with it this session; begin a new one")
                 results = [lost] * len(batch)
@@ -110,7 +110,7 @@ class Batcher:
         self._thread.shutdown()
 
     def _take(self) -> list[_Waiting]:
-        """Return the steps of the next call: no two of a session."""
+        """Return the steps of the next call, at most one per session."""
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
         taken: set[Session] = set()
@@ -130,9 +130,9 @@ class Batcher:
         self._metrics.steps.observe(time.perf_counter() - waiting.arrived)
         if isinstance(result, SessionLost):
             self._lost(waiting.session)
-        if waiting.session.is_over:  # it ended while it was waiting, and would be remembered for ever
+        if waiting.session.is_over:  # it ended while the step was waiting; its memory would be kept for ever
             self.forget(waiting.session)
-        if waiting.answer.done():  # whoever asked has gone
+        if waiting.answer.done():  # the client has gone
             return
         if isinstance(result, Answer):
             waiting.answer.set_result(result)

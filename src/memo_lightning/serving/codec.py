@@ -1,4 +1,4 @@
-"""Messages as JSON or msgpack; nothing that could run code when it is read."""
+"""Messages as JSON or msgpack, neither of which can run code when it is read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _DTYPES = frozenset(
 
 
 class Unreadable(ValueError):
-    """A message that is no JSON, or no msgpack."""
+    """The message is not valid JSON or msgpack."""
 
 
 def kind_of(media_type: str) -> Kind | None:
-    """Return which kind of message a ``Content-Type`` or ``Accept`` header names; None for another."""
+    """Return the kind of message that a ``Content-Type`` or ``Accept`` header names; None for any other."""
     for part in media_type.split(","):
         name = part.partition(";")[0].strip().lower()
         if name == MEDIA_TYPES["json"]:
@@ -34,10 +34,10 @@ def kind_of(media_type: str) -> Kind | None:
 
 
 def decode(body: bytes | str, kind: Kind) -> dict[str, Any]:
-    """Return a message; arrays of msgpack, ``{dtype, shape, bytes}``, as NumPy arrays.
+    """Decode a message; arrays in msgpack, ``{dtype, shape, bytes}``, become NumPy arrays.
 
     Raises:
-        Unreadable: if it is none, or no mapping.
+        Unreadable: if it cannot be decoded, or is not a mapping.
     """
     try:
         if kind == "json":
@@ -46,18 +46,18 @@ def decode(body: bytes | str, kind: Kind) -> dict[str, Any]:
             packed = body.encode() if isinstance(body, str) else body
             message = msgpack.unpackb(packed, object_hook=_array, raw=False)
     except RecursionError:
-        raise Unreadable(f"the message is no {kind} that can be read: it is nested too deeply") from None
+        raise Unreadable(f"the message is not valid {kind}: it is nested too deeply") from None
     except Unreadable:
         raise
     except Exception as error:  # msgpack raises errors of several kinds
-        raise Unreadable(f"the message is no {kind} that can be read: {_one_line(error)}") from None
+        raise Unreadable(f"the message is not valid {kind}: {_one_line(error)}") from None
     if not isinstance(message, dict):
         raise Unreadable(f"the message is a {type(message).__name__}: must be a mapping, e.g. {{observation: ...}}")
     return message
 
 
 def encode(message: Any, kind: Kind) -> bytes:
-    """Return a message of numbers, text, lists and mappings as bytes."""
+    """Encode a message of numbers, text, lists and mappings as bytes."""
     if kind == "json":
         return json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
     packed: bytes = msgpack.packb(message)
@@ -65,7 +65,7 @@ def encode(message: Any, kind: Kind) -> bytes:
 
 
 def _array(value: dict[str, Any]) -> Any:
-    """Return the array that a mapping stands for, or the mapping."""
+    """Return the array that a mapping stands for, or else the mapping itself."""
     if value.keys() != _ARRAY:
         return value
     name, shape, data = value["dtype"], value["shape"], value["bytes"]

@@ -1,4 +1,4 @@
-"""The memories of many sessions, kept where the last step left them: in blocks of rows."""
+"""The memories of many sessions, kept in blocks of rows as the last step left them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tensordict import TensorDict
 from memo_lightning.models.segments import join_states
 from memo_lightning.policies import Agent, AgentState
 
-_GROWTH = 4  # sessions of one call remember lengths within this factor
-_SHORT = 64  # steps that no session is told apart by
+_GROWTH = 4  # ratio between successive size classes of memories
+_SHORT = 64  # steps up to which memories are not distinguished by size
 
 
 @dataclass(eq=False)
 class Memory:
-    """Where the memory of one session is.
+    """The place of one session's memory.
 
     Attributes:
-        block: the rows it is among; None before the first step of a trial.
-        row: which of them.
-        steps: of the trial so far.
+        block: the block that holds it; None before the first step of a trial.
+        row: its row in the block.
+        steps: steps of the trial so far.
     """
 
     block: Block | None = None
@@ -36,9 +36,9 @@ class Block:
     """Rows that were stepped together.
 
     Attributes:
-        rows: TensorDict ``[n]`` of what an agent remembers.
-        owners: whose each row is; None where its owner has left.
-        nbytes: bytes that the rows take.
+        rows: TensorDict ``[n]`` of an agent's states.
+        owners: owner of each row; None where it has left.
+        nbytes: size of the rows in bytes.
     """
 
     rows: TensorDict
@@ -49,24 +49,24 @@ class Block:
         self.nbytes = _nbytes(self.rows)
 
     def replace(self, rows: TensorDict) -> None:
-        """Hold other rows of the same owners."""
+        """Replace the rows by new ones of the same owners."""
         self.rows, self.nbytes = rows, _nbytes(rows)
 
     @property
     def n_live(self) -> int:
-        """Rows that are still in use."""
+        """Number of rows that are still in use."""
         return sum(owner is not None for owner in self.owners)
 
 
 class Memories:
-    """Joins the memories of the sessions of a call, and leaves them together.
+    """The memories of all sessions, which are joined for a call and then left together.
 
-    A call copies the rows of its own sessions at most, and nothing where the same sessions act together again; what
-    idle sessions remember is not touched. A block of which half has left is made smaller, so that no more than twice
-    of what is remembered is held.
+    A call copies at most the rows of its own sessions, and nothing if the same sessions act together again; memories of
+    idle sessions are not touched. A block is made smaller once half of its owners have left, so that no more than twice
+    the necessary memory is held.
 
     Args:
-        agent: whose memories they are.
+        agent: the agent whose memories they are.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -76,14 +76,14 @@ class Memories:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held."""
+        """Size of all blocks in bytes."""
         return sum(block.nbytes for block in self._blocks)
 
     def size_class(self, memory: Memory) -> int:
-        """Return a number that is the same for memories of about the same size.
+        """Return a number that is the same for memories of similar size.
 
-        A batch of rows costs what its longest row costs. So that a session does not pay for another's length, those of
-        different classes are not stepped together. Memories that do not grow are of one class.
+        Every row of a batch costs as much as the longest. Memories of different classes are therefore not stepped
+        together, so that a session does not pay for the length of another. Memories that do not grow are of one class.
         """
         if memory.block is None or memory.steps < _SHORT:
             return 0
@@ -94,11 +94,11 @@ class Memories:
         """Bring the rows of some memories together.
 
         Args:
-            memories: no two of them the same.
+            memories: the memories, all different.
 
         Returns:
-            For each row the index of its memory in ``memories``, and the state ``[n]`` to be stepped; what the step
-            makes of it is handed to :meth:`put`.
+            For each row the index of its memory in ``memories``, and the state ``[n]`` to step. Pass the state after
+            the step to :meth:`put`.
         """
         by_block: dict[Block, list[int]] = {}
         for index, memory in enumerate(memories):
@@ -128,12 +128,12 @@ class Memories:
         return order, _as_state(joined.rows)
 
     def put(self, memory: Memory, state: AgentState) -> None:
-        """Keep what a step has made of the rows that were gathered, of which ``memory`` is one."""
+        """Store the gathered rows after a step; ``memory`` is any one of them."""
         assert memory.block is not None
         memory.block.replace(_as_rows(state))
 
     def drop(self, memory: Memory) -> None:
-        """Empty a memory."""
+        """Clear a memory."""
         block, memory.block, memory.steps = memory.block, None, 0
         if block is not None:
             block.owners[memory.row] = None

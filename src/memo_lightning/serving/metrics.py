@@ -1,4 +1,4 @@
-"""What a server counts, in the text format of Prometheus."""
+"""Metrics of a server, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 class Histogram:
-    """How often values were in each of some ranges.
+    """Counts of values by range.
 
     Args:
-        name: of the metric.
-        text: what is measured.
-        bounds: upper ends of the ranges, ascending; the last range has none.
+        name: name of the metric.
+        text: description of the metric.
+        bounds: upper bounds of the ranges, ascending; one more range has no upper bound.
     """
 
     def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
@@ -31,11 +31,11 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Values so far."""
+        """Number of values so far."""
         return sum(self._counts)
 
     def lines(self) -> list[str]:
-        """Return the lines of the text format."""
+        """Return the histogram as lines of the text format."""
         lines, so_far = _head(self._name, self._text, "histogram"), 0
         for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
             so_far += count
@@ -44,13 +44,13 @@ class Histogram:
 
 
 class Metrics:
-    """Counters of a server.
+    """Counters and histograms of a server.
 
     Attributes:
-        requests: requests and messages by what was asked for and the status of the answer.
+        requests: number of requests and messages by kind and status of the answer.
         steps: seconds from the arrival of each step to its answer.
-        batches: steps of each batch.
-        calls: seconds of each call for a batch.
+        batches: number of steps in each batch.
+        calls: seconds that the model takes for each batch.
     """
 
     def __init__(self) -> None:
@@ -60,11 +60,11 @@ class Metrics:
         self.calls = Histogram("memo_call_seconds", "Time of the model for a batch.", _SECONDS)
 
     def text(self, gauges: Mapping[str, tuple[str, float]], counters: Mapping[str, tuple[str, float]]) -> str:
-        """Return all metrics.
+        """Return all metrics in the text format.
 
         Args:
-            gauges: further ones by name, each with what it is and its value now.
-            counters: the same, of what only grows.
+            gauges: further gauges by name, each with its description and present value.
+            counters: further counters, in the same form.
         """
         lines = _head("memo_requests_total", "Requests by kind and status.", "counter")
         for (kind, status), count in sorted(self.requests.items()):

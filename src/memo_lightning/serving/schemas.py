@@ -1,4 +1,4 @@
-"""What a server understands, as OpenAPI describes it: with the observations and actions of this very policy."""
+"""The OpenAPI description of a server, with the observations and actions of its policy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ERRORS = {
 
 
 def space_schema(space: Space) -> dict[str, Any]:
-    """Return the JSON Schema of a value of a Gymnasium space."""
+    """Return the JSON Schema for values of a Gymnasium space."""
     if isinstance(space, spaces.Discrete):
         first = int(space.start)
         return {"type": "integer", "minimum": first, "maximum": first + int(space.n) - 1}
@@ -57,7 +57,7 @@ def _starts(space: spaces.MultiDiscrete) -> list[tuple[int, int]]:
 
 
 def n_numbers(space: Space) -> int:
-    """Return how many numbers a value of a space is made of."""
+    """Return how many numbers a value of a space consists of."""
     if isinstance(space, spaces.Dict):
         return sum(n_numbers(part) for part in space.spaces.values())
     if isinstance(space, spaces.Tuple):
@@ -72,7 +72,7 @@ def openapi(agent: Agent, *, needs_token: bool) -> dict[str, Any]:
         "observation": {"$ref": "#/components/schemas/Observation"},
         "reward": {"type": "number", "default": 0, "description": "of the step that led to the observation"},
         "episode_end": {"type": "boolean", "default": False, "description": "whether that step ended an episode"},
-        "is_first": {"type": "boolean", "default": False, "description": "a new trial begins: forget, and start anew"},
+        "is_first": {"type": "boolean", "default": False, "description": "a new trial begins: clear the memory first"},
         "deterministic": {"type": "boolean", "description": "take the most likely action; default: as the session"},
         "details": {"type": "boolean", "default": False, "description": "answer value and probabilities too"},
     }
@@ -100,7 +100,10 @@ def openapi(agent: Agent, *, needs_token: bool) -> dict[str, Any]:
             "properties": {
                 "session": {"type": "string"},
                 "step": {"type": "integer", "description": "steps of the trial so far"},
-                "idle_seconds": {"type": "number", "description": "after which the session ends if nobody asks for it"},
+                "idle_seconds": {
+                    "type": "number",
+                    "description": "after which the session ends if it receives no requests",
+                },
             },
             "required": ["session", "step"],
         },

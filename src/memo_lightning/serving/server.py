@@ -1,4 +1,4 @@
-"""Listening on a port, and ending without leaving anyone unanswered."""
+"""The server: listens on a port, and stops without leaving requests unanswered."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from memo_lightning.serving.service import Service
 
 TOKEN_VARIABLE = "MEMO_SERVE_TOKEN"
 _DRAIN_SECONDS = 30.0
-_LINGER_SECONDS = 0.5  # in which clients are told that the server stops, and not merely cut off
+_LINGER_SECONDS = 0.5  # during which clients are told that the server is stopping, rather than cut off
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens, before anything is loaded.
+    """Open a listening socket, so that a wrong address fails before anything is loaded.
 
     Args:
-        host: an address of this machine, or a name of one.
-        port: 0 for any that is free.
+        host: an address or a name of this machine.
+        port: the port; 0 for any free one.
 
     Raises:
-        UserError: if the port is in use, or the address is not one of this machine.
+        UserError: if the port cannot be used, or the address is not one of this machine.
     """
     require(0 <= port < 65536, "port", port, "between 0 and 65535; 0 takes any free port")
     try:
@@ -45,7 +45,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if isinstance(error, PermissionError):
-            raise UserError(f"port={port}: may not be used by you; must be 1024 or more") from None
+            raise UserError(f"port={port}: needs administrator rights; must be 1024 or more") from None
         if error.errno == 98 or "in use" in str(error):
             raise UserError(f"port={port}: in use; must be a free port, or port=0 for any") from None
         raise UserError(f"host={host}: must be an address of this machine, e.g. host=127.0.0.1") from None
@@ -53,21 +53,21 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(listening: socket.socket) -> bool:
-    """Return whether a socket listens to this machine only."""
+    """Return whether a socket listens only to this machine."""
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def read_token(file: str | None) -> str | None:
-    """Return the token of a file, or of the environment variable; None where there is neither.
+    """Return the token from a file, or else from the environment variable; None if neither is given.
 
     Raises:
-        UserError: if there is no such file or the token is too short. Messages hold no token.
+        UserError: if the file cannot be read, or the token is too short or malformed. Messages never contain the token.
     """
     if file is not None:
         try:
             token = Path(file).read_text().strip()
         except (OSError, ValueError):
-            # What was given may be the token itself: it is not repeated.
+            # What was given may be the token itself, so it is not repeated.
             raise UserError(
                 f"token: must be the path of a readable file that holds the token, not the token, which others would "
                 f"see among the processes; or set {TOKEN_VARIABLE}"
@@ -85,19 +85,19 @@ def read_token(file: str | None) -> str | None:
 
 
 def serve(service: Service, listening: socket.socket, token: str | None, ready: Callable[[str], object]) -> None:
-    """Serve until SIGTERM or Ctrl-C, and answer first what had been asked by then.
+    """Serve until SIGTERM or Ctrl-C; requests that arrived by then are still answered.
 
     Args:
-        service: what is served.
-        listening: the socket.
-        token: that requests must bring; None for none.
-        ready: is told the address when requests are answered.
+        service: the service.
+        listening: the listening socket.
+        token: token that requests must carry; None for no token.
+        ready: called with the address once the server accepts requests.
     """
     app = build_app(service, token, loopback=is_loopback(listening))
     config = uvicorn.Config(
         app,
         log_level="warning",
-        access_log=False,  # names of sessions are as good as passwords
+        access_log=False,  # session names are as good as passwords
         server_header=False,
         ws="websockets-sansio",
         ws_max_size=service.limits.max_bytes,
@@ -112,7 +112,7 @@ def serve(service: Service, listening: socket.socket, token: str | None, ready: 
 
 
 class _Server(uvicorn.Server):
-    """Answers what had come before the signal, refuses for a moment what comes after it, and ends with status 0."""
+    """A server that, after a signal, answers pending requests, briefly refuses new ones, and exits with status 0."""
 
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], object]) -> None:
         super().__init__(config)
@@ -120,14 +120,14 @@ class _Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so when requests are answered."""
+        """Start, and report when requests are accepted."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at the first signal, and end at once at the second."""
+        """Drain at the first signal, and exit at once at the second."""
         loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
 
         def stop() -> None:

@@ -1,4 +1,4 @@
-"""What a server does, whatever it is asked by: sessions begin, act, are reset and end."""
+"""The service of a policy, whatever the protocol: sessions begin, act, are reset and end."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SWEEP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server allows.
+    """The limits of a server.
 
     Attributes:
-        max_sessions: at a time.
-        idle_seconds: after which a session ends.
-        max_batch: steps that are answered in one call.
-        batch_wait_seconds: that a call waits for further steps.
-        max_bytes: of a message.
+        max_sessions: maximum number of sessions at a time.
+        idle_seconds: time without requests after which a session expires.
+        max_batch: maximum number of steps answered in one call.
+        batch_wait_seconds: time that a call waits for further steps.
+        max_bytes: maximum size of a message.
     """
 
     max_sessions: int
@@ -43,10 +43,10 @@ class Limits:
 
 
 class Refused(Exception):
-    """A request that is answered by an error.
+    """The request is answered with an error.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status code.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -59,14 +59,14 @@ class Service:
 
     Args:
         agent: the policy.
-        limits: what is allowed.
-        deterministic: whether sessions take the most likely action unless they say otherwise.
+        limits: the limits of the server.
+        deterministic: whether sessions take the most likely action by default.
 
     Attributes:
         agent: as given.
         limits: as given.
-        metrics: what is counted.
-        is_stopping: whether requests are refused, because the server is about to end.
+        metrics: metrics of the server.
+        is_stopping: whether requests are refused because the server is stopping.
     """
 
     def __init__(self, agent: Agent, limits: Limits, *, deterministic: bool = False) -> None:
@@ -82,12 +82,12 @@ class Service:
 
     @property
     def n_pending(self) -> int:
-        """Steps that are not answered yet."""
+        """Number of steps that are not answered yet."""
         return self._batcher.n_pending
 
     @contextlib.asynccontextmanager
     async def running(self, *_: Any) -> Any:
-        """Answer steps, and let idle sessions end, as long as the context is open."""
+        """Answer steps and expire idle sessions as long as the context is open."""
         tasks = [asyncio.create_task(self._batcher.run()), asyncio.create_task(self._sweep())]
         try:
             yield
@@ -97,7 +97,7 @@ class Service:
             self._batcher.close()
 
     async def drained(self, timeout: float) -> None:
-        """Refuse requests from now on, and return when those that had come are answered, or the time is up."""
+        """Refuse new requests, and return when all pending steps are answered or ``timeout`` seconds have passed."""
         self.is_stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -105,7 +105,7 @@ class Service:
                     await asyncio.sleep(0.01)
 
     def begin(self, told: Mapping[str, Any]) -> Session:
-        """Begin a session of a ``seed``, which may be ``deterministic``."""
+        """Begin a session; ``told`` may hold its ``seed`` and whether it is ``deterministic``."""
         self._check_running()
         _check_fields(told, SESSION_FIELDS)
         seed, deterministic = told.get("seed"), told.get("deterministic")
@@ -121,25 +121,25 @@ class Service:
             raise Refused(503, str(error)) from None
 
     def find(self, name: str) -> Session:
-        """Return a session, which is in use again by that."""
+        """Return a session, and restart its idle time."""
         try:
             return self._sessions.find(name)
         except NoSession as error:
             raise Refused(404, str(error)) from None
 
     def describe(self, session: Session) -> dict[str, Any]:
-        """Return what a client is told of a session."""
+        """Return the description of a session for its client."""
         steps = session.player.memory.steps
         return {"session": session.name, "step": steps, "idle_seconds": self.limits.idle_seconds}
 
     async def act(self, name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to a step of a session."""
+        """Answer a step of a session."""
         self._check_running()
         session = self.find(name)
         try:
             _check_fields(told, STEP_FIELDS)
             step = self._actor.read(told, session.player)
-        except (ValueError, TypeError) as error:  # a UserError, or what NumPy makes of what is no observation at all
+        except (ValueError, TypeError) as error:  # a UserError, or NumPy's error for what is no observation at all
             raise Refused(422, str(error).partition("\n")[0]) from None
         try:
             answer = await self._batcher.act(session, step)
@@ -150,7 +150,7 @@ class Service:
         return _as_plain(answer, details=step.details)
 
     def reset(self, name: str) -> dict[str, Any]:
-        """Begin a new trial."""
+        """Begin a new trial in a session."""
         self._check_running()
         session = self.find(name)
         self._batcher.forget(session)
@@ -161,7 +161,7 @@ class Service:
         self._sessions.remove(session)
 
     def health(self) -> dict[str, Any]:
-        """Return whether requests are taken, and of what policy."""
+        """Return whether requests are accepted, and facts about the policy."""
         spec, training = self.agent.spec, self.agent.training
         return {
             "status": "stopping" if self.is_stopping else "ok",
@@ -179,13 +179,13 @@ class Service:
             "memo_sessions": ("Sessions now.", len(self._sessions)),
             "memo_max_sessions": ("Sessions at most.", self.limits.max_sessions),
             "memo_pending_steps": ("Steps that are not answered yet.", self.n_pending),
-            "memo_memory_bytes": ("Bytes that all sessions remember.", self._actor.memories.nbytes),
+            "memo_memory_bytes": ("Memory of all sessions in bytes.", self._actor.memories.nbytes),
             "memo_stopping": ("1 while the server is about to end.", int(self.is_stopping)),
             "process_resident_memory_bytes": ("Resident memory of the server.", self._process.memory_info().rss),
         }
         counters = {
             "memo_sessions_created_total": ("Sessions so far.", self._sessions.n_created),
-            "memo_sessions_expired_total": ("Sessions that nobody asked for.", self._sessions.n_expired),
+            "memo_sessions_expired_total": ("Sessions that expired.", self._sessions.n_expired),
         }
         return self.metrics.text(gauges, counters)
 

@@ -1,4 +1,4 @@
-"""Who is being acted for: sessions, how many there may be, and when they end by themselves."""
+"""Sessions of a server: how many there may be, and when they expire."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPIRED = "unknown or expired session; begin a new one"
 
 
 class NoSession(LookupError):
-    """There is no such session, or no longer."""
+    """The session does not exist, or no longer does."""
 
 
 class TooManySessions(RuntimeError):
@@ -22,13 +22,13 @@ class TooManySessions(RuntimeError):
 
 @dataclass(eq=False)
 class Session:
-    """One environment that is acted in.
+    """One environment that the policy acts in.
 
     Attributes:
-        player: what acts for it.
-        name: by which it is asked for, and which nobody can guess.
-        used: when it was asked for last, in seconds.
-        in_flight: steps that are not answered yet.
+        player: acts for the session.
+        name: name by which clients refer to it, which nobody can guess.
+        used: time of the last request, in seconds.
+        in_flight: number of steps that are not answered yet.
         is_over: whether it has ended.
     """
 
@@ -43,14 +43,14 @@ class Sessions:
     """All sessions of a server.
 
     Args:
-        most: of them at a time.
-        idle_seconds: after which a session that nobody asks for ends.
-        ended: is told of every session that ends.
-        clock: seconds.
+        most: maximum number of sessions at a time.
+        idle_seconds: time without requests after which a session expires.
+        ended: called with every session that ends.
+        clock: returns the time in seconds.
 
     Attributes:
-        n_created: sessions so far.
-        n_expired: those that ended because nobody asked for them.
+        n_created: number of sessions so far.
+        n_expired: number of sessions that expired.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Sessions:
         """Begin a session.
 
         Raises:
-            TooManySessions: if there are as many as there may be.
+            TooManySessions: if the maximum is reached.
         """
         if len(self._sessions) >= self._most:
             self.expire()
@@ -86,7 +86,7 @@ class Sessions:
         return session
 
     def find(self, name: str) -> Session:
-        """Return a session, which is in use again by that.
+        """Return a session, and restart its idle time.
 
         Raises:
             NoSession: if there is none of this name, or it has expired.
@@ -107,7 +107,7 @@ class Sessions:
             self._ended(session)
 
     def expire(self) -> None:
-        """End the sessions that nobody has asked for."""
+        """End the sessions that have been idle for too long."""
         for session in [session for session in self._sessions.values() if self._is_idle(session)]:
             self._expire(session)
 

@@ -1,1 +1,1 @@
-"""Sharing a policy: a folder with all that belongs to it, and the Hugging Face Hub."""
+"""Sharing of policies: as a folder with everything that belongs to one, and on the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""The model card of a package: what people read, and its front matter, which the Hugging Face Hub reads."""
+"""The model card of a package: text for people, and front matter for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _SIZES = ("d_model", "n_layers", "n_heads", "d_ff", "segment_length", "summary_l
 
 @dataclass(frozen=True)
 class Described:
-    """What a card is about.
+    """The policy that a card describes.
 
     Attributes:
-        spec: what the policy is made of.
-        config: the configuration that it was trained with.
-        frames: that it was trained for.
-        evaluation: content of ``evaluation.json``; None where there is none.
-        n_weights: numbers that were learned.
+        spec: specification of the policy.
+        config: configuration of its training.
+        frames: number of frames it was trained for.
+        evaluation: contents of ``evaluation.json``; None if there is none.
+        n_weights: number of trained weights.
         files: names of the package's files so far.
     """
 
@@ -72,7 +72,7 @@ def model_card(described: Described) -> str:
 def _names(described: Described) -> tuple[str, str]:
     try:
         return memory_name(described.config), environment_name(described.config)
-    except (KeyError, TypeError):  # of a configuration that memo train has not composed
+    except (KeyError, TypeError):  # the configuration was not composed by memo train
         return str(described.spec.memory["_target_"]).rpartition(".")[2], "environment"
 
 

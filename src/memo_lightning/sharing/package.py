@@ -1,4 +1,4 @@
-"""Writing packages: folders that hold a policy to share; :mod:`memo_lightning.policies.package` reads them."""
+"""Writing of packages, folders that hold a policy to share; :mod:`memo_lightning.policies.package` reads them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Package:
     """A package that was written.
 
     Attributes:
-        folder: where it is.
+        folder: its folder.
         files: names of its files, with their sizes in bytes.
-        remarks: what its owner should know before it is shared.
+        remarks: what its owner should know before sharing it.
     """
 
     folder: Path
@@ -49,16 +49,16 @@ class Package:
 
 
 def write_package(source: str, out: Path, tracking_uri: str | None = None, evaluation: str | None = None) -> Package:
-    """Write the package of a policy.
+    """Write a policy as a package.
 
     Args:
-        source: of the policy, as in :func:`memo_lightning.load`.
-        out: the folder, which must be new or empty. It is complete or not there.
-        tracking_uri: the store of ``models:/``.
+        source: where the policy comes from, as in :func:`memo_lightning.load`.
+        out: the folder, which must be new or empty. It is written completely or not at all.
+        tracking_uri: MLflow store for ``models:/``.
         evaluation: the folder of an evaluation; by default ``evaluation/`` of the run.
 
     Raises:
-        UserError: if the policy cannot be read, or the folder not be written.
+        UserError: if the policy or the evaluation cannot be used, or the folder cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out}: exists and is not empty; must be a new folder, e.g. out={out}-2")
@@ -78,7 +78,7 @@ def write_package(source: str, out: Path, tracking_uri: str | None = None, evalu
             results = _write_evaluation(folder, evaluated, source)
             if not (folder / CURVE).exists():
                 _copy(_run_of(source), folder, CURVE)
-            # Copies of the JSON files travel with the weights: they say what was changed by hand.
+            # Copies of the JSON files go with the weights, so that manual changes can be named.
             copies = {name: json.dumps(_raw(folder / name)) for name in COPIED if (folder / name).exists()}
             weights = {name: value.detach().cpu().contiguous().clone() for name, value in policy.state_dict().items()}
             save_file(weights, folder / WEIGHTS, {"format": "pt", **copies})
@@ -97,9 +97,9 @@ def write_package(source: str, out: Path, tracking_uri: str | None = None, evalu
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a training's configuration without what only concerns who has trained.
+    """Return a training's configuration without what concerns only the person who trained.
 
-    That is where the run lay, what was resumed, and the logger: addresses of stores may hold passwords.
+    That is the location of the run, what was resumed, and the logger, as addresses of stores may contain passwords.
     """
     kept = dict(config)
     for name in ("logger", "resume", "checkpoint"):
@@ -111,7 +111,7 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _places(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the settings that are paths of this machine."""
+    """Yield the settings that are paths on this machine."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _places(part, f"{name}.{key}".lstrip("."))
@@ -123,7 +123,7 @@ def _places(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _run_of(source: str) -> Path | None:
-    """Return the folder of the run, or of the package, that a policy is of."""
+    """Return the folder of the run or package that a policy belongs to, if it is on this machine."""
     path = Path(source)
     if path.is_dir():
         return path
@@ -132,7 +132,7 @@ def _run_of(source: str) -> Path | None:
 
 
 def _find_evaluation(source: str, given: str | None, frames: int) -> tuple[Path | None, list[str]]:
-    """Return the folder of the evaluation that belongs to a policy, and why there is none."""
+    """Return the folder of the evaluation of a policy, or None and the reason why there is none."""
     run = _run_of(source)
     if given is not None:
         folder = Path(given)
@@ -176,5 +176,5 @@ def _copy(source: Path | None, folder: Path, name: str) -> bool:
 
 
 def _raw(path: Path) -> Any:
-    """Return JSON as it is written, infinities included."""
+    """Return the contents of a JSON file, with infinities in their written form."""
     return json.loads(path.read_text(encoding="utf-8"))

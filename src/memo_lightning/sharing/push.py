@@ -1,4 +1,4 @@
-"""Uploading packages to the Hugging Face Hub."""
+"""Upload of packages to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from memo_lightning.policies.package import CARD, MANIFEST, check_package, is_pa
 
 
 def push_package(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload a package, as the newest revision of a repository, which is made where there is none.
+    """Upload a package as the newest revision of a repository, which is created if there is none.
 
     Args:
-        folder: of the package.
-        repo: ``OWNER/NAME``.
-        private: whether only its owner may see a repository that is made.
+        folder: folder of the package.
+        repo: name of the repository, ``OWNER/NAME``.
+        private: whether a repository that is created is private.
 
     Returns:
-        The address of the revision.
+        The URL of the revision.
 
     Raises:
-        UserError: if it is no package or was changed, or the Hub refuses it or cannot be reached.
+        UserError: if it is not a package or was changed, or the Hub refuses it or cannot be reached.
     """
     fits = re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII) is not None
     require(fits, "repo", repo, "OWNER/NAME on the Hugging Face Hub")
     if not is_package(folder):
         raise UserError(
-            f"{folder}: is no package (no {MANIFEST}); memo package checkpoint=runs/NAME out={folder} makes one"
+            f"{folder}: is not a package (no {MANIFEST}); memo package checkpoint=runs/NAME out={folder} makes one"
         )
     files = check_package(folder)
     hub = import_hub("memo push")
@@ -36,7 +36,7 @@ def push_package(folder: Path, repo: str, *, private: bool = False) -> str:
     try:
         client = hub.HfApi(library_name="memo-lightning")
         client.create_repo(repo, private=private, exist_ok=True)
-        # In the card that is uploaded the example names the repository.
+        # In the uploaded card, the example names the repository.
         client.upload_file(
             path_or_fileobj=card.replace("hf:OWNER/NAME", f"hf:{repo}").encode(), path_in_repo=CARD, repo_id=repo
         )
@@ -44,7 +44,7 @@ def push_package(folder: Path, repo: str, *, private: bool = False) -> str:
         done = client.upload_folder(
             folder_path=folder, repo_id=repo, allow_patterns=others, commit_message="Upload a package of memo-lightning"
         )
-    except Exception as error:  # of the Hub's client, and of what it is built on
+    except Exception as error:  # from the Hub's client or its dependencies
         raise UserError(
             f"repo={repo}: cannot be uploaded to the Hugging Face Hub ({one_line(error)}); needs a token that may "
             f"write: hf auth login, or HF_TOKEN"

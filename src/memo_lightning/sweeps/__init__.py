@@ -1,1 +1,1 @@
-"""Studies: many trainings that search for the best settings, with Optuna."""
+"""Studies: searches for the best settings over many training runs, with Optuna."""

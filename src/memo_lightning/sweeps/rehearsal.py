@@ -1,4 +1,4 @@
-"""Finding out, before a study begins, what can only be found out by training."""
+"""A rehearsal before a study begins, to find mistakes that only training reveals."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from memo_lightning.sweeps.trial_process import TrialProcess
 
 
 def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
-    """Train for one rollout, with what all trials share, to see that it works and that the objectives are logged.
+    """Train for one rollout with the settings that all trials share, to check that it works and logs the objectives.
 
     Raises:
-        UserError: if not.
+        UserError: if it does not work, or an objective or the pruner's metric is not logged.
     """
     print("rehearsing one rollout", file=sys.stderr, flush=True)
     folder = spec.run_dir / "rehearsal"

@@ -1,4 +1,4 @@
-"""What a study leaves: its best settings ready to use, a table of all trials, and plots."""
+"""The report of a study: its best settings ready to use, a table of all trials, and plots."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.tracking import file_name
 from memo_lightning.tracking.study_runs import StudyRuns
 
-_PRESETS = ("experiment", "debug")  # groups whose files change others
+_PRESETS = ("experiment", "debug")  # groups whose files change other groups
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What came of a study.
+    """The outcome of a study.
 
     Attributes:
         states: number of trials by state, e.g. ``{"complete": 9, "pruned": 3}``.
         best: the best trials: one, or the Pareto front of several objectives.
-        experiments: for each of them a file with its settings, for ``memo train experiment=FILE``.
+        experiments: for each of the best trials, a file with its settings for ``memo train experiment=FILE``.
         files: everything that was written.
     """
 
@@ -49,7 +49,7 @@ class StudyReport:
 
 
 def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -> StudyReport:
-    """Write the report into the study's folder, and into its MLflow run."""
+    """Write the report to the study's folder and to its MLflow run."""
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     best = sorted(study.best_trials, key=lambda trial: trial.number) if complete else []
@@ -67,7 +67,7 @@ def write_report(spec: StudySpec, study: optuna.Study, runs: StudyRuns | None) -
 
 
 def _best_values(spec: StudySpec, best: list[FrozenTrial]) -> dict[str, float]:
-    """Return what was reached in each objective; of several, no single trial need have reached all."""
+    """Return the best value of each objective; with several, no single trial need have reached all of them."""
     if not best:
         return {}
     better = {"maximize": max, "minimize": min}
@@ -101,7 +101,7 @@ def _write_trials(spec: StudySpec, trials: list[FrozenTrial]) -> Path:
 
 
 def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
-    """Write the settings of a trial as a file of ``conf/experiment/``."""
+    """Write the settings of a trial as a file like those of ``conf/experiment/``."""
     groups: dict[str, str] = {}
     values = OmegaConf.create()
     for override in map(parse_override, [*spec.train, *as_overrides(trial.params)]):
@@ -126,7 +126,7 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
 
 
 def _preset(group: str, option: str) -> DictConfig:
-    """Return a preset's file, which may lie outside ``conf/``."""
+    """Read the file of a preset, which may lie outside ``conf/``."""
     path = Path(option) if option.endswith(".yaml") else config_dir() / group / f"{option}.yaml"
     preset = OmegaConf.load(path)
     assert isinstance(preset, DictConfig)
@@ -134,7 +134,7 @@ def _preset(group: str, option: str) -> DictConfig:
 
 
 def _take_over(preset: DictConfig, groups: dict[str, str], values: DictConfig) -> None:
-    """Add a preset's choices and values, as one experiment cannot name another."""
+    """Copy the choices and values of a preset, as one experiment cannot name another."""
     for default in preset.pop("defaults", []):
         if isinstance(default, DictConfig):
             ((group, option),) = default.items()
@@ -143,12 +143,12 @@ def _take_over(preset: DictConfig, groups: dict[str, str], values: DictConfig) -
 
 
 def _plot(spec: StudySpec, study: optuna.Study, complete: list[FrozenTrial]) -> list[Path]:
-    """Draw what Optuna can draw of the study; importances need a few trials to be more than chance."""
+    """Draw Optuna's plots of the study; importances need a few trials to be more than chance."""
     drawings: dict[str, Callable[[], Any]] = {}
     several = len(spec.objectives) > 1
     for index, objective in enumerate(spec.objectives if len(complete) >= 2 else ()):
         suffix = f"_{objective.metric.replace('/', '_')}" if several else ""
-        # Without a target, Optuna knows the direction and colours what is better darker.
+        # Without a target, Optuna knows the direction and colours better trials darker.
         what: dict[str, Any] = {"target": partial(_value, index=index)} if several else {}
         what["target_name"] = objective.metric
         drawings[f"history{suffix}"] = partial(plots.plot_optimization_history, study, **what)
@@ -172,7 +172,7 @@ def _save(draw: Callable[[], Any], path: Path) -> Path | None:
         warnings.simplefilter("ignore")  # Optuna marks most of its plots as experimental
         try:
             axes = draw()
-        except (ValueError, RuntimeError):  # all trials alike: there is nothing to be told apart
+        except (ValueError, RuntimeError):  # all trials are alike: there is nothing to plot
             return None
         first: Axes = axes if isinstance(axes, Axes) else axes.flat[0]
         figure = first.figure

@@ -1,4 +1,4 @@
-"""What a trial in progress tells its study."""
+"""Reports from a running trial to its study."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from memo_lightning.sweeps.storage import open_storage
 
 
 class TrialReporter:
-    """Reports intermediate values of a trial and asks the study's pruner about it.
+    """Reporter of a trial's intermediate values, which asks the study's pruner whether to prune it.
 
-    A trial of several seeds reports means over the seeds that have come so far: after some frames of the third run, the
-    mean of what the three had after so many frames. The steps of the study count the frames of all seeds.
+    A trial with several seeds reports means over the seeds so far: during the third run, the mean of what all three had
+    after the same number of frames. The steps of the study count the frames of all seeds.
 
-    A storage that does not answer is no reason to lose a training: the run continues, unpruned. It is opened with the
-    first report, so that ranks which never report need none.
+    If the storage does not answer, the run continues unpruned. The storage is opened with the first report, so that
+    ranks that never report need none.
 
     Args:
-        location: the study's storage.
-        study_name: the study.
-        trial_id: the storage's id of the trial.
-        pruner: decides.
+        location: location of the study's storage.
+        study_name: name of the study.
+        trial_id: id of the trial in the storage.
+        pruner: decides whether to prune.
     """
 
     def __init__(self, location: str, study_name: str, trial_id: int, pruner: optuna.pruners.BasePruner) -> None:
@@ -31,13 +31,13 @@ class TrialReporter:
         self._trial_id, self._pruner = trial_id, pruner
         self._storage: BaseStorage | None = None
         self._first_step = 0
-        self._runs: list[dict[int, float]] = []  # of each seed so far, the values by frames
+        self._runs: list[dict[int, float]] = []  # for each seed so far, its values by frames
 
     def begin_run(self, first_step: int) -> None:
-        """Say that the run of the next seed begins.
+        """Begin the reports of the next seed's run.
 
         Args:
-            first_step: the step of the study at which it begins.
+            first_step: the step of the study at which the run begins.
         """
         self._first_step = first_step
         self._runs.append({})

@@ -1,4 +1,4 @@
-"""Running a study: trials in processes of their own, so many at once, until there are enough."""
+"""Running a study: trials in separate processes, several at once, until there are enough."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from memo_lightning.tracking.study_runs import StudyRuns
 from memo_lightning.training.devices import worker_environments
 
 _POLL_SECONDS = 0.5
-_AWAY_SECONDS = 5.0  # between attempts to reach a storage that is away
+_AWAY_SECONDS = 5.0  # between attempts to reach a storage that does not answer
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _AWAY = (SQLAlchemyError, StorageInternalError, MlflowException)
 
 
 @dataclass
 class _Worker:
-    """A trial under way on this machine."""
+    """A running trial on this machine."""
 
     slot: int
     trial_id: int
@@ -61,15 +61,15 @@ class _Worker:
 
 
 def run_study(spec: StudySpec) -> StudyReport:
-    """Run the study to its end, beginning it or resuming it, and report what came of it.
+    """Run the study to its end, starting or resuming it, and report its outcome.
 
     Args:
         spec: the study.
 
     Raises:
-        UserError: before any trial starts, if the storage cannot be used, the study began with other settings,
-            or a rehearsal shows that an objective is never logged.
-        KeyboardInterrupt: after Ctrl-C, once the trials under way have been ended and put back into the queue.
+        UserError: before any trial starts, if the storage or the folder cannot be used, the study began with other
+            settings, or the rehearsal fails.
+        KeyboardInterrupt: after Ctrl-C, once the running trials have been ended and put back into the queue.
     """
     location = spec.settings["storage"] or str(spec.run_dir / "journal.log")
     environments = worker_environments(
@@ -94,14 +94,14 @@ def run_study(spec: StudySpec) -> StudyReport:
 
 
 class StudyRunner:
-    """Keeps the workers of this machine busy until the study has its trials.
+    """Scheduler that keeps the workers of this machine busy until the study has its trials.
 
     Args:
         spec: the study's description.
         study: the study in its storage.
         storage: the storage.
-        location: of the storage, for the trials' processes.
-        runs: the study in MLflow.
+        location: location of the storage, for the trials' processes.
+        runs: writer of the study's MLflow runs; None for none.
         environments: environment variables of each worker.
     """
 
@@ -123,7 +123,7 @@ class StudyRunner:
         self._waits = False
 
     def run(self) -> None:
-        """Run trials until there are enough, waiting for those of other machines too."""
+        """Run trials until there are enough, and wait for those of other machines too."""
         if self._runs and (parent := mlflow_run_of(self._study)):
             self._runs.reopen_study(parent)
         while True:
@@ -137,14 +137,14 @@ class StudyRunner:
                 if not self._workers and not is_wanted(self._study, self._n_trials) and not self._others():
                     return
             except _AWAY as error:
-                print(f"storage does not answer ({_line(error)}); trials go on, trying again", file=sys.stderr)
+                print(f"storage does not answer ({_line(error)}); trials continue; trying again", file=sys.stderr)
                 time.sleep(_AWAY_SECONDS)
                 # The other machines' heartbeats could not be written either.
                 self._reap_after = time.monotonic() + 3 * _AWAY_SECONDS
             time.sleep(_POLL_SECONDS)
 
     def interrupt(self) -> None:
-        """End the trials under way, and leave them to be repeated."""
+        """Kill the running trials, and queue those without a result to be repeated."""
         self.kill()
         for worker in self._workers:
             self._settle(self._storage.get_trial(worker.trial_id), "the study was interrupted")
@@ -152,12 +152,12 @@ class StudyRunner:
             self._runs.end_study(parent, "KILLED", {}, [])
 
     def kill(self) -> None:
-        """End the trials under way."""
+        """Kill the running trials."""
         for worker in self._workers:
             worker.process.kill()
 
     def _others(self) -> int:
-        """Return how many trials other machines have under way; the study is not over before they are."""
+        """Return how many trials are running on other machines; the study is not over before they are."""
         n_others = n_running(self._study)
         if n_others and not self._waits:
             self._waits = True
@@ -167,11 +167,11 @@ class StudyRunner:
     def _start(self) -> None:
         """Let the sampler choose settings, and start a process that tries them."""
         if self._runs:
-            self._runs.check_answers()  # before there is a trial, which could not go on
+            self._runs.check_answers()  # before the trial exists, as it could not continue
         self._renew_sampler()
         trial = self._study.ask()
         folder = self._folder(trial.number)
-        shutil.rmtree(folder, ignore_errors=True)  # of another study that was in this place
+        shutil.rmtree(folder, ignore_errors=True)  # left by another study
         trial.set_user_attr(OWNER, self._owner.name)  # from now on, a result in the folder is this trial's
         values = draw(self._spec.space, trial)
         parent, run_id = mlflow_run_of(self._study), None
@@ -200,31 +200,31 @@ class StudyRunner:
         self._study.sampler = self._spec.sampler(len(self._study.get_trials(deepcopy=False)), socket.gethostname())
 
     def _collect(self) -> None:
-        """Record the trials of this machine that have ended."""
+        """Record the trials that have ended on this machine."""
         for worker in [worker for worker in self._workers if worker.process.status is not None]:
             folder = self._folder(worker.number)
             result = read_result(folder) or TrialResult("failed", error=worker.process.why_no_result())
-            with suppress(UpdateFinishedTrialError):  # another machine has taken it for dead meanwhile
+            with suppress(UpdateFinishedTrialError):  # another machine took it for dead in the meantime
                 self._record(self._storage.get_trial(worker.trial_id), result)
-            self._workers.remove(worker)  # only now: a storage that was away is told next time
+            self._workers.remove(worker)  # only now, so that a storage that did not answer is told next time
 
     def _reap(self) -> None:
-        """Record the trials whose owners have died: with their result if they left one here, else as failed."""
+        """Record the trials whose owners have died: with their result if they left one here, else as interrupted."""
         for trial in self._owner.orphans({worker.trial_id for worker in self._workers}):
             self._settle(trial, "the study's process died")
 
     def _settle(self, trial: FrozenTrial, reason: str) -> None:
-        """Record a trial that nobody runs any more: with its result if it left one here, else as interrupted."""
+        """Record a trial that no process runs any more: with its result if it left one here, else as interrupted."""
         ours = trial.user_attrs.get(OWNER, "").startswith(f"{socket.gethostname()}:")
         result = read_result(self._folder(trial.number)) if ours else None
-        with suppress(UpdateFinishedTrialError):  # another machine has settled it meanwhile
+        with suppress(UpdateFinishedTrialError):  # another machine settled it in the meantime
             if result:
                 self._record(trial, result)
             else:
                 self._give_back(trial, reason)
 
     def _record(self, trial: FrozenTrial, result: TrialResult) -> None:
-        """Write a trial's end to MLflow, then to the storage, which makes it final."""
+        """Write the end of a trial to MLflow, then to the storage, which makes it final."""
         if trial.state.is_finished():  # another machine took this one for dead
             return
         retries_left = self._spec.settings["retries"] - self._retries(trial)
@@ -248,8 +248,8 @@ class StudyRunner:
     def _give_back(self, trial: FrozenTrial, reason: str) -> None:
         """Record a trial as failed through no fault of its own, and queue its settings again.
 
-        If its owner died before it had drawn them all, the rest is drawn now: samplers that keep a tree of what has
-        been tried refuse a study with a finished trial that ends midway.
+        If its owner died before drawing all settings, the rest are drawn now: samplers that keep a tree of what has
+        been tried reject a study with a finished trial whose settings are incomplete.
         """
         self._renew_sampler()
         draw(self._spec.space, optuna.Trial(self._study, trial._trial_id))
@@ -262,7 +262,7 @@ class StudyRunner:
             print(f"trial {trial.number:>3} interrupted; its settings are queued again", file=sys.stderr, flush=True)
 
     def _tell(self, trial: FrozenTrial, state: TrialState, values: list[float] | None) -> bool:
-        """Make a trial's end final; False if somebody else has done so."""
+        """Make the end of a trial final; return False if another process already has."""
         try:
             self._study.tell(trial.number, values, state)
         except (UpdateFinishedTrialError, ValueError):
@@ -270,14 +270,14 @@ class StudyRunner:
                 raise
             return False
         except RuntimeError as error:
-            # When everything has been tried, grid samplers call Study.stop, which tell does not allow.
+            # When everything has been tried, grid samplers call Study.stop, which is not allowed within tell.
             if "Study.stop" not in str(error):
                 raise
             mark_exhausted(self._study)
         return True
 
     def _again(self, trial: FrozenTrial, retries: int) -> None:
-        """Queue the settings of a trial that came to nothing."""
+        """Queue the settings of a failed trial again."""
         attributes = {"repeats": trial.number, "retries": retries}
         self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
@@ -294,7 +294,7 @@ class StudyRunner:
 
 
 def open_runs(spec: StudySpec) -> StudyRuns | None:
-    """Return what writes a study to MLflow, None where its trainings are not logged."""
+    """Return the writer of a study's MLflow runs, or None if its training runs are not logged."""
     logger = spec.train_config.logger
     if not logger:
         return None
@@ -307,10 +307,10 @@ def _line(error: Exception) -> str:
 
 @contextmanager
 def _only_one_in(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir`` against other studies' processes, for as long as this one lives.
+    """Lock ``run_dir`` for the block, to keep other processes of ``memo sweep`` out.
 
     Raises:
-        UserError: if it is held, or cannot be written.
+        UserError: if it is locked already, or cannot be written.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

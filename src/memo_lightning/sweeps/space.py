@@ -27,8 +27,8 @@ class Parameter:
 
     Attributes:
         key: the setting, as on the command line of ``memo train``.
-        distribution: what it is drawn from.
-        when: earlier parameters and the values they must have taken for this one to be drawn at all.
+        distribution: the distribution that it is drawn from.
+        when: earlier parameters, and the values that they must have for this one to be drawn at all.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Parameter:
     when: Mapping[str, Sequence[Any]]
 
     def applies(self, values: Mapping[str, Any]) -> bool:
-        """Return whether this parameter is drawn, after ``values`` were."""
+        """Return whether this parameter is drawn, given the ``values`` drawn before it."""
         return all(key in values and values[key] in allowed for key, allowed in self.when.items())
 
     def draw(self, trial: Trial) -> Any:
@@ -50,7 +50,7 @@ class Parameter:
         return trial.suggest_categorical(self.key, chosen.choices)
 
     def extremes(self) -> Sequence[Any]:
-        """Return the values that tell whether the setting can take all of them: bounds, or every choice."""
+        """Return the values to check to know that the setting accepts all of them: the bounds, or every choice."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.distribution.choices
         return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
@@ -84,17 +84,17 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
-    """Check that ``memo train`` knows every key, and takes every bound and every choice, together with what is fixed.
+    """Check that ``memo train`` knows every key, and accepts every bound and choice with the settings that are fixed.
 
-    What is cheap to build is built. A value is right if it works together with the defaults of the other parameters,
-    or with all of their lowest or first values, or their highest or last.
+    Parts that are cheap to build are built. A value is accepted if it works with the defaults of the other parameters,
+    with all of their lowest or first values, or with all of their highest or last.
 
     Args:
         space: the parameters that vary.
         train: overrides that all trials share.
 
     Raises:
-        UserError: if a key does not exist, cannot take a value, or is fixed as well.
+        UserError: if a key does not exist, does not accept a value, or is fixed as well.
     """
     fixed = {override.partition("=")[0].lstrip("+") for override in train}
     for parameter in space:
@@ -137,7 +137,7 @@ def _parse_parameter(key: str, description: Mapping[str, Any], earlier: Sequence
 
 
 def _with_others(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    """Yield values of the other parameters to try with ``parameter``: none but those it needs, and extremes."""
+    """Yield values of the other parameters to try with ``parameter``: only those it needs, then their extremes."""
     needed = _context(parameter, space)
     yield needed
     for end in (0, -1):
@@ -154,7 +154,7 @@ def _with_others(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[d
 
 
 def _build_parts(config: DictConfig) -> None:
-    """Build the memory and the algorithm as a training would, so that they refuse what they cannot take."""
+    """Build the memory and the algorithm as training would, so that they reject wrong settings."""
     check_trainer_settings(config.trainer)
     build(config.algorithm).check_n_envs(config.collector.n_envs)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -173,14 +173,14 @@ def _context(parameter: Parameter, space: Sequence[Parameter]) -> dict[str, Any]
 
 
 def _with_plain_choices(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a categorical distribution with choices that Optuna can keep, compare and plot.
+    """Return the settings of a categorical distribution, with choices that Optuna can store, compare and plot.
 
     Raises:
         UserError: if a choice is a mapping, which an override would merge with the default instead of replacing it.
     """
     choices = settings.get("choices")
     if not isinstance(choices, list):
-        return dict(settings)  # its constructor refuses them
+        return dict(settings)  # its constructor rejects them
     for choice in choices:
         if isinstance(choice, Mapping):
             raise UserError(
@@ -191,12 +191,12 @@ def _with_plain_choices(name: str, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def as_choice(value: Any) -> Any:
-    """Return a choice as Optuna takes it, which has no lists: a list becomes the text that an override has for it."""
+    """Return a choice in a form that Optuna accepts: it has no lists, so a list becomes its text in an override."""
     return _as_text(value) if isinstance(value, list) else value
 
 
 def _as_text(value: Any) -> str:
-    """Write a value as the command line has it."""
+    """Return a value as it is written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -207,8 +207,8 @@ def _as_text(value: Any) -> str:
 
 
 def _word_as_text(word: str) -> str:
-    """Write a word with quotes where an override would otherwise read something else, or nothing at all."""
-    try:  # in a list, where more characters have a meaning than by itself
+    """Return a word, quoted if an override would otherwise misread it or could not be parsed."""
+    try:  # in a list, where more characters have a special meaning
         values = parse_override(f"key=[{word}]").value()
     except UserError:
         return quoted(word)

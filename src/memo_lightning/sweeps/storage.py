@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file for one machine, PostgreSQL for several."""
+"""Storage of studies: a journal file for one machine, PostgreSQL for several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from memo_lightning.errors import UserError, require
 
 _POSTGRES = "postgresql://"
 _CONNECT_SECONDS = 10
-# Optuna reports every trial it is told about, alembic every table it makes.
+# Optuna logs every trial that it is told about, and alembic every table that it creates.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -36,18 +36,18 @@ class _FileLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._lock.release()
 
 
 def open_storage(location: str) -> BaseStorage:
-    """Open a study's storage; it is made where there is none.
+    """Open a study's storage, which is created if it does not exist.
 
     Args:
         location: path of a file, or ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE``.
 
     Raises:
-        UserError: if it is of another kind, does not answer, or cannot be written.
+        UserError: if it is of an unsupported kind, does not answer, or cannot be written.
     """
     if location.startswith(_POSTGRES):
         return _open_postgres(location)
@@ -63,7 +63,7 @@ def open_storage(location: str) -> BaseStorage:
 
 
 def _check_journal(path: Path) -> None:
-    """Refuse a file that is no journal; Optuna finds out only when it has written to it."""
+    """Reject a file that is not a journal; Optuna would notice only after writing to it."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb") as file:
@@ -75,7 +75,7 @@ def _check_journal(path: Path) -> None:
 
 
 def without_password(location: str) -> str:
-    """Return ``location`` as it can be shown and logged."""
+    """Return ``location`` with its password hidden, to be shown and logged."""
     password = urlsplit(location).password if "://" in location else None
     return location.replace(f":{password}@", ":***@") if password else location
 
@@ -85,7 +85,7 @@ def _open_postgres(location: str) -> RDBStorage:
     try:
         return RDBStorage(
             location.replace(_POSTGRES, "postgresql+psycopg://", 1),
-            # A connection that the server has dropped, as on a restart, is replaced before it is used.
+            # A connection that the server has dropped, for example on a restart, is replaced before it is used.
             engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_SECONDS}},
         )
     except ImportError:

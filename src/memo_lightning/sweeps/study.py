@@ -1,4 +1,4 @@
-"""A study in its storage: beginning it, resuming it, and whose trials are whose."""
+"""A study in its storage: beginning it, resuming it, and the owners of its trials."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from memo_lightning.errors import UserError
 from memo_lightning.sweeps.study_file import StudySpec
 
 BEAT_SECONDS = 10.0
-_SILENCE_SECONDS = 120.0  # an owner on another machine that is silent for so long is taken for dead
-_OWNERLESS_SECONDS = 15.0  # a trial gets its owner right after it is made, unless that owner has died in between
+_SILENCE_SECONDS = 120.0  # after which a silent owner on another machine is taken for dead
+_OWNERLESS_SECONDS = 15.0  # a trial gets its owner right after it is created, unless that owner dies in between
 _SETTINGS, _MLFLOW, _BEAT = "settings", "mlflow_run_id", "beat "
 _EXHAUSTED = "exhausted"
 OWNER, INTERRUPTED, RETRIED, ERROR = "owner", "interrupted", "retried", "error"
@@ -27,7 +27,7 @@ _REPEATED = {INTERRUPTED, RETRIED}
 
 
 def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:
-    """Return the study if it has begun, None if not.
+    """Return the study if it has begun, or None.
 
     Raises:
         UserError: if it began with other settings.
@@ -40,7 +40,7 @@ def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:
 
 
 def begin_study(spec: StudySpec, storage: BaseStorage, mlflow_run_id: str | None) -> optuna.Study:
-    """Make the study in its storage."""
+    """Create the study in its storage."""
     study = optuna.create_study(study_name=spec.name, storage=storage, directions=spec.directions, load_if_exists=True)
     study.set_user_attr(_SETTINGS, json.dumps(spec.fixed_settings))
     study.set_user_attr(_MLFLOW, mlflow_run_id)
@@ -55,11 +55,11 @@ def mlflow_run_of(study: optuna.Study) -> str | None:
 class Owner:
     """The process that works on a study, known to others by its heartbeat.
 
-    One mechanism serves all storages: a time in the study's attributes, renewed while the process lives. Others only
-    look whether it changes, by their own clocks, as the clocks of two machines need not agree.
+    One mechanism serves all storages: a time in the study's attributes, renewed while the process lives. Other
+    processes only check by their own clocks whether it changes, as the clocks of two machines need not agree.
 
     Args:
-        study: the study worked on.
+        study: the study that it works on.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -69,16 +69,16 @@ class Owner:
         self._seen: dict[object, tuple[float | None, float]] = {}
 
     def beat(self) -> None:
-        """Say, now and then, that this process lives."""
+        """Renew the heartbeat if ``BEAT_SECONDS`` have passed."""
         if time.monotonic() - self._last_beat >= BEAT_SECONDS or not self._last_beat:
             self._study.set_user_attr(_BEAT + self.name, time.time())
             self._last_beat = time.monotonic()
 
     def orphans(self, own: Container[int]) -> Iterator[FrozenTrial]:
-        """Yield the running trials whose owners have died, or that never got one.
+        """Yield the running trials whose owners have died, or that never got an owner.
 
         Args:
-            own: ids of the trials that this process has under way.
+            own: ids of the trials that this process is running.
         """
         beats = self._study.user_attrs
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -93,7 +93,7 @@ class Owner:
                 yield trial
 
     def _seconds_unchanged(self, of: object, value: float | None) -> float:
-        """Return for how long ``value`` has been what it is, as far as this process has seen."""
+        """Return for how many seconds ``value`` has not changed, as far as this process has seen."""
         now = time.monotonic()
         seen, since = self._seen.get(of, (value, now))
         if seen != value:
@@ -103,14 +103,14 @@ class Owner:
 
 
 def n_running(study: optuna.Study) -> int:
-    """Return the number of trials under way, on any machine."""
+    """Return the number of running trials on all machines."""
     return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
 def is_wanted(study: optuna.Study, n_trials: int) -> bool:
-    """Return whether a study that is to have ``n_trials`` needs another trial, or has one waiting to be repeated.
+    """Return whether a study needs another trial to reach ``n_trials``, or has one waiting to be repeated.
 
-    Trials count that are under way, or over and not to be repeated.
+    Trials count if they are running, or over and not to be repeated.
     """
     trials = study.get_trials(deepcopy=False)
     if any(trial.state is TrialState.WAITING for trial in trials):
@@ -120,7 +120,7 @@ def is_wanted(study: optuna.Study, n_trials: int) -> bool:
 
 
 def mark_exhausted(study: optuna.Study) -> None:
-    """Note that the search space is finite and all of it has been tried."""
+    """Record that the search space is finite and has been tried completely."""
     study.set_user_attr(_EXHAUSTED, True)
 
 
@@ -136,13 +136,13 @@ def _check_unchanged(spec: StudySpec, study: optuna.Study) -> None:
 
 
 def _is_dead(owner: str) -> bool:
-    """Return whether an owner on this machine has died; of other machines' only the heartbeat tells."""
+    """Return whether an owner on this machine has died; for other machines, only the heartbeat tells."""
     host, pid, started = owner.rsplit(":", 2)
     return host == socket.gethostname() and _start_time(int(pid)) != started
 
 
 def _start_time(pid: int) -> str:
-    """Return when a process of this machine began, which tells it from a later one of its id; ``gone`` if none."""
+    """Return the start time of a process, to tell it from a later one with the same id; ``gone`` if it has ended."""
     try:
         process = psutil.Process(pid)
         return "gone" if process.status() == psutil.STATUS_ZOMBIE else str(round(process.create_time()))

@@ -1,4 +1,4 @@
-"""Reading a study file: what is searched for, how, and where it is kept."""
+"""Study files: what is searched for, how, and where the study is kept."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from memo_lightning.overrides import override_key
 from memo_lightning.sweeps.space import Parameter, as_choice, check_space, parse_space
 from memo_lightning.training.trainer import check_trainer_settings
 
-# What may change between two commands on one study: how much is done, and by whom.
+# Settings that may change between two commands on one study: how much is done, and by which processes.
 CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
-# What a trial sets for each of its runs.
+# Settings that a trial sets for each of its runs.
 _OF_TRIALS = {"seed": "; use n_seeds= for the runs of a trial", "run_dir": "", "resume": ""}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric to be made large or small."""
+    """A metric to maximize or minimize."""
 
     metric: str
     direction: Literal["maximize", "minimize"]
@@ -35,16 +35,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study as its file and the command line describe it.
+    """A study as described by its file and the command line.
 
     Attributes:
         name: name of the study in its storage.
         train: overrides of ``memo train`` that all trials share.
-        train_config: the configuration that they make.
-        space: what varies.
-        objectives: what is optimised.
+        train_config: the configuration composed from them.
+        space: the parameters that vary.
+        objectives: the metrics to optimise.
         settings: the whole description as plain values, e.g. ``settings["n_trials"]``.
-        run_dir: where trials leave their files on this machine.
+        run_dir: folder of the trials' files on this machine.
     """
 
     name: str
@@ -57,22 +57,22 @@ class StudySpec:
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Return what to do with each objective."""
+        """The direction of each objective."""
         return [objective.direction for objective in self.objectives]
 
     @property
     def fixed_settings(self) -> dict[str, Any]:
-        """Return what must stay the same while the study lasts."""
+        """The settings that must not change during the study."""
         return {key: value for key, value in self.settings.items() if key not in CHANGEABLE}
 
     @property
     def prune_every(self) -> int:
-        """Return the frames between two looks of the pruner."""
+        """The number of frames between two checks by the pruner."""
         return self.settings["prune_every"] or max(1, self.train_config.total_frames // 20)
 
     @property
     def one_process_on_cpu(self) -> bool:
-        """Return whether each run of every trial is a single process that uses no accelerator."""
+        """Whether each run of every trial is a single process that uses no accelerator."""
         trainer = self.train_config.trainer
         alone = (trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy) == ("cpu", 1, 1, "auto")
         return alone and not any(parameter.key.partition(".")[0] == "trainer" for parameter in self.space)
@@ -80,9 +80,9 @@ class StudySpec:
     def sampler(self, n_existing: int, machine: str) -> optuna.samplers.BaseSampler:
         """Return the sampler for the trial that follows ``n_existing`` others.
 
-        Its random stream is new for every trial, so that a resumed study does not draw again what it has
-        drawn before, and machines do not draw the same. Samplers that go through one sequence, their place in which
-        the storage keeps, have the same seed throughout.
+        Its random stream is new for every trial, so that a resumed study does not repeat what it has drawn before, and
+        machines do not draw the same values. Samplers that go through one sequence keep the same seed throughout; the
+        storage keeps their place in it.
         """
         text = json.dumps([self.settings["seed"], n_existing, machine])
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
@@ -93,20 +93,20 @@ class StudySpec:
                 sampler["search_space"] = {key: [*map(as_choice, choices)] for key, choices in grid.items()}
             return build(sampler, seed=self.settings["seed"])
         if issubclass(kind, optuna.samplers.QMCSampler):
-            rest = optuna.samplers.RandomSampler(seed)  # draws what the sequence cannot hold
+            rest = optuna.samplers.RandomSampler(seed)  # draws what the sequence cannot represent
             return build(self.settings["sampler"], seed=self.settings["seed"], independent_sampler=rest)
         return build(self.settings["sampler"], seed=seed)
 
     def pruner(self) -> optuna.pruners.BasePruner:
-        """Return the pruner; one that prunes nothing where none is named."""
+        """Return the pruner, or one that never prunes if none is named."""
         return build(self.settings["pruner"]) if self.settings["pruner"] else optuna.pruners.NopPruner()
 
 
 def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
-    """Read a study file, change it by ``overrides``, and check all that can be checked without training.
+    """Read a study file, apply ``overrides``, and check all that can be checked without training.
 
     Args:
-        path: the file; where there is none, one of this name among those that ship with the package.
+        path: the file; if there is none, the shipped study of that name.
         overrides: settings of ``conf/sweep.yaml``, or of ``memo train`` for all trials.
 
     Raises:
@@ -148,15 +148,15 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
         settings,
         Path(settings["run_dir"] or Path("studies") / settings["name"]),
     )
-    spec.sampler(0, "")  # their settings are checked by making them
+    spec.sampler(0, "")  # building sampler and pruner checks their settings
     spec.pruner()
     if settings["pruner"] and len(objectives) > 1:
-        raise UserError("pruner: must be null where there are several objectives, as none alone can judge")
+        raise UserError("pruner: must be null with several objectives, as pruning needs a single one")
     return spec
 
 
 def shipped_studies() -> Path:
-    """Return the folder of the studies that ship: inside the installed package, or at the root of a checkout."""
+    """Return the folder of the shipped studies: inside the installed package, or at the root of a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "studies"
     return installed if installed.is_dir() else package.parents[1] / "sweeps"
@@ -185,7 +185,7 @@ def _parse_objectives(objectives: Any) -> tuple[Objective, ...]:
 
 
 def _check_optuna_class(settings: dict[str, Any], name: str, kind: type) -> None:
-    """Refuse a sampler or pruner that is none, before anything of it is called."""
+    """Reject a sampler or pruner that is not a class of ``kind``, before anything of it is called."""
     part = settings[name]
     require(isinstance(part, dict) and "_target_" in part, name, part, f"{{_target_: a class of optuna.{name}s}}")
     target = part["_target_"]

@@ -1,9 +1,9 @@
-"""One trial of a study in a process of its own: a training for each of its seeds.
+"""One trial of a study, in its own process: a training run for each of its seeds.
 
-It reads ``FOLDER/trial.json`` (a :class:`TrialTask`) and leaves ``FOLDER/result.json`` (a :class:`TrialResult`) beside
-the runs. The study's storage hears of the trial's end only from the study's own process, so that a result outlives a
-storage that is away. The process is forked, or the command ``python -m memo_lightning.sweeps.trial FOLDER``, which on
-several ranks Lightning starts again, with the same folder.
+It reads ``FOLDER/trial.json`` (a :class:`TrialTask`) and writes ``FOLDER/result.json`` (a :class:`TrialResult`) beside
+the runs. Only the study's own process reports the end of the trial to the storage, so that no result is lost while the
+storage does not answer. The process is forked, or is the command ``python -m memo_lightning.sweeps.trial FOLDER``,
+which Lightning starts again, with the same folder, for further ranks.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ STORAGE_VARIABLE = "MEMO_STUDY_STORAGE"  # not in trial.json: it may hold a pass
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What a trial has to do.
+    """The task of a trial.
 
     Attributes:
         overrides: overrides of ``memo train``.
-        seeds: a run for each.
-        metrics: the study's objectives.
+        seeds: seeds of the trial's runs.
+        metrics: metrics of the study's objectives.
         tags: MLflow tags of the runs.
-        study: the study's name in the storage; None for a rehearsal, which reports to nobody.
-        trial_id: the storage's id of the trial.
+        study: the study's name in the storage; None for a rehearsal, which reports nothing.
+        trial_id: id of the trial in the storage.
         pruner: configuration of the pruner; None for no reports.
         prune_on: the metric that is reported.
         prune_every: frames between reports.
@@ -66,11 +66,11 @@ class TrialResult:
     """How a trial ended.
 
     Attributes:
-        state: whether it has values, was pruned, or failed.
-        values: the objectives, means over the seeds.
+        state: whether it completed, was pruned, or failed.
+        values: values of the objectives, as means over the seeds.
         error: what went wrong, in one line.
-        mistake: whether the error is the user's, so that trying again is no use.
-        logged: names of all metrics that an objective could be.
+        mistake: whether the error is the user's, so that trying again is pointless.
+        logged: names of all metrics that could be an objective.
     """
 
     state: Literal["complete", "pruned", "failed"]
@@ -81,18 +81,18 @@ class TrialResult:
 
 
 class LastMetrics(lightning.Callback):
-    """Keeps the last value of everything that was logged."""
+    """Callback that keeps the last value of every logged metric."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep it."""
+        """Keep the last values."""
         self.values = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def run_trial(task: TrialTask, folder: Path) -> TrialResult:
-    """Train once for each seed, until the pruner ends the trial or all are done."""
+    """Train once for each seed, until the pruner ends the trial or all seeds are done."""
     results: list[dict[str, float]] = []
     report: TrialReporter | None = None
     if task.pruner:
@@ -112,7 +112,7 @@ def run_trial(task: TrialTask, folder: Path) -> TrialResult:
             callbacks.append(Pruning(task.prune_on, task.prune_every, report))
         metrics = train(config, callbacks)
         pruned = any(isinstance(callback, Pruning) and callback.pruned for callback in callbacks)
-        if pruned and (index + 1 < len(task.seeds) or metrics["frames"] < config.total_frames):  # else all is done
+        if pruned and (index + 1 < len(task.seeds) or metrics["frames"] < config.total_frames):  # else it is complete
             return TrialResult("pruned")
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         results.append({**last.values, **numbers})
@@ -130,13 +130,13 @@ def run_trial(task: TrialTask, folder: Path) -> TrialResult:
 
 
 def read_result(folder: Path) -> TrialResult | None:
-    """Return the result that a trial has left in ``folder``, None where it has left none."""
+    """Return the result that a trial has written to ``folder``, or None."""
     path = folder / "result.json"
     return TrialResult(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def write_task(task: TrialTask, folder: Path) -> None:
-    """Leave what a trial has to do in ``folder``."""
+    """Write the task of a trial to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trial.json").write_text(json.dumps(asdict(task), indent=2) + "\n")
 
@@ -153,21 +153,21 @@ def main(folder: Path) -> None:
         traceback.print_exc()
         first_line = (str(error).strip() or "no message").splitlines()[0]
         result = TrialResult("failed", error=f"{type(error).__name__}: {first_line}")
-    if not started_by_the_run(os.environ):  # the first rank speaks for all
+    if not started_by_the_run(os.environ):  # the first rank writes for all
         partial = folder / "result.partial"
         partial.write_text(json.dumps(asdict(result), indent=2) + "\n")
         partial.replace(folder / "result.json")
 
 
 def run_forked(folder: Path, variables: dict[str, str]) -> None:
-    """Run the trial that ``folder`` describes in a process that was forked, with the given environment variables."""
+    """Run the trial that ``folder`` describes in a forked process, with the given environment variables."""
     os.setsid()
     with (folder / "output.log").open("w") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())
     os.environ.clear()
     os.environ.update(variables)
-    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # torch has read the server's when it was imported
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # on import, torch read the fork server's value
     main(folder)
 
 

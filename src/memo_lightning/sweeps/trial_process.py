@@ -1,4 +1,4 @@
-"""The process of a trial, seen from outside."""
+"""The process of a trial, as the study sees it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from memo_lightning.sweeps import trial
 
 
 class TrialProcess:
-    """A process that runs a trial, in a session of its own, out of reach of Ctrl-C; it ends when this process does.
+    """A process that runs a trial in its own session, out of reach of Ctrl-C, and ends when this process does.
 
     Args:
-        folder: of the trial; what it says goes to ``output.log`` there.
+        folder: folder of the trial; its output goes to ``output.log`` there.
         environment: variables to add to those of this process.
-        forked: whether to fork it from a server that has imported everything once, which spares each trial some
-            seconds of computing. CUDA does not outlive a fork, and Lightning starts further ranks by repeating the
-            command of the first, so this is for trials of one process on the CPU.
+        forked: whether to fork it from a server that has imported everything once, which saves each trial some
+            seconds of computing. CUDA does not survive a fork, and Lightning starts further ranks by repeating the
+            command of the first, so this is for single-process trials on the CPU.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *, forked: bool) -> None:
@@ -33,22 +33,22 @@ class TrialProcess:
 
     @property
     def status(self) -> int | None:
-        """The exit status, negative for a signal's; None while the process runs."""
+        """The exit status, negative if a signal ended the process; None while it runs."""
         return self._process.exitcode if isinstance(self._process, BaseProcess) else self._process.poll()
 
     def wait(self) -> None:
-        """Wait for the end."""
+        """Wait for the process to end."""
         if isinstance(self._process, BaseProcess):
             self._process.join()
         else:
             self._process.wait()
 
     def kill(self) -> None:
-        """End the process, and those that it has started, and wait for the end."""
+        """Kill the process and those that it has started, and wait for it to end."""
         if self.status is None and self._process.pid is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # forked a moment ago, it has no session of its own yet
+            except ProcessLookupError:  # just forked, it has no session of its own yet
                 self._process.kill()
         self.wait()
 

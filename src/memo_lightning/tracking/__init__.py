@@ -1,7 +1,7 @@
-"""MLflow: runs, comparison, plots.
+"""Runs, evaluations and studies in MLflow.
 
-MLflow takes longer to import than anything else here, so it is imported where it is used:
-:class:`~memo_lightning.tracking.run_logger.RunLogger` is not.
+MLflow takes longer to import than anything else here, so it is only imported where it is used. This is why
+:class:`~memo_lightning.tracking.run_logger.RunLogger` is not imported here.
 """
 
 from memo_lightning.tracking.code_version import code_tags

@@ -1,4 +1,4 @@
-"""Which code a run was made with."""
+"""The version of the code that made a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MLFLOW_GIT_COMMIT = "mlflow.source.git.commit"  # without importing MLflow, whic
 
 
 def code_tags() -> dict[str, str]:
-    """Return the MLflow tags that say which code is running.
+    """Return the MLflow tags that identify the running code.
 
     ``code`` is the git commit of the checkout, with ``+changes`` if files differ from it, else the package's version.
-    Where there is a commit, it also stands where MLflow's pages look for it.
+    If there is a commit, it is also stored under the tag that MLflow's pages show.
     """
     root = Path(__file__).resolve().parents[3]
     version = {"code": f"memo-lightning {__version__}"}
@@ -22,7 +22,7 @@ def code_tags() -> dict[str, str]:
         return version
     try:
         commit, changes = (_git(root, *command) for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]))
-    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of somebody else's
+    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout owned by another user
         return version
     return {"code": f"{commit}+changes" if changes else commit, MLFLOW_GIT_COMMIT: commit}
 

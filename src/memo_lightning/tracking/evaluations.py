@@ -1,4 +1,4 @@
-"""What ``memo evaluate`` has measured, and how it is kept with the run in MLflow."""
+"""Results of ``memo evaluate``, and how they are stored with the run in MLflow."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from memo_lightning.tracking.store import check_run_not_deleted, open_client
 
 FOLDER = "evaluation"  # of a run's artifacts; it holds a folder for each kind of evaluation
 _PREFIX = "val"  # of the metrics: MLflow's pages sort by name, and learning curves, `train`, come first
-_LONGEST = 150  # characters of a name; MLflow takes 250
-# Changes to the environment that are no other measurement, or that the length of the trials says already.
+_LONGEST = 150  # characters of a name; MLflow allows 250
+# Changes to the environment that do not change what is measured, or that the trial length already expresses.
 _SAME_MEASUREMENT = {"trial_length", "workers", "step_timeout"}
 
 
 @dataclass(frozen=True)
 class EvaluationKind:
-    """What was measured: evaluations of one kind can be compared with each other.
+    """The conditions of an evaluation; evaluations of one kind can be compared with each other.
 
     Attributes:
-        split: tasks that were drawn from.
+        split: the split that tasks were drawn from.
         trial_length: steps of a trial.
-        memory_budget: tokens that the memory was limited to, None for all.
+        memory_budget: tokens that the memory was limited to; None for no limit.
         deterministic: whether the most likely action was taken.
-        changes: settings that were not those of training, e.g. ``("env.lit=True",)``.
+        changes: settings that differed from those of training, e.g. ``("env.lit=True",)``.
     """
 
     split: str
@@ -44,7 +44,7 @@ class EvaluationKind:
 
     @classmethod
     def of(cls, evaluation: Mapping[str, Any]) -> EvaluationKind:
-        """Return the kind of an evaluation, given as its ``evaluation.json``."""
+        """Return the kind of an evaluation, given the content of its ``evaluation.json``."""
         changes = [
             f"{group}.{name}={value}"
             for group in ("env", "model")
@@ -61,14 +61,14 @@ class EvaluationKind:
 
     @property
     def parts(self) -> list[str]:
-        """What a name of it is made of, e.g. ``["held_out", "200_steps", "budget_8"]``."""
+        """The parts of its name, e.g. ``["held_out", "200_steps", "budget_8"]``."""
         parts = [self.split, f"{self.trial_length}_steps"]
         parts += [f"budget_{self.memory_budget}"] if self.memory_budget is not None else []
         parts += ["deterministic"] if self.deterministic else []
         return parts + [re.sub(r"[^\w.-]+", "_", change) for change in self.changes]
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the kind in words."""
         words = [f"{self.split} tasks, {self.trial_length:,} steps"]
         words += [f"newest {self.memory_budget} tokens of memory"] if self.memory_budget is not None else []
         words += ["most likely actions"] if self.deterministic else []
@@ -76,17 +76,17 @@ class EvaluationKind:
 
 
 def log_evaluation(store: str, run_id: str, evaluation: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Add an evaluation to the run of its training; if that fails, say so on stderr.
+    """Add an evaluation to the MLflow run of its training; if that fails, say so on stderr.
 
     Its metrics are ``val/<split>/<length>_steps/...`` at the frames that the checkpoint was trained for. MLflow cannot
-    replace a point. So an evaluation that comes to the same adds none, and one that comes to something else, from
-    other trials, gets a name that says how many, in how many environments, and from which seed.
+    replace a point. So an evaluation with the same results adds none, and one with different results, from other
+    trials, gets a name with the number of trials, the number of environments and the seed.
 
     Args:
         store: the store that holds the run.
-        run_id: the run.
-        evaluation: as in ``evaluation.json``.
-        files: to be kept as artifacts, in place of those of the last evaluation of this kind.
+        run_id: id of the run.
+        evaluation: content of ``evaluation.json``.
+        files: files to store as artifacts, replacing those of the last evaluation of this kind.
     """
     kind, step = EvaluationKind.of(evaluation), evaluation["frames_trained"]
     values = {name: evaluation[name] for name in ("return_per_trial", "success", "spl") if name in evaluation}
@@ -116,11 +116,11 @@ def log_evaluation(store: str, run_id: str, evaluation: Mapping[str, Any], files
 
 
 def _held(client: MlflowClient, run_id: str, prefix: str, names: Mapping[str, float], step: int) -> dict[str, float]:
-    """Return the values that the run has under ``prefix`` at this step."""
+    """Return the values that the run already has under ``prefix`` at this step."""
     points = {name: client.get_metric_history(run_id, f"{prefix}/{name}") for name in names}
     return {name: point.value for name, history in points.items() for point in history if point.step == step}
 
 
 def _short(name: str) -> str:
-    """Return ``name``, or as much as MLflow takes and what tells it from others that begin alike."""
+    """Return ``name``, truncated and made unique by a hash if it is too long."""
     return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Reading finished trainings back from MLflow."""
+"""Reading finished training runs from MLflow."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from memo_lightning.tracking.store import check_not_deleted, open_client, open_s
 from memo_lightning.wording import listed
 
 FRAMES = "frames"  # in place of total_frames, which a resumed run may have changed
-# Settings that say where a run is kept, and which one of its kind it is.
+# Settings that only say where a run is kept, and which of several repetitions it is.
 _NO_MATTER = {"seed", "run_dir", "resume", "total_frames"}
-# Options of groups are told by what they set, and the memory by its name.
+# The options of groups show in what they set, and the memory in its name.
 _NO_MATTER_GROUPS = ("logger/", "callbacks/", "choices/")
 _NEEDED_TAGS = ("memory", "environment", "seed")
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A training that has ended.
+    """A training run that has ended.
 
     Attributes:
-        run_id: in MLflow.
+        run_id: its id in MLflow.
         tags: its MLflow tags.
         settings: its MLflow params.
-        metrics: its ``metrics.json``.
-        evaluations: what ``memo evaluate`` found, the ``evaluation.json`` of each kind.
+        metrics: the content of its ``metrics.json``.
+        evaluations: the results of ``memo evaluate``, as the ``evaluation.json`` of each kind.
     """
 
     run_id: str
@@ -51,12 +51,12 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """What the run is called in MLflow's pages."""
+        """The name of the run in MLflow's pages."""
         return self.tags.get(MLFLOW_RUN_NAME, self.run_id)
 
     @property
     def memory(self) -> str:
-        """What its memory is called; earlier versions called Memo ``none``, and users' own memories ``custom``."""
+        """The name of its memory; earlier versions recorded Memo as ``none``, and a user's own memory as ``custom``."""
         memory = self.tags["memory"]
         if memory == "custom":
             return class_name(self.settings.get("baseline/target", memory))
@@ -64,7 +64,7 @@ class FinishedRun:
 
     @cached_property
     def what_matters(self) -> Mapping[str, str]:
-        """The settings that make a difference, by names as ``algorithm.gamma``; all the same in seeds of one thing."""
+        """The settings that affect results, by names like ``algorithm.gamma``; the same for all seeds."""
         matters = {
             name.replace("/", "."): value
             for name, value in self.settings.items()
@@ -78,7 +78,7 @@ class FinishedRun:
         return self.metrics["return_per_trial"]
 
     def group(self, group_by: str) -> str | None:
-        """Return the value of a tag, or ``NAME=VALUE`` of a setting such as ``algorithm.n_epochs``; None without."""
+        """Return the value of a tag, or ``NAME=VALUE`` for a setting such as ``algorithm.n_epochs``, or None."""
         if group_by == "memory":
             return self.memory
         if group_by in self.tags:
@@ -91,8 +91,8 @@ class RunStore:
     """The runs of one MLflow experiment.
 
     Args:
-        tracking_uri: the store.
-        experiment_name: the MLflow experiment.
+        tracking_uri: address of the store.
+        experiment_name: name of the MLflow experiment.
 
     Raises:
         UserError: if there is no such store or experiment, or the experiment is deleted.
@@ -112,20 +112,20 @@ class RunStore:
         self._experiment_id = experiment.experiment_id
 
     def finished(self, tags: Mapping[str, str], *, of_studies: bool) -> tuple[list[FinishedRun], list[str]]:
-        """Return the finished trainings, newest first, and what was left out.
+        """Return the finished training runs, newest first, and what was left out.
 
         Args:
             tags: tags that the runs must have.
-            of_studies: whether to return those of studies' trials too; they have settings that a search has drawn.
+            of_studies: whether to include the runs of studies' trials, whose settings were drawn by a search.
 
         Returns:
-            The runs, and for every reason to leave some out a line that says which, and how to see them.
+            The runs, and one line for each reason to leave some out, which says which ones and how to see them.
 
         Raises:
             UserError: if there is none, or the store cannot be read.
         """
         try:
-            # Studies and their trials are runs too, but no trainings.
+            # Studies and their trials are MLflow runs too, but not training runs.
             trainings = [
                 run
                 for run in self._search(tags)
@@ -160,15 +160,15 @@ class RunStore:
         return read, left_out
 
     def best_trials(self, study: str, runs: Sequence[FinishedRun], group_by: str) -> tuple[list[FinishedRun], str]:
-        """Keep, of every group and environment within a study, the runs of the best of its complete trials.
+        """Keep the runs of the best complete trial of a study, for each group and environment.
 
         Args:
-            study: its name.
+            study: name of the study.
             runs: runs of the study.
             group_by: the tag or setting whose values are compared.
 
         Returns:
-            The runs, and what they are the best by: the study's objective, of several its first.
+            The runs, and the objective by which they are the best: the study's first.
 
         Raises:
             UserError: if no trial is complete, or the store cannot be read.
@@ -197,7 +197,7 @@ class RunStore:
     def _search(self, tags: Mapping[str, Any]) -> list[Run]:
         """Return all runs that have these tags, newest first.
 
-        They are chosen here: in a filter of MLflow's, a quote in a tag would end its value.
+        The tags are compared here, as a quote in a tag would end its value in an MLflow filter.
         """
         runs: list[Run] = []
         token: str | None = None
@@ -209,7 +209,7 @@ class RunStore:
                 return runs
 
     def _read(self, run: Run) -> FinishedRun | str:
-        """Return a run with its results, or why that cannot be done."""
+        """Return a run with its results, or the reason why it cannot be used."""
         metrics = self._artifact(run.info.run_id, "metrics.json")
         if metrics is None:
             return "without a metrics.json: their files are not in MLflow any more, or training was ended early"
@@ -236,7 +236,7 @@ class RunStore:
 
 
 def latest_of_each_seed(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[FinishedRun]]:
-    """Return the newest run of every seed, and the older ones, which would count twice; ``runs`` newest first."""
+    """Split ``runs``, newest first, into the newest of every seed and the older ones, which would count twice."""
     by_seed: dict[str, FinishedRun] = {}
     for run in runs:
         by_seed.setdefault(run.tags["seed"], run)
@@ -245,9 +245,9 @@ def latest_of_each_seed(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun],
 
 
 def shared_evaluation(runs: Sequence[FinishedRun]) -> EvaluationKind | None:
-    """Return the kind of evaluation by which all ``runs`` can be compared, None if there is none.
+    """Return the kind of evaluation by which all ``runs`` can be compared, or None.
 
-    Of several it is the plainest: held-out tasks, trials as long as in training, all of the memory, sampled actions.
+    Of several, it is the plainest: held-out tasks, trials as long as in training, unlimited memory, sampled actions.
     """
     shared = set.intersection(*(set(run.evaluations) for run in runs))
     trained = max(int(run.settings.get("env/trial_length", run.metrics["trial_length"])) for run in runs)
@@ -261,7 +261,7 @@ def shared_evaluation(runs: Sequence[FinishedRun]) -> EvaluationKind | None:
 
 
 def differing_settings(runs: Sequence[FinishedRun]) -> list[str]:
-    """Return the names of the settings that matter and are not the same in all ``runs``."""
+    """Return the names of the settings that affect results and are not the same in all ``runs``."""
     names = sorted({name for run in runs for name in run.what_matters})
     return [name for name in names if len({run.what_matters.get(name) for run in runs}) > 1]
 

@@ -1,4 +1,4 @@
-"""Names for checkpoints, in the MLflow model registry; what is registered is the checkpoint, never a pickled model."""
+"""Checkpoints in the MLflow model registry; what is registered is the checkpoint, never a pickled model."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from memo_lightning.errors import UserError
 from memo_lightning.tracking.store import check_run_not_deleted, open_client, open_store
 
 PREFIX = "models:/"
-_CHECKPOINT = "last.ckpt"  # as the run's artifact is called
+_CHECKPOINT = "last.ckpt"  # the name of the run's artifact
 
 
 def register_checkpoint(tracking_uri: str, run_id: str, name: str) -> int:
     """Register the checkpoint of a run as the next version of model ``name``, and return the version.
 
     Raises:
-        UserError: if the store has no such run, the run no checkpoint, or the name is not allowed.
+        UserError: if the store has no such run, the run has no checkpoint, or the name is not allowed.
     """
     client = open_client(tracking_uri)
     try:
         check_run_not_deleted(client, run_id)
         where = client.get_run(run_id).info.artifact_uri
         if _CHECKPOINT not in {artifact.path for artifact in client.list_artifacts(run_id)}:
-            raise UserError(f"run {run_id}: has no checkpoint in MLflow, for it has not ended, or {where} was removed")
+            raise UserError(f"run {run_id}: has no checkpoint in MLflow: it has not ended, or {where} was removed")
         try:
             client.create_registered_model(name)
-        except MlflowException as error:  # to look it up would take a filter, in which a quote ends the name
+        except MlflowException as error:  # looking it up needs a filter, in which a quote would end the name
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
         run = client.get_run(run_id)
@@ -54,7 +54,7 @@ def fetch_checkpoint(tracking_uri: str, uri: str, folder: Path) -> Path:
     Raises:
         UserError: if there is no such model, or it cannot be fetched.
     """
-    name, slash, version = uri.removeprefix(PREFIX).rpartition("/")  # names of models hold no slash
+    name, slash, version = uri.removeprefix(PREFIX).rpartition("/")  # names of models contain no slash
     tracking_uri = open_store(tracking_uri, "tracking_uri")
     client = open_client(tracking_uri)
     try:

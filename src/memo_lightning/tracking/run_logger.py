@@ -1,4 +1,4 @@
-"""A run in MLflow."""
+"""Logging a run to MLflow."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  #
 
 MAX_METRICS_PER_CALL = 1000  # MLflow's own limit
 
-# One value of a metric as it is kept: name, value, milliseconds since 1970, step.
+# One value of a metric as it is stored: name, value, milliseconds since 1970, step.
 Point = tuple[str, float, int, int]
 
 
 class RunLogger(MLFlowLogger):
-    """Lightning's MLflow logger, for runs that must not end, nor wait, because their store does.
+    """Lightning's MLflow logger, for runs that must neither end nor wait when their store does not answer.
 
-    A thread of its own talks to the store. While that cannot be written, everything is kept and sent when it is back,
-    at the latest when the run is resumed: metrics also in ``<run_dir>/unsent_metrics.json``. It also keeps files, and
-    tells a run that was interrupted from a failed one.
+    A separate thread talks to the store. While the store cannot be written, everything is kept and sent when it is
+    back, at the latest when the run is resumed; metrics are also kept in ``<run_dir>/unsent_metrics.json``. The logger
+    also stores files, and distinguishes a run that was interrupted from a failed one.
 
     Args:
         tracking_uri: the store, e.g. ``sqlite:///mlflow.db`` or ``http://...``.
         experiment_name: the MLflow experiment that holds the run.
-        run_dir: the run's folder.
-        run_id: the MLflow run to resume; None makes a new one.
+        run_dir: folder of the run.
+        run_id: id of the MLflow run to resume; None creates a new one.
         unsent: what :meth:`unsent` returned when the run to resume was saved.
-        retry_seconds: time between attempts while the store cannot be written.
+        retry_seconds: seconds between attempts while the store cannot be written.
         kwargs: further arguments of Lightning's ``MLFlowLogger``.
 
     Raises:
-        UserError: if the store cannot be used when a new run begins, or does not hold the one to resume.
+        UserError: if the store cannot be used when a new run begins, or does not hold the run to resume.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunLogger(MLFlowLogger):
         self.retry_seconds = retry_seconds
         self._unsent_path = Path(run_dir) / "unsent_metrics.json"
         self._points: list[Point] = [*dict.fromkeys([*self._read_unsent(), *unsent])]
-        self._actions: deque[Callable[[], object]] = deque()  # all else that is to be done
+        self._actions: deque[Callable[[], object]] = deque()  # everything else that is to be done
         self._stamp = (0, 0)
         self._failing, self._next_attempt = False, 0.0
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
@@ -115,55 +115,55 @@ class RunLogger(MLFlowLogger):
 
     @property
     def experiment(self) -> MlflowClient:
-        """MLflow's client. As far as Lightning can see there is none until the store has been reached."""
+        """MLflow's client; to Lightning, there is none until the store has been reached."""
         if not self._begun:
             raise AttributeError("the store has not been reached")
         return super().experiment
 
     @property
     def run_id(self) -> str | None:
-        """The run's id in MLflow, which it takes no store to know."""
+        """The run's id in MLflow, which is known even if the store does not answer."""
         return self._run_id
 
     def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
-        """Store what the run was started with."""
+        """Store the settings that the run was started with."""
         self._do(lambda: MLFlowLogger.log_hyperparams(self, params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send metrics, with those that could not be sent before, without waiting for the store."""
+        """Send metrics, and those that could not be sent before, without waiting for the store."""
         self._points += self._points_of(metrics, step or 0)
         self._sender.submit(self._send_if_due)
 
     def unsent(self, metrics: Mapping[str, float], step: int) -> list[Point]:
-        """Return the points that are not in the store, with those of ``metrics`` that are about to be logged.
+        """Return the points that are not in the store, and those of ``metrics``, which are about to be logged.
 
-        Sent twice, they are in the store once.
+        A point that is sent twice is stored once.
         """
         return [*self._points, *self._points_of(metrics, step)]
 
     def log_files(self, *paths: Path) -> None:
-        """Store those of the files that exist as artifacts of the run."""
+        """Store the files that exist as artifacts of the run."""
         self._do(*(partial(self._store_file, path) for path in paths if path.exists()))
 
     def finalize(self, status: str = "success") -> None:
-        """Close the run: FINISHED, FAILED, or KILLED where it was interrupted, by Ctrl-C or by SIGTERM."""
+        """Close the run as FINISHED, FAILED, or KILLED if it was interrupted by Ctrl-C or SIGTERM."""
         status = "KILLED" if isinstance(sys.exception(), KeyboardInterrupt) else status
         self._do(lambda: MLFlowLogger.finalize(self, status))
         if self._points:
             print(f"not in MLflow yet: {self._unsent_path}; sent when the run is resumed", file=sys.stderr)
 
     def _points_of(self, metrics: Mapping[str, float], step: int) -> list[Point]:
-        """Return the points of metrics: of one step at one time, so that a point logged again is the same."""
+        """Return metrics as points; all of one step have the same time, so that a point logged again is identical."""
         if step != self._stamp[0]:
             self._stamp = (step, int(time.time() * 1000))
         return [(name, float(value), self._stamp[1], step) for name, value in metrics.items()]
 
     def _do(self, *actions: Callable[[], object]) -> None:
-        """Wait until it was tried to send everything, and then to do ``actions``."""
+        """Wait for an attempt to send everything and then to do ``actions``."""
         self._actions += actions
         self._sender.submit(self._send).result()
 
-    # What follows runs in the sender's thread; the other one only appends.
+    # The methods below run in the sender's thread; the main thread only appends.
 
     def _store_file(self, path: Path) -> None:
         self.experiment.log_artifact(self.run_id, str(path))
@@ -175,7 +175,7 @@ class RunLogger(MLFlowLogger):
             self._keep()
 
     def _send(self) -> None:
-        """Try to send everything; if that fails, keep it, and say so once."""
+        """Try to send everything; if that fails, keep it and report it once."""
         try:
             if not self._begun:
                 self._begin()
@@ -190,7 +190,7 @@ class RunLogger(MLFlowLogger):
                 try:
                     action()
                 except Exception:
-                    self._actions.append(action)  # behind the others: it may be one that can never be done
+                    self._actions.append(action)  # behind the others, as it may never succeed
                     raise
             self._unsent_path.unlink(missing_ok=True)
         except Exception as error:  # whatever the store's own library raises
@@ -225,11 +225,11 @@ class RunLogger(MLFlowLogger):
 
 
 def _is_missing(error: Exception) -> bool:
-    """Say whether the store could be read, and does not hold what was asked for."""
+    """Return whether the store could be read but does not hold what was asked for."""
     return isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 def _reason(error: Exception) -> str:
-    """Return the error in a line: the database's own words where it is one of SQLAlchemy's, which are a page."""
+    """Return the error in one line; for the page-long errors of SQLAlchemy, the database's own message."""
     words = str(getattr(error.__cause__ or error, "orig", error)).strip()
     return words.splitlines()[0] if words else type(error).__name__

@@ -1,4 +1,4 @@
-"""Where runs are kept."""
+"""MLflow stores, where runs are kept."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ TRACKING_URI, EXPERIMENT_NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME" 
 DEFAULT_STORE = "sqlite:///mlflow.db"  # in the working directory
 _ARTIFACTS = "mlruns"  # the folder beside an SQLite store that holds the files of its runs
 
-# Of MLflow's client in every command of this process and of those it starts, where the user has not set them:
-# by default it tries for minutes to reach a server that is not there, and draws a bar for every small file.
+# Settings of MLflow's client in this process and those that it starts, unless the user has set them: by default, the
+# client tries for minutes to reach a server that is not there, and draws a progress bar for every small file.
 for name, value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -35,8 +35,8 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-# Every table that a migration makes, every attempt to reach a server; of a failing database a stack trace, though
-# the error is raised as well.
+# Silenced: every table that a migration creates, every attempt to reach a server, and the stack trace of a failing
+# database, whose error is raised as well.
 for name, level in {
     "mlflow": logging.ERROR,
     "mlflow.store.db.utils": logging.CRITICAL,
@@ -45,7 +45,7 @@ for name, level in {
 }.items():
     logging.getLogger(name).setLevel(level)
 
-_VIEW = "memo"  # of the table of runs, under which its columns are kept
+_VIEW = "memo"  # of the table of runs; the chosen columns are stored under this name
 _COLUMNS = [
     "attributes.`Duration`",
     *(f"metrics.`{name}`" for name in ("train/return_per_trial", "train/episode_success")),
@@ -53,7 +53,7 @@ _COLUMNS = [
     *(f"tags.`{name}`" for name in ("memory", "environment", "seed")),
 ]
 _VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
-# What MLflow's pages show of an experiment of ours. Without the kind they guess, and guess language models.
+# What MLflow's pages show of our experiments. Without the kind, they guess, and guess language models.
 _EXPERIMENT_TAGS = {
     _VIEW_TAG: json.dumps({"selectedColumns": _COLUMNS}),
     "mlflow.experimentKind": "custom_model_development",
@@ -83,13 +83,13 @@ def default_store() -> str:
 
 
 def describe_store(uri: str, experiment: str | None = None) -> str:
-    """Return what a command says of where it looks or logs to, without a password, and which variables decided it.
+    """Return the description of a store for messages, without a password, and with the variables that chose it.
 
-    A file in or below the working directory is named from there.
+    A file in or below the working directory is named relative to it.
 
     Args:
-        uri: the store.
-        experiment: name of the experiment in it, where only that is meant.
+        uri: address of the store.
+        experiment: name of an experiment in the store, if only that is meant.
     """
     file, here = store_file(uri), Path.cwd()
     shown = f"{_SQLITE}{file.relative_to(here)}" if file and file.is_relative_to(here) else uri
@@ -101,15 +101,15 @@ def describe_store(uri: str, experiment: str | None = None) -> str:
 
 
 def store_file(uri: str) -> Path | None:
-    """Return the database file of an SQLite store, None for other stores."""
+    """Return the database file of an SQLite store, or None for other stores."""
     return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return MLflow's client of a store.
+    """Return MLflow's client for a store.
 
     MLflow keeps one connection for each address that a process has used. With a relative address, it would keep using
-    the database of the directory that was current at the first use.
+    the database of the directory that was current at first use.
     """
     from mlflow import MlflowClient
 
@@ -117,13 +117,13 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def prepare_store(uri: str) -> None:
-    """Make an SQLite store where there is none, such that several processes can write to it at once.
+    """Create an SQLite store if there is none, such that several processes can write to it at once.
 
-    MLflow's own way of making its tables fails where two processes do so together. With a write-ahead log, readers and
-    a writer need not wait for each other; with a plain database they do, until they fail with ``database is locked``.
+    MLflow's own creation of tables fails if two processes do it at the same time. With a write-ahead log, readers and a
+    writer need not wait for each other; with a plain database they do, until they fail with ``database is locked``.
 
     Args:
-        uri: a store; other kinds are left alone.
+        uri: address of the store; other kinds are left alone.
     """
     file = store_file(uri)
     if file is None:
@@ -137,14 +137,14 @@ def prepare_store(uri: str) -> None:
 
 
 def open_store(uri: str, setting: str) -> str:
-    """Return ``uri`` resolved, of a store that must be there: looking for a store never makes one.
+    """Return the resolved ``uri`` of a store that must exist; looking for a store never creates one.
 
     Args:
-        uri: the store.
-        setting: what the user calls it, e.g. ``"tracking_uri"``.
+        uri: address of the store.
+        setting: the setting as the user knows it, e.g. ``"tracking_uri"``.
 
     Raises:
-        UserError: if it is a file and does not exist.
+        UserError: if it is a file that does not exist.
     """
     file = store_file(uri)
     if file is None:
@@ -156,15 +156,15 @@ def open_store(uri: str, setting: str) -> str:
 
 
 def store_of_run(uri: str, run_id: str, run_dir: Path) -> str | None:
-    """Return the store that holds a run now: where it was logged or, if the project was moved since, near its folder.
+    """Return the store that holds a run now: the one it was logged to or, if the project moved, one near its folder.
 
     Args:
-        uri: the store that it was logged to.
+        uri: the store that the run was logged to.
         run_id: the run's id in MLflow.
-        run_dir: the run's folder, where it is now.
+        run_dir: current folder of the run.
 
     Returns:
-        The store; None if no such SQLite file holds the run.
+        The store, or None if no such SQLite file holds the run.
     """
     file = store_file(uri)
     if file is None:
@@ -175,17 +175,17 @@ def store_of_run(uri: str, run_id: str, run_dir: Path) -> str | None:
 
 
 def no_store_of_run(uri: str, run_id: str) -> str:
-    """Return what to say where :func:`store_of_run` finds nothing."""
+    """Return the message for a run that :func:`store_of_run` does not find."""
     return f"its run {run_id} is not in {uri}, nor in a {Path(uri).name} in the folders above it or in this one"
 
 
 def experiment_id_of(uri: str, name: str, setting: str = "logger.experiment_name") -> str:
-    """Return the id of an MLflow experiment, which is made where there is none.
+    """Return the id of an MLflow experiment, which is created if there is none.
 
     Args:
-        uri: the store.
-        name: of the experiment.
-        setting: what the user calls it.
+        uri: address of the store.
+        name: name of the experiment.
+        setting: the setting as the user knows it.
 
     Raises:
         UserError: if the experiment is deleted.
@@ -211,7 +211,7 @@ def experiment_id_of(uri: str, name: str, setting: str = "logger.experiment_name
 
 
 def check_not_deleted(client: MlflowClient, experiment: Experiment, setting: str) -> None:
-    """Raise :class:`UserError`, which says how to restore it, if an experiment was deleted in MLflow's pages."""
+    """Raise a :class:`UserError` that says how to restore an experiment if it was deleted in MLflow's pages."""
     if experiment.lifecycle_stage == "deleted":
         command = _restore(client, "experiments", "--experiment-id", experiment.experiment_id)
         raise UserError(
@@ -221,7 +221,7 @@ def check_not_deleted(client: MlflowClient, experiment: Experiment, setting: str
 
 
 def check_run_not_deleted(client: MlflowClient, run_id: str) -> None:
-    """Raise :class:`UserError`, which says how to restore it, if a run, or its experiment, was deleted.
+    """Raise a :class:`UserError` that says how to restore a run or its experiment if it was deleted.
 
     Raises:
         MlflowException: if there is no such run.
@@ -237,12 +237,12 @@ def check_run_not_deleted(client: MlflowClient, run_id: str) -> None:
 
 
 def start_page(uri: str) -> str:
-    """Return the page of the runs last added to, as a path of MLflow's pages, with the columns that matter here.
+    """Return the path of MLflow's page for the runs last added to, with the columns that matter here.
 
-    MLflow keeps in the browser whether it shows pages for language models or for trainings; the address decides.
+    MLflow remembers in the browser whether it shows pages for language models or for training; the address decides.
 
     Args:
-        uri: the store.
+        uri: address of the store.
     """
     ours = [experiment for experiment in open_client(uri).search_experiments() if _VIEW_TAG in experiment.tags]
     runs = f"/{ours[0].experiment_id}/runs" if ours else ""
@@ -250,19 +250,19 @@ def start_page(uri: str) -> str:
 
 
 def _restore(client: MlflowClient, kind: str, *which: str) -> str:
-    """Return the command of MLflow that restores an experiment or a run, for pasting into a shell."""
+    """Return the MLflow command that restores an experiment or a run, to be pasted into a shell."""
     return shlex.join(["env", f"MLFLOW_TRACKING_URI={client.tracking_uri}", "mlflow", kind, "restore", *which])
 
 
 def _describe(client: MlflowClient, experiment: Experiment) -> None:
-    """Tag an experiment as one of trainings, unless the user has tagged it otherwise."""
+    """Tag an experiment as one of training runs, unless the user has tagged it otherwise."""
     for key, value in _EXPERIMENT_TAGS.items():
         if key not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 def _holds(file: Path, run_id: str) -> bool:
-    """Say whether a database has a run, without changing it."""
+    """Return whether a database holds a run, without changing it."""
     if not file.is_file():
         return False
     try:
@@ -275,9 +275,9 @@ def _holds(file: Path, run_id: str) -> bool:
 def _follow_move(file: Path) -> None:
     """Make a store that was moved or copied together with its ``mlruns`` find the files of its runs again.
 
-    MLflow keeps their absolute paths and has no command to change them. Only those within a folder called ``mlruns``
-    are changed: another place for artifacts was chosen by somebody, and stays. A store that can only be read stays as
-    it is; what is wrong with a file that is no database, MLflow says.
+    MLflow stores their absolute paths and has no command to change them. Only paths within a folder called ``mlruns``
+    are changed: any other place for artifacts was chosen by someone, and stays. A read-only store is left as it is. If
+    the file is not a database, MLflow says what is wrong with it.
     """
     with closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection, suppress(sqlite3.Error):
         moved = {}
@@ -290,8 +290,8 @@ def _follow_move(file: Path) -> None:
                 moved[experiment] = (location, str(new))
         if not moved:
             return
-        # A transaction that first reads and then writes fails at once if another process wrote in between; one that
-        # says at its beginning that it writes waits.
+        # A transaction that first reads and then writes fails at once if another process wrote in between; one that is
+        # declared as writing from its beginning waits.
         connection.execute("BEGIN IMMEDIATE")
         for experiment, (location, place) in moved.items():
             connection.execute(

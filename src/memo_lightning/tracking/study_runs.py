@@ -1,4 +1,4 @@
-"""A study in MLflow: a parent run, a child for every trial, and below them the runs of the trials' seeds."""
+"""A study in MLflow: a parent run, a child run for every trial, and below these the runs of the trials' seeds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from memo_lightning.tracking.store import experiment_id_of, open_client
 
 
 class StudyRuns:
-    """Writes the runs of one study.
+    """Writer of the MLflow runs of one study.
 
     Args:
-        tracking_uri: the store.
-        experiment_name: the MLflow experiment, that of the trainings.
-        study: the study's name.
+        tracking_uri: address of the store.
+        experiment_name: name of the MLflow experiment, which also holds the training runs.
+        study: name of the study.
 
     Raises:
         UserError: if the store cannot be used.
@@ -43,13 +43,13 @@ class StudyRuns:
         self._client.get_experiment(self._experiment_id)
 
     def start_study(self, settings: Mapping[str, Any]) -> str:
-        """Make the parent run and return its id."""
+        """Create the parent run and return its id."""
         run_id = self._start(f"study {self._study}", {"kind": "study"})
         self._client.log_dict(run_id, dict(settings), "study.yaml")
         return run_id
 
     def start_trial(self, parent: str, number: int, values: Mapping[str, Any]) -> str:
-        """Make the run of a trial, a child of the study's, and return its id."""
+        """Create the run of a trial, a child of the study's run, and return its id."""
         tags = {"kind": "trial", "trial": str(number), MLFLOW_PARENT_RUN_ID: parent}
         run_id = self._start(f"{self._study} trial {number}", tags)
         params = [Param(key.replace(".", "/"), str(value)) for key, value in values.items()]
@@ -61,13 +61,13 @@ class StudyRuns:
         return {"kind": "seed", "study": self._study, "trial": str(number), MLFLOW_PARENT_RUN_ID: trial_run}
 
     def end_trial(self, run_id: str, state: str, values: Mapping[str, float], error: str | None) -> None:
-        """Close the run of a trial and what its seeds have left open.
+        """Close the run of a trial, and those that its seeds have left open.
 
         Args:
-            run_id: the trial's run.
+            run_id: id of the trial's run.
             state: ``complete``, ``pruned``, ``failed`` or ``interrupted``.
             values: the metrics that the trial reached.
-            error: what went wrong.
+            error: what went wrong, if anything.
         """
         status = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[state]
         now = get_current_time_millis()
@@ -83,13 +83,13 @@ class StudyRuns:
         self._client.set_terminated(run_id, status)
 
     def end_study(self, run_id: str, status: str, values: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Close the parent run, with its best metrics and its plots.
+        """Close the parent run, and store its metrics and files.
 
         Args:
-            run_id: the study's run.
-            status: ``FINISHED``, or ``KILLED`` where the study was interrupted.
-            values: metrics of the best trial.
-            files: plots and files to keep with it.
+            run_id: id of the study's run.
+            status: ``FINISHED``, or ``KILLED`` if the study was interrupted.
+            values: metrics of the study: best values, and numbers of trials by state.
+            files: plots and other files to store with it.
         """
         for name, value in values.items():
             self._client.log_metric(run_id, name, value)

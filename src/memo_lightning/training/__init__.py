@@ -1,4 +1,4 @@
-"""The LightningModule, and building and running a Trainer."""
+"""The LightningModule, and the code that builds and runs a Trainer."""
 
 from memo_lightning.training.learner import PolicyLearner
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints so that the last good one is never lost."""
+"""Atomic checkpoint writing, so that the last good checkpoint is never lost."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from memo_lightning.files import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the old one, whose place it then takes in one step.
+    """Checkpoint writer that replaces the old file in one step.
 
-    A checkpoint that cannot be written, as on a full disk, is said once and does not end the run: the old one
-    stays, and the next attempt may succeed.
+    If a checkpoint cannot be written, for example on a full disk, this is reported once and the run continues: the
+    old checkpoint stays, and the next attempt may succeed.
 
     Attributes:
-        error: why the latest checkpoint could not be written; None if it was.
+        error: why the latest checkpoint could not be written; None if it was written.
     """
 
     def __init__(self) -> None:
         self.error: str | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``path``."""
+        """Write ``checkpoint`` to ``path``."""
         path = Path(path)
         content = io.BytesIO()
         torch.save(checkpoint, content)

@@ -1,4 +1,4 @@
-"""Beginning with the weights of a checkpoint: those of the run itself, or of another."""
+"""Starting from a checkpoint: the run's own, to resume it, or the weights of another run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.checkpoint import check_architecture, policy_weights
 
-_MEMORY = "sequence_model."  # what the names of a policy's weights begin with that are its memory's
+_MEMORY = "sequence_model."  # prefix of the memory's weights in a policy
 
 
 def check_same_architecture(
@@ -24,8 +24,8 @@ def check_same_architecture(
     Args:
         checkpoint: as :func:`~memo_lightning.policies.checkpoint.read_checkpoint` returns it.
         config: the run's resolved configuration.
-        policy: the policy that is to be trained, before its memory is swapped.
-        sequence_model: the memory it is going to have.
+        policy: the policy to train, before its memory is swapped.
+        sequence_model: the memory that it will have.
 
     Raises:
         UserError: if the weights do not fit; the message names the settings that differ.
@@ -35,7 +35,7 @@ def check_same_architecture(
 
 
 def check_same_algorithm(checkpoint: Mapping[str, Any], config: Mapping[str, Any], algorithm: Algorithm) -> None:
-    """Check that what an algorithm has learned for itself fits settings that may have been changed since.
+    """Check that an algorithm's own weights in a checkpoint fit settings that may have been changed since.
 
     Args:
         checkpoint: as :func:`~memo_lightning.policies.checkpoint.read_checkpoint` returns it.
@@ -43,7 +43,7 @@ def check_same_algorithm(checkpoint: Mapping[str, Any], config: Mapping[str, Any
         algorithm: the algorithm, prepared for a policy.
 
     Raises:
-        UserError: if critics or other weights do not fit; the message names the settings that differ.
+        UserError: if its weights, such as those of critics, do not fit; the message names the settings that differ.
     """
     prefix, trained = "algorithm.", checkpoint["config"]["algorithm"]
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -58,16 +58,16 @@ def check_same_algorithm(checkpoint: Mapping[str, Any], config: Mapping[str, Any
 def start_from(
     checkpoint: Mapping[str, Any], config: Mapping[str, Any], policy: MemoryPolicy, sequence_model: SequenceModel
 ) -> list[str]:
-    """Give a policy that is to be trained the weights of a checkpoint.
+    """Load the weights of a checkpoint into a policy before training.
 
-    Encoder and heads must be the checkpoint's. So must all weights of the memory that both have; a memory of another
-    kind may have more (Memo its summary queries, over a full-context transformer) or fewer.
+    The encoder and heads must match the checkpoint. So must all memory weights that both have; a memory of another
+    kind may have more (Memo has summary queries that a full-context transformer lacks) or fewer.
 
     Args:
         checkpoint: as :func:`~memo_lightning.policies.checkpoint.read_checkpoint` returns it.
-        config: the resolved configuration of the run that is to begin.
+        config: the resolved configuration of the new run.
         policy: the policy, before its memory is swapped.
-        sequence_model: the memory it is going to have.
+        sequence_model: the memory that it will have.
 
     Returns:
         Names of the memory's weights that the checkpoint lacks; they keep their initial values.
@@ -95,7 +95,7 @@ def _weights_with(policy: MemoryPolicy, sequence_model: SequenceModel) -> dict[s
 
 
 def _changed_settings(trained: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the settings of environment, encoder and memory that are not those of training."""
+    """Return the settings of environment, encoder and memory that differ from those of the checkpoint."""
     nodes = ("env", "encoder", "baseline" if trained["baseline"] and config["baseline"] else "model")
     return [
         f"{node}.{key}={value!r} (checkpoint: {trained[node].get(key)!r})"

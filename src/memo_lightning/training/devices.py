@@ -1,4 +1,4 @@
-"""Which part of the machine each worker gets."""
+"""Assignment of GPUs and CPU cores to workers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from memo_lightning.errors import UserError
 
 
 def n_cores() -> int:
-    """Return the CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_environments(workers: int, accelerator: str, devices_per_trial: object) -> list[dict[str, str]]:
     """Return the environment variables that give each worker its devices.
 
-    On GPUs, every worker sees GPUs of its own, or shares them evenly where there are more workers than GPUs. On
-    the CPU, every worker gets an equal share of the cores as threads, unless ``OMP_NUM_THREADS`` says otherwise.
+    On GPUs, each worker sees its own GPUs; if there are more workers than GPUs, they share them evenly. On the CPU,
+    each worker gets an equal share of the cores as threads, unless ``OMP_NUM_THREADS`` says otherwise.
 
     Args:
-        workers: trials at once.
-        accelerator: ``trainer.accelerator``.
-        devices_per_trial: ``trainer.devices``.
+        workers: number of trials that run at once.
+        accelerator: value of ``trainer.accelerator``.
+        devices_per_trial: value of ``trainer.devices``.
 
     Raises:
         UserError: if a trial needs more GPUs than there are.

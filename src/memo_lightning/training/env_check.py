@@ -1,4 +1,4 @@
-"""Checking that an environment keeps the contract that training relies on, and saying in words where it does not."""
+"""Checks that an environment keeps the contract training relies on, with plain messages where it does not."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from memo_lightning.policies.encoders import OBSERVATION, name_of
 from memo_lightning.training.parts import build_parts
 
 _N_ENVS = 4
-_STEPS = 400  # at most, in checks that step
+_STEPS = 400  # the most steps that a check takes
 
 
 def check_env(config: DictConfig) -> Iterator[Finding]:
-    """Yield what the checks of ``config.env`` find, one after another.
+    """Yield the findings of the checks of ``config.env``, one at a time.
 
     Args:
         config: a configuration of ``memo train``.
@@ -69,7 +69,7 @@ def check_env(config: DictConfig) -> Iterator[Finding]:
 
 
 def _build_env(config: DictConfig, n_envs: int) -> EnvBase:
-    """Return a few environments, where possible in this process, where what they do to it can be seen."""
+    """Build a few environments, in this process where possible, so that their side effects on it can be seen."""
     return build_env(config.env, n_envs, 0, **in_this_process(config.env, n_envs))
 
 
@@ -86,14 +86,14 @@ def _describe_action(spec: TensorSpec) -> str:
 
 
 def _draw_actions(env: EnvBase, n_steps: int) -> list[Tensor]:
-    """Return actions for every step, or, where some are masked, numbers from 0 to 1 to choose allowed ones by."""
+    """Draw actions for every step or, if actions are masked, numbers from 0 to 1 by which to choose allowed ones."""
     if ACTION_MASK in env.observation_spec.keys():
         return [torch.rand(*env.batch_size, env.observation_spec[ACTION_MASK].shape[-1]) for _ in range(n_steps)]
     return [env.action_spec.rand() for _ in range(n_steps)]
 
 
 def _with_action(env: EnvBase, td: TensorDictBase, drawn: Tensor) -> TensorDictBase:
-    """Put what was drawn into a step as its action: where actions are masked, an allowed one."""
+    """Set the action of a step to the one drawn or, if actions are masked, the allowed one with the highest number."""
     mask = td.get(ACTION_MASK, None)
     if mask is None:
         return td.set("action", drawn)
@@ -106,7 +106,7 @@ def _with_action(env: EnvBase, td: TensorDictBase, drawn: Tensor) -> TensorDictB
 
 
 def _rollout(env: EnvBase, drawn: Sequence[Tensor], seed: int) -> TensorDictBase:
-    """Return ``[N, T]`` under given actions, after seeding."""
+    """Return a rollout ``[N, T]`` with the given actions, after seeding."""
     env.set_seed(seed)
     torch.manual_seed(seed)
     taken = iter(drawn)
@@ -125,7 +125,7 @@ def _check_specs(env: EnvBase) -> Finding:
 
 
 def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
-    """Look at every number of every step ``[N, T]``, and of the observation before it."""
+    """Check every number of every step ``[N, T]``, and of the reset observation before them."""
     largest = 0.0
     observed: list[tuple[NestedKey, TensorSpec]] = [
         ((OBSERVATION, name), spec) for name, spec in env.observation_spec[OBSERVATION].items()
@@ -133,7 +133,7 @@ def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
     for key, spec in (*observed, ("reward", env.reward_spec)):
         value = steps.get(("next", *key) if isinstance(key, tuple) else ("next", key))
         if key != "reward":
-            value = torch.cat([steps.get(key)[:, :1], value], 1)  # [N, T + 1], that of the reset first
+            value = torch.cat([steps.get(key)[:, :1], value], 1)  # [N, T + 1], the reset's observation first
         wrong = ~value.isfinite() | _is_outside(value, spec)
         if wrong.any():
             index, step, *rest = wrong.nonzero()[0].tolist()
@@ -154,7 +154,7 @@ def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
 
 
 def _is_outside(value: Tensor, spec: TensorSpec) -> Tensor:
-    """Return where ``value [N, T, ..]`` leaves the bounds of ``spec [N, ..]``."""
+    """Return where ``value [N, T, ..]`` lies outside the bounds of ``spec [N, ..]``."""
     if isinstance(spec, Bounded):
         return (value < spec.space.low.unsqueeze(1)) | (value > spec.space.high.unsqueeze(1))
     if isinstance(spec, MultiCategorical):
@@ -176,7 +176,7 @@ def _allowed(spec: TensorSpec, index: list[int]) -> str:
 def _check_global_streams(config: DictConfig, changed: set[str]) -> Finding:
     name = "random numbers"
     if in_this_process(config.env, _N_ENVS).get("workers"):
-        return Finding(name, note="not looked at, as every environment has a process of its own")
+        return Finding(name, note="not checked, as every environment has a process of its own")
     if not changed:
         return Finding(name, note="resets and steps leave the global random numbers alone")
     return Finding(
@@ -219,15 +219,15 @@ def _check_seeds(env: EnvBase, actions: list[Tensor], first: TensorDictBase) -> 
         )
     if not _differing(first, _rollout(env, actions, seed=2)):
         return Finding("seeds", note="repeatable; nothing is random, as other seeds give the same")
-    return Finding("seeds", note="the same seed gives the same steps, another gives others")
+    return Finding("seeds", note="the same seed gives the same steps, another seed other steps")
 
 
 def _check_partial_reset(env: EnvBase, actions: list[Tensor]) -> Finding:
-    """Step on after some environments were reset; the others must continue as if nothing had happened."""
+    """Check that environments continue as if nothing had happened when others are reset."""
     name = "partial reset"
     untouched, reset = _steps_around_reset(env, actions, resets=False), _steps_around_reset(env, actions, resets=True)
     if untouched is None or reset is None:
-        return Finding(name, note="not looked at, as trials are too short")
+        return Finding(name, note="not checked, as trials are too short")
     kept = torch.arange(_N_ENVS) % 2 == 1
     differing = _differing(untouched[kept], reset[kept])
     if differing:
@@ -242,9 +242,9 @@ def _check_partial_reset(env: EnvBase, actions: list[Tensor]) -> Finding:
 
 
 def _steps_around_reset(env: EnvBase, actions: list[Tensor], *, resets: bool) -> TensorDictBase | None:
-    """Return what two steps gave, ``[N, 2]``, after a first one and, if wanted, a reset of every other environment.
+    """Return two steps ``[N, 2]`` that follow a first step and, if ``resets``, a reset of every other environment.
 
-    None if a trial ended before, which is followed by a reset anyway.
+    None if a trial ends before the last step, since a reset follows anyway.
     """
     env.set_seed(1)
     torch.manual_seed(1)
@@ -275,7 +275,7 @@ def _check_neighbours(config: DictConfig, actions: list[Tensor], first: TensorDi
 
 
 def _check_training(config: DictConfig) -> Finding:
-    """Build what training would build, which refuses what does not fit the environment."""
+    """Build what training would build; this rejects whatever does not fit the environment."""
     try:
         parts = build_parts(config)
     except UserError as error:
@@ -305,7 +305,7 @@ def _measure(config: DictConfig) -> Finding:
 
 
 def _differing(a: TensorDictBase, b: TensorDictBase) -> str | None:
-    """Return the name of something that differs, None if nothing does."""
+    """Return the name of a key whose values differ, or None if there is none."""
     for key in sorted(set(a.keys(True, True)) & set(b.keys(True, True)), key=str):
         if not torch.equal(a.get(key), b.get(key)):
             return name_of(key)

@@ -1,4 +1,4 @@
-"""Launchers: what ``fabric run``, ``torchrun`` and ``srun`` say about the processes that make up a run."""
+"""What the launchers ``fabric run``, ``torchrun`` and ``srun`` say about the processes of a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 
-_SHELLS = ("bash", "interactive")  # names of SLURM jobs that are terminals, by Lightning's rule
+_SHELLS = ("bash", "interactive")  # names by which Lightning recognises interactive SLURM jobs
 
-# Variable of `fabric run` -> the setting it stands for. LT_DEVICES may be "auto"; torchrun, which it starts, counts.
+# Variable of `fabric run` -> the setting it stands for. LT_DEVICES is not among them, as it may be "auto"; the number
+# of processes comes from torchrun, which `fabric run` starts.
 _FABRIC = {
     "LT_ACCELERATOR": "trainer.accelerator",
     "LT_STRATEGY": "trainer.strategy",
@@ -24,10 +25,10 @@ _FABRIC = {
 def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
     """Return the overrides that make the Trainer fit the processes that a launcher has started.
 
-    They come before the user's own, which win.
+    They go before the user's own overrides, which take precedence.
 
     Args:
-        environ: the environment variables that the launcher has set; without a launcher there are no overrides.
+        environ: the environment variables set by the launcher; without a launcher there are no overrides.
     """
     if "TORCHELASTIC_RUN_ID" in environ:  # torchrun, and with it `fabric run`
         processes, nodes = environ["LOCAL_WORLD_SIZE"], environ["GROUP_WORLD_SIZE"]
@@ -42,10 +43,10 @@ def launcher_overrides(environ: Mapping[str, str]) -> list[str]:
 
 
 def cluster_environment(environ: Mapping[str, str]) -> ClusterEnvironment | None:
-    """Return what tells Lightning about the other processes; None where it finds out by itself.
+    """Return the plugin that tells Lightning about the other processes; None where it finds out by itself.
 
-    Within a SLURM allocation it would take a command without ``srun`` for one of several processes, and wait for the
-    others for ever.
+    Within a SLURM allocation, Lightning would take a command without ``srun`` for one of several processes and wait
+    for the others forever.
     """
     if "TORCHELASTIC_RUN_ID" in environ:
         return TorchElasticEnvironment()
@@ -55,15 +56,15 @@ def cluster_environment(environ: Mapping[str, str]) -> ClusterEnvironment | None
 
 
 def _started_by_srun(environ: Mapping[str, str]) -> bool:
-    """Say whether ``srun`` has started this very command, and not a shell or script that runs it."""
+    """Return whether ``srun`` started this command itself, rather than a shell or script that runs it."""
     return "SLURM_STEP_ID" in environ and environ.get("SLURM_JOB_NAME") not in _SHELLS
 
 
 def started_by_the_run(environ: Mapping[str, str]) -> bool:
-    """Say whether this process is a rank that torchrun's agent, or rank 0 through Lightning, has started."""
+    """Return whether this process is a rank started by torchrun's agent, or by rank 0 through Lightning."""
     return "TORCHELASTIC_RUN_ID" in environ or environ.get("LOCAL_RANK", "0") != "0"
 
 
 def started_by_lightning(environ: Mapping[str, str]) -> bool:
-    """Say whether this process is a rank that rank 0 has started."""
+    """Return whether this process is a rank started by rank 0."""
     return started_by_the_run(environ) and "TORCHELASTIC_RUN_ID" not in environ

@@ -1,4 +1,4 @@
-"""The LightningModule: it hands batches to the algorithm, and counts, guards and logs what comes of them."""
+"""The LightningModule, which passes batches to the algorithm and counts, guards and logs its updates."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ from memo_lightning.version import __version__
 
 
 class PolicyLearner(lightning.LightningModule):
-    """Trains a policy by an algorithm; see :class:`~memo_lightning.algorithms.TrainingRun` for what it provides.
+    """LightningModule that trains a policy with an algorithm.
 
-    Frames (environment steps of all ranks) are the x-axis of every metric; complete rollouts are logged. The Trainer
-    must be told so by ``log_every_n_steps``, or it logs the metrics of a rollout again with the chunks of the next.
+    It implements :class:`~memo_lightning.algorithms.TrainingRun`, the algorithm's view of a run.
+
+    Frames (environment steps of all ranks) are the x-axis of every metric. Metrics are logged once per complete
+    rollout. The Trainer's ``log_every_n_steps`` must be the number of chunks per rollout, or it logs the metrics of a
+    rollout again with the chunks of the next.
 
     Args:
         policy: the policy that acts and is trained.
-        algorithm: learns from batches.
+        algorithm: the algorithm that learns from the batches.
         config: the run's resolved configuration; kept in checkpoints, so that the run can be resumed.
-        spec: what the policy is made of; kept in checkpoints, so that it can be rebuilt.
+        spec: the parts of the policy; kept in checkpoints, so that the policy can be rebuilt.
 
     Attributes:
         frames: environment steps of all ranks so far.
         rollouts_done: complete rollouts so far.
-        preemption: whether the machine is wanted back.
-        results: what ``metrics.json`` holds; a callback fills it in when training has ended.
+        preemption: whether SIGTERM has asked the run to stop.
+        results: the content of ``metrics.json``; a callback fills it in at the end of training.
     """
 
     def __init__(
@@ -58,12 +61,12 @@ class PolicyLearner(lightning.LightningModule):
 
     @property
     def in_rollout(self) -> bool:
-        """Whether the rollout that was learned from last is still incomplete."""
+        """Whether the rollout that the last batch belongs to is still incomplete."""
         return self.algorithm.in_rollout
 
     @property
     def data(self) -> RolloutDataModule:
-        """Where batches come from."""
+        """The data module that provides the batches."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Optimizer:
@@ -71,7 +74,7 @@ class PolicyLearner(lightning.LightningModule):
         return self.algorithm.configure_optimizers(self.policy)
 
     def setup(self, stage: str) -> None:
-        """Compile the MLPs of the memory that the callbacks have left."""
+        """Compile the MLPs of the memory, which a callback may have replaced."""
         if self.config["compile"]:
             compile_feed_forwards(self.policy.sequence_model)
 
@@ -91,13 +94,13 @@ class PolicyLearner(lightning.LightningModule):
             return
         self.rollouts_done += 1
         metrics["update/learning_rate"] = torch.tensor(learning_rate)
-        metrics["update/skipped"] = torch.tensor(float(self.guard.skipped))  # of the whole run, so far
+        metrics["update/skipped"] = torch.tensor(float(self.guard.skipped))  # total over the run so far
         means = {name: value.to(self.device) for name, value in metrics.items()}
         self.log_dict(means, batch_size=len(steps), sync_dist=True)
         self.log("step", float(self.frames), batch_size=len(steps))  # Lightning's name for the x-axis
 
     def make_step(self, loss: Tensor, inputs: Mapping[str, TensorDictBase]) -> Tensor:
-        """Make one step down ``loss``; see :class:`~memo_lightning.algorithms.TrainingRun`."""
+        """Take one optimizer step on ``loss``; see :class:`~memo_lightning.algorithms.TrainingRun`."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.zero_grad()
@@ -105,11 +108,11 @@ class PolicyLearner(lightning.LightningModule):
             loss = loss + self._zero_loss_for_ddp()
         self.manual_backward(loss)
         for weight in self.parameters():
-            if weight.grad is None and weight.requires_grad:  # not in this pass, but Adam is to count its steps alike
+            if weight.grad is None and weight.requires_grad:  # unused in this pass, but Adam must count the step
                 weight.grad = torch.zeros_like(weight)
         norm = self._clip_gradients()
-        is_finite = bool(norm.isfinite())  # of the mean gradient of all ranks, so they decide alike
-        if is_finite or self._gradient_scaler is not None:  # which skips by itself, and learns from it
+        is_finite = bool(norm.isfinite())  # gradients are averaged over ranks, so all ranks decide alike
+        if is_finite or self._gradient_scaler is not None:  # the scaler skips by itself, and adapts to it
             optimizer.step()
         self.guard.count(is_finite, self.policy, loss, {"environment": self._rewards, **inputs})
         return norm
@@ -123,7 +126,7 @@ class PolicyLearner(lightning.LightningModule):
         return self.trainer.strategy.reduce(value, reduce_op="mean")
 
     def _set_learning_rate(self, frames: float) -> float:
-        """Set the learning rate of the update whose new frames have ``frames`` as their middle, and return it."""
+        """Set and return the learning rate of an update whose new frames are centred on ``frames``."""
         rate = self.algorithm.learning_rate_at(frames, self.total_frames)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
@@ -132,10 +135,10 @@ class PolicyLearner(lightning.LightningModule):
         return rate
 
     def _zero_loss_for_ddp(self) -> Tensor:
-        """Return zero, with a gradient of zero for every weight.
+        """Return a zero loss with a zero gradient for every weight.
 
-        A pass that ends before its first segment does not use the weights that write summaries, and one that drops
-        layers not theirs. DDP would wait for their gradient.
+        DDP waits for the gradients of all weights. But a pass that ends within its first segment does not use the
+        weights that write summaries, and a pass that drops layers does not use theirs.
         """
         return 0.0 * torch.stack([weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
 
@@ -144,12 +147,12 @@ class PolicyLearner(lightning.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to the largest norm that is allowed; return their norm before."""
+        """Clip the gradients to the maximum norm, and return their norm before clipping."""
         scale = self._gradient_scaler.get_scale() if self._gradient_scaler else 1.0  # of 16-bit gradients
         return torch.nn.utils.clip_grad_norm_(self.parameters(), self.algorithm.max_grad_norm * scale) / scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what it takes to resume the run and rebuild the policy: plain values, so that loading needs no pickle."""
+        """Add what is needed to resume the run and rebuild the policy, as plain values that load without pickle."""
         checkpoint[FORMAT_KEY], checkpoint["memo_version"] = FORMAT, __version__
         checkpoint["frames"], checkpoint["rollouts_done"] = self.frames, self.rollouts_done
         checkpoint["update_guard"], checkpoint["algorithm"] = self.guard.state_dict(), self.algorithm.progress()
@@ -158,9 +161,9 @@ class PolicyLearner(lightning.LightningModule):
         checkpoint["mlflow_run_id"] = getattr(self.logger, "run_id", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore how far the run has come.
+        """Restore the progress of the run.
 
-        Lightning's own count of batches is left out: it would end a finished run that is resumed for longer.
+        Lightning's own count of batches is dropped: it would end a finished run that is resumed to train for longer.
         """
         checkpoint.pop("loops")
         self.frames, self.rollouts_done = checkpoint["frames"], checkpoint["rollouts_done"]

@@ -1,4 +1,4 @@
-"""The parts of a training as its configuration names them, built and checked against each other before it begins."""
+"""The parts of a training run, built from its configuration and checked against each other before it begins."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from memo_lightning.models.checks import check_memory, steps_to_check
 from memo_lightning.policies import MemoryPolicy, PolicySpec
 from memo_lightning.policies.spec import build_memory as memory_from_settings
 
-# Of conf/model/: where the user says nothing, segments are no longer than rollouts, and summaries than segments.
+# Defaults of conf/model/ with an upper limit: segments are no longer than rollouts, and summaries than segments.
 _FOLLOWING = {"segment_length": "a rollout (collector.rollout_length)", "summary_length": "a segment"}
 
 
-_STEPS_TO_CHECK = 128  # at most, of a memory that is not of the package, whenever it is trained
+_STEPS_TO_CHECK = 128  # at most, to check a memory from outside the package before each training run
 
 
 class MemorySwap(Protocol):
-    """What a baseline is to a run: a callback that puts another memory in the policy before anything is built."""
+    """Interface of a baseline: a callback that puts another memory into the policy before anything is built on it."""
 
     memory: dict[str, Any]
     model: SequenceModel
@@ -42,15 +42,15 @@ class MemorySwap(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a training is made of, before its Trainer.
+    """The parts of a training run, except its Trainer.
 
     Attributes:
-        data: where batches come from.
-        algorithm: learns from them.
-        policy: with the memory of the ``model`` group; a baseline replaces it in the Trainer's ``setup``.
-        baseline: the callback that does so; None for none.
-        spec: what the policy is made of in the end, with the memory that is trained.
-        remarks: lines for the user about what was decided for them.
+        data: the data module that provides the batches.
+        algorithm: the algorithm that learns from them.
+        policy: the policy, with the memory of the ``model`` group; a baseline replaces it in the Trainer's ``setup``.
+        baseline: the callback that replaces the memory; None for none.
+        spec: the parts of the final policy, with the memory that is trained.
+        remarks: lines that tell the user about defaults chosen for them.
     """
 
     data: RolloutDataModule
@@ -67,18 +67,18 @@ class Parts:
 
 
 def build_parts(config: DictConfig) -> Parts:
-    """Build the parts of a training, and check that they fit together.
+    """Build the parts of a training run, and check that they fit together.
 
     Args:
         config: a configuration of ``memo train``.
 
     Raises:
-        UserError: if a part refuses its settings, or two do not fit together.
+        UserError: if a part rejects its settings, or two parts do not fit together.
     """
     algorithm: Algorithm = build(config.algorithm)
     n_envs = config.collector.get("n_envs")
     if isinstance(n_envs, int) and n_envs >= 1:
-        algorithm.check_n_envs(n_envs)  # before environments are built, which may take long
+        algorithm.check_n_envs(n_envs)  # before building environments, which may take long
     data: RolloutDataModule = build(
         config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
     )
@@ -102,12 +102,12 @@ def build_parts(config: DictConfig) -> Parts:
 
 
 def policy_spec(config: Mapping[str, Any], env: EnvBase, algorithm: Algorithm) -> PolicySpec:
-    """Return what a policy for ``env`` is made of, with the memory of the ``model`` group.
+    """Return the spec of a policy for ``env``, with the memory of the ``model`` group.
 
     Args:
         config: a resolved configuration of ``memo train``.
         env: the environment.
-        algorithm: whose heads the policy has.
+        algorithm: the algorithm, which determines the policy's heads.
 
     Raises:
         UserError: if observations or actions of the environment are not supported.
@@ -124,22 +124,22 @@ def policy_spec(config: Mapping[str, Any], env: EnvBase, algorithm: Algorithm) -
 
 
 def build_baseline(config: Mapping[str, Any]) -> MemorySwap | None:
-    """Return the callback of the ``baseline`` group, which shares the sizes of the ``model`` group; None for none."""
+    """Return the callback of the ``baseline`` group, which takes over the sizes of the ``model`` group, or None."""
     return build(config["baseline"], shared=config["model"]) if config["baseline"] else None
 
 
 def build_memory(config: Mapping[str, Any]) -> SequenceModel:
-    """Return the memory that would be trained, with fresh weights: that of the ``baseline`` group, or of ``model``.
+    """Return the memory that would be trained, with fresh weights: from the ``baseline`` group, or else ``model``.
 
     Raises:
-        UserError: if it refuses its settings.
+        UserError: if it rejects its settings.
     """
     baseline = build_baseline(config)
     return baseline.model if baseline else memory_from_settings(config["model"])
 
 
 def _remarks(config: DictConfig) -> list[str]:
-    """Return what is to be said about defaults that follow other settings."""
+    """Return remarks about defaults that follow other settings."""
     limits = {"segment_length": config.collector.rollout_length, "summary_length": config.model.get("segment_length")}
     return [
         f"model.{name}={config.model[name]}: the default, as {_FOLLOWING[name]} has no more steps"
@@ -159,11 +159,11 @@ def _check_trial_length(model: SequenceModel, rollout_length: int, baseline: Map
 
 
 def _check_own_memory(model: SequenceModel, rollout_length: int) -> None:
-    """Refuse a memory whose mistakes training would not show, as it would learn and report all the same."""
+    """Reject a user's memory if it has bugs that training would not reveal, since it would still learn and report."""
     n_steps = steps_to_check(model, min(rollout_length, _STEPS_TO_CHECK))
     for finding in check_memory(partial(copy.deepcopy, model), n_steps, thorough=False):
         if finding.problem:
             raise UserError(
                 f"{type(model).__module__}.{type(model).__qualname__}: {finding.problem}; memo check-memory, with the "
-                f"same settings, looks at all that a memory must do"
+                f"same settings, runs all checks"
             )

@@ -1,4 +1,4 @@
-"""SIGTERM: the machine is wanted back, and the run is to be resumed elsewhere or later."""
+"""Preemption by SIGTERM: the machine is needed elsewhere, and the run is resumed later or on another machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from memo_lightning.errors import Preempted
 
 
 class PreemptionNotice:
-    """Whether SIGTERM has arrived in this run, and what is to happen when its time is up.
+    """Whether SIGTERM has arrived in this run, and the timers that enforce its deadlines.
 
     Attributes:
-        asked: whether it has arrived.
+        asked: whether SIGTERM has arrived.
     """
 
     def __init__(self) -> None:
@@ -24,26 +24,26 @@ class PreemptionNotice:
         self._timers: list[threading.Timer] = []
 
     def call_after(self, seconds: float, function: Callable[..., object], *arguments: Any) -> None:
-        """Call a function in a while, unless the run has ended by then."""
+        """Call a function after ``seconds``, unless the run has ended by then."""
         timer = threading.Timer(seconds, function, arguments)
         timer.daemon = True
         timer.start()
         self._timers.append(timer)
 
     def cancel_first(self) -> None:
-        """Do not make the first of the calls: what it was to bring about is happening."""
+        """Cancel the first call: what it was meant to trigger is already happening."""
         for timer in self._timers[:1]:
             timer.cancel()
 
     def disarm(self) -> None:
-        """Make none of the calls: the run has ended."""
+        """Cancel all calls: the run has ended."""
         for timer in self._timers:
             timer.cancel()
 
 
 @contextmanager
 def preemptible() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Preempted` in the block, before the Preemption callback has taken it over."""
+    """Make SIGTERM raise :class:`Preempted` in the block, until the Preemption callback takes it over."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

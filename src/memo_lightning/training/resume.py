@@ -1,4 +1,4 @@
-"""Resuming a run: its own configuration, and what may be changed in it."""
+"""Resuming a run: its own configuration, and the overrides that may change it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memo_lightning.training.run_dir import checkpoint_path
 
 
 def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration that the run in ``run_dir`` was started with, changed by ``overrides``.
+    """Return the configuration with which the run in ``run_dir`` was started, changed by ``overrides``.
 
     Args:
         run_dir: the folder of a run of ``memo train``.
@@ -43,7 +43,7 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def _store_now(recorded: str, run_dir: Path) -> str:
-    """Return where the MLflow store of the run is now: its project may have been moved since."""
+    """Return the current location of the run's MLflow store, as its project may have been moved."""
     run_id = read_checkpoint(checkpoint_path(run_dir))["mlflow_run_id"]
     store = store_of_run(recorded, run_id, run_dir) if run_id else recorded
     if store is None:

@@ -24,7 +24,7 @@ _CONFIG = "config.yaml"
 
 
 def checkpoint_path(run_dir: Path) -> Path:
-    """Return where the checkpoint of the run in ``run_dir`` is."""
+    """Return the path of the checkpoint of the run in ``run_dir``."""
     return run_dir / "checkpoints" / "last.ckpt"
 
 
@@ -32,8 +32,8 @@ def checkpoint_path(run_dir: Path) -> Path:
 def chosen_run_dir(config: DictConfig) -> Iterator[Path]:
     """Fill in ``config.run_dir`` where it is null: ``runs/<memory>-<environment>-s<seed>-<time>``.
 
-    That folder is made when its name is chosen, so that of several commands in one second each gets its own. It is
-    removed again if it is empty at the end of the block, as after a mistake in the configuration.
+    The folder is created as soon as its name is chosen, so that several commands within one second each get their own.
+    It is removed again if it is empty at the end of the block, for example after a mistake in the configuration.
 
     Args:
         config: a configuration of ``memo train``, which is changed in place.
@@ -42,7 +42,7 @@ def chosen_run_dir(config: DictConfig) -> Iterator[Path]:
         The folder.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be created.
     """
     if config.run_dir is not None:
         config.run_dir = str(config.run_dir)  # a name may be a number
@@ -58,14 +58,14 @@ def chosen_run_dir(config: DictConfig) -> Iterator[Path]:
 
 
 def new_run_dir(name: str, *, make: bool = True) -> Path:
-    """Return ``runs/<name>-<time>``, or the next such name that is free, and make it.
+    """Create and return ``runs/<name>-<time>``, or the next such folder whose name is free.
 
     Args:
-        name: begins the folder's name.
-        make: whether to make it, or only to find a name.
+        name: the start of the folder's name.
+        make: whether to create it, or only to find a free name.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be created.
     """
     name = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folders = (_RUNS / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
@@ -83,7 +83,7 @@ def check_run_dir(run_dir: Path) -> None:
     """Check that a new run may be written to ``run_dir``, without writing anything.
 
     Raises:
-        UserError: if it holds a run already, is no directory, or cannot be written.
+        UserError: if it already holds a run, is not a directory, or cannot be written.
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir={run_dir}: must be a directory, not a file")
@@ -96,7 +96,7 @@ def check_run_dir(run_dir: Path) -> None:
 
 
 def reported_frames(run_dir: Path) -> int:
-    """Return after how many frames the run in ``run_dir`` has come to an end and reported on it; 0 if it has not."""
+    """Return the number of frames at which the run in ``run_dir`` ended and reported; 0 if it has not."""
     try:
         return json.loads((run_dir / "metrics.json").read_text())["frames"]
     except (OSError, ValueError, KeyError):
@@ -105,18 +105,18 @@ def reported_frames(run_dir: Path) -> int:
 
 @contextmanager
 def claimed_run_dir(run_dir: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes from training in it during the block.
+    """Create the folder, and keep other processes from training in it during the block.
 
-    Where there is nothing but ``config.yaml`` afterwards, as of a run whose workers could not start, that is taken away
-    again if it was written here, and then the folders that were made here.
+    If it holds nothing but ``config.yaml`` afterwards, for example because the workers could not start, that file is
+    removed if it was written here, and then the folders that were created here.
 
     Raises:
-        UserError: if it cannot be made, or another process is training in it.
+        UserError: if it cannot be created, or another process is training in it.
     """
     checkpoints, config = run_dir / "checkpoints", run_dir / _CONFIG
     is_new = not config.exists()
     made = [folder for folder in (checkpoints, *checkpoints.parents) if not folder.exists()]
-    lock = FileLock(run_dir / "run.lock", timeout=0)  # freed by the system, however its process ends
+    lock = FileLock(run_dir / "run.lock", timeout=0)  # the system releases it, however the process ends
     try:
         try:
             checkpoints.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def claimed_run_dir(run_dir: Path) -> Iterator[None]:
 
 
 def write_config(config: DictConfig, run_dir: Path) -> None:
-    """Write ``config.yaml``, unresolved: values on which others depend can be changed when the run is resumed.
+    """Write ``config.yaml`` unresolved, so that values on which others depend can be changed when the run is resumed.
 
     Raises:
         UserError: if it cannot be written.
@@ -149,12 +149,12 @@ def write_config(config: DictConfig, run_dir: Path) -> None:
 
 
 def _is_first_process() -> bool:
-    """Say whether this process writes for the others of its run, before a Trainer knows of them."""
+    """Return whether this process writes for all processes of its run; works before there is a Trainer."""
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def _make(folder: Path) -> bool:
-    """Make a folder, and say whether it is new."""
+    """Create a folder, and return whether it is new."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -163,7 +163,7 @@ def _make(folder: Path) -> bool:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove those of the folders that are empty, in the given order."""
+    """Remove the folders that are empty, in the given order."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""Training a policy: build the parts that the configuration names, and run them."""
+"""Training a policy: building the parts that the configuration names, and running them."""
 
 from __future__ import annotations
 
@@ -52,16 +52,15 @@ _NEEDED_CALLBACKS = ("checkpointing", "metrics", "report")
 def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> dict[str, Any]:
     """Run the training that ``conf/train.yaml`` and its overrides describe.
 
-    Everything that can be wrong with the configuration is found before anything is written.
-
-    Only the first process of a run writes and reports.
+    Mistakes in the configuration are found before anything is written. Only the first process of a run writes and
+    reports.
 
     Args:
         config: a configuration composed by :func:`memo_lightning.config.compose_config`.
         callbacks: further callbacks, after those of the configuration.
 
     Returns:
-        The metrics of ``metrics.json``; none in processes other than the first.
+        The metrics of ``metrics.json``; empty in all processes but the first.
 
     Raises:
         UserError: if the configuration is wrong, or ``run_dir`` cannot be used.
@@ -86,7 +85,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
 def _train(
     config: DictConfig, run_dir: Path, checkpoint: dict[str, Any] | None, callbacks: Sequence[lightning.Callback]
 ) -> dict[str, Any]:
-    """Build the parts and run them; ``checkpoint`` is that of the run to resume."""
+    """Build the parts and run them; ``checkpoint`` is the one to resume from, if any."""
     if config.logger:
         config.logger.tracking_uri = resolve_store(config.logger.tracking_uri)
         config.logger.experiment_name = str(config.logger.experiment_name)  # in a file, a name may be a number
@@ -122,9 +121,7 @@ def _train(
             _announce(config, model, checkpoint, _frames_in_words(config, n_frames))
         _fit(trainer, learner, data, resume=checkpoint is not None)
     if trainer.is_global_zero and checkpoint_io.error:
-        raise TrainingStopped(
-            f"{checkpoint_path(run_dir)}: the end of the run could not be saved ({checkpoint_io.error})"
-        )
+        raise TrainingStopped(f"{checkpoint_path(run_dir)}: the final state could not be saved ({checkpoint_io.error})")
     return learner.results
 
 
@@ -134,12 +131,12 @@ def _begin_run(
     plain_config: dict[str, Any],
     checkpoint: dict[str, Any] | None,
 ) -> None:
-    """Write the configuration and make the run in MLflow; the first process does so, before the others start."""
+    """Write the configuration and create the MLflow run; the first process does so before the others start."""
     run_dir = Path(config.run_dir)
     logger = _build_logger(config, checkpoint) if config.logger else None
     write_config(config, run_dir)
     if logger:
-        if checkpoint is None:  # MLflow never changes a parameter; the artifact shows what was changed
+        if checkpoint is None:  # MLflow cannot change parameters; for a resumed run, see the artifact
             logger.log_hyperparams(plain_config)
         logger.log_files(run_dir / "config.yaml")
         trainer.loggers = [logger]
@@ -148,7 +145,7 @@ def _begin_run(
 def _checkpoint_to_resume_from(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(config.resume)
     checkpoint = read_checkpoint(checkpoint_path(run_dir))
-    # A run that was stopped between its last checkpoint and its report has only the report to make.
+    # A run that was stopped between its last checkpoint and its report only has to write the report.
     if reported_frames(run_dir) >= checkpoint["frames"] >= config.total_frames:
         raise UserError(
             f"total_frames={config.total_frames}: must be more than the {checkpoint['frames']} frames that "
@@ -158,7 +155,7 @@ def _checkpoint_to_resume_from(config: DictConfig) -> dict[str, Any]:
 
 
 def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceModel) -> str:
-    """Load the weights of another run; return a line that says so."""
+    """Load the weights of another run, and return a line that says so."""
     tracking_uri = config["logger"]["tracking_uri"] if config["logger"] else None
     pretrained = find_checkpoint(config["checkpoint"], tracking_uri)
     new = start_from(pretrained, config, policy, model)
@@ -172,17 +169,17 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
     try:
         trainer.fit(learner, datamodule=data, ckpt_path=path if resume else None, weights_only=True)
         return
-    except SystemExit as end:  # how Lightning ends after Ctrl-C, once callbacks and loggers have been told
+    except SystemExit as end:  # how Lightning exits after Ctrl-C, once callbacks and loggers have been told
         reason = Preempted() if isinstance(end.__context__, Preempted) else KeyboardInterrupt()
     except BaseException as error:
         launcher = trainer.strategy.launcher
-        if launcher is not None:  # the ranks that this process has started would wait for it for ever
+        if launcher is not None:  # the ranks started by this process would wait for it forever
             launcher.kill(signal.SIGKILL)
         if isinstance(error, TrainingStopped):
             raise TrainingStopped(f"{error}; checkpoint: {path}") from None
         if not learner.preemption.asked:
             raise
-        reason = Preempted()  # SIGTERM went to the workers, too, and was quicker there
+        reason = Preempted()  # SIGTERM also went to the workers, which ended first
     finally:
         learner.preemption.disarm()
     if trainer.is_global_zero:
@@ -191,7 +188,7 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
         left = f"checkpoint: {path}\nnext: {again}" if path.exists() else "nothing was trained yet"
         print(f"{word}; {left}", file=sys.stderr)
     if started_by_lightning(os.environ):
-        raise SystemExit(0)  # of any other status rank 0 would be killed, while it is still writing
+        raise SystemExit(0)  # with any other status, rank 0 would be killed while it is still writing
     raise reason
 
 
@@ -215,7 +212,7 @@ def _build_logger(config: DictConfig, checkpoint: dict[str, Any] | None) -> RunL
 
 
 def _description(config: DictConfig) -> str:
-    """Return what MLflow's page of the run says above its metrics."""
+    """Return the description that MLflow's page of the run shows above its metrics."""
     return (
         f"{memory_name(config)} on {environment_name(config)}, {config.total_frames:,} frames, seed {config.seed}. "
         f"Its folder: `{config.run_dir}`. Its settings are parameters, and `config.yaml` among the artifacts."
@@ -223,7 +220,7 @@ def _description(config: DictConfig) -> str:
 
 
 def _frames_in_words(config: DictConfig, n_frames: int) -> str:
-    """Return how many frames a run trains for, and why they are more than were asked for."""
+    """Return how many frames a run trains for, and why if they are more than was asked for."""
     if n_frames <= config.total_frames:
         return f"{n_frames:,} frames"
     n_envs, length = config.collector.n_envs, config.collector.rollout_length
@@ -242,7 +239,7 @@ def _announce(config: DictConfig, model: SequenceModel, checkpoint: dict[str, An
 
 
 def _silence_libraries() -> None:
-    """Keep the libraries' remarks that are no concern of the user's off the terminal."""
+    """Keep messages of libraries that do not concern the user off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric", "torchrl"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*|torchrl.*|tensordict.*|mlflow.*")

@@ -1,4 +1,4 @@
-"""Building Lightning's Trainer, and refusing those of its settings that a run does not follow."""
+"""Building Lightning's Trainer, and rejecting settings of it that would have no effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memo_lightning.errors import UserError
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import cluster_environment
 
-# An epoch is the whole run, and a batch a rollout or a chunk of one.
+# An epoch is the whole run; a batch is a rollout or a chunk of one.
 _FIXED = {
     "max_epochs": 1,
     "enable_checkpointing": False,  # callbacks/default.yaml has its own, which counts rollouts
@@ -25,8 +25,8 @@ _FIXED = {
 _LENGTH = "total_frames=N says how long to train"
 _CLIPPING = "algorithm.max_grad_norm=VALUE clips gradients by their norm"
 _EVALUATION = "there is no validation during training; memo evaluate runs held-out trials"
-# Settings of Lightning's that a run does not follow, as it optimises manually, counts frames and has files of its own;
-# and what to use instead.
+# Lightning settings that have no effect here, as a run optimises manually, counts frames and has its own files; and
+# what to use instead.
 _INSTEAD = {
     **dict.fromkeys(
         ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches", "overfit_batches"), _LENGTH
@@ -62,14 +62,14 @@ _INSTEAD = {
 
 
 def check_trainer_settings(settings: Mapping[str, Any]) -> None:
-    """Check that a run follows what the ``trainer`` group says.
+    """Check that a run can follow the settings of the ``trainer`` group.
 
     Raises:
-        UserError: if it does not; the message names the setting to use instead.
+        UserError: if it cannot; the message names the setting to use instead.
     """
     for name, value in settings.items():
-        if name in _INSTEAD and value != _FIXED.get(name):  # runs of before have those that are fixed in their files
-            raise UserError(f"trainer.{name}={value}: is not followed by memo train; {_INSTEAD[name]}")
+        if name in _INSTEAD and value != _FIXED.get(name):  # the files of older runs hold the fixed values
+            raise UserError(f"trainer.{name}={value}: has no effect in memo train; {_INSTEAD[name]}")
 
 
 def build_trainer(
@@ -79,8 +79,8 @@ def build_trainer(
 
     Args:
         config: a configuration of ``memo train`` that has passed :func:`check_trainer_settings`.
-        callbacks: all of the run.
-        checkpoint_io: writes its checkpoints.
+        callbacks: all callbacks of the run.
+        checkpoint_io: the writer of its checkpoints.
 
     Raises:
         UserError: if a setting of the ``trainer`` group is wrong or does not fit this machine.
@@ -98,5 +98,5 @@ def build_trainer(
         return build(config.trainer, callbacks=list(callbacks), plugins=plugins, **settings)
     except UserError as error:
         raise UserError(f"trainer: {error}") from None
-    except Exception as error:  # Lightning raises a dozen kinds for settings that are wrong
+    except Exception as error:  # Lightning raises a dozen kinds of exceptions for wrong settings
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None

@@ -1,4 +1,4 @@
-"""What to do with an update whose loss or gradient is not finite."""
+"""Handling of updates whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from memo_lightning.errors import TrainingStopped
 
 
 class UpdateGuard:
-    """Counts updates that must be skipped, and ends the run when too many come in a row.
+    """Counter of skipped updates, which ends the run when too many come in a row.
 
-    A skipped update changes no weight, so the last checkpoint stays a good one.
+    A skipped update changes no weights, so the last checkpoint stays valid.
 
     Args:
-        limit: how many updates in a row may be skipped; the run ends with the last of them.
+        limit: the number of skipped updates in a row at which the run ends.
 
     Attributes:
         skipped: updates skipped so far.
@@ -29,24 +29,24 @@ class UpdateGuard:
         self._in_a_row = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return the counts, for a run that is resumed."""
+        """Return the counts, so that the run can be resumed."""
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue counting from there."""
+        """Restore the counts."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
     def count(self, finite: bool, module: nn.Module, loss: Tensor, inputs: Mapping[str, TensorDictBase]) -> None:
-        """Note whether an update was ``finite``, on which all ranks must agree.
+        """Record whether an update was ``finite``; all ranks must agree on this.
 
         Args:
             finite: whether the update can be made.
-            module: what is trained, with the update's gradients.
-            loss: the update's loss.
-            inputs: what the loss was computed on, by kind.
+            module: the module that is trained, with the gradients of the update.
+            loss: the loss of the update.
+            inputs: the data from which the loss was computed, by kind.
 
         Raises:
-            TrainingStopped: if it is one too many; the message names the first tensor that is not finite.
+            TrainingStopped: if too many updates in a row were not; the message names the first non-finite tensor.
         """
         if finite:
             self._in_a_row = 0

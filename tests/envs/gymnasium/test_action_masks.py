@@ -1,4 +1,4 @@
-"""Action masks: no forbidden action is ever taken, and log-probabilities are those over the allowed ones."""
+"""Action masks: forbidden actions are never taken, and log-probabilities cover allowed actions only."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from memo_lightning.policies.action import Action
 from memo_lightning.policies.heads import build_actor
 from tiny import MEMO
 
-TAXI = "Taxi-v3" if "Taxi-v3" in gymnasium.registry else "Taxi-v4"  # whichever version is not deprecated
+TAXI = "Taxi-v3" if "Taxi-v3" in gymnasium.registry else "Taxi-v4"  # the version that is not deprecated
 ONE, SEVERAL = spaces.Discrete(5, start=2), spaces.MultiDiscrete([3, 4])
 MAKERS = {
     "taxi": (partial(gymnasium.make, TAXI), [6]),
@@ -53,7 +53,7 @@ def policy_for(env):
 
 
 def is_allowed(steps, sizes):
-    """Return bool [..., k], whether each component of the action was allowed."""
+    """Return bool [..., k]: whether each component of the action was allowed."""
     masks = steps["action_mask"].split(sizes, -1)
     components = steps["action"].view(*steps.batch_size, len(sizes)).unbind(-1)
     taken = [mask.gather(-1, component.unsqueeze(-1)) for mask, component in zip(masks, components, strict=True)]
@@ -149,7 +149,7 @@ def test_an_agent_obeys_the_mask_and_says_when_it_lacks_one(name):
     state = agent.initial_state()
     for _ in range(9):
         action, state = agent.act(observation, state, action_mask=info.get("action_mask"))
-        observation, *_, info = raw.step(action)  # which raises at a forbidden one
+        observation, *_, info = raw.step(action)  # raises at a forbidden action
     observation.pop("action_mask", None)
     with pytest.raises(UserError, match="action_mask: is missing; the policy was trained with one"):
         agent.act(observation, state)

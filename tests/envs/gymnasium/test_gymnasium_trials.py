@@ -1,4 +1,4 @@
-"""Trials of Gymnasium environments: against stepping the environment by hand."""
+"""Trials of Gymnasium environments, compared with stepping the environment by hand."""
 
 import time
 
@@ -25,7 +25,7 @@ def rollout(env, steps=40, seed=0):
 
 
 def seeds_of(observations):
-    """What Walk was reset with."""
+    """Return the seeds that Walk was reset with."""
     high, low = observations[..., 0].flatten().tolist(), observations[..., 1].flatten().tolist()
     return [int(a) * 65536 + int(b) for a, b in zip(high, low, strict=True)]
 
@@ -195,7 +195,7 @@ def test_an_environment_that_hangs_in_this_process_ends_the_run():
 
 
 def test_several_choices_may_have_any_shape():
-    """A table of choices, observed and acted, is flat to the policy and has its shape in the environment."""
+    """A table of choices, in observations or actions, is flat for the policy and keeps its shape in the environment."""
     env = build_env({"_target_": "memo_lightning.envs.gymnasium.GymnasiumEnv", "make": Table, "trial_length": 6}, 3, 0)
     check_env_specs(env)
     encoder = ObservationEncoder(interface_of(env).observed(), 8)
@@ -206,7 +206,7 @@ def test_several_choices_may_have_any_shape():
 
 
 class Table(gymnasium.Env):
-    """Observes its last action, a table of 2 x 2 choices."""
+    """Observes its last action, a 2 x 2 table of choices."""
 
     observation_space = action_space = gymnasium.spaces.MultiDiscrete([[3, 4], [2, 5]])
 

@@ -1,4 +1,4 @@
-"""Worker processes: the same results, and no way of going wrong that goes on or is left behind."""
+"""Worker processes give the same results, and no failure hangs or leaves processes behind."""
 
 import multiprocessing
 import os
@@ -89,7 +89,7 @@ def test_a_worker_that_goes_wrong_ends_the_run_and_all_workers(fault, message):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_time_for_which_the_run_is_suspended_is_not_its_environments(workers):
-    """Ctrl-Z stops all processes of a run, in the middle of a step."""
+    """Ctrl-Z stops all processes of a run in the middle of a step; the pause must not count towards the timeout."""
     env = GymnasiumEnv(n_envs=2, make=Busy, trial_length=9, workers=workers, step_timeout=3.0)
     td = env.rand_action(env.reset())
     pids = [os.getpid(), *worker_pids(env)] if workers else [os.getpid()]
@@ -115,7 +115,7 @@ def test_closing_ends_the_workers_and_leaves_no_files(tmp_path, monkeypatch):
 
 
 def test_workers_end_with_a_parent_that_is_killed_while_they_hang():
-    context = multiprocessing.get_context("forkserver")  # where all that takes long to import is there already
+    context = multiprocessing.get_context("forkserver")  # a server with slow imports already done
     here, there = context.Pipe()
     parent = context.Process(target=hang_with_workers, args=(there,))
     parent.start()
@@ -152,6 +152,6 @@ def test_two_workers_step_almost_twice_as_fast_where_steps_are_slow():
             env.step_and_maybe_reset(td)
             times.append(time.perf_counter() - start)
         env.close()
-        return min(times)  # what it takes where nothing else runs
+        return min(times)  # the time on an idle machine
 
     assert seconds_per_step(0) / seconds_per_step(2) > 1.6

@@ -1,4 +1,4 @@
-"""Task packages: POPGym and MiniGrid keep the contract, and a policy is built and trained on them end to end."""
+"""Task packages: POPGym and MiniGrid fulfil the contract, and policies are built and trained on them end to end."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Episodes that a limit cuts off are told from those that end, wherever in a trial that happens."""
+"""Truncated episodes are distinguished from terminated ones, wherever in a trial they end."""
 
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ FLAGS = ("episode_end", "episode_truncated", "done", "terminated", "truncated")
 
 
 def clock(end=None, limit=None):
-    """Return an episode of at most ``limit`` steps."""
+    """Return an environment with episodes of at most ``limit`` steps."""
     env = Clock(end)
     return env if limit is None else TimeLimit(env, limit)
 
@@ -30,9 +30,9 @@ def flags_of(steps):
 
 
 def check_all_alike(env, n_steps):
-    """Return the steps [T] of the first of all environments, whose others do the same."""
+    """Check that all environments behave alike, and return the steps [T] of the first."""
     steps = env.rollout(n_steps, break_when_any_done=False)
-    after = steps["next"].exclude("previous_step")  # which tells random actions
+    after = steps["next"].exclude("previous_step")  # which shows random actions
     assert all((after[0] == other).all() for other in after)
     return steps[0]
 
@@ -41,7 +41,7 @@ def at(*steps, **flags):
     return {name: list(steps) for name in FLAGS} | flags
 
 
-# Limits of episodes and trials; after which of nine steps each flag is set; what is observed last of cut-off episodes.
+# Limits of episodes and trials; the steps (of nine) after which each flag is set; last observations if truncated.
 CASES = {
     "at a limit within a trial, and at trial_length in the middle of an episode": (
         {"limit": 3, "trial_length": 7},
@@ -100,7 +100,7 @@ def test_an_episode_is_cut_off(case, workers):
     seen, t, ends = [], 0, set(flags["episode_end"])
     for step in range(1, 10):
         t += 1
-        next_begins = step in ends and step not in flags["done"]  # of an episode in the same step
+        next_begins = step in ends and step not in flags["done"]  # the next episode begins in the same step
         seen.append(0.0 if next_begins else t)
         t = 0 if step in ends or step in flags["done"] else t
     assert steps["next", "observation", "observation"].flatten().tolist() == seen
@@ -155,7 +155,7 @@ def test_an_environment_that_makes_trials_itself_tells_the_observation_that_ende
 def test_one_that_does_not_tell_is_one_clear_line(workers):
     env = GymnasiumEnv(n_envs=2, make=partial(OwnLimits, tells_final=False), trial_length=100, workers=workers)
     message = (
-        r"^environment <OwnLimits instance>, number 0: info has episode_truncated, and not final_obs, the last "
+        r"^environment <OwnLimits instance>, number 0: info has episode_truncated, but not final_obs, the last "
         r"observation of the episode; must have both$"
     )
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Environments whose every step can be foreseen, and environments that go wrong."""
+"""Environments whose every step is predictable, and environments that fail."""
 
 import copy
 import os
@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 
 class Walk(gymnasium.Env):
-    """Each episode has a random number of steps; the observation tells seed (in two halves), length and step."""
+    """Each episode has a random number of steps; the observation shows seed (in two halves), length and step."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
     action_space = spaces.Discrete(3, start=-1)
@@ -36,7 +36,7 @@ class Walk(gymnasium.Env):
 
 
 class OwnTrials(gymnasium.Env):
-    """Makes trials itself: three episodes of two steps."""
+    """Makes its own trials of three episodes with two steps each."""
 
     observation_space = spaces.Dict({"goal": spaces.Discrete(4), "position": spaces.Box(0, 6, (1,), np.float32)})
     action_space = spaces.Discrete(2)
@@ -52,7 +52,7 @@ class OwnTrials(gymnasium.Env):
 
 
 class Clock(gymnasium.Env):
-    """Shows the step of the episode; every step is worth one. Step ``end`` is a true end, and there is no limit."""
+    """Shows the step of the episode, with a reward of one per step. Step ``end`` is a true end; there is no limit."""
 
     observation_space = spaces.Box(0, np.inf, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -73,7 +73,7 @@ class Clock(gymnasium.Env):
 
 
 class OwnLimits(Clock):
-    """Makes trials of seven steps itself, cut off by ``truncated``; in them every third step cuts an episode off."""
+    """Makes its own trials of seven steps, truncated at the end; within them every third step truncates an episode."""
 
     def __init__(self, tells_final):
         self.tells_final = tells_final
@@ -109,7 +109,7 @@ class Keeps(Walk):
 
 
 class Faulty(gymnasium.Env):
-    """Does what ``fault`` says at its third step."""
+    """Fails at its third step, as ``fault`` says."""
 
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -144,7 +144,7 @@ class Faulty(gymnasium.Env):
 
 
 class Everything(gymnasium.Env):
-    """An observation of every kind, drawn at random; several discrete actions."""
+    """Has random observations of every kind and several discrete actions."""
 
     observation_space = spaces.Dict(
         {
@@ -161,7 +161,7 @@ class Everything(gymnasium.Env):
     action_space = spaces.MultiDiscrete([2, 4])
 
     def __init__(self):
-        self.observation_space = copy.deepcopy(self.observation_space)  # each its own random numbers
+        self.observation_space = copy.deepcopy(self.observation_space)  # own random numbers for each
 
     def reset(self, *, seed=None, options=None):
         self.observation_space.seed(seed)
@@ -175,12 +175,12 @@ class Everything(gymnasium.Env):
 
 
 class Picky(gymnasium.Env):
-    """Draws at every step which actions are allowed, and raises at any other.
+    """Draws the allowed actions at every step, and raises at any other.
 
     Args:
         action_space: Discrete or MultiDiscrete.
         where: whether the mask is in ``info`` or in the ``observation``.
-        fault: what is wrong with the mask of the third step: ``shape``, ``none`` allowed, or ``missing``.
+        fault: mistake in the mask of the third step: wrong ``shape``, ``none`` allowed, or ``missing``.
     """
 
     def __init__(self, action_space, where="info", fault=None):
@@ -221,7 +221,7 @@ class Picky(gymnasium.Env):
 
 
 class Slow(Walk):
-    """A step takes ten milliseconds, in which the processor is free for others."""
+    """A step sleeps for ten milliseconds, which leaves the processor free."""
 
     def step(self, action):
         time.sleep(1e-2)

@@ -1,4 +1,4 @@
-"""Fixtures of the simulator's tests."""
+"""Fixtures for tests of the simulator."""
 
 import pytest
 

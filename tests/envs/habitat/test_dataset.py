@@ -66,7 +66,7 @@ def test_a_saved_dataset_comes_back_the_same(tmp_path, name):
         assert loaded.placement(index) == original.placement(index)
     for a, b in zip(original.episodes, loaded.episodes, strict=True):
         assert a == b
-    assert loaded.episode(0, 4).start_position == original.episode(0, 1).start_position  # after 3, the first again
+    assert loaded.episode(0, 4).start_position == original.episode(0, 1).start_position  # wraps around after 3
 
 
 def test_a_file_of_generated_houses_is_checked_and_its_line_named(text):
@@ -97,7 +97,7 @@ def test_a_folder_holds_a_file_per_split_and_the_wrong_split_is_refused(tmp_path
 
 
 def test_heights_of_floors_are_kept():
-    """In scenes that are no generated houses, which only habitat-sim knows."""
+    """This concerns scenes other than generated houses, which only habitat-sim can load."""
     config = make_config(dataset=SMALL).copy()
     OmegaConf.set_readonly(config, False)
     config.habitat.dataset.scene_dataset = "hm3d.scene_dataset_config.json"

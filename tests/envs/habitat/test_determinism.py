@@ -13,11 +13,11 @@ TRIAL_HASH = "9f3d1d0d88e6deecfcf314a01d751785180ffbb7c60e620a241e94752357e34b"
 
 
 def trial_hash():
-    """Return the hash of all images of a fixed trial that walks, turns, tilts, bumps and stops."""
+    """Return the hash of all images in a fixed trial with walking, turning, tilting, collisions and stops."""
     env = TrialEnv(trial_steps=400, sensors=("rgb", "depth", "semantic", "columns"), split="held_out")
     observation, _ = env.reset(options={"placement": 1234})
     digest = hashlib.sha256()
-    # Mostly ahead, so that the agent gets around and meets walls; a stop now and then begins a new episode.
+    # Mostly forward, so that the agent moves around and meets walls; an occasional stop begins a new episode.
     actions = np.arange(400) * 7 % 23
     for action in np.where(actions > 5, 1, actions):
         observation, *_ = env.step(int(action))
@@ -33,7 +33,7 @@ def test_the_images_of_a_fixed_trial_are_the_same_on_every_machine():
 @pytest.mark.slow
 def test_a_processor_without_modern_vector_instructions_gives_the_same_images():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_determinism as t; print(t.trial_hash())"
-    # In the same cache: numba keeps what it compiles for one processor apart from that for another.
+    # The same cache is safe: numba keeps code compiled for different processors apart.
     old_processor = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     run = subprocess.run(
         [sys.executable, "-c", code, os.path.dirname(__file__)],

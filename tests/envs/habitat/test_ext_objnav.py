@@ -42,7 +42,7 @@ def test_a_stop_near_the_object_without_looking_at_it_fails_and_ends_the_episode
 
 
 def test_a_stop_far_from_the_object_fails_even_if_it_is_in_view(env):
-    for _ in range(200):  # find an episode with a far view of its goal
+    for _ in range(200):  # find an episode whose goal can be seen from afar
         env.reset()
         for goal in env.current_episode.goals:
             target = next(o for o in env.sim.placement.objects if o.instance == goal.object_name_id)
@@ -60,7 +60,7 @@ def test_a_stop_far_from_the_object_fails_even_if_it_is_in_view(env):
 
 
 def far_view(env, target):
-    """Return a pose from which an object is well seen, but which is too far from all instances, or None."""
+    """Return a pose that sees an object well but is too far from all its instances; None if there is none."""
     goals = [goal.position for goal in env.current_episode.goals]
     for side in (-30, 0, 30):
         for back in (1.2, 1.8, 2.4):

@@ -47,7 +47,7 @@ def test_images_are_bytes_and_the_policy_sees_no_numbers_of_instances():
 
 
 def test_a_trajectory_is_the_trial_that_stepping_gives(env):
-    """A rollout's trajectory holds what the trial's own environment gives for the same placement and actions."""
+    """A trajectory in a rollout equals what a single environment gives for the same placement and actions."""
     env.set_seed(3)
     rollout = env.rollout(24, break_when_any_done=False)
     trajectory = rollout[1]
@@ -90,7 +90,7 @@ def test_what_the_policy_knows_of_its_past_is_its_last_action_and_the_time(env):
 
 
 def test_the_reward_is_no_part_of_what_is_observed(env):
-    """It would tell whether the last step led nearer to the goal."""
+    """The reward would reveal whether the last step led nearer to the goal."""
     trajectory = env.rollout(24, break_when_any_done=False)[0]
     action = torch.eye(6)[trajectory["action"][:-1]]
     end = trajectory["next", "episode_end"][:-1].float()

@@ -1,4 +1,4 @@
-"""The same house in habitat-sim and in the embedded simulator; runs where habitat-sim is installed."""
+"""The same house in habitat-sim and in the embedded simulator; these tests need habitat-sim."""
 
 import copy
 import subprocess
@@ -32,7 +32,7 @@ def test_without_habitat_sim_one_line_says_what_to_install():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_several_habitat_sims_in_one_process_are_refused(workers, monkeypatch):
-    """They abort the process when they close."""
+    """Several habitat-sims in one process abort it when they close."""
     monkeypatch.setattr("memo_lightning.envs.habitat.ext_objnav.habitat_sim_is_installed", lambda: True)
     settings = ["env=ext_objnav", "env.simulator=habitat_sim", f"env.workers={workers}"]
     with pytest.raises(UserError, match=rf"env.workers={workers}: must be 4, the number of environments"):
@@ -41,7 +41,7 @@ def test_several_habitat_sims_in_one_process_are_refused(workers, monkeypatch):
 
 @pytest.fixture
 def processes(monkeypatch):
-    """Stand in for habitat-sims; return the number of environments and of processes of all that are built."""
+    """Replace habitat-sims by stubs; return the number of environments and of processes that are built."""
     built, taken = [], signature(BatchedExtObjNav.__init__).parameters
 
     def build_instead(*, n_envs, workers, **settings):
@@ -60,7 +60,7 @@ def test_no_command_builds_several_habitat_sims_in_one_process(processes, tmp_pa
     length = ["env.trial_length=16", "env.episode_length=8", "collector.n_envs=3", "algorithm.n_minibatches=3"]
     model = ["model.segment_length=8", "model.d_model=16", "model.n_heads=2"]
     assert main(["check-env", *env, *length, *model]) == 0
-    assert "not looked at, as every environment has a process of its own" in capsys.readouterr().out
+    assert "not checked, as every environment has a process of its own" in capsys.readouterr().out
     run = tmp_path / "run"
     assert main(["train", *env, *length, *model, "total_frames=48", "logger=none", f"run_dir={run}"]) == 0
     assert main(["evaluate", f"checkpoint={run}", "n_envs=2", "n_trials=2", "render=true"]) == 0
@@ -86,7 +86,7 @@ def both(tmp_path_factory):
 
 
 def run_alone(both, code):
-    """Run code with another habitat-sim in a process of its own, as there may be one in each only."""
+    """Run code with another habitat-sim in a separate process, because a process can hold only one."""
     dataset = both[0].habitat_env.sim.habitat_config.scene_dataset
     lines = f"from memo_lightning.envs.habitat.trial import TrialEnv\nDATASET = {dataset!r}\n{code}"
     return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=300)
@@ -155,7 +155,7 @@ class TestHabitatSim:
                 for object_id, placed in zip(sim._object_ids, sim.placement.objects, strict=True):
                     thing = manager.get_object_by_id(object_id)
                     np.testing.assert_allclose(np.array(thing.translation), placed.position, atol=1e-5)
-                real.step(STOP)  # which begins the next episode with a reset
+                real.step(STOP)  # begins the next episode with a reset
 
     def test_the_agent_stands_on_the_floor_where_the_episode_begins(self, both):
         for placement in range(4):

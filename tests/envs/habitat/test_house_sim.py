@@ -203,5 +203,5 @@ def test_habitats_own_map_and_collision_measures_work():
     image = metrics["top_down_map"]["map"]
     assert (start == maps.MAP_TARGET_POINT_INDICATOR).any()
     assert (start == maps.MAP_SHORTEST_PATH_COLOR).any()
-    assert (image >= 10).sum() > 20  # where the agent went
+    assert (image >= 10).sum() > 20  # the agent's path
     assert metrics["collisions"]["count"] == n_collisions > 0

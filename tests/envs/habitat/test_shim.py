@@ -32,11 +32,11 @@ def test_the_real_simulator_says_what_to_install():
 
 def test_an_installed_habitat_sim_is_used_and_not_replaced(tmp_path):
     (tmp_path / "habitat_sim.py").write_text("raise ImportError('this is the installed habitat-sim')")
-    # The shim alone, as the package around it takes seconds to import.
+    # Import only the shim, because the whole package takes seconds.
     code = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2])['import_habitat']()"
     result = run(code, str(tmp_path), shim.__file__)
     assert result.returncode != 0
-    # habitat-lab meets magnum or habitat_sim first; either way no placeholder took its place
+    # habitat-lab may import magnum or habitat_sim first; neither may be replaced by a placeholder
     assert "this is the installed habitat-sim" in result.stderr or "No module named 'magnum'" in result.stderr
 
 

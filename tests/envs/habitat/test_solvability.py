@@ -25,7 +25,7 @@ def test_small_houses_are_solvable_with_and_without_tilting(can_tilt):
 
 def test_walking_at_random_for_long_hardly_ever_succeeds_either():
     class Wanderer(RandomAgent):
-        """Stops once in a hundred steps only."""
+        """Stops only once in a hundred steps."""
 
         def act(self, observations):
             return 0 if self._rng.integers(100) == 0 else 1 + int(self._rng.integers(5))

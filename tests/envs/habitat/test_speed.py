@@ -1,4 +1,4 @@
-"""How fast the embedded simulator is, in seconds of one core; an idle machine is three to five times as fast."""
+"""The speed of the embedded simulator per CPU second of one core; an idle machine is three to five times as fast."""
 
 import subprocess
 import sys

@@ -14,11 +14,11 @@ def test_an_image_shows_what_is_seen_and_where_the_agent_has_been():
     first = env.render()
     assert first.shape == (HEADER + SIDE + FOOTER, 3 * SIDE, 3)
     assert first.dtype == np.uint8
-    assert not any(side % 2 for side in first.shape[:2])  # video encoders want even sides
+    assert not any(side % 2 for side in first.shape[:2])  # video encoders need even sides
     rgb, depth = env.habitat_env.sim.look(Camera(SIDE, SIDE, 79, CAMERA.eye_height))
     np.testing.assert_array_equal(first[HEADER:-FOOTER, :SIDE], rgb)
     near = first[HEADER:-FOOTER, SIDE : 2 * SIDE].astype(int).sum(-1)
-    assert np.corrcoef(near.ravel(), depth.ravel())[0, 1] < -0.8  # what is near is bright
+    assert np.corrcoef(near.ravel(), depth.ravel())[0, 1] < -0.8  # near is bright
 
     before = (first[HEADER:-FOOTER, 2 * SIDE :] == BLUE).all(-1).sum()
     for _ in range(20):

@@ -130,7 +130,7 @@ def test_bad_options_are_named(options, complaint):
 
 
 def test_a_space_whose_bound_wraps_around_goes_up_to_its_types_highest():
-    """habitat-lab's semantic sensor of habitat-sim has such a space."""
+    """The semantic sensor that habitat-lab has for habitat-sim uses such a space."""
     wrapped = spaces.Box(np.iinfo(np.uint32).min, np.iinfo(np.uint32).max, (4, 4, 1), np.int32)
     modern = _modern(wrapped)
     assert (modern.high == np.iinfo(np.int32).max).all()

@@ -1,4 +1,4 @@
-"""The batched engine and habitat-lab's own environments give the same bits, step by step."""
+"""The batched engine and habitat-lab's own environments agree bit for bit at every step."""
 
 import numpy as np
 import pytest
@@ -23,12 +23,12 @@ KINDS = [
     ("train", FULL, ("rgb", "depth"), "trial", False),
     ("held_out", FULL, (), "trial", True),
 ]
-# Mostly ahead, so that agents get around and meet walls, with a stop now and then.
+# Mostly forward, so that agents move around and meet walls, with an occasional stop.
 WALK = [0.03, 0.5, 0.15, 0.15, 0.1, 0.07]
 
 
 def compare_trials(kind, placements, walks, n_steps, episode_steps=60):
-    """Run trials with both engines, with the shortest path or at random; return the number of steps compared."""
+    """Run trials with both engines, on shortest paths or at random; return the number of steps compared."""
     split, options, sensors, frame, can_tilt = kind
     reference = TrialEnv(
         10**9, episode_steps, sensors, n_columns=16, can_tilt=can_tilt, split=split, dataset=options,
@@ -87,7 +87,7 @@ def test_engines_agree_step_by_step(kind, walks):
 @pytest.mark.parametrize("walks", [True, False], ids=["shortest-path", "random"])
 @pytest.mark.parametrize("part", range(4))
 def test_engines_agree_over_a_hundred_trials(part, walks):
-    """Whole trials of 200 steps: 100 of random actions and 100 of the shortest path, over all kinds of houses."""
+    """Compare whole trials of 200 steps in all kinds of houses: 100 with random actions, 100 on shortest paths."""
     kind = KINDS[part]
     n = generated_source(kind[0], kind[1]).n_placements
     placements = [k * n // 25 for k in range(25)]

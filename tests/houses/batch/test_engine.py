@@ -16,7 +16,7 @@ def trials_of(n, source=SOURCE, **options):
 
 
 def record(trials, actions):
-    """Return everything of every step, ``[T, N, ...]`` by name."""
+    """Return all values of every step, ``[T, N, ...]`` by name."""
     steps = []
     for action in actions:
         trials.step(action)
@@ -29,7 +29,7 @@ def record(trials, actions):
 
 
 def test_wherever_an_agent_walks_there_is_a_way_to_its_goal():
-    """Also from where it got stuck between two obstacles."""
+    """This includes places where the agent got stuck between two obstacles."""
     source, rng = GeneratedSource("train", n_placements=1), np.random.default_rng(0)
     trials = BatchedTrials(source, source.n_placements, 1000, ())
     trials.begin_trials(np.arange(source.n_placements), range(source.n_placements))
@@ -65,7 +65,7 @@ def test_beginning_trials_in_some_rows_leaves_the_others_as_they_are():
 
 
 class Misplaced:
-    """Placements as they are, whose episodes begin inside a wall, or off the floor."""
+    """The original placements, but with episodes that begin inside a wall or off the floor."""
 
     def __init__(self, x, y):
         self._x, self._y = x, y

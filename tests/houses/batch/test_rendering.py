@@ -41,7 +41,7 @@ def test_nothing_that_is_left_out_would_have_changed_a_pixel(split, options, cam
         for k in range(40):
             turn, tilt = int(rng.integers(len(HEADINGS))), int(rng.integers(len(PITCHES)))
             x, z = navigator.sample(rng)
-            if k % 2:  # as far into a corner as one can walk
+            if k % 2:  # as far into a corner as the agent can walk
                 x, z, _ = navigator.move(x, z, *rng.uniform(-3, 3, 2))
             pose = Pose(x, 0.0, z, HEADINGS[turn], PITCHES[tilt])
             render(pool.arrays, place, x, 0.0, z, turn, tilt, lens, depth, solid)

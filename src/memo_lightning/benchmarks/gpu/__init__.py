@@ -1,5 +1,5 @@
-"""Whatever needs a GPU, in one command: ``python -m memo_lightning.benchmarks.gpu``.
+"""All GPU checks and benchmarks in one command: ``python -m memo_lightning.benchmarks.gpu``.
 
-Correctness of every memory, then what it costs. It imports the memories alone; what needs more is skipped where that
-is missing.
+It checks the correctness of every memory and measures its cost. It imports only the memories; measurements that need
+other packages are skipped if these are missing.
 """

@@ -1,4 +1,4 @@
-"""``python -m memo_lightning.benchmarks.gpu``."""
+"""Entry point of ``python -m memo_lightning.benchmarks.gpu``."""
 
 import sys
 

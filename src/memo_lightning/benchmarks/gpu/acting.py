@@ -1,4 +1,4 @@
-"""What a step costs while acting, and how often it makes the host wait for the device."""
+"""The latency of an acting step, and how often it makes the host wait for the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _N_WARM_UP = 5
 def measure_steps(
     settings: Settings, name: str, sizes: Sizes, n_envs: int, n_history: int, precision: Precision = "float32"
 ) -> dict[str, Any]:
-    """Measure the steps of a memory alone, over a segment that begins after ``n_history`` steps.
+    """Measure the steps of a memory alone, over a segment that starts after ``n_history`` steps.
 
     Returns:
         See :func:`_timed`.
@@ -41,13 +41,12 @@ def measure_steps(
 
 @torch.no_grad()
 def measure_policy(settings: Settings, sizes: Sizes, n_envs: int, profiled: bool = False) -> dict[str, Any]:
-    """Measure what a collector asks for at every step: encoder, memory, heads, and the actions on the host.
+    """Measure what a collector needs at every step: encoder, memory, heads, and the actions on the host.
 
     Returns:
-        See :func:`_timed`; where ``profiled``, instead the operators that take longest, by their share of the device's
-        time.
+        See :func:`_timed`; if ``profiled``, the slowest operators instead, with their share of the device's time.
     """
-    # Here, as these need TorchRL and Gymnasium, and the other measurements do not.
+    # Imported here because these need TorchRL and Gymnasium, which the other measurements do not.
     import numpy as np
     from gymnasium import spaces
     from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -79,12 +78,12 @@ def measure_policy(settings: Settings, sizes: Sizes, n_envs: int, profiled: bool
 
 
 def _timed(settings: Settings, step: Callable[[int], None], n_steps: int) -> dict[str, Any]:
-    """Take ``n_steps`` steps, and a few more of the last ones to look where they wait.
+    """Time ``n_steps - 2`` steps, then repeat step ``n_steps - 1`` to time it queued and to find where it waits.
 
     Returns:
-        ``step_ms`` (median) and ``worst_step_ms``, each with the device's work done; ``queued_step_ms``, the mean where
-        nothing waits for the device but the step itself; and ``synchronisations`` of an ordinary step, by lines of the
-        program.
+        ``step_ms`` (median) and ``worst_step_ms``, each including the device's work; ``queued_step_ms``, the mean if
+        only the step itself waits for the device; and ``synchronisations`` of an ordinary step, counted by
+        source line.
     """
     times = [seconds_of(lambda t=t: step(t), settings.torch_device)[0] for t in range(n_steps - 2)]  # type: ignore[misc]
     times = times[_N_WARM_UP:]

@@ -1,11 +1,11 @@
-"""What the measurements are to show, and what they have shown."""
+"""The aims of the measurements, and whether they were reached."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# What is aimed at: the measurement, a number of its results, and the least it should be; most where it is negative.
+# Each aim: its title, the measurement, a key of the results, and the least (below: the most) it should be.
 _LEAST = [
     ("update at 4k, width 256: official / memo", "update/width_256_at_4k", "memo_reencoding / memo", 5.0),
     ("update at 4k, width 768: official / memo", "update/width_768_at_4k", "memo_reencoding / memo", 5.0),
@@ -24,13 +24,13 @@ _MOST = [
 
 
 def aims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return every aim with what was measured, and whether it was reached; None where it was not measured."""
+    """Return every aim with the measured value and whether it was reached; None if it was not measured."""
     rows = []
     for bounds, aimed in (("at least", _LEAST), ("at most", _MOST)):
         for title, measure, key, bound in aimed:
             result = results.get(measure, {})
             value = result.get(key)
-            if isinstance(value, Mapping):  # how often, by lines of the program
+            if isinstance(value, Mapping):  # counts by source line
                 value = sum(value.values())
             reached = None if value is None else (value >= bound if bounds == "at least" else value <= bound)
             reached = False if result.get("fits") is False else reached

@@ -1,4 +1,4 @@
-"""The command: takes all measurements within its time, and writes one file."""
+"""The command, which takes all measurements within a time limit and writes one file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from memo_lightning.benchmarks.gpu.worker import Worker
 from memo_lightning.errors import FAILED, INTERRUPTED, USAGE_ERROR
 from memo_lightning.files import write_atomically
 
-_LEAST_SECONDS = 3.0  # with less time left no measurement begins
+_LEAST_SECONDS = 3.0  # no measurement begins with less time left
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Take the measurements and return the exit status: of failure where one has failed."""
+    """Take the measurements and return the exit status, which is a failure if any measurement failed."""
     options = _parser().parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: there is no GPU here; must be cpu, with --tiny", file=sys.stderr)
         return USAGE_ERROR
     try:
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(options.out), "{}\n")  # before minutes are spent on what cannot be kept
+        write_atomically(Path(options.out), "{}\n")  # fail now, not after minutes, if results cannot be saved
     except OSError as error:
         print(f"--out {options.out}: must be writable ({error.strerror})", file=sys.stderr)
         return USAGE_ERROR
@@ -54,16 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Checks every memory on a GPU and measures what it costs there; writes one JSON file.",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, which show that the code runs")
-    parser.add_argument("--minutes", type=float, default=7.0, help="measurements begin only within this time")
+    parser.add_argument("--tiny", action="store_true", help="use toy sizes, to check only that the code runs")
+    parser.add_argument("--minutes", type=float, default=7.0, help="start no measurement after this many minutes")
     parser.add_argument("--only", nargs="*", default=[""], metavar="PREFIX", help="e.g. attention update/width_256")
-    parser.add_argument("--peak-tflops", type=float, help="of the card in bfloat16, where its name is not known")
+    parser.add_argument("--peak-tflops", type=float, help="peak bfloat16 TFLOP/s of the card, if it is not a known one")
     parser.add_argument("--out", default="gpu.json")
     return parser
 
 
 def _take_all(settings: Settings, report: dict[str, Any], options: argparse.Namespace) -> None:
-    """Take the measurements, and write the report after each."""
+    """Take the measurements, writing the report after each."""
     end = time.monotonic() + 60 * options.minutes
     measures = [measure for measure in plan(settings) if measure.name.startswith(tuple(options.only))]
     worker = Worker(settings)
@@ -71,7 +71,7 @@ def _take_all(settings: Settings, report: dict[str, Any], options: argparse.Name
         for number, measure in enumerate(measures, start=1):
             left = end - time.monotonic()
             if left < _LEAST_SECONDS:
-                result: dict[str, Any] = {"skipped": f"the {options.minutes:g} minutes are over"}
+                result: dict[str, Any] = {"skipped": f"the limit of {options.minutes:g} minutes was reached"}
             else:
                 result = worker.take(measure, min(measure.seconds, left))
             report["results"][measure.name] = result

@@ -1,4 +1,4 @@
-"""Whether memories, and attention in parts, compute on the device what they compute on the CPU."""
+"""Checks that memories and attention compute the same on the device as on the CPU."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.models.attention_kernels import Kernel, MathKernel, kernel_for
 from memo_lightning.models.context_attention import attend_to_context
 
-# Of the norm of a difference, relative to the norm of what is right.
+# For the norm of the difference, relative to the norm of the reference.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-_WEIGHT_SCALE = 4  # fresh weights are so small that what is in the memory would hardly show
+_WEIGHT_SCALE = 4  # fresh weights are so small that the memory would hardly affect the outputs
 
 
 def compare_memory(settings: Settings, name: str, precision: Precision) -> dict[str, Any]:
     """Compare a memory on the device with the same one in float32 on the CPU.
 
-    Sequences are one trial each, and then trials that begin at different steps, over two boundaries and a half.
+    Sequences span two and a half segments: first one trial each, then trials that begin at different steps.
 
     Returns:
         ``differences`` of outputs (``forward``, ``prefill``, ``step``) and of the gradients of inputs and weights
-        (``backward``), each the norm of the difference relative to the norm of what is right; their ``tolerance``;
-        and whether it is ``passed``.
+        (``backward``), each the norm of the difference relative to the norm of the reference; their ``tolerance``;
+        and whether the check ``passed``.
     """
     sizes = TINY if settings.tiny else Sizes(64, 2, 2, 128, segment_length=16, summary_length=4)
     expected = build(name, sizes).eval()
@@ -52,7 +52,7 @@ def compare_memory(settings: Settings, name: str, precision: Precision) -> dict[
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Keep cuDNN, which LSTM and GRU run on, from rounding float32 to TF32, as it does by default."""
+    """Keep cuDNN, which runs LSTM and GRU, from rounding float32 to TF32, as it does by default."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -101,10 +101,10 @@ def _forward_and_backward(model: SequenceModel, x: Tensor, is_init: Tensor | Non
 def compare_attention(
     settings: Settings, precision: Precision, length: int, context: int, width: int
 ) -> dict[str, Any]:
-    """Compare attention to a context and a pass's own tokens with float64 on the CPU, outputs and gradients.
+    """Compare attention to a context and the pass's own tokens with float64 on the CPU: outputs and gradients.
 
     Returns:
-        As :func:`compare_memory`; and the ``kernel`` that was chosen.
+        The same as :func:`compare_memory`, and the ``kernel`` that was chosen.
     """
     tensors = [
         settings.inputs(2, 3, n, width, seed=seed).to(DTYPES[precision]).requires_grad_()
@@ -129,12 +129,12 @@ def _attend(tensors: list[Tensor], kernel: Kernel | None = None) -> Tensor:
 
 def _verdict(differences: dict[str, float], precision: Precision) -> dict[str, Any]:
     tolerance = _TOLERANCE[precision]
-    passed = all(difference < tolerance for difference in differences.values())  # also where one is not a number
+    passed = all(difference < tolerance for difference in differences.values())  # false for NaN as well
     return {"passed": passed, "tolerance": tolerance, "differences": differences}
 
 
 def _relative(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Return the norm of the difference of all tensors together, relative to the norm of those ``expected``."""
+    """Return the norm of the difference over all tensors together, relative to the norm of the ``expected`` ones."""
     pairs = [(a.detach().cpu().double(), b.detach().cpu().double()) for a, b in zip(found, expected, strict=True)]
     difference = sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
     return difference / max(1e-12, sum(float(b.square().sum()) for _, b in pairs) ** 0.5)

@@ -1,4 +1,4 @@
-"""One measurement of the command, and the settings that all of them share."""
+"""A measurement of the command, and the settings that all measurements share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class SkippedError(Exception):
-    """A measurement makes no sense here; the message says why."""
+    """A measurement that cannot be taken here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all measurements share.
+    """Settings that all measurements share.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        tiny: toy sizes, which show that the code runs and nothing else.
-        seconds: what a measurement may take.
-        peak_tflops: of the card in bfloat16, where the user gave it.
+        tiny: whether to use toy sizes, which only show that the code runs.
+        seconds: time limit of a measurement.
+        peak_tflops: peak TFLOP/s of the card in bfloat16, if the user gave it.
     """
 
     device: str
@@ -37,15 +37,15 @@ class Settings:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where it runs."""
+        """The device as a torch device."""
         return torch.device(self.device)
 
     def autocast(self, precision: Precision) -> AbstractContextManager:
-        """Return the context in which models compute."""
+        """Return the autocast context for a precision."""
         return torch.autocast(self.device, DTYPES[precision], enabled=precision != "float32")
 
     def inputs(self, *shape: int, seed: int = 0) -> Tensor:
-        """Return normal numbers of a shape; they are the same on every device."""
+        """Return standard normal inputs of a shape, the same on every device."""
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
 
@@ -54,11 +54,11 @@ class Measure:
     """A measurement.
 
     Attributes:
-        name: what it is called in the results, as ``part/what``.
-        function: takes the settings and ``arguments``, and returns what is written down.
-        arguments: its other arguments.
+        name: its name in the results, as ``part/what``.
+        function: takes the settings and ``arguments``, and returns the results.
+        arguments: further arguments of the function.
         needs: modules that must be installed.
-        seconds: what it may take at most.
+        seconds: its time limit.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Measure:
     seconds: float = 60.0
 
     def missing(self) -> list[str]:
-        """Return the modules that it needs and that are not installed."""
+        """Return the required modules that are not installed."""
         return [name for name in self.needs if not _is_installed(name)]
 
 

@@ -33,7 +33,7 @@ class Sizes:
 
 
 TINY = Sizes(16, 1, 2, 32, segment_length=8, summary_length=2)
-QUICK = Sizes(64, 2, 4, 256, segment_length=40, summary_length=4)  # those of the quick grid worlds
+QUICK = Sizes(64, 2, 4, 256, segment_length=40, summary_length=4)  # sizes for the quick grid worlds
 WIDTH_256 = Sizes(256, 4, 8, 1024)
 WIDTH_768 = Sizes(768, 12, 12, 3072)
 
@@ -56,7 +56,7 @@ NAMES = (*_SEGMENTED, *_FULL_CONTEXT, "lstm", "gru", "memoryless")
 
 
 def build(name: str, sizes: Sizes, **changes: Any) -> SequenceModel:
-    """Return a memory, one of :data:`NAMES`, with fresh weights on the CPU; ``changes`` are settings of its own."""
+    """Build a memory, one of :data:`NAMES`, with fresh weights on the CPU; ``changes`` override its settings."""
     stack: dict[str, Any] = {name: getattr(sizes, name) for name in ("d_model", "n_layers", "n_heads", "d_ff")}
     if name in _SEGMENTED:
         kind, settings = _SEGMENTED[name]

@@ -1,4 +1,4 @@
-"""Memory of an update of object navigation at the paper's size: 20 sequences of 4,096 steps."""
+"""Device memory of an object navigation update at the paper's size: 20 sequences of 4,096 steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IMAGE_SIZE = 64
 
 
 def measure_features(settings: Settings, sizes: Sizes, rows: int, n_steps: int) -> dict[str, Any]:
-    """Measure an update from features ``[B, T, 768]`` that are kept on the device, as a frozen ViT gives them.
+    """Measure an update from features ``[B, T, 768]`` kept on the device, such as those of a frozen ViT.
 
     Returns:
         See :func:`_update`.
@@ -28,14 +28,14 @@ def measure_features(settings: Settings, sizes: Sizes, rows: int, n_steps: int) 
 
 
 def measure_images(settings: Settings, sizes: Sizes, rows: int, n_steps: int, chunk: int | None) -> dict[str, Any]:
-    """Measure an update from images ``[B, T, 64, 64, 4]`` (colours and depth), which are encoded with gradient.
+    """Measure an update from images ``[B, T, 64, 64, 4]`` (colours and depth), encoded with gradients.
 
     Args:
-        settings: those of all measurements.
-        sizes: of the memory.
-        rows: sequences.
-        n_steps: their steps.
-        chunk: steps that are encoded at a time and once more in the backward pass; None for all at once.
+        settings: settings of all measurements.
+        sizes: sizes of the memory.
+        rows: number of sequences.
+        n_steps: steps per sequence.
+        chunk: steps encoded at a time, and again in the backward pass; None for all at once.
 
     Returns:
         See :func:`_update`.
@@ -51,11 +51,11 @@ def measure_images(settings: Settings, sizes: Sizes, rows: int, n_steps: int, ch
 def _update(
     settings: Settings, sizes: Sizes, encoder: nn.Module, observed: Tensor, chunk: int | None
 ) -> dict[str, Any]:
-    """Run a whole update through ``encoder`` and Memo, whose segments are checkpointed.
+    """Run an update through ``encoder`` and Memo, whose segments are checkpointed.
 
     Returns:
-        ``peak_bytes`` beyond weights and observations, the ``observation_bytes``, and ``seconds_of_update``. What does
-        not fit gives ``fits`` false and no numbers.
+        Whether the update ``fits``, ``chunk`` and ``observation_bytes``; if it fits, also ``peak_bytes`` beyond weights
+        and observations, and ``seconds_of_update``.
     """
     encoder.to(settings.device)
     model = build("memo_checkpointed", sizes).to(settings.device).train()

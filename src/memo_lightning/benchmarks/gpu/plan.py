@@ -1,4 +1,4 @@
-"""Which measurements there are, in the order in which they are taken: what matters most comes first."""
+"""All measurements in the order in which they are taken, the most important first."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _navigation(settings: Settings) -> Iterator[Measure]:
     yield Measure("navigation/features", navigation.measure_features, (sizes, rows, steps))
     for name, n_rows, chunk_steps in (
         ("images_in_chunks", rows, chunk),
-        ("images_of_half_the_sequences", rows // 2, None),  # two minibatches, as experiment=ext_objnav has
+        ("images_of_half_the_sequences", rows // 2, None),  # two minibatches, as in experiment=ext_objnav
     ):
         arguments = (sizes, n_rows, steps, chunk_steps)
         yield Measure(f"navigation/{name}", navigation.measure_images, arguments, _POLICY_NEEDS)
@@ -75,7 +75,7 @@ def _training(settings: Settings) -> Iterator[Measure]:
 
 
 def _profiles(settings: Settings) -> Iterator[Measure]:
-    """Yield where the time goes, and what compiling changes; last, as what does not work here can take long."""
+    """Yield profiles and the gain from compiling; last, because a failure here can take long."""
     used, rows, steps = (TINY, 2, 32) if settings.tiny else (WIDTH_768, 4, 4096)
     compiled = (used, 5 * rows, steps, True)
     yield Measure("compiled/utilisation_width_768", updates.measure_utilisation, compiled, ("triton",), seconds=90.0)

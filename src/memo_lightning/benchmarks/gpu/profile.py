@@ -1,4 +1,4 @@
-"""Where the time of a piece of work goes."""
+"""Where a piece of work spends its time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _N_OPERATORS = 12
 
 
 def slowest_operators(settings: Settings, work: Callable[[], object]) -> dict[str, float]:
-    """Return the operators that take most of the device's time, by their share of it."""
+    """Return the slowest operators, with their share of the device's time."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.device == "cuda" else [])]
     name = "self_device_time_total" if settings.device == "cuda" else "self_cpu_time_total"
     with profile(activities=activities) as profiler:
@@ -30,9 +30,9 @@ def slowest_operators(settings: Settings, work: Callable[[], object]) -> dict[st
 
 
 def host_synchronisations(settings: Settings, work: Callable[[], object]) -> dict[str, int] | None:
-    """Return the lines of the program at which ``work`` makes the host wait for the device, and how often.
+    """Return the source lines at which ``work`` makes the host wait for the device, and how often.
 
-    Torch warns of operations that wait; it knows them all but explicit synchronisation. None on the CPU.
+    They come from torch's warnings, which cover all waits except explicit synchronisation. None on the CPU.
     """
     if settings.device != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""What the measurements are taken with."""
+"""The software and hardware that the measurements run on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "triton", "tensordict", "torchrl", "gymnasium", "lightning
 
 
 def system() -> dict[str, Any]:
-    """Return versions, None for packages that are not installed, and cores; it does not touch the card."""
+    """Return versions (None for packages that are not installed) and cores, without touching the card."""
     found: dict[str, Any] = {"memo-lightning": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -27,13 +27,13 @@ def system() -> dict[str, Any]:
 
 
 def card(settings: Settings) -> dict[str, Any]:
-    """Return what the card is, and which versions torch drives it with.
+    """Return the properties of the card, and the CUDA and cuDNN versions that torch uses.
 
     Raises:
         SkippedError: on the CPU.
     """
     if settings.device != "cuda":
-        raise SkippedError("there is none with --device cpu")
+        raise SkippedError("no GPU with --device cpu")
     properties = torch.cuda.get_device_properties(0)
     return {
         "name": properties.name,

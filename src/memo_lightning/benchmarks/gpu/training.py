@@ -1,4 +1,4 @@
-"""Whole trainings by ``memo train``, each in a process of its own."""
+"""Complete runs of ``memo train``, each in its own process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _TOY = (
 
 
 def train(settings: Settings, overrides: Sequence[str]) -> dict[str, Any]:
-    """Run ``memo train`` with these overrides on the device, without MLflow, and return what its metrics say.
+    """Run ``memo train`` with these overrides on the device, without MLflow, and return its metrics.
 
-    ``collecting`` is the part of the time that went into collecting rollouts.
+    ``collecting`` is the fraction of the time spent collecting rollouts.
 
     Raises:
-        RuntimeError: if it failed, with the last line that it said.
+        RuntimeError: if the run failed, with the last line of its error output, or took too long.
     """
     trainer = "cpu" if settings.device == "cpu" else "gpu"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -41,7 +41,7 @@ def train(settings: Settings, overrides: Sequence[str]) -> dict[str, Any]:
                 text=True,
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": _python_path()},
-                timeout=0.9 * settings.seconds,  # before this process is ended, which would leave it alone
+                timeout=0.9 * settings.seconds,  # before this process is killed, which would orphan it
             )
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"memo {' '.join(command)}: took longer than {0.9 * settings.seconds:.0f} s") from None
@@ -53,6 +53,6 @@ def train(settings: Settings, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _python_path() -> str:
-    """Return a path on which another process finds this very package, wherever that process starts."""
+    """Return a ``PYTHONPATH`` on which a process finds this very package, wherever it starts."""
     package = str(Path(memo_lightning.__file__).resolve().parents[1])
     return os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))

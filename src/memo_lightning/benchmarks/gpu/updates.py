@@ -1,4 +1,4 @@
-"""What updates cost: forward and backward of whole sequences."""
+"""The cost of updates: forward and backward passes over whole sequences."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.models.flops import count_flops
 
 _N_TURNS = 3
-_MATRIX_SIZE = 8192  # of the product that the card's speed is measured by
+_MATRIX_SIZE = 8192  # of the matrix product that measures the card's speed
 T = TypeVar("T")
 
-# Dense bfloat16 TFLOP/s by NVIDIA's data sheets, by a part of torch's name for the card; the first that fits.
+# Dense bfloat16 TFLOP/s from NVIDIA's data sheets, by part of torch's name for the card; the first match counts.
 _PEAK_TFLOPS = {
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
@@ -34,11 +34,11 @@ _PEAK_TFLOPS = {
 def compare_updates(
     settings: Settings, names: Sequence[str], sizes: Sizes, rows: int, n_steps: int, precision: Precision
 ) -> dict[str, Any]:
-    """Measure updates of memories, which take turns; with fewer sequences where they do not all fit.
+    """Measure updates of memories in turn, with fewer sequences if not all of them fit.
 
     Returns:
-        ``rows`` and ``steps`` of an update; for each memory ``seconds`` (median) and ``peak_bytes`` beyond weights and
-        inputs; and how many times longer than the first each other one takes, as ``NAME / FIRST``.
+        ``rows`` (sequences) and ``steps`` of an update; for each memory ``seconds`` (median) and ``peak_bytes`` beyond
+        weights and inputs; and the time of every other memory relative to the first, as ``NAME / FIRST``.
     """
 
     def measure(rows: int) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def compare_updates(
 
 
 def update(settings: Settings, model: SequenceModel, x: torch.Tensor, precision: Precision) -> None:
-    """Run sequences ``x [B, T, D]`` forward and backward, in segments of the fixed length."""
+    """Run forward and backward passes over sequences ``x [B, T, D]``, in segments of fixed length."""
     for parameter in model.parameters():
         parameter.grad = None
     with settings.autocast(precision):
@@ -74,7 +74,7 @@ def update(settings: Settings, model: SequenceModel, x: torch.Tensor, precision:
 def _peak_of_update(
     settings: Settings, model: SequenceModel, rows: int, n_steps: int, precision: Precision
 ) -> int | None:
-    """Return the bytes that an update allocates at most; it is the one that the allocator needs to warm up."""
+    """Return the peak bytes that an update allocates; this update also warms up the allocator."""
     x = settings.inputs(rows, n_steps, model.d_model)
     update(settings, model, x[:, : 2 * (model.segment_length or 1)], precision)
     peak = PeakMemory(settings.torch_device)
@@ -87,15 +87,16 @@ def measure_utilisation(
 ) -> dict[str, Any]:
     """Compare the model FLOPs per second of a Memo update in bfloat16 with what the card can do.
 
-    Model FLOPs are three times those of the forward pass: what a backward pass computes again does not count. Where
-    ``compiled``, the gated MLPs are, as by ``memo train compile=true``.
+    Model FLOPs are three times those of the forward pass; recomputation in the backward pass does not count. If
+    ``compiled``, the gated MLPs are compiled, as with ``memo train compile=true``.
 
     Returns:
-        ``model_tflops`` per second; ``of_data_sheet`` and ``of_matrix_product``, in proportion to the card's data sheet
-        and to a large matrix product on it; ``seconds_of_update`` and ``rows``.
+        ``model_tflops`` per second; ``of_data_sheet`` and ``of_matrix_product``, the fractions of ``data_sheet_tflops``
+        and of ``matrix_product_tflops``, measured on a large product; ``seconds_of_update``, ``rows`` (sequences) and
+        ``attention_kernels``.
     """
     if compiled and settings.device != "cuda":
-        raise SkippedError("compiling takes its time, and shows nothing on the CPU")
+        raise SkippedError("compiling is slow, and not informative on the CPU")
     model = build("memo", sizes).to(settings.device).train()
     one = settings.inputs(1, n_steps, sizes.d_model)
     with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:
@@ -128,7 +129,7 @@ def measure_utilisation(
 
 
 def profile_update(settings: Settings, sizes: Sizes, rows: int, n_steps: int) -> dict[str, Any]:
-    """Return the operators that take longest in a Memo update in bfloat16, by their share of the device's time."""
+    """Return the slowest operators of a Memo update in bfloat16, with their share of the device's time."""
     model = build("memo", sizes).to(settings.device).train()
 
     def measure(rows: int) -> dict[str, Any]:
@@ -155,15 +156,15 @@ def _data_sheet_tflops(settings: Settings) -> float | None:
 
 
 def with_rows_that_fit(measure: Callable[[int], T], rows: int) -> T:
-    """Return what ``measure`` gives for ``rows``, or for half as many, and so on, where memory does not suffice.
+    """Call ``measure`` with ``rows`` sequences, halved until memory suffices, and return its result.
 
     Raises:
-        SkippedError: if not even one fits.
+        SkippedError: if not even one sequence fits.
     """
     while rows >= 1:
         try:
             return measure(rows)
         except torch.OutOfMemoryError:
             rows //= 2
-        torch.cuda.empty_cache()  # not in the handler, where the traceback still holds what was allocated
-    raise SkippedError("the memory of the card does not hold one sequence")
+        torch.cuda.empty_cache()  # not in the handler, where the traceback still holds the tensors
+    raise SkippedError("one sequence does not fit in the GPU's memory")

@@ -1,4 +1,4 @@
-"""A process that takes measurements, and can be replaced when one has broken it."""
+"""A process that takes measurements, and is replaced after a failure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from memo_lightning.benchmarks.gpu.measure import Measure, Settings, SkippedError
 from memo_lightning.processes import end_with_parent
 
-_START_SECONDS = 30.0  # beyond what a measurement may take: importing torch, and making a CUDA context
+_START_SECONDS = 30.0  # on top of a measurement's limit, for importing torch and creating a CUDA context
 
 
 class Worker:
-    """Takes measurements in a process of its own, one after the other.
+    """A separate process that takes measurements one after the other.
 
-    After a failure the next one gets a new process: an error of CUDA stays with the process that has met it.
+    After a failure, the next measurement gets a new process: a CUDA error persists in the process it occurred in.
 
     Args:
-        settings: those of all measurements.
+        settings: settings of all measurements.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,7 +31,7 @@ class Worker:
         self._connection: Connection | None = None
 
     def take(self, measure: Measure, seconds: float) -> dict[str, Any]:
-        """Return what the measurement gives, or why it gives nothing, as ``failed`` or ``skipped``; and its seconds."""
+        """Return a measurement's results and seconds, or why there are none, as ``failed`` or ``skipped``."""
         if missing := measure.missing():
             return {"skipped": f"needs {', '.join(missing)}, not installed here"}
         start, is_new = time.perf_counter(), self._process is None
@@ -55,7 +55,7 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,))
         self._process.start()
-        theirs.close()  # so that its end is noticed here
+        theirs.close()  # so that the end of the worker is noticed here
         return self._connection
 
     def stop(self) -> None:
@@ -68,7 +68,7 @@ class Worker:
 
 
 def _serve(connection: Connection) -> None:
-    """Take the measurements that are asked for, until the asking process is gone."""
+    """Take the measurements that are requested, until the requesting process is gone."""
     end_with_parent()
     while True:
         try:
@@ -79,15 +79,15 @@ def _serve(connection: Connection) -> None:
 
 
 def take_here(measure: Measure, settings: Settings) -> dict[str, Any]:
-    """Return what the measurement gives in this process, or why it gives nothing."""
+    """Take a measurement in this process and return its results, or why there are none."""
     try:
         torch.manual_seed(0)
         result = measure.function(settings, *measure.arguments)
         if settings.device == "cuda":
-            torch.cuda.synchronize()  # a kernel's error shows only now
+            torch.cuda.synchronize()  # errors of kernels surface only here
             torch.cuda.empty_cache()
         return result
     except SkippedError as reason:
         return {"skipped": str(reason)}
-    except Exception as error:  # whatever it is, the other measurements go on
+    except Exception as error:  # whatever it is, the other measurements continue
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]}

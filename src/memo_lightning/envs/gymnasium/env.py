@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, N of them side by side, with the trials that memory is trained on."""
+"""A batch of Gymnasium environments, with the trials that memory is trained on."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from memo_lightning.policies.spec import Interface
 
 
 class GymnasiumEnv(EnvBase):
-    """Gymnasium environments as a batched TorchRL environment that keeps the contract of trials.
+    """Gymnasium environments as a batched TorchRL environment that follows the contract of trials.
 
-    What the observation holds is found below ``"observation"``: as ``observation``, or one key for each part of a Dict
-    or Tuple. See :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRunner` for what a trial is and how
-    environments are seeded; results depend neither on the number of environments nor on that of workers.
+    Observations are nested under ``"observation"``: as ``observation``, or with one key for each part of a Dict or
+    Tuple. See :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRunner` for what a trial is and how
+    environments are seeded. Results depend neither on the number of environments nor on that of workers.
 
-    An ``action_mask`` in the ``info`` of the first reset, or in a Dict observation, is given on at every step.
+    An ``action_mask`` in the ``info`` of the first reset, or in a Dict observation, is passed on at every step.
 
     Args:
         n_envs: number of environments N.
-        id: a registered environment, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0``.
-        make: makes one environment, instead of ``id`` and ``settings``.
+        id: id of a registered environment, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0``.
+        make: function that makes one environment, instead of ``id`` and ``settings``.
         settings: arguments of the registered environment.
-        wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order, after the episode length.
+        wrappers: dotted paths of Gymnasium wrappers, or callables, applied in this order, after the episode limit.
         ignore: observation keys to leave out.
-        images: layouts of images by observation key, where their shape does not say it; see
+        images: image layouts by observation key, where the shape does not tell; see
             :class:`~memo_lightning.policies.observation_keys.ObservationKey`.
-        mask_actions: whether an action mask is obeyed, where the environment gives one.
-        measures: numbers in the ``info`` of every step to report beside the success, such as ``spl``.
-        episode_length: steps after which an episode is truncated; None for what is registered, or none.
+        mask_actions: whether to obey an action mask, if the environment gives one.
+        measures: numbers in the ``info`` of every step to report besides success, such as ``spl``.
+        episode_length: steps after which an episode is truncated; None for the registered limit, if any.
         trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end: see
             :class:`~memo_lightning.envs.gymnasium.trial_runner.TrialRules`.
-        workers: processes to spread the environments over; 0 for none beside this one.
-        step_timeout: seconds that a step or reset of all environments, or of those of a worker, may take.
+        workers: processes to spread the environments over; 0 to run them in this process.
+        step_timeout: seconds that a step or reset of all environments, or of those of one worker, may take.
         seed: seed of all random streams.
-        device: where tensors go.
+        device: device of the tensors.
 
     Attributes:
-        interface: what a policy has in common with it.
-        action_names: what the actions are called, in their order; none where the environment does not say.
+        interface: the interface to a policy.
+        action_names: names of the actions, in order; empty if the environment does not name them.
 
     Raises:
         UserError: if a setting is wrong, or the environment has observations or actions that are not supported.
-        EnvironmentFailure: if an environment raises, dies or hangs; then or later.
+        EnvironmentFailure: if an environment raises, dies or hangs, now or later.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class GymnasiumEnv(EnvBase):
         require(0 <= workers <= n_envs, "env.workers", workers, f"at least 0 and at most the {n_envs} environments")
         require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
         require(episode_length is None or episode_length >= 1, "env.episode_length", episode_length, "at least 1")
-        require(make is None or not (id or settings), "make", make, "None beside id or settings")
+        require(make is None or not (id or settings), "make", make, "None if id or settings are given")
         if make is None:
             unwrapped = partial(make_from_id, id, settings or {}, episode_length)
         else:
@@ -129,19 +129,19 @@ class GymnasiumEnv(EnvBase):
         self.set_seed(seed)
 
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        """Return an image of an environment, uint8 ``[H, W, 3]``."""
         return self._runners.image(index)
 
     def watch(self) -> None:
-        """Keep an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on."""
         self._runners.watch()
 
     def last_image(self, index: int = 0) -> NDArray[np.uint8] | None:
-        """Return what an environment looked like when its latest episode had ended; None where that cannot be told."""
+        """Return an image of the end of an environment's latest episode; None if there is none."""
         return self._runners.last_image(index)
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Close the environments and end the workers."""
+        """Close the environments and stop the workers."""
         self._runners.close()
         super().close(raise_if_closed=raise_if_closed)
 
@@ -179,7 +179,7 @@ class GymnasiumEnv(EnvBase):
             TRUNCATED,
             "reward",
             *ends,
-        }  # numbers, which TorchRL has as [N, 1]
+        }  # numbers, which TorchRL stores as [N, 1]
 
     def _set_seed(self, seed: int | None) -> None:
         self._runners.seed(seed or 0)
@@ -196,7 +196,7 @@ class GymnasiumEnv(EnvBase):
         return self._results("action", "reset")
 
     def _results(self, *without: str) -> TensorDict:
-        """Return copies of the arrays; what is one number for each environment as ``[N, 1]``."""
+        """Return copies of all arrays but ``without``; those with one number per environment as ``[N, 1]``."""
         results = TensorDict({}, self.batch_size, device=self.device)
         for name, array in self._arrays.items():
             if name not in without:

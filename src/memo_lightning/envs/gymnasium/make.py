@@ -1,4 +1,4 @@
-"""Making Gymnasium environments as the configuration says."""
+"""Construction of Gymnasium environments from the configuration."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Wrapper = Callable[[gymnasium.Env], gymnasium.Env]
 
 
 def action_names_of(env: gymnasium.Env) -> tuple[str, ...]:
-    """Return what an environment calls its actions, in their order; none where it does not say.
+    """Return the names of an environment's actions, in order; empty if it does not name them.
 
-    It may say so as an attribute ``action_names``, as Atari does by ``get_action_meanings()``, or as MiniGrid by an
-    enumeration ``actions``.
+    An environment names them in an attribute ``action_names``, by ``get_action_meanings()`` as Atari does, or by an
+    enumeration ``actions`` as MiniGrid does.
     """
     own = env.unwrapped
     names = getattr(own, "action_names", None)
@@ -35,16 +35,16 @@ def action_names_of(env: gymnasium.Env) -> tuple[str, ...]:
 
 
 def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int | None) -> gymnasium.Env:
-    """Make a registered environment, ready to be rendered to images where it can be.
+    """Make a registered environment, set up to render images if it can.
 
     Args:
         id: as ``gymnasium.make`` takes it, e.g. ``CartPole-v1``, or ``my.module:MyEnv-v0`` to import the module that
             registers it.
-        settings: its arguments.
-        episode_length: steps after which an episode is truncated; None for what is registered.
+        settings: arguments of the environment.
+        episode_length: steps after which an episode is truncated; None for the registered limit.
 
     Raises:
-        UserError: if there is no such environment, or it does not take the settings.
+        UserError: if the environment does not exist, cannot be imported, or does not take the settings.
     """
     if not id:
         raise UserError("env.id=null: must be the id of a registered environment, e.g. env.id=CartPole-v1")
@@ -57,7 +57,7 @@ def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int |
         close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(
-            f"env.id={id}: no such environment; {hint}one of another package is named with it, e.g. "
+            f"env.id={id}: no such environment; {hint}if another package registers it, put the package first, e.g. "
             f"minigrid:MiniGrid-MemoryS7-v0"
         ) from None
     except Exception as error:  # importing runs the user's module, which may raise anything
@@ -68,7 +68,7 @@ def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int |
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()):
             settings = {"render_mode": "rgb_array", **settings}
-        # Gymnasium's own checker warns at every step of what `memo check-env` says once.
+        # Gymnasium's own checker warns at every step of what `memo check-env` reports once.
         return gymnasium.make(spec, disable_env_checker=True, **limit, **settings)
     except TypeError as error:
         raise UserError(f"env.settings={settings}: {error}") from error
@@ -77,10 +77,10 @@ def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int |
 
 
 def make_limited(make: Callable[[], gymnasium.Env], episode_length: int | None) -> gymnasium.Env:
-    """Make an environment that is not registered, whose episodes are truncated after ``episode_length`` steps.
+    """Make an unregistered environment whose episodes are truncated after ``episode_length`` steps.
 
     Raises:
-        UserError: if the environment truncates them earlier itself.
+        UserError: if the environment itself truncates them earlier.
     """
     env = make()
     if episode_length is None:
@@ -98,11 +98,11 @@ def make_wrapped(make: Callable[[], gymnasium.Env], wrappers: Sequence[str | Wra
     """Make an environment and wrap it.
 
     Args:
-        make: makes the environment.
-        wrappers: applied in this order; dotted paths, or callables.
+        make: function that makes the environment.
+        wrappers: dotted paths or callables, applied in this order.
 
     Raises:
-        UserError: if there is no such wrapper, or it does not take the environment or its arguments.
+        UserError: if a wrapper does not exist, or does not take the environment or its arguments.
     """
     env = make()
     for wrapper in wrappers:

@@ -21,16 +21,16 @@ from memo_lightning.policies.observation_keys import ObservationKey
 
 @dataclass(frozen=True)
 class Plan:
-    """What it takes to make environments, here or in another process.
+    """Everything needed to make environments, in this or another process.
 
     Attributes:
-        name: what the environment is called in messages.
-        make: makes one environment.
-        keys: what of the observation is kept.
-        action: how actions are stored, and whether a mask comes with every observation.
+        name: name of the environment in messages.
+        make: function that makes one environment.
+        keys: the parts of the observation that are kept.
+        action: how actions are stored, and whether every observation comes with a mask.
         rules: what a trial is.
-        makes_trials: whether the environment makes trials of several episodes itself.
-        measures: numbers in the ``info`` of every step that are reported.
+        makes_trials: whether the environment itself makes trials of several episodes.
+        measures: numbers in the ``info`` of every step to report.
     """
 
     name: str
@@ -43,21 +43,21 @@ class Plan:
 
     @property
     def truncates(self) -> bool:
-        """Whether limits cut episodes off whose successors would still count."""
+        """Whether step limits truncate episodes, so that what would have followed still counts."""
         return not self.rules.time_limit_is_end
 
     @property
     def decides_success(self) -> bool:
-        """Whether the return of an episode decides its success, where the environment does not say."""
+        """Whether the return of an episode decides its success if the environment does not report it."""
         return self.rules.success_return is not None
 
     @property
     def truncates_within_trials(self) -> bool:
-        """Whether that can happen in the middle of a trial."""
+        """Whether an episode can be truncated in the middle of a trial."""
         return self.truncates and (self.makes_trials or self.rules.episodes_per_trial != 1)
 
     def array_layout(self) -> dict[ArrayKey, tuple[tuple[int, ...], type[np.generic]]]:
-        """Return name, shape for one environment, and dtype of everything that goes in and out of a step."""
+        """Return the name, shape per environment and dtype of all inputs and outputs of a step."""
         seen = [OBSERVATION, *([FINAL_OBSERVATION] if self.truncates_within_trials else [])]
         return {
             "action": (self.action.shape, self.action.dtype),
@@ -78,18 +78,18 @@ class Plan:
 
 
 class Runners:
-    """The environments ``indices`` of those whose results the arrays hold.
+    """Environments of one process, out of N that share arrays for their inputs and outputs.
 
     Args:
-        plan: how to make them.
-        indices: their numbers.
-        arrays: by name ``[N, ...]``, as :meth:`Plan.array_layout` says; read and written in place.
-        made: the first environment, if there is one already.
-        step_timeout: seconds that a step or reset of all of them may take; None where another process looks after that.
+        plan: how to make the environments.
+        indices: their numbers among the N.
+        arrays: arrays ``[N, ...]`` by name, as :meth:`Plan.array_layout` says; read and written in place.
+        made: the first environment, if it exists already.
+        step_timeout: seconds that a step or reset of all of them may take; None if another process enforces it.
 
     Raises:
-        EnvironmentFailure: if an environment raises something or hangs; the same in all methods.
-        UserError: if it returns something else than its spaces say; the same in all methods.
+        EnvironmentFailure: if an environment raises an error or hangs, here or in any method.
+        UserError: if it returns something that does not match its spaces, here or in any method.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Runners:
         self._indices = list(indices)
 
     def seed(self, seed: int) -> None:
-        """Begin all random streams anew."""
+        """Restart all random streams."""
         self._streams.seed(seed)
         for runner in self._runners:
             runner.seed(seed)
@@ -134,17 +134,17 @@ class Runners:
                     runner.step()
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        """Return an image of an environment, uint8 ``[H, W, 3]``."""
         with self._named(index):
             return self._runners[self._indices.index(index)].image()
 
     def watch(self) -> None:
-        """Keep an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on."""
         for runner in self._runners:
             runner.watch()
 
     def last_image(self, index: int) -> NDArray[np.uint8] | None:
-        """Return what an environment looked like when its latest episode had ended; None where that cannot be told."""
+        """Return an image of the end of an environment's latest episode; None if there is none."""
         return self._runners[self._indices.index(index)].last_image
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class Runners:
 
     @contextmanager
     def _stepping(self) -> Iterator[None]:
-        """Step or reset within the time there is, with global random numbers of the environments' own."""
+        """Step or reset within the time limit, with the environments' own global random numbers."""
         in_time = (
             nullcontext() if self._step_timeout is None else within(self._step_timeout, f"environment {self._name}")
         )

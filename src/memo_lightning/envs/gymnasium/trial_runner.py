@@ -1,4 +1,4 @@
-"""One Gymnasium environment whose episodes are put together to trials."""
+"""One Gymnasium environment whose episodes are grouped into trials."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ArrayKey = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class TrialRules:
-    """What a trial is, for environments that know only episodes.
+    """Definition of a trial for environments that know only episodes.
 
     Attributes:
         trial_length: steps after which a trial ends.
         episodes_per_trial: episodes after which a trial ends; None for as many as fit.
-        same_task: how the episodes of a trial keep their task. ``seed``: they are reset with the same seed;
-            ``option``: ``reset(options={"new_task": False})`` asks the environment for it; ``none``: they are
-            different, and only the memory goes on.
-        success_return: return from which on an episode is a success, where the environment does not say.
+        same_task: how the episodes of a trial share a task. ``seed``: they are reset with the same seed;
+            ``option``: ``reset(options={"new_task": False})`` asks the environment to keep it; ``none``: tasks differ,
+            and only the memory carries over.
+        success_return: least return of a successful episode, if the environment does not report success.
         split: which seeds episodes are reset with: those for training, those held out, or all.
-        time_limit_is_end: whether an episode that a limit of steps cuts off is over, as where the time that is left is
-            observed and part of the task. Otherwise it is ``truncated``: what would have followed still counts.
+        time_limit_is_end: whether a step limit truly ends an episode, e.g. because the remaining time is observed and
+            part of the task. Otherwise the episode is ``truncated``: what would have followed still counts.
 
     Raises:
         UserError: if a value is not allowed.
@@ -62,39 +62,39 @@ class TrialRules:
         require(self.split in SPLITS, "env.split", self.split, f"one of {', '.join(SPLITS)}")
 
     def reset_options(self, *, new_task: bool) -> dict[str, Any] | None:
-        """Return the ``options`` that an episode is reset with."""
+        """Return the ``options`` to reset an episode with."""
         return {"new_task": new_task} if self.same_task == "option" else None
 
 
 class TrialRunner:
-    """Runs the trials of one environment, and writes what comes of each step into its place in arrays.
+    """Runner of one environment's trials, which writes the results of each step to its place in the arrays.
 
-    The contract is that of :class:`~memo_lightning.envs.trial_env.TrialEnv`: an episode that ends is followed by
-    the next in the same step, and only the end of a trial is ``done``. Every episode is reset with a seed made
-    from the environments' seed, the index, the trial and the episode, so it depends on nothing else.
+    The contract is that of :class:`~memo_lightning.envs.trial_env.TrialEnv`: when an episode ends, the next one begins
+    in the same step, and only the end of a trial is ``done``. Every episode is reset with a seed made from the
+    environments' seed, the index, the trial and the episode, so it depends on nothing else.
 
     An episode that is ``truncated``, or that the end of the trial cuts off, is reported as ``episode_truncated``; if
     the next one begins in the same step, its last observation is kept as the final observation.
 
     An environment that makes trials itself says so with ``episode_end`` in the ``info`` of its reset and of every
-    step; then ``terminated`` and ``truncated`` end the trial. If it cuts off an episode within a trial, ``info`` holds
-    ``episode_truncated`` and, as ``final_obs``, the observation that ended it. ``info`` may also hold ``success`` (or
-    ``is_success``) and ``action_mask``. Where it has a method ``watch()``, it keeps ``last_image`` of every episode
-    after that is called.
+    step; then ``terminated`` and ``truncated`` end the trial. If it cuts off an episode within a trial, ``info`` must
+    hold ``episode_truncated`` and, as ``final_obs``, the episode's last observation. ``info`` may also hold
+    ``success`` (or ``is_success``) and ``action_mask``. If the environment has a method ``watch()``, it keeps
+    ``last_image`` of every episode once that has been called.
 
     Args:
         env: the environment.
-        index: its number.
-        keys: what of the observation is kept.
-        action: how actions are stored, and whether a mask comes with every observation.
+        index: number of the environment.
+        keys: the parts of the observation that are kept.
+        action: how actions are stored, and whether every observation comes with a mask.
         rules: what a trial is.
-        measures: numbers in ``info`` that are reported.
-        makes_trials: whether the environment makes trials of several episodes itself.
-        arrays: what is written, ``[N, ...]`` each.
+        measures: numbers in ``info`` to report.
+        makes_trials: whether the environment itself makes trials of several episodes.
+        arrays: arrays to read the action from and write results to, ``[N, ...]`` each.
 
     Attributes:
-        last_image: what the environment looked like when its latest episode had ended, uint8 ``[H, W, 3]``, if it is
-            watched; None where that cannot be told.
+        last_image: image of the end of the latest episode, uint8 ``[H, W, 3]``, if the environment is watched; None if
+            there is none.
     """
 
     def __init__(
@@ -116,17 +116,17 @@ class TrialRunner:
         self.last_image: NDArray[np.uint8] | None = None
 
     def image(self) -> NDArray[np.uint8]:
-        """Return what the environment looks like, uint8 ``[H, W, 3]``."""
+        """Return an image of the environment, uint8 ``[H, W, 3]``."""
         return np.asarray(self.env.render())
 
     def watch(self) -> None:
-        """Keep an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on."""
         self._watched = True
         if hasattr(self.env.unwrapped, "watch"):
             self.env.unwrapped.watch()
 
     def seed(self, seed: int) -> None:
-        """Begin the random stream anew; the next :meth:`reset` is its first trial."""
+        """Restart the random stream; the next :meth:`reset` begins its first trial."""
         self._seed, self._trial = seed, -1
 
     def reset(self) -> None:
@@ -153,7 +153,7 @@ class TrialRunner:
         """Apply the action.
 
         Raises:
-            UserError: if the environment returns something else than its spaces say.
+            UserError: if the environment returns something that does not match its spaces.
         """
         action = self._action.to_env(self._arrays["action"][self._index])
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -178,7 +178,7 @@ class TrialRunner:
         self._write(TRUNCATED, cut_off)
         self._drop_final_observation()
         if episode_end and self._watched:
-            of_trials = getattr(self.env.unwrapped, "last_image", None)  # there the next episode has begun already
+            of_trials = getattr(self.env.unwrapped, "last_image", None)  # its next episode has begun already
             self.last_image = of_trials if self._makes_trials else self.image()
         if episode_end and not done:
             if cut_off:
@@ -192,7 +192,7 @@ class TrialRunner:
         self._mask(observation, info, is_over=done)
 
     def _ends(self, terminated: bool, truncated: bool, info: dict[str, Any]) -> tuple[bool, bool, bool]:
-        """Return whether the episode ends, whether the trial does, and whether a limit cuts the episode off."""
+        """Return whether the episode ends, whether the trial ends, and whether a limit cuts the episode off."""
         at_limit = self._trial_step >= self._rules.trial_length
         over = terminated or truncated
         if self._makes_trials:
@@ -205,17 +205,17 @@ class TrialRunner:
         return episode_end, done, cut_off and not self._rules.time_limit_is_end
 
     def _final_observation(self, observation: Any, info: dict[str, Any]) -> Any:
-        """Return what was observed last of an episode that was cut off within a trial."""
+        """Return the last observation of an episode that was cut off within a trial."""
         if not self._makes_trials:
             return observation
         if "final_obs" not in info:
             raise UserError(
-                f"info has {TRUNCATED}, and not final_obs, the last observation of the episode; must have both"
+                f"info has {TRUNCATED}, but not final_obs, the last observation of the episode; must have both"
             )
         return info["final_obs"]
 
     def _drop_final_observation(self) -> None:
-        """Write zeros over that of an earlier step: what a step holds must depend on nothing before its trial."""
+        """Zero the final observation of an earlier step: a step must not depend on anything before its trial."""
         if self._has_final:
             for key in self._keys:
                 self._write((FINAL_OBSERVATION, key.name), 0)
@@ -260,7 +260,7 @@ class TrialRunner:
             mask = observation.get(ACTION_MASK)
         if mask is None:
             raise UserError(f"no action_mask at step {self._trial_step}; the first reset had one")
-        if is_over and not np.any(mask):  # nothing is to be done any more
+        if is_over and not np.any(mask):  # no action follows
             mask = np.ones_like(mask)
         try:
             self._write(ACTION_MASK, self._action.read_mask(mask))
@@ -273,5 +273,5 @@ class TrialRunner:
 
 
 def _said_success(info: dict[str, Any]) -> Any:
-    """Return what ``info`` says of success; None if nothing."""
+    """Return the success that ``info`` reports; None if it reports none."""
     return info.get("success", info.get("is_success"))

@@ -1,7 +1,7 @@
-"""Environments in worker processes, which write into memory that all share.
+"""Environments in worker processes that write to shared memory.
 
-A worker holds several environments, as TorchRL's and Gymnasium's process-based environments do not, and never outlives
-the run: it ends with its parent, and ends the run when it raises, dies or hangs.
+Unlike in TorchRL's and Gymnasium's process-based environments, one worker holds several environments. A worker never
+outlives the run: it ends with its parent, and ends the run when it raises, dies or hangs.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from memo_lightning.errors import EnvironmentFailure, UserError
 from memo_lightning.processes import GUARD, UNGUARDED, end_with_parent, refuse_to_start_in_worker
 
 START_TIMEOUT = 300.0  # seconds to import and build environments
-_GRACE = 2.0  # seconds to end by itself
+_GRACE = 2.0  # seconds to exit by itself
 
 
 class WorkerRunners:
-    """The same as :class:`~memo_lightning.envs.gymnasium.runners.Runners`, for all environments, in processes.
+    """The same as :class:`~memo_lightning.envs.gymnasium.runners.Runners` for all environments, in worker processes.
 
     Args:
         plan: how to make the environments; pickled with cloudpickle, so closures are fine.
         n_envs: number of environments N, spread over the workers.
         n_workers: number of processes.
-        step_timeout: seconds that a step or reset of a worker's environments may take.
+        step_timeout: seconds that a step or reset of one worker's environments may take.
 
     Attributes:
         arrays: as in :class:`Runners`, in shared memory.
 
     Raises:
-        EnvironmentFailure: if a worker raises, dies or hangs, with the worker's stack trace; the same in all methods.
-        UserError: if an environment returns something else than its spaces say; the same in all methods.
+        EnvironmentFailure: if a worker raises, dies or hangs, here or in any method; with the worker's stack trace.
+        UserError: if an environment returns something that does not match its spaces, here or in any method.
     """
 
     def __init__(self, plan: Plan, n_envs: int, n_workers: int, step_timeout: float) -> None:
@@ -85,7 +85,7 @@ class WorkerRunners:
         self._collect(START_TIMEOUT)
 
     def seed(self, seed: int) -> None:
-        """Begin all random streams anew."""
+        """Restart all random streams."""
         self._ask("seed", seed)
 
     def reset(self) -> None:
@@ -97,24 +97,24 @@ class WorkerRunners:
         self._ask("step")
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Return what an environment looks like, uint8 ``[H, W, 3]``."""
+        """Return an image of an environment, uint8 ``[H, W, 3]``."""
         return self._ask("image", index, workers=[self._worker_of(index)])[0]
 
     def watch(self) -> None:
-        """Keep an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on."""
         self._ask("watch")
 
     def last_image(self, index: int) -> NDArray[np.uint8] | None:
-        """Return what an environment looked like when its latest episode had ended; None where that cannot be told."""
+        """Return an image of the end of an environment's latest episode; None if there is none."""
         return self._ask("last_image", index, workers=[self._worker_of(index)])[0]
 
     def close(self) -> None:
-        """Let the workers close their environments; kill those that do not."""
+        """Ask the workers to close their environments; kill those that do not."""
         for worker in self._workers:
             try:
                 worker.connection.send(("close", ()))
             except OSError:
-                continue  # gone already
+                continue  # already gone
         deadline = time.monotonic() + _GRACE
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -129,11 +129,11 @@ class WorkerRunners:
             try:
                 worker.connection.send((method, args))
             except OSError:
-                continue  # it has died, which is found below
+                continue  # it has died, which is noticed below
         return self._collect(self._timeout, workers)
 
     def _collect(self, timeout: float, workers: Sequence[_Worker] | None = None) -> list[Any]:
-        """Return the answers of ``workers`` in their order; whatever goes wrong ends all."""
+        """Return the answers of ``workers`` in order; any error kills all workers."""
         try:
             patience = _Patience(timeout)
             return [worker.answer(patience) for worker in workers or self._workers]
@@ -143,21 +143,21 @@ class WorkerRunners:
 
 
 class _Patience:
-    """The time that workers have to answer, all together; what this process is suspended for does not count.
+    """Time limit that all workers share for their answers; it does not run while this process is suspended.
 
     Args:
-        seconds: how long.
+        seconds: the time limit.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = self._left = seconds
 
     def wait(self, *objects: Any) -> None:
-        """Return when one of the objects is ready, or patience is over."""
+        """Return when one of the objects is ready or the time is up."""
         while True:
             longest, began = min(self._left, 1.0), time.monotonic()
             ready = wait(objects, longest)
-            self._left -= min(time.monotonic() - began, longest)  # more has passed only where it was suspended
+            self._left -= min(time.monotonic() - began, longest)  # more can pass only while suspended
             if ready or self._left <= 0:
                 return
 
@@ -173,7 +173,7 @@ class _Worker:
     trace: Path
 
     def answer(self, patience: _Patience) -> Any:
-        """Wait for the answer to what was asked."""
+        """Wait for the worker's answer and return it."""
         patience.wait(self.connection, self.process.sentinel)
         try:
             kind, value = self.connection.recv() if self.connection.poll() else ("silence", None)
@@ -193,7 +193,7 @@ class _Worker:
         self.process.join(0.5)  # a process that has closed its pipe is about to end
         if self.process.exitcode is None:
             assert self.process.pid is not None
-            os.kill(self.process.pid, signal.SIGUSR1)  # faulthandler writes where it is
+            os.kill(self.process.pid, signal.SIGUSR1)  # faulthandler writes its stack trace
             time.sleep(0.5)
             return f"{who} hangs: no answer within {seconds:g} s (env.step_timeout)\n{self.trace.read_text()}"
         code = self.process.exitcode
@@ -219,7 +219,7 @@ def _views(shared: dict[ArrayKey, tuple[Any, tuple[int, ...], type[np.generic]]]
 
 
 def _work(connection: Connection, pickled: bytes, indices: list[int], shared: dict[ArrayKey, Any], trace: str) -> None:
-    """Be a worker: answer requests until told to close."""
+    """Run a worker: answer requests until told to close."""
     # Both reach the whole process group; the parent ends the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -239,5 +239,5 @@ def _work(connection: Connection, pickled: bytes, indices: list[int], shared: di
             return
         except UserError as error:
             connection.send(("mistake", str(error)))
-        except Exception as error:  # whatever it is, the parent must know
+        except Exception as error:  # the parent must learn of any error
             connection.send(("failure", str(error)))

@@ -1,4 +1,4 @@
-"""Gymnasium wrappers for tasks that need a memory, and for policies that need bounds."""
+"""Gymnasium wrappers for tasks that need memory, and for policies that need bounded actions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from memo_lightning.errors import require
 
 
 class SelectComponents(gymnasium.ObservationWrapper):
-    """Keep some components of a vector observation, e.g. positions without velocities.
+    """Wrapper that keeps some components of a vector observation, e.g. positions without velocities.
 
     Args:
         env: an environment whose observation is a vector.
         keep: indices of the components to keep.
 
     Raises:
-        UserError: if there is no such component.
+        UserError: if ``keep`` is empty or a component does not exist.
     """
 
     def __init__(self, env: gymnasium.Env, keep: Sequence[int]) -> None:
@@ -43,17 +43,17 @@ class SelectComponents(gymnasium.ObservationWrapper):
 
 
 class BoundActions(gymnasium.Wrapper):
-    """Give continuous actions bounds, which a policy needs and an action space without them lacks.
+    """Wrapper that gives continuous actions the bounds that a policy needs and their space lacks.
 
-    Actions reach the environment as they are.
+    Actions reach the environment unchanged.
 
     Args:
         env: an environment with a Box action space.
-        low: least value of an action; one for all components, or one for each.
-        high: largest value.
+        low: lowest value of an action; one for all components, or one for each.
+        high: highest value, likewise.
 
     Raises:
-        UserError: if actions are not continuous, or the bounds are no interval within those of the environment.
+        UserError: if actions are not continuous, or the bounds are not an interval within those of the environment.
     """
 
     def __init__(self, env: gymnasium.Env, low: float | Sequence[float], high: float | Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""Object navigation in houses on habitat-lab, with a simulator that needs nothing but pip."""
+"""Object navigation in houses on habitat-lab, with a simulator that pip alone can install."""
 
 from memo_lightning.envs.habitat.shim import import_habitat
 

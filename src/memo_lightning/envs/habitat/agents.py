@@ -1,4 +1,4 @@
-"""Two agents that need no training: one that knows the way and proves the task solvable, and a random one."""
+"""Two agents without training: one that knows the way and proves the task solvable, and a random one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from memo_lightning.houses.navigation import DistanceField
 from memo_lightning.houses.placement import PlacedObject
 from memo_lightning.houses.pose import HEADINGS, look_at
 
-_STOP_DISTANCE = 1.95  # metres on foot; an episode succeeds below 2
-_TURN_COST = 1e-4  # metres that a degree of turning must be worth, against swaying between two headings
-_LEAST_PROGRESS = 0.05  # metres; with less, a step is looked into further
+_STOP_DISTANCE = 1.95  # metres along the shortest path; an episode succeeds below 2
+_TURN_COST = 1e-4  # metres that a degree of turning costs, against swaying between two headings
+_LEAST_PROGRESS = 0.05  # metres; if a step gains less, two steps are considered
 
 
 class RandomAgent(habitat.Agent):
-    """Takes every action with the same probability.
+    """Agent that takes every action with the same probability.
 
     Args:
         n_actions: number of actions.
-        seed: of its choices.
+        seed: seed of its choices.
     """
 
     def __init__(self, n_actions: int, seed: int) -> None:
@@ -41,10 +41,10 @@ class RandomAgent(habitat.Agent):
 
 
 class ShortestPathAgent(habitat.Agent):
-    """Walks the shortest path to the nearest instance and stops as soon as it sees it from near enough.
+    """Agent that walks the shortest path to the nearest instance and stops once it sees it from near enough.
 
-    It reads the simulator instead of its observations. The agent's headings must be multiples of the turning
-    angle, as in all episodes of the dataset.
+    It reads the simulator instead of its observations. Its headings must be multiples of the turning angle, as in all
+    episodes of the dataset.
 
     Args:
         env: habitat environment with a :class:`~memo_lightning.envs.habitat.simulator.HouseSim`.
@@ -59,7 +59,7 @@ class ShortestPathAgent(habitat.Agent):
         return self._env.sim
 
     def reset(self) -> None:
-        """Choose the instance that is nearest on foot; call it after the environment's reset."""
+        """Choose the instance with the shortest path; call this after the environment's reset."""
         sim, navigator = self._sim, self._sim.navigator
         instances = sim.placement.instances(self._env.current_episode.object_category)
         x, z = sim.pose.x, sim.pose.z
@@ -68,11 +68,11 @@ class ShortestPathAgent(habitat.Agent):
         self._to_view: DistanceField = navigator.field([(self._target.view.x, self._target.view.z)])
 
     def act(self, observations: Any) -> int:
-        """Return the next action of the way, of the look at the object, or stop."""
+        """Return the next action: along the path, turning to face the object, or stop."""
         pose = self._sim.pose
         if self._to_goal.distance(pose.x, pose.z) < _STOP_DISTANCE:
             x, y, z = self._target.position
-            # The middle of most objects is above their bottom by about this much.
+            # The middle of most objects is about this far above their bottom.
             look = look_at(pose.x, pose.z, (x, y + 0.12, z), REFERENCE_CAMERA.eye_height)
             if not self._can_tilt:
                 look = replace(look, pitch=pose.pitch)
@@ -85,7 +85,7 @@ class ShortestPathAgent(habitat.Agent):
         return n_pixels >= self._env.task.success_pixels
 
     def _best_heading(self) -> float:
-        """Return the heading whose next step brings the agent nearest to where the object is seen from."""
+        """Return the heading whose next step brings the agent nearest to the point from which the object is seen."""
         pose = self._sim.pose
         here = self._to_view.distance(pose.x, pose.z)
 
@@ -100,14 +100,14 @@ class ShortestPathAgent(habitat.Agent):
         return best
 
     def _distance_after(self, pose: Pose, n_steps: int) -> float:
-        """Return the least distance left after ``n_steps`` steps, the first of them straight on."""
+        """Return the least distance left after ``n_steps`` steps, the first of them straight ahead."""
         x, z, _ = self._sim.navigator.move(pose.x, pose.z, *pose.ahead(self._sim.forward_step))
         if n_steps == 1:
             return self._to_view.distance(x, z)
         return min(self._distance_after(replace(pose, x=x, z=z, heading=heading), n_steps - 1) for heading in HEADINGS)
 
     def _face(self, heading: float, pitch: float, then: int) -> int:
-        """Return the action that turns or tilts towards a direction, or ``then`` if the agent faces it."""
+        """Return the action that turns or tilts towards a direction, or ``then`` if the agent already faces it."""
         pose = self._sim.pose
         to_the_left = (heading - pose.heading) % 360
         if to_the_left:

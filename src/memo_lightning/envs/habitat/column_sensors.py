@@ -1,4 +1,4 @@
-"""habitat-lab sensors for the light observation, the same with every simulator that has ``columns()``."""
+"""habitat-lab sensors of the column observation, for any simulator that has ``columns()``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _ColumnSensor(Sensor):
 
 @registry.register_sensor
 class ColumnRangeSensor(_ColumnSensor):
-    """Distance to the nearest obstacle and object per column; see :class:`columns.Columns`."""
+    """Distance to the nearest obstacle and object per column; see :class:`~memo_lightning.houses.columns.Columns`."""
 
     name = "column_range"
 
@@ -43,7 +43,7 @@ class ColumnRangeSensor(_ColumnSensor):
 
 @registry.register_sensor
 class ColumnTypeSensor(_ColumnSensor):
-    """Number of the nearest object's type per column, 0 for none; see :class:`columns.Columns`."""
+    """Type number of the nearest object per column, 0 for none; see :class:`~memo_lightning.houses.columns.Columns`."""
 
     name = "column_type"
 

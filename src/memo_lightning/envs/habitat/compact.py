@@ -1,4 +1,4 @@
-"""Trials of habitat-lab with observations as a policy reads them."""
+"""Trials of habitat-lab with the compact observations that a policy reads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from memo_lightning.houses.columns import MAX_RANGE
 
 
 class CompactObservations(gymnasium.Wrapper):
-    """Rewrites the observations of a trial as :mod:`memo_lightning.envs.object_navigation.observations` says.
+    """Wrapper that puts observations into the form of :mod:`memo_lightning.envs.object_navigation.observations`.
 
     Args:
         env: the trial.
-        object_range: metres within which the columns tell objects.
+        object_range: metres within which the columns report objects.
 
     Raises:
-        UserError: if ``object_range`` is not within what the columns measure.
+        UserError: if ``object_range`` is outside the range that the columns measure.
     """
 
     def __init__(self, env: TrialEnv, object_range: float = MAX_RANGE) -> None:

@@ -58,12 +58,12 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.houses import HouseSpec, rules
 from memo_lightning.houses.furnishing import AGENT_RADIUS
 
-MAX_CLIMB = 0.1  # metres; less than the lowest board that is no floor
+MAX_CLIMB = 0.1  # metres; no more than the height of the lowest shelf, which is no floor
 
 
 @dataclass
 class ExtObjNavRewardConfig(MeasurementConfig):
-    """The reward of METHOD.md."""
+    """Reward of ExtObjNav; see :class:`~memo_lightning.envs.habitat.task.ExtObjNavReward`."""
 
     type: str = "ExtObjNavReward"
     success_reward: float = rules.SUCCESS_REWARD
@@ -72,7 +72,7 @@ class ExtObjNavRewardConfig(MeasurementConfig):
 
 @dataclass
 class ExtObjNavTaskConfig(TaskConfig):
-    """The task's own settings: metres to the goal, and pixels of it in view, at which a stop is a success."""
+    """The task's own settings: a stop succeeds within this distance (metres) and with this many pixels in view."""
 
     type: str = "ExtObjNav-v1"
     success_distance: float = rules.SUCCESS_DISTANCE
@@ -81,7 +81,7 @@ class ExtObjNavTaskConfig(TaskConfig):
 
 @dataclass
 class PositionSensorConfig(LabSensorConfig):
-    """The frame of the position: ``trial`` or ``house``."""
+    """Settings of the position sensor, with its frame: ``trial`` or ``house``."""
 
     type: str = "TrialPositionSensor"
     frame: str = "trial"
@@ -89,21 +89,21 @@ class PositionSensorConfig(LabSensorConfig):
 
 @dataclass
 class ColumnSensorConfig(LabSensorConfig):
-    """One of the light observation's sensors."""
+    """Settings of one of the column sensors."""
 
     n_columns: int = 0
 
 
 @dataclass
 class ExtObjNavSimulatorConfig(SimulatorConfig):
-    """What both simulators need in addition to habitat's settings: the columns of the light observation, 0 for none."""
+    """Settings that both simulators add to habitat's: the number of columns that are observed, 0 for none."""
 
     n_columns: int = 0
 
 
 @dataclass
 class ExtObjNavDatasetConfig(DatasetConfig):
-    """The dataset's own setting: the scene dataset of habitat-sim that has the scenes."""
+    """The dataset's own setting: the habitat-sim scene dataset with the scenes."""
 
     type: str = "ExtObjNav-v1"
     scene_dataset: str = "default"
@@ -129,19 +129,19 @@ def make_config(
     Args:
         sensors: what the agent observes besides the goal and its position.
         image_size: side of the images, 64 to 256 pixels.
-        n_columns: columns of the light observation.
+        n_columns: number of columns in the column observation.
         can_tilt: whether the agent has the actions that tilt its camera.
-        episode_steps: after which an episode ends.
-        split: of the dataset.
+        episode_steps: steps after which an episode ends.
+        split: split of the dataset.
         data_path: file to read the dataset from; empty to generate it.
         dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
-        seed: of what habitat draws itself.
+        seed: seed of habitat's own random draws.
         simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
         scene_dataset: for ``habitat_sim``: path of a ``*.scene_dataset_config.json``; ``data_path`` then gives
             the episodes in its scenes. ``memo export-houses`` writes both.
-        object_folder: for ``habitat_sim``: folder with the models of the object types, for scene datasets that have
-            none; the ``objects`` of ``memo export-houses`` are such a folder.
-        position_frame: what the agent's position refers to; see
+        object_folder: for ``habitat_sim``: folder with models of the object types, for scene datasets that have none,
+            such as the ``objects`` folder of ``memo export-houses``.
+        position_frame: frame of the agent's position; see
             :class:`~memo_lightning.envs.habitat.task.TrialPositionSensor`.
 
     Raises:
@@ -162,14 +162,14 @@ def make_config(
         additional_object_paths=[object_folder] if object_folder else [],
         agents={"main_agent": _agent(simulator, sensors, image_size)},
         agents_order=["main_agent"],
-        # The default device ends the process where there is no CUDA.
+        # The default device would end the process where there is no CUDA.
         habitat_sim_v0=HabitatSimV0Config(allow_sliding=True, gpu_device_id=0 if torch.cuda.is_available() else -1),
     )
     config = HabitatConfig(
         seed=seed,
         environment=EnvironmentConfig(
             max_episode_steps=episode_steps,
-            # Placements follow one another as they are drawn.
+            # Placements come in the order in which they are drawn.
             iterator_options=IteratorOptionsConfig(shuffle=False, max_scene_repeat_steps=-1),
         ),
         simulator=sim_config,
@@ -185,7 +185,7 @@ def make_config(
 
 
 def _import_habitat_sim(scene_dataset: str, data_path: str) -> None:
-    """Register habitat-sim's simulator, if it is there and has files to read."""
+    """Register habitat-sim's simulator; raise :class:`UserError` if it or one of its files is missing."""
     if not habitat_sim_is_installed():
         raise UserError(f"env.simulator=habitat_sim: habitat-sim is not installed: {INSTALL_HABITAT_SIM}")
     for name, value in (("scene_dataset", scene_dataset), ("data_path", data_path)):
@@ -214,7 +214,7 @@ def _agent(simulator: SimulatorName, sensors: Sequence[SensorName], image_size: 
 
 def _task(can_tilt: bool, n_columns: int, frame: PositionFrame) -> ExtObjNavTaskConfig:
     defaults = ExtObjNavTaskConfig()
-    # In the order of habitat's own numbers of the actions.
+    # In the order of habitat's own action numbers.
     actions: dict[str, Any] = {
         "stop": ActionConfig(type="ExtObjNavStopAction"),
         "move_forward": MoveForwardActionConfig(),

@@ -1,6 +1,6 @@
 """The episodes of ExtObjNav as a habitat dataset: generated on demand, or read from a file.
 
-Nothing is generated before it is asked for, so a dataset of 11,100 placements opens at once.
+Nothing is generated before it is needed, so a dataset of 11,100 placements opens immediately.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from memo_lightning.houses.sources import Source, StoredSource, check_walkable, 
 class ExtObjNavDataset(Dataset):
     """Placements in houses, each with a sequence of episodes.
 
-    ``episodes`` lists the episodes placement by placement and makes each when it is asked for.
+    ``episodes`` lists the episodes placement by placement and makes each on demand.
 
     Args:
-        config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, a file or the folder that has
+        config: ``habitat.dataset`` of the configuration: a ``data_path`` to read, which is a file or a folder with
             ``<split>.jsonl.gz``, or, if that is empty, the ``split`` and, under ``metadata``, the other arguments of
-            :class:`~memo_lightning.houses.sources.GeneratedSource`. Without a configuration, all
-            training placements.
+            :class:`~memo_lightning.houses.sources.GeneratedSource`. Without a configuration, all training placements.
 
     Raises:
-        UserError: if a value is out of range, or the file is missing or corrupt, or that of another split, or, where
-            scenes are generated houses, the agent cannot stand at a start or walk from there to a goal.
+        UserError: if a value is out of range; if the file is missing, corrupt or of another split; or, in generated
+            houses, if the agent cannot stand at a start or walk from there to a goal.
     """
 
     def __init__(self, config: DictConfig | None = None) -> None:
@@ -67,24 +66,24 @@ class ExtObjNavDataset(Dataset):
         return self._source.placement(index)
 
     def episode(self, index: int, number: int) -> ExtObjNavEpisode:
-        """Return episode ``number`` of placement ``index``; any number is allowed: trials may be long."""
+        """Return episode ``number`` of placement ``index``; any number is allowed, as trials may be long."""
         source = self._source
         start, origin = source.start(index, number), source.start(index, 0)
         return make_episode(source.placement(index), number, start, origin, self._scene_dataset)
 
     def get_episode_iterator(self, *args: Any, **kwargs: Any) -> EpisodeIterator:
-        """Return an iterator over the episodes that makes each only when it comes; options as in habitat."""
+        """Return an iterator over the episodes that makes each on demand; options as in habitat."""
         return _LazyEpisodeIterator(self, *args, **kwargs)
 
     def to_json(self) -> str:
-        """Return the dataset as text, one line of JSON per placement; makes all of it."""
+        """Return the dataset as text, one line of JSON per placement; generates all of it."""
         return episode_file.dump(episode_file.EpisodeFile(self._split, self._make_all()))
 
     def from_json(self, json_str: str, scenes_dir: str | None = None) -> None:
-        """Replace the dataset by what :meth:`to_json` returned.
+        """Replace the dataset with one written by :meth:`to_json`.
 
         Raises:
-            UserError: if the text is corrupt, naming the line.
+            UserError: if the text is corrupt; the message names the line.
         """
         self._use(StoredSource(episode_file.load(json_str, "episode file", self._check).placements))
 
@@ -92,7 +91,7 @@ class ExtObjNavDataset(Dataset):
         """Write the dataset to a file, compressed if its name ends with ``.gz``.
 
         Returns:
-            The number of goals that were rejected as out of reach while the placements were made.
+            The number of goals that were rejected as unreachable while the placements were made.
         """
         stored = self._make_all()
         episode_file.write_text(Path(path), episode_file.dump(episode_file.EpisodeFile(self._split, stored)))
@@ -107,7 +106,7 @@ class ExtObjNavDataset(Dataset):
         ]
 
     def _check(self, stored: episode_file.StoredPlacement) -> None:
-        """Raise ``ValueError`` unless a placement can be used; scenes of a scene dataset only habitat-sim knows."""
+        """Raise ``ValueError`` if a placement is unusable; in scenes of a scene dataset only habitat-sim can tell."""
         if self._scene_dataset == "default":
             check_walkable(stored)
 
@@ -117,7 +116,7 @@ class ExtObjNavDataset(Dataset):
 
 
 class _LazyEpisodes(Sequence[ExtObjNavEpisode]):
-    """All listed episodes of a dataset, each made when it is asked for."""
+    """All listed episodes of a dataset, each made on demand."""
 
     def __init__(self, dataset: ExtObjNavDataset) -> None:
         self._dataset = dataset
@@ -138,11 +137,11 @@ class _LazyEpisodes(Sequence[ExtObjNavEpisode]):
 
 
 class _LazyEpisodeIterator(EpisodeIterator):
-    """habitat's episode iterator for a list that is too long to be made at once.
+    """habitat's episode iterator for a list too long to make at once.
 
-    Of habitat's options, ``cycle``, ``shuffle``, ``group_by_scene`` and ``seed`` have their meaning; the
-    episodes of a placement stay together. Switching scenes after a number of steps or episodes and drawing a
-    sample have no place in trials.
+    Of habitat's options, ``cycle``, ``shuffle``, ``group_by_scene`` and ``seed`` work as usual; the episodes of a
+    placement stay together. Switching scenes after a number of steps or episodes, and drawing a sample, have no place
+    in trials.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Episodes of object navigation, as habitat-lab sees them: what to find, from where, in which placement."""
+"""Episodes of object navigation for habitat-lab: what to find, from where, and in which placement."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ExtObjNavEpisode(ObjectGoalNavEpisode):
 
     Args:
         placement: the objects of the house, the same for all episodes of a trial.
-        origin_position: where the placement's first episode begins; positions are observed relative to it.
-        origin_rotation: how the agent is turned there, as x, y, z, w.
+        origin_position: start of the placement's first episode; in the ``trial`` frame, positions are relative to it.
+        origin_rotation: the agent's rotation there, as x, y, z, w.
     """
 
     placement: Placement
@@ -28,7 +28,7 @@ class ExtObjNavEpisode(ObjectGoalNavEpisode):
 def make_episode(
     placement: Placement, number: int, start: Start, origin: Start, scene_dataset: str = "default"
 ) -> ExtObjNavEpisode:
-    """Return the habitat episode of ``placement`` that begins with ``start``; ``origin`` is the first one's.
+    """Return the habitat episode of ``placement`` from ``start``; ``origin`` is the start of its first episode.
 
     Raises:
         UserError: if the goal's type has no instance in the placement.

@@ -1,4 +1,4 @@
-"""ExtObjNav as a TorchRL environment: trials of object navigation, many side by side, in worker processes."""
+"""ExtObjNav as a TorchRL environment: batched trials of object navigation, optionally in worker processes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class ExtObjNav(GymnasiumEnv):
         trial_length: steps of a trial.
         episode_length: steps after which an episode ends without success.
         workers: processes to spread the environments over; 0 for this process alone.
-        object_range: metres within which columns tell the types of objects.
+        object_range: metres within which the columns report the types of objects.
         step_timeout: seconds after which a step or reset of a worker counts as hanging.
-        seed: of all random streams.
-        device: where tensors go.
+        seed: seed of all random streams.
+        device: device of the tensors.
         settings: the remaining arguments are those of :class:`~memo_lightning.envs.habitat.trial.TrialEnv`.
 
     Raises:
         UserError: if a setting is wrong.
-        EnvironmentFailure: if a worker raises, dies or hangs; then or later.
+        EnvironmentFailure: if a worker raises, dies or hangs, now or later.
     """
 
     def __init__(
@@ -83,5 +83,5 @@ class ExtObjNav(GymnasiumEnv):
 
 
 def make_trial_env(object_range: float = MAX_RANGE, **settings: Any) -> CompactObservations:
-    """Return one environment, with observations as a policy reads them."""
+    """Return one environment with the compact observations that a policy reads."""
     return CompactObservations(TrialEnv(**settings), object_range)

@@ -1,9 +1,9 @@
 """habitat-sim's own simulator with the objects of a placement: ``ExtObjNavSim-v0``.
 
-Import it only where habitat-sim is installed. It is habitat-lab's ``Sim-v0`` with three additions: the objects
-of the episode as kinematic rigid objects whose semantic ids are their instances; a camera that does not
-observe but decides what is in view, as in :class:`~memo_lightning.envs.habitat.simulator.HouseSim`; and a
-navigation mesh as fine as the lattice of generated houses.
+Import this module only where habitat-sim is installed. The simulator is habitat-lab's ``Sim-v0`` with three additions:
+the objects of the episode as kinematic rigid objects whose semantic ids are their instances; a camera that is not
+observed but decides what is in view, as in :class:`~memo_lightning.envs.habitat.simulator.HouseSim`; and a navigation
+mesh as fine as the lattice of generated houses.
 """
 
 from __future__ import annotations
@@ -30,31 +30,33 @@ from memo_lightning.houses.pose import heading_of
 from memo_lightning.houses.ray_caster import FAR
 from memo_lightning.houses.rules import MAX_PITCH
 
-_REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that do not observe
+_REFERENCE, _COLUMNS, _FILM = "reference", "columns", "film"  # names of the cameras that are not observed
 # Passages as wide as the agent stay open with cells of half a lattice square. The floor, and with it the eye, lies up
 # to one cell's height too high.
 _CELL_SIZE, _CELL_HEIGHT = 0.025, 0.01  # metres
-_SNAP_DISTANCE = 0.5  # metres along any axis from where an episode says that it begins to the floor
+_SNAP_DISTANCE = 0.5  # metres along any axis from an episode's start to the floor
 
 
 @registry.register_simulator(name="ExtObjNavSim-v0")
 class ExtObjNavSim(HabitatSim):
-    """habitat-lab's simulator over habitat-sim, with the objects of a placement.
+    """habitat-lab's simulator on habitat-sim, with the objects of a placement.
 
     Args:
         config: ``habitat.simulator`` of the configuration.
 
     Raises:
-        UserError: if the scene dataset, a scene or an object's model is missing, or another is open in this process.
+        UserError: if the scene dataset, a scene or an object's model is missing, or a simulator is already open in this
+            process.
     """
 
-    _initialized = False  # read when the object goes, also if a scene is refused before habitat-sim sets it
+    _initialized = False  # read on deletion, even if a scene is refused before habitat-sim sets it
     _is_open: ClassVar[bool] = False
 
     def __init__(self, config: DictConfig) -> None:
         if ExtObjNavSim._is_open:
             raise UserError(
-                "habitat-sim is open in this process already: several abort when they close; close it first"
+                "habitat-sim is open in this process already, and several in one process abort when they close; close "
+                "it first"
             )
         _check_scene(config.scene_dataset, config.scene)
         self._pitch = 0.0
@@ -82,13 +84,13 @@ class ExtObjNavSim(HabitatSim):
         return Pose(x, y, z, heading_of(state.rotation.y, state.rotation.w), self._pitch)
 
     def close(self, *args: Any, **kwargs: Any) -> None:
-        """Close it, so that another may be opened in this process."""
+        """Close the simulator, so that another can be opened in this process."""
         if self._initialized:
             ExtObjNavSim._is_open = False
         super().close(*args, **kwargs)
 
     def create_sim_config(self, _sensor_suite: SensorSuite) -> habitat_sim.Configuration:
-        """Add the cameras that do not observe."""
+        """Add the cameras that are not observed."""
         config = super().create_sim_config(_sensor_suite)
         specifications = [_camera_spec(_REFERENCE, REFERENCE_CAMERA, habitat_sim.SensorType.SEMANTIC)]
         if self._columns_camera is not None:
@@ -100,20 +102,20 @@ class ExtObjNavSim(HabitatSim):
         return config
 
     def _sanitize_config(self, config: habitat_sim.Configuration) -> None:
-        """Load textures also where no sensor shows colours, for :meth:`look`."""
+        """Load textures even if no sensor shows colours, for :meth:`look`."""
         super()._sanitize_config(config)
         config.sim_cfg.requires_textures = True
 
     def reconfigure(self, habitat_config: DictConfig, ep_info: ExtObjNavEpisode | None = None) -> None:
-        """Load the house and objects of the next episode, as far as they differ from those loaded."""
+        """Load the house and objects of the next episode if they differ from those loaded."""
         is_new_scene = habitat_config.scene != self._current_scene
         if is_new_scene:
             _check_scene(habitat_config.scene_dataset, habitat_config.scene)
-        self._episode = None  # habitat-lab would put the agent there before the navigation mesh is laid out
-        # Keeping the rendering context: making a new one takes seconds.
+        self._episode = None  # or habitat-lab would put the agent there before there is a navigation mesh
+        # Keep the rendering context: making a new one takes seconds.
         super().reconfigure(habitat_config, None, should_close_on_new_scene=False)
         if is_new_scene:
-            self._object_ids = []  # they went with the scene
+            self._object_ids = []  # they were removed with the scene
             self._placement = Placement(habitat_config.scene, 0, ())
             self._lay_out_navmesh()
         self._episode = ep_info
@@ -121,13 +123,13 @@ class ExtObjNavSim(HabitatSim):
             self._set_placement(ep_info.placement)
 
     def set_agent_state(self, *args: Any, reset_sensors: bool = True, **kwargs: Any) -> bool:
-        """Put the agent somewhere else, its camera level again if ``reset_sensors``."""
+        """Move the agent, with its camera level again if ``reset_sensors``."""
         if reset_sensors:
             self._pitch = 0.0
         return super().set_agent_state(*args, reset_sensors=reset_sensors, **kwargs)
 
     def tilt_camera(self, degrees: float) -> None:
-        """Turn all cameras up, or down if ``degrees`` is negative, as far as :data:`MAX_PITCH`."""
+        """Tilt all cameras up, or down if ``degrees`` is negative, limited to :data:`MAX_PITCH`."""
         pitch = min(max(self._pitch + degrees, -MAX_PITCH), MAX_PITCH)
         turn = magnum.Quaternion.rotation(magnum.Deg(pitch - self._pitch), magnum.Vector3.x_axis())
         for sensor in self.agents[0].scene_node.subtree_sensors.values():
@@ -137,7 +139,7 @@ class ExtObjNavSim(HabitatSim):
     def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """Return what a camera on the agent sees, whatever the agent's sensors are.
 
-        The camera is added when it is first asked for, and from then on renders at every step.
+        The camera is added on first use, and renders at every step from then on.
 
         Returns:
             Colours uint8 ``[H, W, 3]``, and depth float32 ``[H, W]`` in metres.
@@ -158,7 +160,7 @@ class ExtObjNavSim(HabitatSim):
         return int(np.count_nonzero(self._prev_sim_obs[_REFERENCE] == instance))
 
     def columns(self) -> Columns:
-        """Return the light observation.
+        """Return the column observation.
 
         Raises:
             UserError: if the configuration has no columns.
@@ -175,7 +177,7 @@ class ExtObjNavSim(HabitatSim):
         return columns_of(camera, self.pose, depth, types)
 
     def _update_agents_state(self) -> bool:
-        """Put the agent where the episode begins, on the floor that is nearest, and the objects in their places.
+        """Put the agent at the episode's start, on the nearest floor, and the objects in their places.
 
         Raises:
             UserError: if the agent cannot stand there.
@@ -185,7 +187,7 @@ class ExtObjNavSim(HabitatSim):
             return super()._update_agents_state()
         start = np.array(self._episode.start_position)
         floor = np.array(self.pathfinder.snap_point(start))
-        # Not so if there is no floor either, where the distance is not a number.
+        # False, too, if there is no floor: the distance is NaN then.
         stands = bool(np.abs(floor - start).max() <= _SNAP_DISTANCE)
         require(stands, f"episode {self._episode.episode_id}: start", start.tolist(), "within 0.5 m of navigable floor")
         return self.set_agent_state(floor, self._episode.start_rotation)
@@ -199,7 +201,7 @@ class ExtObjNavSim(HabitatSim):
         self._put_objects_in_place()
 
     def _put_objects_in_place(self) -> None:
-        """Put the objects where they belong, after each reset, which moves them to the origin."""
+        """Put the objects in their places, as each reset moves them to the origin."""
         manager = self.get_rigid_object_manager()
         for object_id, placed in zip(self._object_ids, self._placement.objects, strict=True):
             thing = manager.get_object_by_id(object_id)
@@ -215,7 +217,7 @@ class ExtObjNavSim(HabitatSim):
                 f"scene dataset {self.habitat_config.scene_dataset} has no {file}; env.object_folder can name a folder "
                 f"that has it, such as objects/ of memo export-houses"
             )
-        # Without lights, as the house: its colours have the light in them.
+        # Without lights, like the house: the colours already include the light.
         thing = self.get_rigid_object_manager().add_object_by_template_handle(
             handles[0], light_setup_key=habitat_sim.gfx.NO_LIGHT_KEY
         )
@@ -244,6 +246,6 @@ def _camera_spec(name: str, camera: Camera, kind: habitat_sim.SensorType) -> hab
 
 
 def _check_scene(scene_dataset: str, scene: str) -> None:
-    """Refuse what is missing: habitat-sim would end the process."""
+    """Raise :class:`UserError` if a scene is missing: habitat-sim would end the process."""
     found = next(Path(scene_dataset).parent.rglob(f"{Path(scene).name}*"), None)
     require(found is not None, "scene", scene, f"in the folder of {scene_dataset}")

@@ -22,7 +22,7 @@ def camera_of(config: DictConfig) -> Camera:
     """Return the camera that a sensor's configuration describes.
 
     Raises:
-        UserError: if the camera is not above the agent's middle, looking ahead.
+        UserError: if the camera is not above the agent's middle, looking straight ahead.
     """
     x, eye_height, z = config.position
     if x or z or any(config.orientation):
@@ -34,7 +34,7 @@ def camera_of(config: DictConfig) -> Camera:
 
 
 class HouseSimSensor(Sensor):
-    """What all sensors share: a camera. Comes before habitat's own class among the bases."""
+    """Base of all sensors, with a camera; must come before habitat's own class among the bases."""
 
     def __init__(self, config: DictConfig) -> None:
         self.camera = camera_of(config)
@@ -76,7 +76,7 @@ class HouseSimDepthSensor(HouseSimSensor, DepthSensor):
 
 @registry.register_sensor
 class HouseSimSemanticSensor(HouseSimSensor, SemanticSensor):
-    """Instance ids, int32 ``[H, W, 1]``; 0 for what is no object."""
+    """Instance ids, int32 ``[H, W, 1]``; 0 where there is no object."""
 
     def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
         shape = (self.camera.height, self.camera.width, 1)

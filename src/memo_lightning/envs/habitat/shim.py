@@ -1,8 +1,8 @@
-"""Import habitat-lab on machines that have no habitat-sim.
+"""Import of habitat-lab on machines without habitat-sim.
 
 habitat-lab imports ``habitat_sim``, ``magnum`` and ``corrade`` at import time, even for parts that never use
 them, and habitat-sim is not on PyPI. While habitat-lab is imported, placeholders stand in for those three
-packages; afterwards they are taken out of ``sys.modules``, so that ``import habitat_sim`` fails as it should.
+packages; afterwards they are removed from ``sys.modules``, so that ``import habitat_sim`` fails as it should.
 Where habitat-sim is installed, nothing is replaced.
 """
 
@@ -53,7 +53,7 @@ def import_habitat() -> ModuleType:
 
 
 def _be_quiet() -> None:
-    """Keep stderr for what matters: no line per simulator, no plea to leave the gym that habitat needs."""
+    """Keep stderr clean: no log line per simulator, no notice against the gym that habitat needs."""
     os.environ.setdefault("HABITAT_SIM_LOG", "quiet")
     os.environ.setdefault("MAGNUM_LOG", "quiet")
     os.environ.setdefault("HABITAT_LAB_LOG", str(logging.WARNING))
@@ -67,7 +67,7 @@ def habitat_sim_is_installed() -> bool:
 
 
 class _PlaceholderMeta(ABCMeta):
-    """Metaclass whose classes answer every attribute with a further placeholder class."""
+    """Metaclass of classes whose every attribute is another placeholder class."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -114,7 +114,7 @@ class _PlaceholderModule(ModuleType):
 
 
 class _PlaceholderFinder(MetaPathFinder, Loader):
-    """Finds and makes placeholder modules for the packages that come with habitat-sim."""
+    """Finder and loader of placeholder modules for the packages that come with habitat-sim."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -133,7 +133,7 @@ class _PlaceholderFinder(MetaPathFinder, Loader):
 
 
 def _disable_real_simulators(habitat: ModuleType) -> None:
-    """Let the simulators that were built on placeholders say what is missing instead of half working."""
+    """Make simulators that were built on placeholders say what is missing instead of half working."""
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise UserError(f"this simulator needs habitat-sim, which is not installed: {INSTALL_HABITAT_SIM}")

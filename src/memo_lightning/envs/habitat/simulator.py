@@ -46,9 +46,9 @@ _ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
 class HouseSim(Simulator):
     """One agent in a generated house.
 
-    The house comes from ``config.scene`` (see :class:`~memo_lightning.houses.house.HouseSpec`), its
-    objects from the episode. Objects do not block the agent. Positions are x, y, z in metres with the feet at
-    y = 0; rotations are quaternions about the y axis, as in habitat.
+    The house comes from ``config.scene`` (see :class:`~memo_lightning.houses.house.HouseSpec`), its objects come from
+    the episode. Objects do not block the agent. Positions are x, y, z in metres with the feet at y = 0; rotations are
+    quaternions about the y axis, as in habitat.
 
     Args:
         config: ``habitat.simulator`` of the configuration.
@@ -57,7 +57,7 @@ class HouseSim(Simulator):
         forward_step: length of a step, metres.
 
     Raises:
-        UserError: if the scene is no generated house, or the agent or a sensor does not fit this simulator.
+        UserError: if the scene is not a generated house, or the agent or a sensor does not fit this simulator.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -81,7 +81,7 @@ class HouseSim(Simulator):
 
     @property
     def sensor_suite(self) -> SensorSuite:
-        """The sensors that observations come from."""
+        """The sensors that make the observations."""
         return self._sensor_suite
 
     @property
@@ -91,22 +91,22 @@ class HouseSim(Simulator):
 
     @property
     def up_vector(self) -> np.ndarray:
-        """Upwards."""
+        """The upward direction."""
         return np.array([0.0, 1.0, 0.0])
 
     @property
     def forward_vector(self) -> np.ndarray:
-        """Where an agent that is not turned looks."""
+        """The direction that an unrotated agent faces."""
         return np.array([0.0, 0.0, -1.0])
 
     @property
     def previous_step_collided(self) -> bool:
-        """Whether something was in the way of the last step; an attribute, as in habitat-sim's simulator."""
+        """Whether something was in the way of the last step; a property, as in habitat-sim's simulator."""
         return self._collided
 
     @property
     def pathfinder(self) -> HousePathfinder:
-        """What habitat-lab's map functions and its ``TopDownMap`` measure read."""
+        """The path finder that habitat-lab's map functions and its ``TopDownMap`` measure use."""
         return HousePathfinder(self._navigator, self._rng)
 
     @property
@@ -125,7 +125,7 @@ class HouseSim(Simulator):
         return self._navigator
 
     def view_from(self, pose: Pose) -> View:
-        """Return what would be seen from a pose."""
+        """Return the view from a pose."""
         return View(pose, self._solids)
 
     def look(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +137,7 @@ class HouseSim(Simulator):
         return self._view.count_pixels(REFERENCE_CAMERA, instance)
 
     def columns(self) -> Columns:
-        """Return the light observation.
+        """Return the column observation.
 
         Raises:
             UserError: if the configuration has no columns.
@@ -147,13 +147,13 @@ class HouseSim(Simulator):
         return self._view.columns(self._columns_camera)
 
     def seed(self, seed: int) -> None:
-        """Seed :meth:`sample_navigable_point`, which is all that is random here."""
+        """Seed the random navigable points; nothing else is random here."""
         self._rng = np.random.default_rng(seed)
 
     def reconfigure(self, config: DictConfig, episode: ExtObjNavEpisode | None = None) -> None:
-        """Load the house and objects of the next episode, as far as they differ from those loaded.
+        """Load the house and objects of the next episode if they differ from those loaded.
 
-        The next :meth:`reset` puts the agent where the episode begins; without an episode, where the configuration
+        The next :meth:`reset` puts the agent at the episode's start, or, without an episode, where the configuration
         says.
         """
         self.habitat_config = config
@@ -181,7 +181,7 @@ class HouseSim(Simulator):
         return self._observe()
 
     def step(self, action: int | None, *args: Any, **kwargs: Any) -> Observations:
-        """Perform one of habitat's actions; ``None`` and stop change nothing.
+        """Perform one of habitat's actions; ``None`` and stop do nothing.
 
         Raises:
             ValueError: if there is no such action.
@@ -201,7 +201,7 @@ class HouseSim(Simulator):
         return self._observe()
 
     def tilt_camera(self, degrees: float) -> None:
-        """Turn the camera up, or down if ``degrees`` is negative, as far as :data:`MAX_PITCH`."""
+        """Tilt the camera up, or down if ``degrees`` is negative, limited to :data:`MAX_PITCH`."""
         pitch = min(max(self._pose.pitch + degrees, -MAX_PITCH), MAX_PITCH)
         self._look_from(replace(self._pose, pitch=pitch))
 
@@ -209,7 +209,7 @@ class HouseSim(Simulator):
         """Do nothing: nothing moves by itself."""
 
     def render(self, mode: str = "rgb") -> np.ndarray:
-        """Return what the sensor of that name observes: ``rgb``, ``depth``, ``semantic``.
+        """Return the observation of the sensor named ``mode``: ``rgb``, ``depth`` or ``semantic``.
 
         Raises:
             ValueError: if there is no such sensor.
@@ -225,7 +225,7 @@ class HouseSim(Simulator):
         return AgentState(position, quaternion.quaternion(w, x, y, z))
 
     def get_agent(self, agent_id: int = 0) -> SimpleNamespace:
-        """Return an object whose ``state`` is the agent's state, as habitat-lab's map functions want it."""
+        """Return an object whose ``state`` is the agent's state, as habitat-lab's map functions expect."""
         return SimpleNamespace(state=self.get_agent_state(agent_id))
 
     def set_agent_state(
@@ -235,12 +235,12 @@ class HouseSim(Simulator):
         agent_id: int = 0,
         reset_sensors: bool = True,
     ) -> bool:
-        """Put the agent somewhere else.
+        """Move the agent.
 
         Args:
             position: x, y, z in metres.
             rotation: quaternion, or its x, y, z, w; about the y axis.
-            agent_id: there is one agent only.
+            agent_id: ignored, as there is only one agent.
             reset_sensors: whether the camera looks straight ahead afterwards.
 
         Returns:
@@ -283,7 +283,7 @@ class HouseSim(Simulator):
     ) -> float:
         """Return the length of the shortest path from one point to the nearest of one or more others.
 
-        The distances to the same goals are laid out once and kept, with the episode if one is given.
+        The distances to the same goals are computed once and cached, in the episode if one is given.
 
         Returns:
             Metres; infinite if there is no path or an end is not navigable.
@@ -298,7 +298,7 @@ class HouseSim(Simulator):
     def get_straight_shortest_path_points(
         self, position_a: Sequence[float], position_b: Sequence[float]
     ) -> list[np.ndarray]:
-        """Return the points where the shortest path bends, with both ends; empty if there is no path."""
+        """Return the points where the shortest path bends, including both ends; empty if there is no path."""
         path = self._field(position_b).path(float(position_a[0]), float(position_a[2]))
         return [np.array([x, position_a[1], z], np.float32) for x, z in path]
 
@@ -311,7 +311,7 @@ class HouseSim(Simulator):
         return abs(point[1]) <= _FLOOR_TOLERANCE and self._navigator.is_free(float(point[0]), float(point[2]))
 
     def distance_to_closest_obstacle(self, position: Sequence[float], max_search_radius: float = 2.0) -> float:
-        """Return how far the agent could move in every direction, at most ``max_search_radius`` metres."""
+        """Return how far the agent can move in any direction, at most ``max_search_radius`` metres."""
         if not self.is_navigable(position):
             return 0.0
         return min(self._navigator.clearance(float(position[0]), float(position[2])), max_search_radius)

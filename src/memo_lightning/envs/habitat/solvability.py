@@ -1,7 +1,7 @@
-"""What agents that need no training reach: ``python -m memo_lightning.envs.habitat.solvability``.
+"""Results of agents without training: ``python -m memo_lightning.envs.habitat.solvability``.
 
-The one that knows the way shows that every episode can be solved and that SPL comes out as 1; the random one
-shows that nothing is solved by accident.
+The agent that knows the way shows that every episode can be solved with an SPL of 1; the random agent shows that
+nothing is solved by accident.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from memo_lightning.envs.habitat.trial import TrialEnv
 def run_episodes(
     env: TrialEnv, agent: habitat.Agent, placements: Iterable[int], n_episodes: int
 ) -> list[dict[str, Any]]:
-    """Return the ``info`` with which each of the first ``n_episodes`` of every placement ended."""
+    """Return the last ``info`` of each of the first ``n_episodes`` episodes of every placement."""
     ended = []
     for placement in placements:
         observation, _ = env.reset(options={"placement": placement})
@@ -35,7 +35,7 @@ def run_episodes(
 
 
 def measure(n_placements: int, n_episodes: int) -> dict[str, float]:
-    """Return what both agents reach in the 12 held-out houses, over placements and episodes of each."""
+    """Return both agents' results in the 12 held-out houses, averaged over placements and their episodes."""
     env = TrialEnv(trial_steps=10**9, sensors=(), split="held_out", dataset={"n_placements": n_placements})
     placements = range(12 * n_placements)
     solved = run_episodes(env, ShortestPathAgent(env.habitat_env), placements, n_episodes)

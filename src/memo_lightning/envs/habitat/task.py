@@ -1,4 +1,4 @@
-"""``ExtObjNav-v1``: find an object of a given type, and say so when it is near and in view.
+"""``ExtObjNav-v1``: find an object of a given type, and stop when it is near and in view.
 
 Success, SPL, SoftSPL and DistanceToGoal are habitat-lab's own measures. habitat-lab's Success asks whether
 the task's ``is_stop_called`` holds and the goal is near; here ``is_stop_called`` holds only for a stop with
@@ -39,8 +39,8 @@ class ExtObjNavTask(NavigationTask):
     Attributes:
         is_stop_called: whether the agent stopped near an instance of the goal that is in view.
         has_stopped: whether it stopped at all.
-        success_distance: metres on foot below which the goal is near.
-        success_pixels: pixels of the goal from which on it is in view.
+        success_distance: metres along the shortest path below which the goal is near.
+        success_pixels: number of visible pixels from which the goal counts as in view.
     """
 
     def __init__(self, config: DictConfig, sim: Simulator, dataset: Any = None) -> None:
@@ -65,9 +65,9 @@ class ExtObjNavTask(NavigationTask):
         return observations
 
     def overwrite_sim_config(self, config: DictConfig, episode: ExtObjNavEpisode) -> DictConfig:
-        """Name the episode's scene; where the agent starts, the simulator reads off the episode.
+        """Set the episode's scene; the simulator reads the agent's start from the episode.
 
-        Writing the start into the configuration, as habitat-lab does, takes longer than all the rest of a reset.
+        Writing the start into the configuration, as habitat-lab does, takes longer than the rest of a reset.
         """
         if config.simulator.scene != episode.scene_id:
             with read_write(config):
@@ -80,7 +80,7 @@ class ExtObjNavTask(NavigationTask):
         self.is_stop_called = self.is_goal_near_and_seen()
 
     def is_goal_near_and_seen(self) -> bool:
-        """Return whether one and the same instance of the goal is within reach and in view."""
+        """Return whether one and the same instance of the goal is near and in view."""
         position = self._sim.get_agent_state().position
         return any(
             self._sim.pixels_in_view(goal.object_name_id) >= self.success_pixels
@@ -94,18 +94,18 @@ class ExtObjNavTask(NavigationTask):
 
 @registry.register_task_action
 class ExtObjNavStopAction(StopAction):
-    """Stop, and end the episode."""
+    """Action that stops and ends the episode."""
 
     def reset(self, task: ExtObjNavTask, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the task resets itself."""
 
     def step(self, task: ExtObjNavTask, *args: Any, **kwargs: Any) -> None:
-        """Tell the task."""
+        """Stop the task."""
         task.stop()
 
 
 class _TiltAction(SimulatorTaskAction):
-    """Tilt the camera of a :class:`~memo_lightning.envs.habitat.simulator.HouseSim`."""
+    """Action that tilts the camera of a simulator with ``tilt_camera``."""
 
     sign: int
 
@@ -120,21 +120,21 @@ class _TiltAction(SimulatorTaskAction):
 
 @registry.register_task_action
 class HouseSimLookUpAction(_TiltAction):
-    """Tilt the camera up."""
+    """Action that tilts the camera up."""
 
     sign = 1
 
 
 @registry.register_task_action
 class HouseSimLookDownAction(_TiltAction):
-    """Tilt the camera down."""
+    """Action that tilts the camera down."""
 
     sign = -1
 
 
 @registry.register_measure
 class ExtObjNavReward(Measure):
-    """Reward of a step: success, minus the change in distance to the nearest instance, and a cost of time."""
+    """Reward of a step: success, minus the change in distance to the nearest instance, minus a cost of time."""
 
     cls_uuid = "ext_objnav_reward"
 
@@ -184,12 +184,12 @@ class ObjectTypeGoalSensor(Sensor):
 
 @registry.register_sensor
 class TrialPositionSensor(Sensor):
-    """Where the agent is and looks.
+    """Position and heading of the agent.
 
-    float32 ``[4]``: metres to the right, metres ahead, and sine and cosine of the turn to the left. In the frame
-    of the ``trial`` they are as seen from where the placement's first episode began; in that of the ``house``,
-    from the house's own origin, as for a robot with a map. Either stays the same in all episodes of a trial, so
-    what was seen in one of them can be found again in another.
+    float32 ``[4]``: metres to the right, metres ahead, and sine and cosine of the turn to the left. In the ``trial``
+    frame they are relative to the start of the placement's first episode; in the ``house`` frame, to the house's own
+    origin, as for a robot with a map. Either frame stays the same in all episodes of a trial, so what was seen in one
+    of them can be found again in another.
     """
 
     def __init__(self, sim: Simulator, config: DictConfig, *args: Any, **kwargs: Any) -> None:

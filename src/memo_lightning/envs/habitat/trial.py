@@ -19,34 +19,33 @@ _MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
 
 
 class TrialEnv(gymnasium.Env):
-    """A trial is a sequence of object-navigation episodes that keeps the house and its objects.
+    """Trials of object navigation: sequences of episodes in the same house with the same objects.
 
-    An episode that ends is followed by the next one in the same step: the observation that comes with its
-    last reward is already the first of the next episode. Only the end of a trial, after ``trial_steps``
-    steps, is ``truncated``; the reset that follows draws a new placement. An episode that the end of the
-    trial cuts off is not an ended episode.
+    When an episode ends, the next one begins in the same step: the observation that comes with the last reward is
+    already the first of the next episode. Only the end of a trial, after ``trial_steps`` steps, is ``truncated``; the
+    reset that follows draws a new placement. An episode that the end of the trial cuts off does not count as ended.
 
-    Observations are a dictionary: ``goal`` (one-hot), ``position`` (in a frame that stays the same during the
-    trial) and the images of the chosen sensors. Every ``info`` holds ``episode_end`` and, about the episode
-    that the step belongs to, ``success``, ``spl``, ``soft_spl``, ``distance_to_goal``, ``episode_return``,
-    ``episode_length``, ``episode_index`` in the trial, ``goal`` (its name) and ``scene_id``.
+    Observations are a dictionary: ``goal`` (one-hot), ``position`` (in a frame that stays the same during the trial)
+    and the observations of the chosen sensors. Every ``info`` holds ``episode_end`` and, for the episode that the step
+    belongs to, ``success``, ``spl``, ``soft_spl``, ``distance_to_goal``, ``episode_return``, ``episode_length``,
+    ``episode_index`` in the trial, ``goal`` (its name) and ``scene_id``.
 
     Args:
         trial_steps: steps of a trial.
         episode_steps: steps after which an episode ends without success.
         sensors: what to observe: ``rgb``, ``depth``, ``semantic``, ``columns``.
         image_size: side of the images, pixels.
-        n_columns: columns of the light observation.
+        n_columns: number of columns in the column observation.
         can_tilt: whether the agent has the two actions that tilt its camera.
         split: ``train``, ``held_out_placements`` (in the training houses) or ``held_out`` (other houses).
-        data_path: file of episodes to use instead of generating them, or the folder that has ``<split>.jsonl.gz``.
+        data_path: episode file to use instead of generating episodes, or a folder with ``<split>.jsonl.gz``.
         dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`, e.g.
             ``{"n_houses": 4, "min_rooms": 2, "max_rooms": 3, "n_types": 6, "n_objects": 8}``.
-        seed: of the placements drawn.
+        seed: seed of the placements that are drawn.
         simulator: ``house_sim``, or ``habitat_sim`` for habitat-sim's own.
-        scene_dataset: for ``habitat_sim``: the scene dataset that has the scenes of ``data_path``.
-        object_folder: for ``habitat_sim``: a folder with the models of objects, where the scene dataset has none.
-        position_frame: what ``position`` refers to: ``trial`` or ``house``.
+        scene_dataset: for ``habitat_sim``: the scene dataset with the scenes of ``data_path``.
+        object_folder: for ``habitat_sim``: a folder with object models, if the scene dataset has none.
+        position_frame: frame of ``position``: ``trial`` or ``house``.
 
     Raises:
         UserError: if a value is out of range.
@@ -141,7 +140,7 @@ class TrialEnv(gymnasium.Env):
         return observation, reward, False, truncated, info
 
     def render(self) -> np.ndarray:
-        """Return an image of the moment, uint8 ``[H, W, 3]``; see :func:`draw_trial`."""
+        """Return an image of the current step, uint8 ``[H, W, 3]``; see :func:`draw_trial`."""
         from memo_lightning.envs.object_navigation.trial_image import draw_trial
 
         goal = self.habitat_env.current_episode.object_category
@@ -149,7 +148,7 @@ class TrialEnv(gymnasium.Env):
         return draw_trial(self.habitat_env.sim, goal, self._path, text)
 
     def watch(self) -> None:
-        """Keep, as ``last_image``, an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on, as ``last_image``."""
         self._watched = True
 
     def close(self) -> None:
@@ -183,9 +182,9 @@ class TrialEnv(gymnasium.Env):
 
 
 def _modern(space: gym_spaces.Box) -> gymnasium.spaces.Box:
-    """Return the Gymnasium space of a space of the Gym version that habitat-lab uses.
+    """Convert a space of the Gym version that habitat-lab uses to Gymnasium.
 
-    habitat-lab's semantic sensor has integers up to the highest of another type, which wraps around to -1.
+    The highest value of habitat-lab's semantic sensor is that of another integer type, which wraps around to -1.
     """
     low, high = space.low, space.high
     if np.issubdtype(space.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Object navigation as a natively batched TorchRL environment: all trials are stepped together by compiled kernels."""
+"""Object navigation as a natively batched TorchRL environment: compiled kernels step all trials together."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ _N_ACTIONS_LEVEL = 4  # without the two that tilt the camera
 
 
 class BatchedExtObjNav(EnvBase):
-    """N trials of object navigation in generated houses, with threads of this process.
+    """N trials of object navigation in generated houses, stepped by threads of this process.
 
-    It gives the same numbers, bit for bit, as :class:`~memo_lightning.envs.habitat.ext_objnav.ExtObjNav` with the same
-    settings and seed, which steps habitat-lab's environments one after another.
+    With the same settings and seed, it gives the same numbers, bit for bit, as
+    :class:`~memo_lightning.envs.habitat.ext_objnav.ExtObjNav`, which steps habitat-lab's environments one after
+    another.
 
     Args:
-        n_envs: N.
+        n_envs: number of environments N.
         trial_length: steps of a trial.
         episode_length: steps after which an episode ends without success.
-        sensors: what to observe: ``rgb``, ``depth``, ``columns``; ``semantic`` images are no part of what a policy
-            reads.
+        sensors: what to observe: ``rgb``, ``depth``, ``columns``; ``semantic`` is ignored, as policies do not read it.
         image_size: side of the images, pixels.
-        n_columns: columns of the light observation.
+        n_columns: number of columns in the column observation.
         can_tilt: whether the agent has the two actions that tilt its camera.
-        position_frame: what ``position`` refers to: ``trial`` or ``house``.
+        position_frame: frame of ``position``: ``trial`` or ``house``.
         split: ``train``, ``held_out_placements`` or ``held_out``.
         dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
-        data_path: file of episodes to use instead of drawing them, or the folder that has ``<split>.jsonl.gz``.
-        object_range: metres within which columns tell the types of objects.
-        seed: of all random streams.
-        device: where tensors go.
+        data_path: episode file to use instead of drawing episodes, or a folder with ``<split>.jsonl.gz``.
+        object_range: metres within which the columns report the types of objects.
+        seed: seed of all random streams.
+        device: device of the tensors.
 
     Attributes:
-        interface: what a policy has in common with it.
-        action_names: what the actions are called, in their order.
+        interface: the interface to a policy.
+        action_names: names of the actions, in order.
 
     Raises:
         UserError: if a setting is out of range, or the file cannot be used.
@@ -121,7 +121,7 @@ class BatchedExtObjNav(EnvBase):
         self.set_seed(seed)
 
     def image(self, index: int = 0) -> NDArray[np.uint8]:
-        """Return what an environment looks like, uint8 ``[H, W, 3]``; see :func:`draw_trial`."""
+        """Return an image of an environment, uint8 ``[H, W, 3]``; see :func:`draw_trial`."""
         trials, steps = self._trials, int(self._trials.agents.elapsed[index])
         goal = trials.goal(index)
         text = f"find: {goal}     episode {trials.episode(index) + 1}, step {steps}"
@@ -134,11 +134,11 @@ class BatchedExtObjNav(EnvBase):
         return draw_trial(scene, goal, [(x, z) for x, z in trials.path(index).tolist()], text)
 
     def watch(self) -> None:
-        """Keep an image of how every episode ends from now on."""
+        """Keep an image of the end of every episode from now on."""
         self._last_images = {}
 
     def last_image(self, index: int = 0) -> NDArray[np.uint8] | None:
-        """Return what an environment looked like when its latest episode had ended; None if none has been watched."""
+        """Return an image of the end of an environment's latest episode; None if none was watched."""
         return (self._last_images or {}).get(index)
 
     def _set_specs(self, action: Action) -> None:
@@ -185,7 +185,7 @@ class BatchedExtObjNav(EnvBase):
         trials.step(actions)
         self._trial_step += 1
         self._returns += agents.reward
-        # Copies: episodes that begin in this step write over what is reported of those that end.
+        # Copies: episodes that begin in this step overwrite the reports of those that end.
         lengths, returns, end = agents.elapsed.copy(), self._returns.copy(), agents.over.copy()
         reward, spl, success = agents.reward.copy(), agents.spl.copy(), end & (agents.success > 0)
         done = self._trial_step >= self._trial_length
@@ -200,7 +200,7 @@ class BatchedExtObjNav(EnvBase):
         return result.set("reward", self._tensor(reward, torch.float32).unsqueeze(-1))
 
     def _draw_placement(self, row: int, trial: int) -> int:
-        """Draw the placement of a trial as habitat-lab's environments do."""
+        """Draw the placement of a trial in the same way as habitat-lab's environments."""
         seed = seed_of_split((self._seed, row, int(trial), 0), "train")
         return int(np.random.default_rng(seed).integers(self._n_placements))
 
@@ -213,8 +213,8 @@ class BatchedExtObjNav(EnvBase):
         success: NDArray,
         done: NDArray | None = None,
     ) -> TensorDict:
-        """Return a step: what is observed now, and the reports of the episode that the step belongs to."""
-        # The observation after a step that ended an episode has no time, also where no other has begun.
+        """Return a step: the current observations, and the reports on the episode that the step belongs to."""
+        # After a step that ends an episode, the observed time is 0, even if no new episode has begun.
         elapsed = np.where(end, 0, self._trials.agents.elapsed)
         observation = self._form.rewrite(self._trials.observations, self._previous_action, elapsed)
         n = self.batch_size[0]
@@ -242,7 +242,7 @@ class BatchedExtObjNav(EnvBase):
 
 @dataclass(frozen=True)
 class _Scene:
-    """What :func:`draw_trial` asks a simulator for."""
+    """What :func:`draw_trial` needs of a simulator."""
 
     pose: Pose
     placement: Placement

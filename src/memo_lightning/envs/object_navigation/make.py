@@ -1,4 +1,4 @@
-"""``env=ext_objnav``: choosing the engine that steps trials of object navigation."""
+"""``env=ext_objnav``: choice of the engine that steps trials of object navigation."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def make_ext_objnav(
     """Return N environments that run trials of object navigation.
 
     Args:
-        n_envs: N.
+        n_envs: number of environments N.
         engine: ``batched`` steps all environments with compiled kernels in threads of this process; ``habitat``
             steps habitat-lab's own environments one after another, or in worker processes, and gives the same numbers.
             Trials in habitat-sim are always stepped by habitat-lab.
-        simulator: ``house_sim``, which needs nothing more, or ``habitat_sim``.
-        scene_dataset: for ``habitat_sim``: the scene dataset that has the scenes of ``data_path``.
-        object_folder: for ``habitat_sim``: a folder with the models of objects, where the scene dataset has none.
+        simulator: ``house_sim``, which needs no habitat-sim, or ``habitat_sim``.
+        scene_dataset: for ``habitat_sim``: the scene dataset with the scenes of ``data_path``.
+        object_folder: for ``habitat_sim``: a folder with object models, if the scene dataset has none.
         workers: processes to spread habitat-lab's environments over.
         step_timeout: seconds that a step of habitat-lab's environments may take.
-        settings: what both engines take, see :class:`BatchedExtObjNav`.
+        settings: settings of both engines; see :class:`BatchedExtObjNav`.
 
     Raises:
         UserError: if a setting is wrong.
-        EnvironmentFailure: if a worker raises, dies or hangs; then or later.
+        EnvironmentFailure: if a worker raises, dies or hangs, now or later.
     """
     require(engine in get_args(Engine), "env.engine", engine, " or ".join(get_args(Engine)))
     check_simulator(simulator, scene_dataset, object_folder)

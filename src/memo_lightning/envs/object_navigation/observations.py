@@ -1,4 +1,4 @@
-"""What a policy reads of a trial: observations in a form that is small to keep and easy to encode."""
+"""Observations as a policy reads them: in a form that is small to store and easy to encode."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ _WAVELENGTHS = np.array([2.0, 4.0, 8.0, 16.0], np.float32)  # metres
 
 
 class CompactForm:
-    """Rewrites observations of one environment, or of many with a leading dimension ``...``.
+    """Compact form of the observations of one environment, or of many with leading dimensions ``...``.
 
     - ``rgb`` stays an image; ``depth`` becomes one, uint8 with 255 for the farthest.
-    - ``position`` is followed by sines and cosines of x and z at several wavelengths, float32 ``[..., 20]``: a place
-      that was seen before can then be recognised by a linear layer.
-    - ``column_range`` is flat, ``column_type`` a choice per column, and ``column_goal`` says per column how near
-      an object of the type to find is, 1 for here and 0 for none in sight: what a detector that is asked for that
-      type would report.
-    - ``previous_action`` is the last action, counted from 1, and 0 at the start of an episode; ``episode_time``
-      the fraction of the episode that is over.
+    - ``position`` is followed by sines and cosines of x and z at several wavelengths, float32 ``[..., 20]``, so that a
+      linear layer can recognise a place that was seen before.
+    - ``column_range`` is flat, ``column_type`` is one choice per column, and ``column_goal`` says per column how near
+      an object of the type to find is, 1 for here and 0 for none in sight, as a detector for that type would report.
+    - ``previous_action`` is the last action, counted from 1, and 0 at the start of an episode; ``episode_time`` is the
+      elapsed fraction of the episode.
 
-    The reward is not among them: it tells whether the last step led nearer to the goal, which no robot knows.
+    The reward is not included: it tells whether the last step led nearer to the goal, which no robot knows.
 
     Args:
         episode_steps: steps of an episode.
-        object_range: metres within which the columns tell objects; farther ones are obstacles like others.
+        object_range: metres within which the columns report objects; farther ones are mere obstacles.
 
     Raises:
-        UserError: if ``object_range`` is not within what the columns measure.
+        UserError: if ``object_range`` is outside the range that the columns measure.
     """
 
     def __init__(self, episode_steps: int, object_range: float = MAX_RANGE) -> None:
@@ -45,7 +44,7 @@ class CompactForm:
         """Return the space of one environment's observations.
 
         Args:
-            shapes: of what is observed before it is rewritten, by name.
+            shapes: shapes of the original observations, by name.
             n_actions: number of actions.
         """
         numbers, unit = (-np.inf, np.inf), (0.0, 1.0)
@@ -72,8 +71,8 @@ class CompactForm:
         """Return observations in their compact form.
 
         Args:
-            observation: by name, each ``[..., *shape]``; not changed.
-            previous_action: the last action from 1, or 0, ``[...]``.
+            observation: observations by name, each ``[..., *shape]``; not changed.
+            previous_action: the last action, counted from 1, or 0, ``[...]``.
             elapsed: steps of the episode so far, ``[...]``.
         """
         rewritten = {name: value for name, value in observation.items() if name != "semantic"}

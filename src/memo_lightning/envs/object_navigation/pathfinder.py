@@ -10,11 +10,11 @@ from memo_lightning.houses.navigation import Navigator
 
 
 class HousePathfinder:
-    """Where the agent can stand in a house, under the names that habitat-sim uses.
+    """Path finder of a house, with habitat-sim's method names.
 
     Args:
-        navigator: of the house.
-        rng: draws the random points.
+        navigator: navigator of the house.
+        rng: generator of the random points.
     """
 
     def __init__(self, navigator: Navigator, rng: np.random.Generator) -> None:
@@ -27,7 +27,7 @@ class HousePathfinder:
         return np.array([x0, 0.0, z0]), np.array([x1, 0.0, z1])
 
     def get_topdown_view(self, meters_per_pixel: float, height: float) -> np.ndarray:
-        """Return bool ``[rows, columns]``, z downwards and x to the right: where the agent can stand."""
+        """Return where the agent can stand, bool ``[rows, columns]``, with z downwards and x to the right."""
         return self._navigator.free_map(meters_per_pixel)
 
     def is_navigable(self, point: Sequence[float]) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of object navigation that all its engines share, and what is refused."""
+"""Settings of object navigation that all engines share, with their checks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ HFOV = int(REFERENCE_CAMERA.hfov)
 
 
 def check_observations(sensors: Sequence[str], image_size: int, n_columns: int, position_frame: str) -> None:
-    """Refuse what cannot be observed.
+    """Check the settings of the observations.
 
     Args:
         sensors: what the agent observes besides the goal and its position.
         image_size: side of the images, pixels.
-        n_columns: columns of the light observation.
-        position_frame: what the position refers to.
+        n_columns: number of columns in the column observation.
+        position_frame: frame of the position.
 
     Raises:
         UserError: if a value is out of range.
@@ -38,7 +38,7 @@ def check_observations(sensors: Sequence[str], image_size: int, n_columns: int, 
 
 
 def check_simulator(simulator: str, scene_dataset: str, object_folder: str) -> None:
-    """Refuse a simulator that there is not, and files that only habitat-sim reads.
+    """Refuse an unknown simulator, and habitat-sim's files for any other simulator.
 
     Raises:
         UserError: if a value is not allowed.
@@ -50,16 +50,16 @@ def check_simulator(simulator: str, scene_dataset: str, object_folder: str) -> N
 
 
 def image_camera(image_size: int) -> Camera:
-    """Return the camera of images of ``image_size`` pixels a side."""
+    """Return the camera for square images of ``image_size`` pixels a side."""
     return Camera(image_size, image_size, float(HFOV), EYE_HEIGHT)
 
 
 def open_source(split: str, data_path: str, dataset: Mapping[str, Any] | None) -> Source:
-    """Return the placements of generated houses, from a file or drawn on demand.
+    """Return the placements in generated houses, read from a file or drawn on demand.
 
     Args:
-        split: of the placements.
-        data_path: file to read, or folder that has ``<split>.jsonl.gz``; empty to draw them.
+        split: split of the placements.
+        data_path: file to read, or folder with ``<split>.jsonl.gz``; empty to draw placements.
         dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An image of a trial for people to look at: what the agent sees, how far it is, and where it has been in the house."""
+"""An image of a trial for people: what the agent sees, how far away that is, and where it has been in the house."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ SIDE, HEADER, FOOTER = 288, 32, 40  # pixels of each of the three parts, and of 
 CAMERA = image_camera(SIDE)
 _METRES_PER_PIXEL = 0.05  # of the map that the simulator draws
 _FREE, _BLOCKED, _PATH, _AGENT, _GOAL = (238, 238, 232), (120, 124, 130), (40, 110, 220), (20, 20, 24), (220, 30, 40)
-_OBJECT = (150, 190, 120)  # of no type: stands for all of them where they are explained
+_OBJECT = (150, 190, 120)  # of no type: stands for all objects in the legend
 _COLOURS = {object_type.name: object_type.solids[0].paint.colour for object_type in OBJECT_TYPES}
 
 
 def draw_trial(sim: Any, goal: str, path: Sequence[tuple[float, float]], text: str) -> np.ndarray:
-    """Return uint8 ``[HEADER + SIDE + FOOTER, 3 * SIDE, 3]``: a line of text; colours, depth and map; what they show.
+    """Return an image, uint8 ``[HEADER + SIDE + FOOTER, 3 * SIDE, 3]``: a line of text, three parts and a legend.
+
+    The parts are what the agent sees in colour, its depth image, and the map.
 
     Args:
         sim: the simulator, with ``look``, ``pose``, ``placement`` and ``pathfinder``.
-        goal: name of the type of object to find; its instances are ringed on the map.
-        path: x, z of where the agent has been in this episode, metres.
-        text: what to write above.
+        goal: name of the object type to find; its instances are ringed on the map.
+        path: x, z of the agent's positions in this episode, metres.
+        text: text of the line above.
     """
     rgb, depth = sim.look(CAMERA)
     near = matplotlib.colormaps["magma"](1 - np.clip(depth / MAX_DEPTH, 0, 1))[..., :3]
@@ -39,14 +41,14 @@ def draw_trial(sim: Any, goal: str, path: Sequence[tuple[float, float]], text: s
 
 
 def _draw_footer() -> np.ndarray:
-    """Return the line below the three parts, which explains them and every mark on the map."""
+    """Return the legend below the three parts, which explains them and every mark on the map."""
     footer = Image.new("RGB", (3 * SIDE, FOOTER), (255, 255, 255))
     draw, font = ImageDraw.Draw(footer), ImageFont.load_default(12)
     draw.text((8, 4), "what the agent sees", _AGENT, font)
     draw.text((SIDE + 8, 4), f"depth: bright is near, black {MAX_DEPTH:g} m or more", _AGENT, font)
 
     def explain(x: int, y: int, meaning: str) -> tuple[int, int]:
-        """Write what a mark means; return where it goes."""
+        """Write what a mark means; return the position of the mark."""
         draw.text((2 * SIDE + x + 16, y), meaning, _AGENT, font)
         return 2 * SIDE + x + 5, y + 8
 

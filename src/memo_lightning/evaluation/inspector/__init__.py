@@ -1,1 +1,1 @@
-"""The inspector: one trial as a page to scrub through, in one file that needs nothing else."""
+"""The inspector: a page to scrub through one trial, in one self-contained file."""

@@ -1,4 +1,4 @@
-"""The images of a trial in few bytes: equal ones once, and as small as they must be."""
+"""Compact storage for the images of a trial: equal ones once, and photographs only as large as there is room."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_FLAT_COLOURS = 64  # a drawing has few colours, and is kept as it is
-_FLAT_SIDE = 800  # pixels; a larger one is scaled down like a photograph
-# Longer side in pixels and quality of photographs, in the order they are tried.
+_FLAT_COLOURS = 64  # a drawing has no more colours, and is kept without loss
+_FLAT_SIDE = 800  # pixels; a larger drawing is scaled down like a photograph
+# Longer side in pixels and quality of photographs, in the order in which they are tried.
 _LADDER = ((480, 75), (360, 65), (280, 55), (224, 45), (160, 40), (128, 35), (96, 30), (64, 30))
-_SAMPLE = 16  # images by which a rung of the ladder is judged
+_SAMPLE = 16  # images by which a rung of the ladder is assessed
 
 
 class FrameAlbum:
-    """Images of a trial, one for every step, encoded as WebP.
+    """The images of a trial, one per step, encoded as WebP.
 
-    Drawings are kept without loss. Photographs are made as small as it takes for all images to fit.
+    Drawings are stored without loss. Photographs are shrunk until all images fit.
     """
 
     def __init__(self) -> None:
@@ -49,10 +49,10 @@ class FrameAlbum:
         self._of_step.append(number)
 
     def packed(self, max_bytes: int) -> dict[str, Any]:
-        """Return what the page reads: ``images`` as base64, and ``of_step``, the image of each step.
+        """Return what the page reads: ``images`` as base64, and ``of_step``, the index of each step's image.
 
         Args:
-            max_bytes: what the images may take, before base64.
+            max_bytes: size limit of all images, before base64.
         """
         images = {**self._drawings, **self._fitting(max_bytes - sum(map(len, self._drawings.values())))}
         return {
@@ -61,7 +61,7 @@ class FrameAlbum:
         }
 
     def _fitting(self, room: int) -> dict[int, bytes]:
-        """Return the photographs, encoded anew so that they take at most ``room`` bytes, if that can be."""
+        """Return the photographs, encoded again so that they take at most ``room`` bytes, if possible."""
         if not self._photographs:
             return {}
         sample = list(self._photographs)[:: -(-len(self._photographs) // _SAMPLE)]
@@ -82,7 +82,7 @@ def _again(data: bytes, side: int, quality: int) -> bytes:
 
 
 def _shrunk(picture: Image.Image, side: int) -> Image.Image:
-    """Return an image whose longer side has at most that many pixels."""
+    """Return the image, scaled down so that its longer side has at most ``side`` pixels."""
     scale = side / max(picture.size)
     if scale >= 1:
         return picture

@@ -1,4 +1,4 @@
-"""Numbers of a trial in few bytes: little-endian arrays, deflated, as base64."""
+"""Compact storage for the numbers of a trial: little-endian arrays, deflated, as base64."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from memo_lightning.models.attention_recorder import StepAttention
 
-_ATTENTION_BYTES = 1_500_000  # that a page spends on it, deflated and before base64
-_MAX_ENTRIES = 4_000_000  # that a browser unpacks
-SUMMARY = 0x8000  # a token from here on is a summary
+_ATTENTION_BYTES = 1_500_000  # for attention in a page, deflated and before base64
+_MAX_ENTRIES = 4_000_000  # for a browser to unpack
+SUMMARY = 0x8000  # tokens from here on are summaries
 MAX_STEPS = SUMMARY  # that a page can show
 
 
 def pack(values: ArrayLike, dtype: str) -> str:
-    """Return numbers as base64 of a flat, deflated little-endian array of ``dtype``, e.g. ``"<f4"``."""
+    """Return numbers as the base64 of a flat, deflated little-endian array of ``dtype``, e.g. ``"<f4"``."""
     return base64.b64encode(_deflated(values, dtype)).decode()
 
 
@@ -28,12 +28,12 @@ def _deflated(values: ArrayLike, dtype: str) -> bytes:
 
 
 def quantise(shares: NDArray) -> NDArray[np.uint8]:
-    """Return shares from 0 to 1 as the roots of them in 1/255: small ones keep their first digit."""
+    """Return the square roots of shares from 0 to 1, in units of 1/255: small shares keep their first digit."""
     return np.rint(np.sqrt(np.clip(shares, 0, 1)) * 255).astype(np.uint8)
 
 
 def share_of(root: ArrayLike) -> NDArray:
-    """Return the shares that :func:`quantise` has packed, float64."""
+    """Return the shares, float64, whose roots :func:`quantise` has returned."""
     return (np.asarray(root, np.float64) / 255) ** 2
 
 
@@ -41,20 +41,20 @@ def share_of(root: ArrayLike) -> NDArray:
 class AttentionLog:
     """The attention of a trial, step by step, of which a page keeps the entries that matter.
 
-    Entries are dropped until the rest is small enough: first those that are smallest beside the largest of their step
-    and row, for a share that is small late in a trial, where much can be read, is large early. What goes to all
-    summaries together, and to the sink, is kept exactly for every step and row.
+    Entries are dropped until the rest is small enough, beginning with those that are smallest relative to the largest
+    of their step and row: late in a trial, where much can be read, even important shares are small. The total that
+    goes to all summaries, and what goes to the sink, are kept for every step and row.
 
     Args:
         rows: names of the rows, as in :class:`~memo_lightning.models.attention_recorder.AttentionRecorder`.
-        max_bytes: what the entries may take, deflated and before base64.
+        max_bytes: size limit of the entries, deflated and before base64.
     """
 
     rows: list[tuple[str, int]]
     max_bytes: int = _ATTENTION_BYTES
     _tokens: list[NDArray[np.uint16]] = field(default_factory=list)
     _roots: list[NDArray[np.uint8]] = field(default_factory=list)
-    _scores: list[NDArray[np.uint16]] = field(default_factory=list)  # by which entries are kept
+    _scores: list[NDArray[np.uint16]] = field(default_factory=list)  # decide which entries are kept
     _counts: list[NDArray[np.uint16]] = field(default_factory=list)
     _summaries: list[NDArray[np.uint8]] = field(default_factory=list)
     _sinks: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -79,9 +79,9 @@ class AttentionLog:
     def packed(self) -> dict[str, Any]:
         """Return what the page reads.
 
-        ``counts`` says how many entries each step has in each row, step by step; ``tokens`` and ``roots`` are those
-        entries; ``threshold`` is the part of the largest share of a step and row below which entries were dropped, 0
-        if none were.
+        ``counts`` is the number of entries of each step in each row, step by step. ``tokens`` and ``roots`` are those
+        entries. ``threshold`` is the fraction of the largest share of a step and row below which entries were dropped,
+        0 if none were.
         """
         tokens, roots = np.concatenate(self._tokens), np.concatenate(self._roots)
         counts = np.concatenate(self._counts)
@@ -98,7 +98,7 @@ class AttentionLog:
         }
 
     def _kept(self, tokens: NDArray[np.uint16], roots: NDArray[np.uint8]) -> tuple[int, NDArray[np.bool_]]:
-        """Return the smallest score that is kept, 0 for all, and bool ``[entries]``, which entries are."""
+        """Return the smallest score that is kept, 0 for all, and bool ``[entries]``, true for those kept."""
         scores = np.concatenate(self._scores)
         from_above = np.bincount(scores, minlength=1 << 16)[::-1].cumsum()[::-1]  # entries of at least this score
 
@@ -111,5 +111,5 @@ class AttentionLog:
             size = len(_deflated(tokens[kept], "<u2")) + len(_deflated(roots[kept], "u1"))
             if size <= self.max_bytes or not kept.any():
                 return lowest, kept
-            # As many entries as would fit if all took the same room, and some less, so that it ends.
+            # As many entries as would fit if all took the same room, less a margin, so that the loop ends.
             lowest = lowest_for(int(0.98 * kept.sum() * self.max_bytes / size))

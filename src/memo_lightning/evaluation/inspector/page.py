@@ -1,4 +1,4 @@
-"""Writing a recorded trial as a page: one HTML file that needs no server, no network and nothing beside it."""
+"""The page of a recorded trial: one HTML file that needs no server, no network and no other files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def write_page(path: Path, title: str, subtitle: str, recording: TrialRecording,
 
     Args:
         path: the file to write.
-        title: what is shown: memory, environment, tasks.
-        subtitle: how it came about.
+        title: heading of the page: memory, environment, tasks.
+        subtitle: how the trial was produced.
         recording: the trial.
-        memory: class of the sequence model, which a page without attention names.
+        memory: class name of the sequence model, which a page without attention mentions.
     """
     path.write_text(fill_page(title, {"subtitle": subtitle, "memory": memory, **recording.data()}), encoding="utf-8")
 
 
 def fill_page(title: str, data: dict[str, object]) -> str:
-    """Return the page with what it shows; ``data`` is what ``page.js`` reads."""
-    # In a script element only "</" and "<!--" could end what is read as data.
+    """Return the page with its title and ``data``, which ``page.js`` reads."""
+    # In a script element only "</" and "<!--" could end the data.
     content = json.dumps({"title": title, **data}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     slots = {"title": escape(title), "style": _part("page.css"), "script": _part("page.js"), "data": content}
-    # In one pass: what is filled in is not looked at again.
+    # In one pass, so that the inserted text is not searched for slots.
     return re.sub(r"{{(\w+)}}", lambda slot: slots[slot[1]], _part("page.html"))
 
 

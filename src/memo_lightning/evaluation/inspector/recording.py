@@ -1,4 +1,4 @@
-"""What there is to tell about every step of a trial, recorded while it is played."""
+"""The recording of a trial for the inspector, made step by step while the trial is played."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from memo_lightning.policies import Interface, MemoryPolicy
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.observation_keys import ObservationKey
 
-_MAX_NUMBERS = 64  # of one observation that are shown
-_OBSERVATION_BYTES = 400_000  # of all steps, before they are deflated
-_PAGE_BYTES = 4_800_000  # as it is aimed at; of a long trial of photographs, images are what becomes smaller
+_MAX_NUMBERS = 64  # shown per observation key
+_OBSERVATION_BYTES = 400_000  # for all steps, before compression
+_PAGE_BYTES = 4_800_000  # intended size; for a long trial of photographs, the images are made smaller
 _MAX_ACTIONS = 64  # whose probabilities are shown
 
 
 @contextmanager
 def recorded_trial(env: EnvBase, policy: MemoryPolicy, interface: Interface) -> Iterator[TrialRecording]:
-    """Record the trial that is played until the context ends; show it every moment by ``look``.
+    """Record the trial that is played within the context; pass each of its moments to ``look``.
 
     Args:
-        env: one environment; its innermost one may have ``action_names``.
-        policy: acts.
-        interface: what it observes and does.
+        env: a single environment; its innermost one may have ``action_names``.
+        policy: the policy that acts.
+        interface: the policy's observations and actions.
     """
     with recorded_attention(policy.sequence_model) as recorder:
         recording = TrialRecording(env, policy, interface, recorder)
@@ -49,7 +49,7 @@ def recorded_trial(env: EnvBase, policy: MemoryPolicy, interface: Interface) -> 
 
 
 class TrialRecording:
-    """What was observed, done, expected and read in every step of a trial; see :func:`recorded_trial`."""
+    """Observations, actions, rewards, values and attention in every step of a trial; see :func:`recorded_trial`."""
 
     def __init__(self, env: EnvBase, policy: MemoryPolicy, interface: Interface, recorder: AttentionRecorder) -> None:
         self._policy, self._action, self._recorder = policy, interface.action, recorder
@@ -75,11 +75,11 @@ class TrialRecording:
 
     @property
     def n_steps(self) -> int:
-        """Steps so far."""
+        """Number of steps so far."""
         return len(self._rewards)
 
     def before_heads(self, module: nn.Module, arguments: tuple[TensorDict, ...]) -> None:
-        """Record the distribution of the action, which the heads are about to draw from; a hook of torch's."""
+        """Record the distribution from which the heads are about to draw the action; a forward pre-hook of torch."""
         with torch.no_grad():
             distribution = self._policy.actor.get_dist(arguments[0].copy())
         if self._action.n_values:
@@ -88,10 +88,10 @@ class TrialRecording:
             self._most_likely.append(distribution.deterministic_sample[0].float().cpu().numpy())
 
     def look(self, moment: Moment) -> None:
-        """Take in the next moment of the trial."""
+        """Record the next moment of the trial."""
         if moment.step is not None:
             self._add(moment.step)
-        self._image = moment.image  # in which the next step is chosen
+        self._image = moment.image  # in view of which the next action is chosen
 
     def _add(self, step: PlayedStep) -> None:
         number = self.n_steps
@@ -122,7 +122,7 @@ class TrialRecording:
             self._end_episode(step)
 
     def _end_episode(self, step: PlayedStep) -> None:
-        """Note first and last step of the episode, its return, and whether it was a success, if that is said."""
+        """Record the first and last step of the episode, its return, and its success if reported."""
         reported = bool(step.after.get(SUCCESS_REPORTED, torch.ones(1)))
         says = SUCCESS in step.after.keys() and reported
         success = bool(step.after[SUCCESS]) if says else None
@@ -130,7 +130,7 @@ class TrialRecording:
         self._episode_start, self._return = self.n_steps, 0.0
 
     def data(self) -> dict[str, Any]:
-        """Return what the page reads about the trial, as JSON can hold it."""
+        """Return what the page reads about the trial, as plain values for JSON."""
         episodes = list(self._episodes)
         if self._episode_start < self.n_steps:
             episodes.append([self._episode_start, self.n_steps - 1, _finite(self._return), None, False])
@@ -154,7 +154,7 @@ class TrialRecording:
         return {**data, "frames": self._album.packed(room) if len(self._album) else None}
 
     def _actions(self) -> dict[str, Any]:
-        """Return names, what was chosen, and probabilities; or, of continuous actions, the most likely one."""
+        """Return names, chosen actions, and probabilities or, for continuous actions, the most likely actions."""
         if not self._action.n_values:
             return {
                 "kind": "continuous",
@@ -175,7 +175,7 @@ class TrialRecording:
         }
 
     def _observations(self) -> list[dict[str, Any]]:
-        """Return the numbers that were observed; of long vectors the first, as many as there is room for."""
+        """Return the observed numbers; of long vectors only the first, as many as there is room for."""
         total = sum(len(steps[0]) for steps in self._numbers.values())
         room = _OBSERVATION_BYTES // 4 // max(1, self.n_steps)
         scale = min(1.0, room / max(1, total))
@@ -191,7 +191,7 @@ class TrialRecording:
 
 
 def _names_of(space: spaces.Space, given: Sequence[str]) -> list[str]:
-    """Return a name for every value of a discrete action, one component behind another, or for every number."""
+    """Return a name for every value of a discrete action, one component after another, or for every number."""
     if isinstance(space, spaces.Discrete):
         numbers = range(int(space.start), int(space.start + space.n))
         return list(given) if len(given) == space.n else [f"action {number}" for number in numbers]
@@ -203,7 +203,7 @@ def _names_of(space: spaces.Space, given: Sequence[str]) -> list[str]:
 
 
 def _finite(number: float) -> float | None:
-    """Return a number as JSON can hold it."""
+    """Return the rounded number, or None if it is not finite, as JSON requires."""
     return round(number, 6) if np.isfinite(number) else None
 
 
@@ -213,7 +213,7 @@ def _image_key(keys: Sequence[ObservationKey]) -> ObservationKey | None:
 
 
 def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an observed image ``[H, W, C]`` as people see it: the newest frame, in colours or grey."""
+    """Return an observed image ``[H, W, C]`` for display: the newest frame, in colour or grey."""
     channels = image.shape[2]
     shown = image[..., -3:] if channels % 3 == 0 else image[..., -1:]
     return np.ascontiguousarray(np.broadcast_to(shown, (*image.shape[:2], 3)))

@@ -1,6 +1,6 @@
-"""Many trials of object navigation stepped together by compiled kernels.
+"""Batched object navigation: many trials stepped together by compiled kernels.
 
-Rows are independent: what a row sees and does depends on its placement and its actions, never on the rows beside it.
+Environments, the rows of a batch, are independent: each depends on its own placement and actions only.
 """
 
 from memo_lightning.houses.batch.engine import BatchedTrials

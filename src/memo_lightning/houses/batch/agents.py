@@ -1,8 +1,8 @@
-"""Agents of all rows: where they stand, what they look for, and what has come of their episodes.
+"""The state of the agents of all environments: poses, goals and episode measures.
 
 Notation used for shapes:
-    - N: rows
-    - L: steps of an episode
+    - N: environments, the rows of the batch
+    - L: maximum steps of an episode
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 
 
 class Agents(NamedTuple):
-    """One agent per row.
+    """The state of one agent per environment.
 
     Args:
-        place: int64 ``[N]``, where its placement is packed.
-        position: float64 ``[N, 3]``, of its feet, metres.
-        turn: int64 ``[N]``, its heading in turns to the left.
-        tilt: int64 ``[N]``, number of the camera's pitch, the lowest first.
-        collided: bool ``[N]``, whether something was in the way of the last step.
-        origin: float64 ``[N, 3]``, where its trial began.
-        origin_turn: int64 ``[N]``.
-        goal: int64 ``[N]``, number of the type to find, from 0.
+        place: int64 ``[N]``, place of its placement in the scene pool; -1 for none.
+        position: float64 ``[N, 3]``, position of its feet, metres.
+        turn: int64 ``[N]``, heading, counted in turns to the left.
+        tilt: int64 ``[N]``, index of the camera's pitch, the lowest first.
+        collided: bool ``[N]``, whether the last step collided.
+        origin: float64 ``[N, 3]``, position at the start of the trial.
+        origin_turn: int64 ``[N]``, heading at the start of the trial.
+        goal: int64 ``[N]``, index of the object type to find, from 0.
         elapsed: int64 ``[N]``, steps of the episode so far.
-        distance: float64 ``[N]``, on foot to the nearest goal, metres, as last measured.
-        measured_at: float64 ``[N, 3]``, where that was.
-        start_distance: float64 ``[N]``, at the start of the episode.
-        walked: float64 ``[N]``, metres.
+        distance: float64 ``[N]``, geodesic distance to the nearest goal when last measured, metres.
+        measured_at: float64 ``[N, 3]``, position at that measurement.
+        start_distance: float64 ``[N]``, geodesic distance at the start of the episode.
+        walked: float64 ``[N]``, length of the path walked in the episode, metres.
         path: float64 ``[N, L + 1, 2]``, x and z from the start of the episode to now.
-        reward: float64 ``[N]``, of the last step.
+        reward: float64 ``[N]``, reward of the last step.
         success, spl, soft_spl: float64 ``[N]``, measures of the episode.
         over: bool ``[N]``, whether the episode has ended.
     """
@@ -57,7 +57,7 @@ class Agents(NamedTuple):
 
 
 def make_agents(n: int, episode_steps: int) -> Agents:
-    """Return agents that have no placement yet."""
+    """Return agents without placements."""
 
     def numbers(*shape: int) -> np.ndarray:
         return np.zeros((n, *shape))

@@ -1,7 +1,7 @@
-"""What kernels need of a camera, for all directions in which an agent can look.
+"""Camera data for the kernels, precomputed for all directions in which an agent can look.
 
 Notation used for shapes:
-    - A: headings, by steps of a turn; D: pitches of the camera
+    - A: headings, one per turn; D: pitches of the camera
     - H, W: rows and columns of the image
 """
 
@@ -17,22 +17,22 @@ from memo_lightning.houses.pose import HEADINGS, Pose
 from memo_lightning.houses.ray_caster import make_rays
 from memo_lightning.houses.rules import MAX_PITCH, TURN_ANGLE
 
-PITCHES = tuple(range(-MAX_PITCH, MAX_PITCH + 1, TURN_ANGLE))  # that the camera can take
+PITCHES = tuple(range(-MAX_PITCH, MAX_PITCH + 1, TURN_ANGLE))  # of the camera, degrees
 LEVEL = PITCHES.index(0)
 
 
 class Lens(NamedTuple):
-    """A camera as kernels read it.
+    """A camera in the form that kernels read.
 
     Args:
-        columns: float64 ``[W]``, slopes of the pixels to the right.
-        rows: float64 ``[H]``, slopes of the pixels upwards.
-        axes: float64 ``[A, D, 3, 3]``, unit vectors to the right, upwards and forwards.
+        columns: float64 ``[W]``, horizontal slopes of the pixel columns, positive to the right.
+        rows: float64 ``[H]``, vertical slopes of the pixel rows, positive upwards.
+        axes: float64 ``[A, D, 3, 3]``, unit vectors right, up and forward.
         edges: float64 ``[A, D, 4, 3]``, outward normals of the planes through the outermost pixels.
         rays: float32 ``[A, D, 3, H, W]``, see :func:`~memo_lightning.houses.ray_caster.make_rays`.
         across: float64 ``[A, D, H, W]``, see :func:`~memo_lightning.houses.columns.slopes_of`.
-        upwards: float64 ``[A, D, H]``.
-        eye_height: metres above the feet.
+        upwards: float64 ``[A, D, H]``, see the same function.
+        eye_height: height above the feet, metres.
     """
 
     columns: np.ndarray
@@ -46,7 +46,7 @@ class Lens(NamedTuple):
 
 
 def lens_of(camera: Camera) -> Lens:
-    """Return a camera as kernels read it."""
+    """Return a camera in the form that kernels read."""
     views = [[Pose(0.0, 0.0, 0.0, heading, pitch).eye_and_axes(0.0) for pitch in PITCHES] for heading in HEADINGS]
     axes = np.array(views)[:, :, 1:]
     slopes = [[slopes_of(view, camera.columns, camera.rows) for view in row] for row in views]

@@ -1,4 +1,4 @@
-"""Trials of object navigation, many at a time."""
+"""The batched engine for trials of object navigation."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _FLOOR_TOLERANCE = 0.5  # metres that a start may be above or below the floor
 
 
 class BatchedTrials:
-    """N agents, each in a trial of its own.
+    """N environments, each with an agent in its own trial.
 
-    A trial is a placement of :class:`~memo_lightning.houses.sources.Source` and the sequence of its episodes. Whoever
-    uses this decides when trials and episodes begin. Results do not depend on ``n_threads``, nor those of a row on the
-    rows beside it.
+    A trial is a placement of a :class:`~memo_lightning.houses.sources.Source` with its sequence of episodes. The caller
+    decides when trials and episodes begin. Results do not depend on ``n_threads``, and environments do not affect one
+    another.
 
     Args:
-        source: where placements and their episodes come from.
-        n_rows: N.
-        episode_steps: after which an episode ends without success.
-        sensors: what is observed besides goal and position: ``rgb``, ``depth``, ``columns``.
-        image: the camera of images.
-        columns: the camera that columns are computed from.
-        in_house: whether positions are those in the house, instead of those seen from where the trial began.
-        n_threads: that work at a time.
+        source: source of placements and their episodes.
+        n_rows: number of environments N.
+        episode_steps: number of steps after which an episode ends.
+        sensors: observations in addition to goal and position: ``rgb``, ``depth``, ``columns``.
+        image: camera of the images.
+        columns: camera from which the columns are computed.
+        in_house: whether positions are in house coordinates instead of relative to the start of the trial.
+        n_threads: number of threads.
 
     Attributes:
-        agents: where the agents are, and what has come of their episodes.
-        observations: what they observe, ``[N, ...]`` by name; written in place by :meth:`observe`.
+        agents: state of the agents and their episodes.
+        observations: current observations, ``[N, ...]`` by name; written in place by :meth:`observe`.
     """
 
     def __init__(
@@ -76,7 +76,10 @@ class BatchedTrials:
         self._make_images(n_rows, image, columns)
 
     def begin_trials(self, rows: np.ndarray, placements: Sequence[int]) -> None:
-        """Begin trials in ``rows`` with placements of the source, each with its first episode."""
+        """Begin a trial, at its first episode, in each of the environments ``rows``.
+
+        ``placements`` holds the index in the source of each environment's placement.
+        """
         for row in rows[self._index[rows] >= 0]:
             self._scenes.give_back(int(self.agents.place[row]))
         self.agents.place[rows] = self._scenes.take(placements)
@@ -87,10 +90,10 @@ class BatchedTrials:
         self.begin_episodes(rows)
 
     def begin_episodes(self, rows: np.ndarray) -> None:
-        """Begin the next episodes of the trials in ``rows``.
+        """Begin the next episode of the trial in each of the environments ``rows``.
 
         Raises:
-            UserError: if the agent cannot stand where one begins, or walk from there to a goal.
+            UserError: if the agent cannot stand at a start or cannot reach a goal from it.
         """
         if not len(rows):
             return
@@ -108,11 +111,11 @@ class BatchedTrials:
             raise UserError(f"episode {name}: {self.goal(row)!r} is out of reach from its start")
 
     def step(self, actions: np.ndarray) -> None:
-        """Take a step in every row; ``actions`` int64 ``[N]`` are habitat's: 0 is stop, 1 ahead."""
+        """Step every environment; ``actions``, int64 ``[N]``, are habitat's: 0 is stop, 1 is forward."""
         self._threads.run(step_agents, self.agents, self._scenes.arrays, self._reference, actions)
 
     def observe(self) -> None:
-        """Write what all agents observe now."""
+        """Write the current observations of all agents."""
         seen, scenes = self.observations, self._scenes.arrays
         seen["goal"][:] = 0.0
         np.put_along_axis(seen["goal"], self.agents.goal[:, None], 1.0, axis=1)
@@ -127,35 +130,35 @@ class BatchedTrials:
             )
 
     def placement(self, row: int) -> Placement:
-        """Return the objects of a row's trial."""
+        """Return the placement of an environment's trial."""
         return self._scenes.placement(int(self.agents.place[row]))
 
     def navigator(self, row: int) -> Navigator:
-        """Return what blocks the way in a row's house."""
+        """Return the navigator of an environment's house."""
         return build_navigator(HouseSpec.from_scene_id(self.placement(row).scene_id))
 
     def goal(self, row: int) -> str:
-        """Return the name of the type that a row's agent is to find."""
+        """Return the name of the object type that an environment's agent has to find."""
         return OBJECT_TYPES[self.agents.goal[row]].name
 
     def pose(self, row: int) -> Pose:
-        """Return where a row's agent stands and looks."""
+        """Return the pose of an environment's agent."""
         agents = self.agents
         x, y, z = agents.position[row].tolist()
         return Pose(x, y, z, float(HEADINGS[agents.turn[row]]), float(PITCHES[agents.tilt[row]]))
 
     def view(self, row: int) -> View:
-        """Return what a row's agent sees, for cameras of any kind."""
+        """Return the view of an environment's agent, for use with any camera."""
         placement = self.placement(row)
         house = build_house(HouseSpec.from_scene_id(placement.scene_id))
         return View(self.pose(row), concatenate(house.arrays, placement.arrays))
 
     def path(self, row: int) -> np.ndarray:
-        """Return x, z of where a row's agent has been in this episode, float64 ``[steps + 1, 2]``."""
+        """Return the path (x, z) of an environment's agent in this episode, float64 ``[steps + 1, 2]``."""
         return self.agents.path[row, : self.agents.elapsed[row] + 1]
 
     def episode(self, row: int) -> int:
-        """Return the number of a row's episode in its trial, from 0."""
+        """Return the number of an environment's episode in its trial, from 0."""
         return int(self._episode[row])
 
     def _make_images(self, n_rows: int, image: Camera, columns: Camera) -> None:

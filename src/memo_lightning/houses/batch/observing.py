@@ -1,4 +1,4 @@
-"""What all agents observe."""
+"""Kernels that write the observations of all agents."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from memo_lightning.houses.rules import MAX_DEPTH
 
 
 def facings() -> np.ndarray:
-    """Return the sine and cosine of every turn as seen from every other and, last, from the house: ``[A + 1, A, 2]``.
+    """Return sine and cosine of every heading relative to every other and, last, to the house: ``[A + 1, A, 2]``.
 
-    With the products of quaternions that habitat-lab takes, float32.
+    They are float32, computed with the same quaternion products as in habitat-lab.
     """
     quaternions = [Pose(0.0, 0.0, 0.0, heading).rotation for heading in HEADINGS]
     origins = [(1.0, 0.0) if origin is None else _inverse(*origin) for origin in (*map(_y_and_w, quaternions), None)]
@@ -28,7 +28,7 @@ def facings() -> np.ndarray:
 
 
 def rotations() -> np.ndarray:
-    """Return, for every turn, w and y of the inverse of its quaternion, and of the inverse of that: ``[A, 4]``."""
+    """Return w and y of every heading's inverse quaternion, and of the inverse of that: ``[A, 4]``."""
     rows = []
     for heading in HEADINGS:
         w, y = _inverse(*_y_and_w(Pose(0.0, 0.0, 0.0, heading).rotation))
@@ -48,7 +48,7 @@ def _inverse(y: float, w: float) -> tuple[float, float]:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def write_positions(agents, facing, rotation, in_house, positions, first, stride):  # type: ignore[no-untyped-def]
-    """Write metres to the right and ahead, and sine and cosine of the turn, float32 ``[N, 4]``."""
+    """Write metres to the right and ahead, and sine and cosine of the heading, float32 ``[N, 4]``."""
     for row in range(first, len(positions), stride):
         x, z = agents.position[row, 0], agents.position[row, 2]
         origin = len(rotation)
@@ -64,7 +64,7 @@ def write_positions(agents, facing, rotation, in_house, positions, first, stride
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def write_images(agents, scenes, lens, with_rgb, rgb, with_depth, depths, first, stride):  # type: ignore[no-untyped-def]
-    """Write colours uint8 ``[N, H, W, 3]``, and depth float32 ``[N, H, W, 1]``, of :data:`MAX_DEPTH` at most 1."""
+    """Write colours, uint8 ``[N, H, W, 3]``, and depth, float32 ``[N, H, W, 1]``: 1 is :data:`MAX_DEPTH` or more."""
     size = len(lens.rows), len(lens.columns)
     depth, solid = np.empty(size, np.float32), np.empty(size, np.int32)
     most = np.float32(MAX_DEPTH)
@@ -86,7 +86,7 @@ def write_images(agents, scenes, lens, with_rgb, rgb, with_depth, depths, first,
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def write_columns(agents, scenes, lens, ranges, types, first, stride):  # type: ignore[no-untyped-def]
-    """Write the light observation, float32 ``[N, W, 2]`` and int64 ``[N, W]``; see :class:`Columns`."""
+    """Write the column observation, float32 ``[N, W, 2]`` and int64 ``[N, W]``; see :class:`Columns`."""
     size = len(lens.rows), len(lens.columns)
     depth, solid, shown = np.empty(size, np.float32), np.empty(size, np.int32), np.empty(size, np.int32)
     for row in range(first, len(agents.place), stride):
@@ -101,7 +101,7 @@ def write_columns(agents, scenes, lens, ranges, types, first, stride):  # type: 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _look_up(values, solid, shown):  # type: ignore[no-untyped-def]
-    """Write the value of the solid that each pixel shows, 0 for none."""
+    """Write the value of the solid that each pixel shows; 0 for none."""
     for i in range(solid.shape[0]):
         for j in range(solid.shape[1]):
             p = solid[i, j]

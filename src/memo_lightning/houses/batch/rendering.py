@@ -1,9 +1,9 @@
-"""Ray casting of a packed scene without what cannot be seen.
+"""Ray casting of a packed scene that skips what cannot be visible.
 
-The images are bit for bit those of :func:`~memo_lightning.houses.ray_caster.cast`. A room, a group or a solid whose box
-is outside of the image, or behind what its pixels show already, is left out. The tests are cautious by far more than
-rounding, so that no pixel changes. A house's own solids are boxes that are not turned, of which the nearest counts in
-any order; so the walls around the agent come first, and hide most of the house. Objects follow in their order.
+The images are bit for bit those of :func:`~memo_lightning.houses.ray_caster.cast`. A room, group or solid is skipped if
+its box is outside the image or behind what its pixels already show. These tests leave a margin far larger than rounding
+errors, so that no pixel changes. A house's own solids are axis-aligned boxes, which may be tested in any order; so the
+walls around the agent come first and hide most of the house. Objects follow in their order.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from memo_lightning.houses.ray_caster import (
 )
 
 _CAUTION = 1e-3  # metres
-_AT_ONCE = 128  # pixels that are tested before looking whether one suffices
-_NARROW = 16  # columns of an image of which whole rows are tested at no cost
+_AT_ONCE = 128  # pixels tested between checks for a hit
+_NARROW = 16  # image width up to which testing whole rows costs nothing
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def render(scenes, place, x, y, z, turn, tilt, lens, depth, solid):  # type: ignore[no-untyped-def]
-    """Write depth float32 ``[H, W]`` in metres, and the index of the solid int32 ``[H, W]``, -1 for none.
+    """Write depth, float32 ``[H, W]`` in metres, and the index of the solid hit, int32 ``[H, W]``, -1 for none.
 
     Returns:
-        float64 ``[4, 3]``, the eye and the axes of the camera.
+        The eye and axes of the camera, float64 ``[4, 3]``.
     """
     view = np.empty((4, 3))
     view[0, 0], view[0, 1], view[0, 2] = x, y + lens.eye_height, z
@@ -46,7 +46,7 @@ def render(scenes, place, x, y, z, turn, tilt, lens, depth, solid):  # type: ign
     return view
 
 
-# Functions within the loops take plain arrays and indices: slices and tuples of arrays cost more than the arithmetic.
+# Functions in inner loops take plain arrays and indices: slices and tuples of arrays cost more than the arithmetic.
 @njit(cache=True, nogil=True, error_model="numpy")
 def _render(  # type: ignore[no-untyped-def]
     view, edges, columns, rows, rays, kind, shape, solid_box, group, group_box, room_area, room_box, depth, solid
@@ -61,7 +61,7 @@ def _render(  # type: ignore[no-untyped-def]
         if in_x and room_area[room, 1] <= view[0, 2] <= room_area[room, 3]:
             own = room
 
-    # The ceiling and the walls around the agent, then the walls of other rooms, then what stands in rooms.
+    # The ceiling and the walls around the agent, then the walls of other rooms, then what rooms contain.
     for k in (0, own + 1):
         _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, k, corners, depth, solid)
     shown = np.ones(n_rooms, np.bool_)
@@ -71,7 +71,7 @@ def _render(  # type: ignore[no-untyped-def]
             if shown[room]:
                 _cast(view, edges, columns, rows, rays, kind, shape, solid_box, group, room + 1, corners, depth, solid)
     for room in range(n_rooms):
-        if room != own and shown[room]:  # also after all walls
+        if room != own and shown[room]:  # once more, now that all walls are drawn
             shown[room] = _reaches(view, edges, rays, room_box, room, depth)
     for k in range(n_rooms + 1, len(group)):
         if shown[group[k, 0]] and _may_show(view, edges, columns, rows, group_box, k, corners, depth):
@@ -93,7 +93,7 @@ def _cast(  # type: ignore[no-untyped-def]
         if i0 >= i1 or j0 >= j1 or _is_hidden(view, solid_box, p, i0, i1, j0, j1, depth):
             continue
         if kind[p] == BOX and shape[p, 7] == 0.0:
-            if width <= _NARROW or 2 * (j1 - j0) > width:  # whole rows are one after the other in memory
+            if width <= _NARROW or 2 * (j1 - j0) > width:  # whole rows are contiguous in memory
                 first, stop = i0 * width, i1 * width
                 meet_level_box(
                     view[0], shape[p], p, flat_rays[0, first:stop], flat_rays[1, first:stop], flat_rays[2, first:stop],
@@ -107,7 +107,7 @@ def _cast(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _may_show(view, edges, columns, rows, boxes, k, corners, depth):  # type: ignore[no-untyped-def]
-    """Return whether anything within box ``k`` may be seen."""
+    """Return whether anything in box ``k`` may be visible."""
     if _is_outside(view, edges, boxes, k):
         return False
     height, width = depth.shape
@@ -118,9 +118,9 @@ def _may_show(view, edges, columns, rows, boxes, k, corners, depth):  # type: ig
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _reaches(view, edges, rays, boxes, k, depth):  # type: ignore[no-untyped-def]
-    """Return whether any ray enters box ``k`` before it meets what its pixel shows.
+    """Return whether any ray enters box ``k`` before it hits what its pixel shows.
 
-    Unlike :func:`_may_show` it tells also of a box beside the camera whether something hides it, as walls do a room.
+    Unlike :func:`_may_show`, it can also tell that a box beside the camera is hidden, such as a room behind walls.
     """
     if _is_outside(view, edges, boxes, k):
         return False
@@ -155,17 +155,17 @@ def _reaches(view, edges, rays, boxes, k, depth):  # type: ignore[no-untyped-def
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _slopes(columns, rows):  # type: ignore[no-untyped-def]
-    """Return the slopes of the outermost pixels, and pixels per slope of 1."""
+    """Return the slopes of the outermost pixels, and the focal length in pixels."""
     focal_length = 1.0 / (columns[1] - columns[0]) if len(columns) > 1 else 1.0
     return (columns[0], columns[-1], rows[-1], rows[0]), focal_length
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rectangle(view, boxes, k, slopes, focal_length, width, height, corners):  # type: ignore[no-untyped-def]
-    """Return rows i0 to i1 and columns j0 to j1 outside of which box ``k`` cannot be seen.
+    """Return rows i0 to i1 and columns j0 to j1, outside which box ``k`` cannot be visible.
 
-    The same as :func:`~memo_lightning.houses.ray_caster.screen_rectangle`, in half the time for a box that is in front
-    of the camera as a whole.
+    It gives the same as :func:`~memo_lightning.houses.ray_caster.screen_rectangle`, in half the time for a box that is
+    entirely in front of the camera.
     """
     x, y, z = boxes[k, 0] - view[0, 0], boxes[k, 1] - view[0, 1], boxes[k, 2] - view[0, 2]
     hx, hy, hz = boxes[k, 3], boxes[k, 4], boxes[k, 5]
@@ -174,7 +174,7 @@ def _rectangle(view, boxes, k, slopes, focal_length, width, height, corners):  #
     if along - abs(ax) - abs(ay) - abs(az) <= NEAR:
         return screen_rectangle(view, BOX, boxes[k], slopes, focal_length, width, height, corners)
     aside, above = view[1, 0] * x + view[1, 2] * z, view[2, 0] * x + view[2, 1] * y + view[2, 2] * z
-    sx, sz = view[1, 0] * hx, view[1, 2] * hz  # the axis to the right is level
+    sx, sz = view[1, 0] * hx, view[1, 2] * hz  # the right axis is horizontal
     ux, uy, uz = view[2, 0] * hx, view[2, 1] * hy, view[2, 2] * hz
     low_u, high_u, low_v, high_v = 1e9, -1e9, 1e9, -1e9
     for a in (-1.0, 1.0):
@@ -187,7 +187,7 @@ def _rectangle(view, boxes, k, slopes, focal_length, width, height, corners):  #
                 low_v, high_v = min(low_v, v), max(high_v, v)
     if high_u < slopes[0] or low_u > slopes[1] or high_v < slopes[2] or low_v > slopes[3]:
         return 0, 0, 0, 0
-    # One pixel more on each side, for what rounding might cut off.
+    # One extra pixel on each side, which rounding might cut off.
     j0 = max(int((max(low_u, slopes[0]) - slopes[0]) * focal_length) - 1, 0)
     j1 = min(int((min(high_u, slopes[1]) - slopes[0]) * focal_length) + 3, width)
     i0 = max(int((slopes[3] - min(high_v, slopes[3])) * focal_length) - 1, 0)

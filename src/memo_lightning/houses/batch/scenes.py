@@ -1,9 +1,9 @@
-"""Placements as arrays that kernels read: what is seen, what blocks the way, and distances to all goals.
+"""Placements packed into arrays for the kernels: solids, obstacles, and geodesic distances to all goals.
 
 Notation used for shapes:
-    - K: places for placements
-    - P: solids of a scene; G: groups of them; R: rooms
-    - B: blocks; C: corners; O: objects; T: types of objects
+    - K: places, each for one placement
+    - P: solids of a scene; G: groups of solids; R: rooms
+    - B: blocks; C: corners; O: objects; T: object types
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from memo_lightning.houses.placement import TYPE_NUMBERS, Placement
 from memo_lightning.houses.shapes import KINDS, SolidArrays, concatenate
 from memo_lightning.houses.sources import Source
 
-_SPARE = 64  # placements that are kept beside those in use
+_SPARE = 64  # placements kept in addition to those in use
 
 
 class Scenes(NamedTuple):
-    """Packed placements; what a placement has fewer of is padded.
+    """Packed placements, padded to the largest of them.
 
-    Boxes are centre, half extents, and 1 and 0 for the cosine and sine of no turn, as shapes of solids are.
+    Boxes are laid out as shapes of solids are: centre, half extents, and 1 and 0, the cosine and sine of a zero yaw.
 
     Args:
         kind, instance, type, pattern: int32 ``[K, P]``, see :class:`~memo_lightning.houses.shapes.SolidArrays`.
         shape: float64 ``[K, P, 8]``.
         paint: float32 ``[K, P, 7]``.
-        solid_box: float64 ``[K, P, 8]``, the box around each solid.
-        group: int64 ``[K, G, 3]``: room, first solid and the one after the last.
+        solid_box: float64 ``[K, P, 8]``, the bounding box of each solid.
+        group: int64 ``[K, G, 3]``: room, first solid, and the one after the last.
         group_box: float64 ``[K, G, 8]``.
         n_groups: int64 ``[K]``.
-        room_box: float64 ``[K, R, 8]``, around all that is in a room.
+        room_box: float64 ``[K, R, 8]``, the bounding box of everything in a room.
         room_area: float64 ``[K, R, 4]``: lowest x and z, highest x and z.
         n_rooms: int64 ``[K]``.
         blocks: float64 ``[K, B, 4]``, see :class:`~memo_lightning.houses.navigation.Navigator`.
         n_blocks: int64 ``[K]``.
-        corners: float64 ``[K, C, 2]``, where paths bend.
+        corners: float64 ``[K, C, 2]``, points at which paths can bend.
         n_corners: int64 ``[K]``.
-        goal: float64 ``[K, O, 2]``, x and z of the goals that are free, by type.
+        goal: float64 ``[K, O, 2]``, x and z of the free goals, sorted by type.
         goal_instance: int32 ``[K, O]``.
         goal_range: int64 ``[K, T, 2]``, the first goal of a type and the one after its last.
-        to_goal: float64 ``[K, O, C]``, distances on foot from the corners to each goal.
-        to_type: float64 ``[K, T, C]``, to the nearest goal of each type.
+        to_goal: float64 ``[K, O, C]``, geodesic distances from the corners to each goal.
+        to_type: float64 ``[K, T, C]``, the same to the nearest goal of each type.
     """
 
     kind: np.ndarray
@@ -78,18 +78,18 @@ class Scenes(NamedTuple):
 
 
 class ScenePool:
-    """The placements in use and those used last, each packed once.
+    """The placements in use and those used most recently, each packed once.
 
     Args:
-        source: where placements come from.
-        n_rows: rows that use one each.
-        threads: that lay out distances.
+        source: source of the placements.
+        n_rows: number of environments, each of which uses one placement.
+        threads: threads that compute the distances.
     """
 
     def __init__(self, source: Source, n_rows: int, threads: Threads) -> None:
         self._source, self._threads = source, threads
         self._n_places = min(n_rows + _SPARE, source.n_placements)
-        self._place_of: OrderedDict[int, int] = OrderedDict()  # by placement, the one used longest ago first
+        self._place_of: OrderedDict[int, int] = OrderedDict()  # by placement, least recently used first
         self._n_users = np.zeros(self._n_places, np.int64)
         self._placements: dict[int, Placement] = {}
         self.arrays = _empty_scenes(self._n_places)
@@ -102,7 +102,7 @@ class ScenePool:
         return self._placements[place]
 
     def take(self, indices: Sequence[int]) -> list[int]:
-        """Return the places of placements, which stay theirs until they are given back."""
+        """Return the places of placements; each is reserved until it is given back."""
         places = []
         for index in indices:
             if index not in self._place_of:
@@ -115,7 +115,7 @@ class ScenePool:
         return places
 
     def give_back(self, place: int) -> None:
-        """Say that a row no longer uses a place."""
+        """Release a place for one environment that used it."""
         self._n_users[place] -= 1
 
     def _free_place(self) -> int:
@@ -125,7 +125,7 @@ class ScenePool:
         return self._place_of.pop(index)
 
     def _fill(self, place: int, placement: Placement) -> None:
-        """Write a placement, and the distances to its goals, to a place."""
+        """Pack a placement and the distances to its goals into a place."""
         spec = HouseSpec.from_scene_id(placement.scene_id)
         house, navigator = build_house(spec), build_navigator(spec)
         self._placements[place] = placement
@@ -141,7 +141,7 @@ class ScenePool:
         _take_nearest(self.arrays, place)
 
     def _grow(self, packed: dict[str, np.ndarray]) -> None:
-        """Make room for a placement that is larger than those before."""
+        """Enlarge the arrays for a placement that is larger than those before."""
         n_corners, n_goals = len(packed["corners"]), len(packed["goal"])
         needed = {name: value.shape for name, value in packed.items()}
         needed |= {"to_goal": (n_goals, n_corners), "to_type": (len(OBJECT_TYPES), n_corners)}
@@ -179,7 +179,7 @@ def _pack_solids(house: House, placement: Placement) -> dict[str, np.ndarray]:
     groups = [(group.room, group.first, group.stop) for group in house.groups]
     for placed in placement.objects:
         own = n_house + np.flatnonzero(placement.arrays.instance == placed.instance)
-        # In scenes that were written by hand the room may be wrong; whatever it is, its box holds the object.
+        # In scenes written by hand the room may be wrong; its bounding box encloses the object all the same.
         groups.append((min(max(placed.room, 0), n_rooms - 1), int(own[0]), int(own[-1]) + 1))
     group = np.array(groups, np.int64)
     group_box = np.array([_box_around(boxes[first:stop]) for _, first, stop in groups])
@@ -209,7 +209,7 @@ def _pack_walking(navigator: Navigator, placement: Placement) -> dict[str, np.nd
 
 
 def _boxes_of(solids: SolidArrays) -> np.ndarray:
-    """Return a box along the axes around each solid, float64 ``[P, 8]``."""
+    """Return the axis-aligned bounding box of each solid, float64 ``[P, 8]``."""
     boxes = solids.shape.copy()
     half_x, half_z = boxes[:, 3].copy(), boxes[:, 5].copy()
     is_frustum = solids.kind == KINDS.index("frustum")
@@ -229,7 +229,7 @@ def _box_around(boxes: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _lay_out_distances(scenes, between, place, first, stride):  # type: ignore[no-untyped-def]
-    """Write the distances from all corners to each goal of a place; its rows are the goals."""
+    """Write the distances from all corners to each goal of a place; the threads share the goals."""
     n_goals = scenes.goal_range[place, -1, 1]
     n_corners, blocks = scenes.n_corners[place], scenes.blocks[place, : scenes.n_blocks[place]]
     corners = scenes.corners[place, :n_corners]

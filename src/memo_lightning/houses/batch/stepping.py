@@ -21,13 +21,13 @@ STOP, FORWARD, LEFT, RIGHT, UP, DOWN = range(6)
 ACTION_NAMES = ("stop", "forward", "turn left", "turn right", "look up", "look down")
 AHEAD = np.array([Pose(0.0, 0.0, 0.0, heading).ahead(FORWARD_STEP) for heading in HEADINGS])
 _N_TURNS, _N_PITCHES = len(HEADINGS), len(PITCHES)
-# As numpy.allclose: an agent that has moved less keeps the distance that was measured before.
+# Tolerances as in numpy.allclose: an agent that has moved less keeps its last measured distance.
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-5
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def step_agents(agents, scenes, lens, actions, first, stride):  # type: ignore[no-untyped-def]
-    """Take a step of every row, with slides and distances of the navigator; ``lens`` is of the reference camera."""
+    """Step every agent, with the navigator's sliding and distances; ``lens`` is that of the reference camera."""
     size = len(lens.rows), len(lens.columns)
     depth, solid = np.empty(size, np.float32), np.empty(size, np.int32)
     episode_steps = agents.path.shape[1] - 1
@@ -71,7 +71,7 @@ def step_agents(agents, scenes, lens, actions, first, stride):  # type: ignore[n
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def start_episodes(agents, scenes, rows, positions, turns, goals):  # type: ignore[no-untyped-def]
-    """Put the agents of ``rows`` at the start of an episode."""
+    """Put the agents of environments ``rows`` at the start of an episode."""
     for k in range(len(rows)):
         row = rows[k]
         agents.position[row], agents.turn[row], agents.goal[row] = positions[k], turns[k], goals[k]
@@ -103,7 +103,7 @@ def _measure_distance(agents, scenes, row):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _distance(agents, scenes, row, first, stop, lengths):  # type: ignore[no-untyped-def]
-    """Return metres on foot to the nearest of the goals ``first`` to before ``stop``."""
+    """Return the geodesic distance, in metres, to the nearest of the goals ``first`` to ``stop - 1``."""
     place, n_corners = agents.place[row], scenes.n_corners[agents.place[row]]
     return nearest_goal(
         agents.position[row, 0], agents.position[row, 2], scenes.goal[place, first:stop],
@@ -113,7 +113,7 @@ def _distance(agents, scenes, row, first, stop, lengths):  # type: ignore[no-unt
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _finds(agents, scenes, lens, row, depth, solid):  # type: ignore[no-untyped-def]
-    """Return whether one and the same instance of the goal is near and in view."""
+    """Return whether a single instance of the goal type is both near and in view."""
     place, goal = agents.place[row], agents.goal[row]
     rendered = False
     for number in range(scenes.goal_range[place, goal, 0], scenes.goal_range[place, goal, 1]):

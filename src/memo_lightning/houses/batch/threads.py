@@ -11,17 +11,17 @@ from memo_lightning.errors import require
 
 
 class Threads:
-    """Threads that share the rows of compiled kernels, which release the interpreter's lock.
+    """Threads that share the rows of compiled kernels, which release the GIL.
 
-    Every kernel takes, after its own arguments, the first row and the stride of those that it is to do. Rows are
-    independent of each other, so results do not depend on the number of threads. Threads of Python instead of numba's
-    own: those may neither be used from two threads at once nor survive a fork.
+    Every kernel takes, after its own arguments, the first row to process and the stride. Rows are independent, so
+    results do not depend on the number of threads. These are Python threads because numba's own can neither be used
+    from two threads at once nor survive a fork.
 
     Args:
-        n_threads: that work at a time, this one included.
+        n_threads: number of threads, including the calling one.
 
     Raises:
-        UserError: if there is to be none.
+        UserError: if ``n_threads`` is less than 1.
     """
 
     def __init__(self, n_threads: int) -> None:

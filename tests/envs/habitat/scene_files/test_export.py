@@ -34,7 +34,7 @@ def load(path):
 
 
 def scene_of(folder, placement):
-    """Return the meshes of house and objects in their places, and the instance of each, 0 for the house."""
+    """Return the meshes of the house and its objects in place, and the instance of each (0 for the house)."""
     meshes, instances = [load(folder / "stages" / f"{placement.scene_id}.glb")], [0]
     for placed in placement.objects:
         config = json.loads((folder / "objects" / f"{placed.type.replace(' ', '_')}.object_config.json").read_text())
@@ -67,17 +67,17 @@ def test_the_files_show_what_the_embedded_simulator_shows(exported, index):
         assert (seen == view.semantic(CAMERA).ravel()).mean() > 0.98
         assert placed.instance in seen
 
-        # Facing the eye: renderers leave out what faces away, and what is no floor from above cannot be walked on.
+        # Faces must point outwards: renderers cull back faces, and only floors that face upwards can be walked on.
         normals = np.concatenate([mesh.face_normals for mesh in meshes])[hit]
         assert ((normals * rays.reshape(-1, 3)).sum(axis=1) < 0).mean() > 0.98
 
         colours = np.array([colour_at(meshes[owner[h]], h - first_face[owner[h]], eye + t * ray)
                             for h, t, ray in zip(hit, depth, rays.reshape(-1, 3), strict=True)])  # fmt: skip
-        darkened = colours * (1 - 0.25 * depth / (depth + 6))[:, None]  # by distance, as the ray caster does
-        of_house = seen == 0  # an object's light is painted in as if it were not turned
+        darkened = colours * (1 - 0.25 * depth / (depth + 6))[:, None]  # darkened by distance, as in the ray caster
+        of_house = seen == 0  # objects have their shading baked in as if unrotated
         difference = np.abs(darkened - view.rgb(CAMERA).reshape(-1, 3)).max(axis=1)[of_house]
         assert np.median(difference) < 4
-        assert (difference < 40).mean() > 0.9  # the rest lies on edges of patterns
+        assert (difference < 40).mean() > 0.9  # the other pixels lie on edges of patterns
 
 
 def colour_at(mesh, face, point):

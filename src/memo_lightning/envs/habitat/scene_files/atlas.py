@@ -29,7 +29,7 @@ class Atlas:
         solids: the solids they belong to.
 
     Attributes:
-        image: uint8 ``[side, side, 3]``.
+        image: the texture, uint8 ``[side, side, 3]``.
     """
 
     def __init__(self, patches: Sequence[Sequence[Patch]], solids: SolidArrays) -> None:
@@ -53,9 +53,9 @@ class Atlas:
             self.image[y - _MARGIN : y + height + _MARGIN, x - _MARGIN : x + width + _MARGIN] = part
 
     def texture_coordinates(self, index: int, uv: np.ndarray) -> np.ndarray:
-        """Return where points (u, v) ``[n, 2]`` of patch ``index``, counted through, are in the image.
+        """Return the texture coordinates ``[n, 2]`` of points (u, v) ``[n, 2]`` of patch ``index``.
 
-        Both coordinates go from 0 to 1, the second upwards.
+        Patches are numbered across all solids. Both coordinates go from 0 to 1, the second upwards.
         """
         side = len(self.image)
         texel = self._corners[index] + uv * self._sizes[index]
@@ -75,7 +75,7 @@ def _texels(patch: Patch, solids: SolidArrays, index: int, coarser: float) -> tu
 def _pack(sizes: np.ndarray) -> tuple[int, np.ndarray]:
     """Return the side of a square that holds rectangles ``[n, 2]``, and their corners ``[n, 2]``.
 
-    The tallest come first, row by row.
+    They are placed row by row, the tallest first.
     """
     side = 64
     while side**2 < 1.05 * sizes.prod(axis=1).sum() or side < sizes[:, 0].max():

@@ -1,4 +1,4 @@
-"""Writing houses as a scene dataset of habitat-sim: models, their configurations, and the episodes in them.
+"""Export of houses as a scene dataset of habitat-sim: models, their configurations, and the episodes in them.
 
 The configurations use the attributes that habitat-sim documents for stages and objects
 (https://aihabitat.org/docs/habitat-sim/attributesJSON.html).
@@ -16,12 +16,12 @@ from memo_lightning.envs.habitat.scene_files.models import to_glb
 from memo_lightning.houses import OBJECT_TYPES, HouseSpec, build_house
 
 SCENE_DATASET = "houses.scene_dataset_config.json"
-# The models' axes are those of the world; without them habitat-sim takes z for upwards.
+# The models use the world's axes; if this is left out, habitat-sim takes z as up.
 _AXES: dict[str, Any] = {"up": [0.0, 1.0, 0.0], "front": [0.0, 0.0, -1.0]}
 
 
 def template_name(object_type: str) -> str:
-    """Return the name that an object type has among files, e.g. ``teddy_bear``."""
+    """Return the name of an object type in file names, e.g. ``teddy_bear``."""
     return object_type.replace(" ", "_")
 
 
@@ -29,13 +29,13 @@ def export_houses(dataset: ExtObjNavDataset, split: str, folder: Path, progress:
     """Write the houses of a dataset, all object types, and the dataset itself as ``<split>.jsonl.gz``.
 
     Args:
-        dataset: of generated houses.
-        split: names the episode file.
-        folder: is made if it is missing.
-        progress: is told the name of each file.
+        dataset: dataset of generated houses.
+        split: name of the episode file.
+        folder: folder to write to; created if missing.
+        progress: called with the name of each file.
 
     Returns:
-        The number of goals that were rejected as out of reach while the placements were made.
+        The number of goals that were rejected as unreachable while the placements were made.
 
     Raises:
         UserError: if trimesh is not installed.
@@ -54,7 +54,7 @@ def export_houses(dataset: ExtObjNavDataset, split: str, folder: Path, progress:
     for object_type in OBJECT_TYPES:
         name = template_name(object_type.name)
         write(folder / "objects" / f"{name}.glb", to_glb(object_type.solids))
-        # Objects stand on their origin; left out, the middle of the bounding box would take its place.
+        # Objects stand on their origin; by default, the middle of the bounding box would take its place.
         attributes = {**_attributes(name), "COM": [0.0, 0.0, 0.0], "is_collidable": False}
         write(folder / "objects" / f"{name}.object_config.json", attributes)
     episodes = folder / f"{split}.jsonl.gz"

@@ -14,7 +14,7 @@ from memo_lightning.houses.shapes import Solid, pack
 
 
 def to_glb(solids: Sequence[Solid]) -> bytes:
-    """Return solids as one textured mesh; x right, y up, z towards the viewer, metres.
+    """Return solids as one textured mesh in metres, with x right, y up and z towards the viewer.
 
     Raises:
         UserError: if trimesh is not installed.

@@ -10,7 +10,7 @@ import numpy as np
 
 from memo_lightning.houses.shapes import Solid
 
-_SIDES = 32  # of the polygon that stands for a circle
+_SIDES = 32  # of the polygon that approximates a circle
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Patch:
     """A part of a solid's surface, in the solid's own coordinates.
 
     Args:
-        size: extent along u and v, metres; the texture's resolution goes by it.
-        steps: quadrilaterals along u and v.
-        at: maps u and v, arrays of one shape with values from 0 to 1, to points ``[..., 3]``.
+        size: extent along u and v, metres; it sets the texture's resolution.
+        steps: number of quadrilaterals along u and v.
+        at: maps u and v, arrays of the same shape with values from 0 to 1, to points ``[..., 3]``.
     """
 
     size: tuple[float, float]
@@ -41,7 +41,7 @@ def patches_of(solid: Solid) -> list[Patch]:
 
 
 def mesh_of(patch: Patch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return points ``[n, 3]``, their (u, v) ``[n, 2]`` and triangles ``[m, 3]`` that turn outwards."""
+    """Return points ``[n, 3]``, their (u, v) ``[n, 2]`` and triangles ``[m, 3]`` that face outwards."""
     columns, rows = patch.steps
     u, v = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(0, 1, rows + 1))
     points = patch.at(u, v).reshape(-1, 3)
@@ -52,9 +52,9 @@ def mesh_of(patch: Patch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     a, b, c = (points[triangles[:, k]] for k in range(3))
     normals = np.cross(b - a, c - a)
-    full = (normals**2).sum(axis=1) > 1e-16  # at a pole two corners are one point
+    full = (normals**2).sum(axis=1) > 1e-16  # at a pole two corners coincide
     triangles, normals, middles = triangles[full], normals[full], (a + b + c)[full]
-    # Solids are convex and hold their origin, so a triangle faces outwards if it faces away from there.
+    # Solids are convex and contain their origin, so a triangle faces outwards if it faces away from the origin.
     inwards = (normals * middles).sum(axis=1) < 0
     triangles[inwards] = triangles[inwards][:, ::-1]
     return points, np.stack([u.ravel(), v.ravel()], axis=1), triangles
