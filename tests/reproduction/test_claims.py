@@ -71,8 +71,8 @@ def test_claims_share_runs(planned):
     names = {name: {run.name for cell in cells for run in cell.runs} for name, cells in planned.items()}
     assert names["fewer_frames"] < names["matches_full_context"]
     assert names["changing_layouts"] < names["replication_protocol"]
-    assert len(names["past_training_length"] & names["matches_full_context"]) == 20
-    assert len(names["past_training_length"] - names["matches_full_context"]) == 5
+    assert len(names["past_training_length"] & names["matches_full_context"]) == 25
+    assert len(names["past_training_length"] - names["matches_full_context"]) == 10
     runs = merged([cell for cells in planned.values() for cell in cells])
     assert len({run.name for run in runs}) == len(runs) == len(set.union(*names.values()))
     memo = next(run for run in runs if run.memory == "memo" and run.environment == "dark_key_to_door" and run.seed == 1)
