@@ -1,5 +1,6 @@
 """``memo reproduce`` on a short claim: it is killed and resumed, keeps its runs, and repeats them if needed."""
 
+import copy
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from memo_lightning.cli.main import main
 from memo_lightning.evaluation.statistics import interquartile_mean
@@ -146,14 +148,28 @@ def test_a_run_whose_defaults_have_changed_is_made_again(killed_and_finished, tm
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_said_in_one_line_and_the_others_are_kept(in_tmp_dir, capfd):
-    claim = in_tmp_dir / "mine.yaml"
-    text = TINY.read_text().replace("lstm: [baseline=lstm]", "lstm: [baseline=lstm, algorithm.gamma=2.0]")
-    claim.write_text(text.replace("seeds: [1, 2]", "seeds: [1]"))
-    assert main(["reproduce", str(claim), "workers=2"]) == 1
-    error = capfd.readouterr().err.splitlines()[-1]
+def test_a_run_that_fails_is_said_in_one_line_and_the_others_are_kept_and_judged(in_tmp_dir, capfd):
+    """Of two claims, the one that has its runs is judged; short runs come first."""
+    claim = yaml.safe_load(TINY.read_text())
+    claim["scales"]["quick"]["seeds"] = [1]
+    failing = copy.deepcopy(claim)
+    failing["arms"]["lstm"].append("algorithm.gamma=2.0")
+    claim["arms"].pop("lstm")
+    claim["evaluations"] = {"trained_length": claim["evaluations"]["trained_length"]}
+    train = claim["scales"]["quick"]["tasks"]["dark_key_to_door"]["train"]
+    short = {"train": [*train, "total_frames=320"], "minutes": 0.01}
+    claim["scales"]["quick"]["tasks"] = {"short": short}
+    claim["rules"] = [claim["rules"][1]]
+    for name, content in {"failing": failing, "right": claim}.items():
+        (in_tmp_dir / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["reproduce", "failing.yaml", "right.yaml"]) == 1
+    said = capfd.readouterr()
+    error = said.err.splitlines()[-1]
     assert error.startswith("memo: 1 run(s) failed, and the same command tries them again: ")
     assert "gamma=2.0" in error
     assert "output.log" in error
-    assert len(stamps(in_tmp_dir)) == 2
-    assert not (in_tmp_dir / "results/claims").exists()
+    assert len(stamps(in_tmp_dir)) == 3
+    assert [path.name for path in (in_tmp_dir / "results/claims").iterdir()] == ["right.json"]
+    assert "\nright: " in said.out
+    first = next(line for line in said.err.splitlines() if line.startswith("starts"))
+    assert first.split()[1] in {run.name for cell in plan(read_claim("right.yaml"), "quick") for run in cell.runs}

@@ -20,8 +20,9 @@ from memo_lightning.reproduction.runs import plan
 from memo_lightning.reproduction.wording import in_words
 
 HELP = """Tests claims: memo reproduce CLAIM [CLAIM ...] [override ...]. Makes the runs that a claim needs and that
-<results>/runs/ does not hold yet, and judges the claim by the rules of conf/reproduce/CLAIM.yaml. Leaves the verdict
-in <results>/claims/CLAIM.json and plots in <run_dir>/plots/. After Ctrl-C or a crash, the same command continues.
+<results>/runs/ does not hold yet, short runs first, and judges each claim by the rules of
+conf/reproduce/CLAIM.yaml as soon as it has its runs. Leaves the verdict in <results>/claims/CLAIM.json and plots in
+<run_dir>/plots/. After Ctrl-C or a crash, the same command continues.
 CLAIM may be a file of your own, PATH.yaml. Without a claim, the command lists those that ship."""
 
 
@@ -41,16 +42,16 @@ def main(arguments: Sequence[str]) -> None:
         )
     claims = [read_claim(name) for name in dict.fromkeys(names)]
     try:
-        verdicts = reproduce(claims, config.scale, results, run_dir, config.workers, list(config.train))
+        tested = reproduce(claims, config.scale, results, run_dir, config.workers, list(config.train))
+        for claim, verdict in tested:
+            _report(verdict)
+            cells = plan(claim, config.scale, list(config.train))
+            plots = plot_claim(claim, cells, results, run_dir / "plots")
+            print(f"verdict  {results.verdict_path(claim.name, config.scale)}")
+            print("".join(f"plot     {plot}\n" for plot in plots), flush=True)
     except KeyboardInterrupt:
         print(f"interrupted\nnext: {command('memo', 'reproduce', *arguments)}   # continues", file=sys.stderr)
         raise
-    for claim, verdict in zip(claims, verdicts, strict=True):
-        _report(verdict)
-        cells = plan(claim, config.scale, list(config.train))
-        plots = plot_claim(claim, cells, results, run_dir / "plots")
-        print(f"verdict  {results.verdict_path(claim.name, config.scale)}")
-        print("".join(f"plot     {plot}\n" for plot in plots))
 
 
 def _list(scale: str, results: Results) -> None:

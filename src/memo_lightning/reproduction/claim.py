@@ -299,7 +299,8 @@ def _check(claim: Claim) -> None:
             field_name = f"scales.{where}.tasks.{name}"
             _known(f"{field_name}.arms", task.arms, claim.arms)
             _known(f"{field_name}.evaluations", task.evaluations, claim.evaluations)
-            _known(f"{field_name}.starts_from", [task.starts_from] if task.starts_from else [], before)
+            earlier = f"a task listed before it: {', '.join(before) or 'there is none'}"
+            require(task.starts_from in ["", *before], f"{field_name}.starts_from", task.starts_from, earlier)
             before.append(name)
     tasks = {name for scale in claim.scales.values() for name in scale.tasks}
     for index, rule in enumerate(claim.rules):

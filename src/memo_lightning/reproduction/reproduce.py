@@ -1,4 +1,4 @@
-"""Testing claims: missing runs are made, several at once, and each claim is judged."""
+"""Testing claims: missing runs are made, several at once, and a claim is judged as soon as it has its runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from memo_lightning.reproduction import worker
 from memo_lightning.reproduction.claim import Claim
 from memo_lightning.reproduction.judge import judge
 from memo_lightning.reproduction.results import Results
-from memo_lightning.reproduction.runs import Run, chain, merged, plan
+from memo_lightning.reproduction.runs import Cell, Run, chain, merged, plan
 from memo_lightning.training.devices import worker_environments
 from memo_lightning.wording import listed
 
 
 def reproduce(
     claims: Sequence[Claim], scale: str, results: Results, run_dir: Path, workers: int = 1, train: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Make the runs that the claims need and that are not stored yet, and judge the claims.
+) -> Iterator[tuple[Claim, dict[str, Any]]]:
+    """Make the runs that the claims need and that are not stored yet, short ones first, and judge each claim in time.
 
     Args:
         claims: the claims to test.
@@ -37,13 +37,13 @@ def reproduce(
         workers: number of runs at once.
         train: further overrides of ``memo train`` for all runs.
 
-    Returns:
-        The verdicts, as they are stored.
+    Yields:
+        Each claim and its verdict, as it is stored, once all runs of that claim are there.
 
     Raises:
         UserError: before any run starts, if something is wrong with the claims or the folders.
-        TrainingStopped: if runs have failed; the others have been made, and the same command tries the failed ones
-            again.
+        TrainingStopped: at the end, if runs have failed; the others have been made, and the same command tries the
+            failed ones again.
     """
     require(workers >= 1, "workers", workers, "at least 1")
     planned = {claim.name: plan(claim, scale, train) for claim in claims}
@@ -51,33 +51,42 @@ def reproduce(
     for run in runs:
         if changes := results.outdated(run):
             print(f"{run.name}: made again, as defaults have changed: {listed(changes, '; ')}", file=sys.stderr)
+    n_kept, failed, waiting = sum(map(results.is_complete, runs)), [], list(claims)
     with _only_one_in(run_dir):
-        failed = _make(_jobs(runs, results), results, run_dir, workers, n_kept=sum(map(results.is_complete, runs)))
+        for failure in _make(_jobs(runs, results), results, run_dir, workers, n_kept):
+            failed += [failure] if failure else []
+            for claim in [claim for claim in waiting if _has_its_runs(planned[claim.name], results)]:
+                waiting.remove(claim)
+                verdict = judge(claim, scale, planned[claim.name], results)
+                results.keep_verdict(claim.name, scale, verdict)
+                yield claim, verdict
     if failed:
         raise TrainingStopped(
             f"{len(failed)} run(s) failed, and the same command tries them again: {listed(failed, '; ')}"
         )
-    verdicts = []
-    for claim in claims:
-        verdict = judge(claim, scale, planned[claim.name], results)
-        results.keep_verdict(claim.name, scale, verdict)
-        verdicts.append(verdict)
-    return verdicts
+
+
+def _has_its_runs(cells: Sequence[Cell], results: Results) -> bool:
+    return all(results.is_complete(run) for cell in cells for run in cell.runs)
 
 
 def _jobs(runs: Sequence[Run], results: Results) -> list[list[Run]]:
-    """Return the runs to make; runs that start from one another form one job, in order."""
+    """Return the runs to make, the shortest jobs first; runs that start from one another form one job, in order."""
     jobs: dict[str, dict[str, Run]] = {}
     by_name = {run.name: run for run in runs}
     for run in runs:
         if not results.is_complete(run):
             line = [by_name[part.name] for part in chain(run)]
             jobs.setdefault(line[0].name, {}).update({part.name: part for part in line})
-    return [list(job.values()) for job in jobs.values()]
+    return sorted((list(job.values()) for job in jobs.values()), key=lambda job: sum(run.minutes for run in job))
 
 
-def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, n_kept: int) -> list[str]:
-    """Make runs in processes forked from one that has imported everything, and return what went wrong."""
+def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, n_kept: int) -> Iterator[str | None]:
+    """Make runs in processes forked from one that has imported everything.
+
+    Yields:
+        None before the first job; then, as each job ends, what went wrong with it, or None.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     accelerators = {run.settings["trainer.accelerator"] for job in jobs for run in job}
@@ -86,9 +95,10 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
     if jobs:
         took = f"about {minutes / 60 / min(workers, len(jobs)):.1f} hours with workers={workers}"
         print(f"{n_kept} runs are kept, {n_runs} to be made: {took}", file=sys.stderr, flush=True)
-    waiting, failed = list(jobs), []
+    waiting = list(jobs)
     under_way: dict[int, tuple[BaseProcess, list[Run], float, int]] = {}
     try:
+        yield None
         while waiting or under_way:
             while waiting and len(under_way) < workers:
                 job = waiting.pop(0)
@@ -104,14 +114,15 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
                 spent = f"{(time.monotonic() - began) / 60:.1f} min"
                 if process.exitcode == 0:
                     print(f"done     {_names(job)}  {spent}", file=sys.stderr, flush=True)
+                    yield None
                 else:
-                    failed.append(_why(process, run_dir / job[-1].name / worker.LOG))
-                    print(f"failed   {_names(job)}  {spent}: {failed[-1]}", file=sys.stderr, flush=True)
+                    failure = _why(process, run_dir / job[-1].name / worker.LOG)
+                    print(f"failed   {_names(job)}  {spent}: {failure}", file=sys.stderr, flush=True)
+                    yield failure
     finally:
         for process, *_ in under_way.values():
             process.kill()
             process.join()
-    return failed
 
 
 def _names(job: Sequence[Run]) -> str:
