@@ -163,7 +163,7 @@ def rewrite(path, *keys, value):
         (lambda p: (p / "policy.json").write_text((p / "policy.json").read_text() + "\n"), "its SHA-256 differs"),
         (lambda p: (p / "in_context_curve.png").write_bytes(b"x"), "in_context_curve.png: is not the file that"),
         (lambda p: os.truncate(p / "model.safetensors", 4000), "model.safetensors: is not the file that"),
-        (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json: is not that of a package"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json: is not the manifest of a memo package"),
         (lambda p: (p / "manifest.json").write_text("{"), "manifest.json: cannot be read as JSON"),
         (
             lambda p: rewrite(p / "manifest.json", "memo_package", value=7),
