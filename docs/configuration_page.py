@@ -40,9 +40,9 @@ _CHECKED_BY = {
 }
 _NUMBER, _PATH = ("whole number or null", ""), ("path or null", "")
 _GENERIC = {
-    "_target_": "the class that is built; one of your own may take its place",
+    "_target_": "the class to build; it may be one of your own",
     "target": "the class of the memory",
-    "dataset": "the houses and placements that are generated",
+    "dataset": "the houses and placements to generate",
     "optimizer": "the optimizer and its settings",
 }
 _CHOICES = {
@@ -113,12 +113,12 @@ def configuration_page() -> str:
     """Return the page."""
     parts = [
         "# Configuration\n",
-        "Every setting of every command, made from the files of `conf/`. Change a setting with `key=value`, and choose "
-        "a file of a group with `group=file`:\n",
+        "Every setting of every command, generated from the files in `conf/`. Change a setting with `key=value`, and "
+        "choose a file of a group with `group=file`:\n",
         "```bash\nmemo train algorithm.learning_rate=3e-4 baseline=lstm\nmemo train --help\n```\n",
-        "Settings of a group carry its name: `gamma` of the group `algorithm` is `algorithm.gamma`. A default of "
-        "`${...}` follows another setting; `null` means that nothing is set. Paths of classes (`_target_`) may name "
-        "your own.\n",
+        "The name of a group prefixes its settings: `gamma` in the group `algorithm` is `algorithm.gamma`. A default "
+        "of `${...}` follows another setting; `null` means that nothing is set. A class path (`_target_`) may name a "
+        "class of your own.\n",
     ]
     for path in sorted(CONF.glob("*.yaml")):
         parts.append(f"## memo {path.stem}\n\n{_described(path, '')}")
@@ -146,7 +146,7 @@ def _described(path: Path, prefix: str) -> str:
     lines = [described.text, ""] if described.text else []
     for setting in described.settings:
         facts = (
-            [setting.kind, f"default `{setting.default}`"] if setting.default != _BELOW else ["settings, those below"]
+            [setting.kind, f"default `{setting.default}`"] if setting.default != _BELOW else ["settings, listed below"]
         )
         facts += [f"allowed: {setting.allowed}"] if setting.allowed else []
         lines += [f"`{prefix}{setting.name}`", f":   {_sentence(setting.comment)}*{'; '.join(facts)}*", ""]
@@ -239,7 +239,7 @@ def _add_type(setting: Setting, value: Any, target: Any, key: str, file: str) ->
     if not setting.kind:
         follows = isinstance(value, str) and value.startswith("${") and not value.startswith("${oc.env")
         setting.kind = (
-            "text or null" if value is None else "that of the other setting" if follows else _WORDS[type(value)]
+            "text or null" if value is None else "same as the other setting" if follows else _WORDS[type(value)]
         )
         setting.allowed = _ALLOWED.get(type(value), setting.allowed)
     modules = [] if target is None else _modules(target)

@@ -180,7 +180,7 @@ def streaming() -> Drawing:
     drawing.text(386, 126, "open segment", BLUE)
     drawing.box(134, 48, 390, 60, "none", INK, dashed=True)
     drawing.text(20, 172, "The box never grows, so a step costs the same after a", FAINT)
-    drawing.text(20, 194, "thousand steps as after a million. What falls out at the", FAINT)
+    drawing.text(20, 194, "thousand steps as after a million. What drops out on the", FAINT)
     drawing.text(20, 216, "left is forgotten. This is called streaming.", FAINT)
     drawing.text(20, 246, "time", FAINT)
     drawing.arrow((64, 241), (540, 241))
@@ -192,7 +192,7 @@ def data_flow() -> Drawing:
     drawing = Drawing(520, "Experience flows from the collector to the algorithm; weights flow back")
     boxes = (
         (20, "Collector", "steps N environments; the policy acts", "and holds one memory for each", GREY),
-        (128, "Rollout", "[environments, steps]: observations,", "actions, rewards, ends - and no memory", LIGHT_BLUE),
+        (128, "Rollout", "[environments, steps]: observations,", "actions, rewards, ends - but no memory", LIGHT_BLUE),
         (236, "Algorithm", "PPO, or actor-critic with a replay:", "targets, losses, optimizer", GREY),
         (
             344,

@@ -17,16 +17,18 @@ _HEAD = """# Results
 
 <!-- Made by `python docs/from_results.py`: change conf/reproduce/ or results/, not this page. -->
 
-What is said about Memo, and what came of testing it. Each claim is one file of `conf/reproduce/`: the question, the
-arms, the seeds, and the rules by which it is judged, which stand there before the runs are made. One command makes the
-runs that are missing and judges; `memo reproduce` alone lists the claims.
+The claims made about Memo, and what testing them found. Each claim is one file in `conf/reproduce/` with the question,
+the arms, the seeds, and the rules by which the claim is judged. The rules are written down before the training runs are
+made. One command makes the missing runs and judges the claim; `memo reproduce` alone lists all claims.
 
-A rule **holds** where the whole 95 % interval over seeds keeps its bound, **does not hold** where none of it does, and
-is **undecided** in between; a claim holds if all of its rules do. Values are interquartile means over seeds, intervals
-are percentiles of a bootstrap that resamples the seeds of each arm, and the probability of improvement is the share of
-pairs of runs in which the arm is ahead, in the direction of the bound, as in rliable
-([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them. With three to five seeds such an interval
-is rather too narrow, so what it only just decides is weak.
+A rule **holds** if the whole 95 % interval over seeds satisfies its bound, **does not hold** if no part of the interval
+does, and is **undecided** otherwise. A claim holds if all of its rules hold.
+
+Values are interquartile means over seeds, and intervals are percentiles of a bootstrap that resamples the seeds of each
+arm. The probability of improvement is the share of pairs of runs in which the arm is ahead, in the direction of the
+bound. All follow rliable ([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them.
+
+With three to five seeds such intervals tend to be too narrow, so a verdict that is only just reached is weak evidence.
 """
 
 
@@ -82,7 +84,7 @@ def _section(claim: Claim, verdict: Mapping[str, Any] | None, docs: Path) -> Ite
     made = [f"Numbers: [results/claims/{claim.name}.json](../results/claims/{claim.name}.json)."]
     if verdict["runs"]:
         n_runs = sum(map(len, verdict["runs"].values()))
-        made.append(f"{n_runs} runs, {verdict['minutes']:,.0f} minutes together, on {', '.join(verdict['hardware'])}.")
+        made.append(f"{n_runs} runs, {verdict['minutes']:,.0f} minutes in total, on {', '.join(verdict['hardware'])}.")
         made.append(f"Tuned: {verdict['tuned']}.")
     yield " ".join(made)
 
@@ -92,7 +94,7 @@ def _sentence(text: str) -> str:
 
 
 def _rules(rules: list[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| rule | where | found | 95 % interval | must be | probability of improvement | |"
+    yield "| rule | where | measured | 95 % interval | must be | probability of improvement | |"
     yield "|---|---|---|---|---|---|---|"
     for rule in rules:
         low, high = rule["interval"]
