@@ -107,7 +107,7 @@ def test_every_option_composes(group):
         (["seed=-1"], "seed=-1: must be from 0 to 4294967295"),
         (["seed=4294967296"], "seed=4294967296: must be from 0 to 4294967295"),
         (["total_frames=null"], "total_frames=null: must be an integer"),
-        (["baseline.top_k=3"], "unknown override 'baseline.top_k': a setting of baseline=retrieval only"),
+        (["baseline.top_k=3"], "unknown override 'baseline.top_k': exists only with baseline=retrieval"),
     ],
 )
 @pytest.mark.parametrize("plus", ["", "+", "++"])
@@ -127,7 +127,7 @@ def test_a_group_within_another_is_chosen_with_or_without_a_plus(plus, outer):
 
 def test_a_vit_sees_nothing_where_there_are_no_images():
     config = compose_config("train", ["env=t_maze", "env/vision=vit"])
-    with pytest.raises(UserError, match=r"^env/vision=vit: the environment observes no images; leave it out$"):
+    with pytest.raises(UserError, match=r"^env/vision=vit: the environment has no image observations; leave it out$"):
         build_env(config.env, 1, 0)
 
 

@@ -67,7 +67,7 @@ def test_text_that_the_grammar_does_not_know_needs_no_quotes():
     [
         ("seed=0,1", "must be one value; for a list write 'seed=[0,1]', for text"),
         ("~seed", "must have the form key=value; a setting cannot be removed"),
-        ("memories=[memo", "the value ends before its brackets or quotes are closed"),
+        ("memories=[memo", "the value has unclosed brackets or quotes"),
         ("logger.tags.my note=1", "logger.tags={my note: first}"),
     ],
 )

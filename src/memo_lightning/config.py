@@ -109,7 +109,7 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Coll
     for override in changed:
         key = override.key_or_group
         if group_options(key):
-            raise UserError(f"{_text(override)}: a run that is resumed keeps its {key}; start a new run to change it")
+            raise UserError(f"{_text(override)}: a resumed run keeps its {key}; start a new run to change it")
     _new_settings(changed, known)
     for override in parsed:
         key, value = override.key_or_group, override.value()
@@ -129,7 +129,7 @@ def merge_file(config: DictConfig, path: Path) -> None:
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(file, DictConfig):
-        raise UserError(f"{path}: must hold settings as key: value")
+        raise UserError(f"{path}: must contain settings as key: value")
     for key in map(str, file):
         if key not in config:
             raise UserError(f"{path}: unknown setting {key!r}: {nearest(key, map(str, config))}")
@@ -181,7 +181,7 @@ def _find_experiment(override: Override) -> list[Override]:
         return [override]
     path = Path(str(override.value())).absolute()
     if not path.is_file() or path.parent.name != "experiment":
-        raise UserError(f"experiment={override.value()}: must be an existing file in a folder called experiment")
+        raise UserError(f"experiment={override.value()}: must be an existing file in a folder named experiment")
     searchpath = f"hydra.searchpath=[{quoted(f'file://{path.parent.parent}')}]"
     return [parse_override(searchpath), parse_override(override_text("experiment", path.stem))]
 
@@ -291,7 +291,7 @@ def _refuse_key(key: str, value: Any, known: dict[str, Any]) -> None:
     files = {option: config_dir() / group / f"{option}.yaml" for option in group_options(group)}
     elsewhere = [option for option, file in files.items() if setting in (yaml.safe_load(file.read_text()) or {})]
     if elsewhere:
-        raise UserError(f"unknown override {key!r}: a setting of {group}={f' and {group}='.join(elsewhere)} only")
+        raise UserError(f"unknown override {key!r}: exists only with {group}={f' or {group}='.join(elsewhere)}")
     groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
     hint = nearest(key, [*known, *groups])
     if hint.startswith("known"):  # all of them would fill the screen
@@ -348,7 +348,9 @@ def _resolve_environment(config: DictConfig) -> None:
             if isinstance(text, str) and text.startswith(_FROM_ENVIRONMENT):
                 variable = text.removeprefix(_FROM_ENVIRONMENT).partition(",")[0]
                 if node[name] == "":
-                    raise UserError(f"{variable}='': must be the default of {name}; without one: unset {variable}")
+                    raise UserError(
+                        f"{variable}='': must not be empty, as {name} defaults to it; or run: unset {variable}"
+                    )
                 node[name] = node[name]
 
 

@@ -41,7 +41,7 @@ def parse_override(text: str) -> Override:
     if not _KEY.fullmatch(key):
         raise UserError(
             f"override {text!r}: must have the form key=value, with a key of letters, digits, '_', '-', '.' and '/'; "
-            f"other names are given together, e.g. 'logger.tags={{my note: first}}'"
+            f"write other names in a mapping, e.g. 'logger.tags={{my note: first}}'"
         )
     key = key.lstrip("+")
     if _is_path(key, value):
@@ -51,8 +51,8 @@ def parse_override(text: str) -> Override:
     except HydraException:
         if value[:1] in ("[", "{", "(", "'", '"'):
             raise UserError(
-                f"override {text!r}: must have the form key=value, and the value ends before its brackets or quotes "
-                f"are closed, or text in it needs quotes"
+                f"override {text!r}: must have the form key=value; the value has unclosed brackets or quotes, or "
+                f"text in it needs quotes"
             ) from None
         return _parse(f"{key}={quoted(value)}", text)
     if override.is_sweep_override():

@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 T = TypeVar("T")
 UNGUARDED = 64  # exit status of a worker that runs its program again, for want of a main guard
 GUARD = (
-    "a worker process runs the program again that started it; put what the program does under "
+    "every worker process imports the program that started it; put the program's code under "
     '`if __name__ == "__main__":`'
 )
 
@@ -119,5 +119,5 @@ def call_watching(
     while not wait([outcome], timeout=seconds_between_looks).done:
         for number, worker in enumerate(workers):
             if not worker.is_alive():
-                raise RuntimeError(f"worker {number} has ended (exit status {worker.exitcode}) and is waited for")
+                raise RuntimeError(f"worker {number} exited unexpectedly (exit status {worker.exitcode})")
     outcome.result()

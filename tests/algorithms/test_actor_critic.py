@@ -191,7 +191,7 @@ def test_random_actions_are_uniform_over_those_allowed_and_only_in_training():
         ("algorithm.random_actions=2", "algorithm.random_actions=2: must be between 0 and 1"),
         ("algorithm.replay.capacity_trials=2", "capacity_trials=2: must be at least algorithm.replay.batch_size=4"),
         ("algorithm.replay.trial_length=10", "algorithm.replay.trial_length=10: a trial has 40 steps: must be at most"),
-        ("algorithm.n_epochs=2", "unknown override 'algorithm.n_epochs': a setting of algorithm=ppo only"),
+        ("algorithm.n_epochs=2", "unknown override 'algorithm.n_epochs': exists only with algorithm=ppo"),
     ],
 )
 def test_what_does_not_fit_is_one_line(override, message, in_tmp_dir, capsys):
@@ -203,7 +203,8 @@ def test_what_does_not_fit_is_one_line(override, message, in_tmp_dir, capsys):
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(in_tmp_dir, capsys):
     assert main(["train", *TINY, "algorithm.replay.capacity_trials=1000000000000"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "algorithm.replay.capacity_trials=1000000000000: takes " in line
+    assert "algorithm.replay.capacity_trials=1000000000000: must be at most " in line
+    assert ", as it takes " in line
     assert not (in_tmp_dir / "run").exists()
 
 

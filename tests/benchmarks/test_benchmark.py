@@ -120,7 +120,7 @@ def test_a_benchmark_leaves_its_results_and_resumes_where_it_was(in_tmp_dir, cap
     capsys.readouterr()
     assert main([*command, "memories=[memoryless,lstm]"]) == 0
     said = capsys.readouterr()
-    assert "keeping 4 turns that out holds" in said.err
+    assert "keeping 4 turns that are already in out" in said.err
     assert "memoryless" not in said.err
     both = json.loads((in_tmp_dir / "out" / "benchmark.json").read_text())
     assert both["cases"]["acting/memoryless/32"] == first["cases"]["acting/memoryless/32"]
@@ -130,7 +130,7 @@ def test_a_benchmark_leaves_its_results_and_resumes_where_it_was(in_tmp_dir, cap
     assert "| lstm " in (in_tmp_dir / "out" / "benchmark.md").read_text()
     assert (in_tmp_dir / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     assert main([*command, "memories=[gru]", "model.d_model=32"]) == 2
-    assert "run_dir=out: holds a benchmark with other settings" in capsys.readouterr().err
+    assert "run_dir=out: contains a benchmark with other settings" in capsys.readouterr().err
 
 
 def test_every_baseline_is_an_arm():
@@ -207,7 +207,7 @@ def test_ratios_are_those_of_the_metrics_and_judge_nothing():
         ("context_lengths=[]", "context_lengths=[]: must be one or more"),
         ("context_lengths=[12]", "context_lengths=12: must be a multiple of model.segment_length=8"),
         ("context_lengths=[8]", "context_lengths=8: must be a multiple"),
-        ("staggered=[lstm]", "staggered='lstm': must be one of those with boundaries: memo"),
+        ("staggered=[lstm]", "staggered='lstm': must be a memory with segments: memo"),
         ("measures=[speed]", "measures='speed': must be update or acting"),
         ("threads=0", "threads=0: must be at least 1"),
         ("precision=float16", "precision='float16': must be float32 or bfloat16"),

@@ -111,11 +111,11 @@ def test_what_fails_is_written_down_and_the_rest_goes_on():
         assert worker.take(Measure("fine", fine), 30)["process"] == first["process"]
         assert worker.take(Measure("pointless", pointless), 30)["skipped"] == "nothing to see"
         missing = worker.take(Measure("needs", fine, needs=("torch", "no_such_module")), 30)
-        assert missing == {"skipped": "needs no_such_module, not installed here"}
+        assert missing == {"skipped": "not installed: no_such_module"}
         failed = worker.take(Measure("raising", raising), 30)["failed"]
         assert failed == "RuntimeError: CUDA error: an illegal memory access"
         assert worker.take(Measure("fine", fine), 30)["process"] != first["process"]
-        assert "its process ended" in worker.take(Measure("dying", dying), 30)["failed"]
+        assert "its process died" in worker.take(Measure("dying", dying), 30)["failed"]
         worker.take(Measure("fine", fine), 30)
         assert worker.take(Measure("hanging", hanging), 0.5)["failed"] == "took longer than 0 s"
         assert worker.take(Measure("fine", fine), 30)["limit"] == 30
@@ -156,8 +156,10 @@ def test_where_packages_are_missing_the_memories_are_measured_all_the_same(in_tm
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]
     skipped = {name: result["skipped"] for name, result in results.items() if "skipped" in result}
-    assert skipped["training/smoke_single"].startswith("needs hydra, omegaconf, lightning, mlflow, torchrl, gymnasium")
-    assert skipped["acting/policy_width_64"] == "needs torchrl, gymnasium, not installed here"
+    assert skipped["training/smoke_single"].startswith(
+        "not installed: hydra, omegaconf, lightning, mlflow, torchrl, gymnasium"
+    )
+    assert skipped["acting/policy_width_64"] == "not installed: torchrl, gymnasium"
     assert set(results) - set(skipped) == {
         "attention/float32/37_to_80_width_32",
         *(f"acting/{name}_width_64" for name in ("memo", "full_context", "lstm")),
@@ -177,7 +179,7 @@ def test_fewer_sequences_where_they_do_not_fit():
 
     assert with_rows_that_fit(measure, 20) == 5
     assert tried == [20, 10, 5]
-    with pytest.raises(SkippedError, match="not hold one sequence"):
+    with pytest.raises(SkippedError, match="one sequence does not fit in the GPU's memory"):
         with_rows_that_fit(lambda rows: measure(100), 2)
 
 

@@ -127,8 +127,8 @@ def test_mistakes_in_evaluate_are_one_line(trained, tmp_path, capsys, monkeypatc
         f"checkpoint={checkpoint} model.d_model=32": "model.d_model=32 (checkpoint: 16)",
         f"checkpoint={checkpoint} model.width=32": "model.width: the checkpoint's memory has no such setting",
         f"checkpoint={checkpoint} env.size=4": "env.size: the checkpoint's environment has no such setting",
-        f"checkpoint={checkpoint} env.room_size=4": "env.room_size=4: has other observations than the policy was",
-        f"checkpoint={trained.parent}": "holds no run (no checkpoints/last.ckpt)",
+        f"checkpoint={checkpoint} env.room_size=4": "env.room_size=4: observations differ from those in training",
+        f"checkpoint={trained.parent}": "neither a run (no checkpoints/last.ckpt)",
         f"checkpoint={checkpoint} device=abacus": "device=abacus: must be cpu or cuda",
         f"checkpoint={checkpoint} split=test": "split='test': must be one of",
         f"checkpoint={checkpoint} n_trials=0": "n_trials=0: must be at least 1",
@@ -175,7 +175,7 @@ def test_mistakes_in_train_are_one_line_and_leave_nothing(override, message, in_
 
 def test_a_run_without_a_complete_trial_says_so_in_its_report(in_tmp_dir, capsys):
     assert train("run_dir=run", "collector.rollout_length=20") == 0
-    assert "no trial was complete" in capsys.readouterr().out
+    assert "no trial completed" in capsys.readouterr().out
     metrics = json.loads((in_tmp_dir / "run" / "metrics.json").read_text())
     assert (metrics["frames"], metrics["return_per_trial"], metrics["n_trials_averaged"]) == (960, None, 0)
 

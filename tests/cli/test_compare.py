@@ -86,9 +86,8 @@ def test_groups_hold_their_runs_numbers(store, monkeypatch, capsys):
     assert "Few seeds" in said
     assert "measured at: the end of training" in said
     assert "Other settings" not in said
-    assert (
-        "**Left out**: 1 older run(s) of a seed that was run again with the same settings (a); +tags.run_dir=a" in said
-    )
+    superseded = "1 older run(s), superseded by a newer run with the same settings and seed (a)"
+    assert f"**Left out**: {superseded}; +tags.run_dir=a" in said
     assert (store / "comparison/comparison.md").read_text() in said
     assert (store / "comparison/comparison.png").read_bytes().startswith(b"\x89PNG")
 
@@ -237,10 +236,10 @@ def test_runs_that_cannot_be_compared_are_named(store, monkeypatch, capsys):
     groups, said = compare(capsys, "experiment_name=unfit", "run_dir=unfit")
     assert set(groups) == {"memo"}
     for line in (
-        "1 run not finished (stopped: RUNNING); memo train resume=RUN_DIR resumes one",
-        "1 run of a study: study=s shows them",
-        "1 run in which no trial was complete (no_trial)",
-        "1 run without a metrics.json: their files are not in MLflow any more, or training was ended early (empty)",
+        "1 run not finished (stopped: RUNNING); to resume one: memo train resume=RUN_DIR",
+        "1 run of a study (shown with study=s)",
+        "1 run in which no trial completed (no_trial)",
+        "1 run without metrics.json: their files are no longer in MLflow, or training ended early (empty)",
     ):
         assert f"**Left out**: {line}." in said
 
@@ -279,10 +278,10 @@ def test_what_cannot_be_compared_is_one_line(store, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(store)
     for override, message in {
         "experiment_name=memo-lightening": "did you mean memo-lightning",
-        "study=none": "no finished run study=none in experiment memo-lightning",
-        "group_by=trial": "has no such tag and no such setting; it has the tags ",
-        "+tags.memory=gru": "no finished run memory=gru",
-        "group_by=model.colour": "has no such tag and no such setting; it has the tags ",
+        "study=none": "no finished run with study=none in experiment memo-lightning",
+        "group_by=trial": "has no such tag or setting; its tags are ",
+        "+tags.memory=gru": "no finished run with memory=gru",
+        "group_by=model.colour": "has no such tag or setting; its tags are ",
         "tracking_uri=sqlite:///other.db": "no such store yet",
     }.items():
         assert main(["compare", override]) == 2

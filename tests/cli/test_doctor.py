@@ -19,7 +19,7 @@ def test_a_machine_in_order_is_told_what_it_has(in_tmp_dir, capsys):
     wanted = ("ok    python", "torch 2.", "cores", "attention, cpu", "habitat-lab", "[tasks]", "ffmpeg", "chromium")
     for words in (*wanted, "postgres", "next: memo train"):
         assert words in said
-    assert "none  mlflow           sqlite:///mlflow.db: not there yet" in said
+    assert "none  mlflow           sqlite:///mlflow.db: does not exist yet" in said
     assert list(in_tmp_dir.iterdir()) == [], "looking leaves nothing behind"
 
 

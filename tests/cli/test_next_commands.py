@@ -70,7 +70,7 @@ def test_of_training_evaluation_and_comparison(run, in_tmp_dir):
 def test_of_a_run_that_holds_one_already(run, in_tmp_dir, capsys):
     run("train", *SMALL["train"], "logger=none", f"run_dir={AWKWARD}")
     assert main(["train", *SMALL["train"], "logger=none", f"run_dir={AWKWARD}"]) == 2
-    (resume,) = re.findall(r"resume it with (.*), or name another", capsys.readouterr().err)
+    (resume,) = re.findall(r"resume it with (.*), or choose another folder", capsys.readouterr().err)
     assert main(["train", *shlex.split(resume), "total_frames=960"]) == 0
 
 

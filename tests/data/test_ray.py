@@ -133,7 +133,7 @@ def test_workers_of_a_cluster_that_is_there(expected, tmp_path):
         process = train(tmp_path, address, "collector.n_workers=4", **variables)
         output = finish(process)
         assert process.returncode == 2, output
-        assert "collector.n_workers=4: must be at most 2, for which the cluster has the 2 cores" in output
+        assert "collector.n_workers=4: must be at most 2, as the cluster has 2 cores" in output
         process = train(tmp_path, address, OMP_NUM_THREADS="1", **variables)
         output = finish(process)
         assert process.returncode == 0, output
@@ -161,6 +161,6 @@ def test_settings_that_cannot_be_are_refused(make_env):
 
     refused(r"collector\.n_workers=3: must be a divisor of collector\.n_envs=8", n_workers=3)
     refused(r"collector\.cpus_per_worker=0: must be at least 1", cpus_per_worker=0)
-    refused(r"collector\.address='nonsense': must be that of a Ray cluster \(Invalid address", address="nonsense")
-    refused(r"collector\.address='localhost:1': must be that of .* \(Connection refused\)", address="localhost:1")
-    refused(r"collector\.address='ray://localhost:1': must be that of .* refused\)", address="ray://localhost:1")
+    refused(r"collector\.address='nonsense': must be the address of a Ray cluster \(Invalid", address="nonsense")
+    refused(r"collector\.address='localhost:1': must be the address .* \(Connection refused\)", address="localhost:1")
+    refused(r"collector\.address='ray://localhost:1': must be the address of .* refused\)", address="ray://localhost:1")

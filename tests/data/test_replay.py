@@ -139,9 +139,8 @@ def test_a_capacity_in_bytes_is_as_many_trials_as_fit(tmp_path):
 def test_a_disk_that_cannot_hold_it_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(replay_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * TRIAL_BYTES))
     replay = TrialReplay(**{**SETTINGS, "capacity_trials": 300})
-    with pytest.raises(
-        UserError, match=r"capacity_trials=300: takes 15\.6 KB on disk, where .* has 5\.2 KB; must be at most 100"
-    ):
+    message = r"capacity_trials=300: must be at most 100, as it takes 15\.6 KB on disk and .* has 5\.2 KB free"
+    with pytest.raises(UserError, match=message):
         replay.plan(make_trials(0)[0], tmp_path / "replay", 1, is_resumed=False)
 
 
@@ -161,7 +160,7 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_run(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(replay_module.os, "posix_fallocate", too_small)
-    with pytest.raises(TrainingStopped, match=r"the replay cannot be kept there .No space left on device"):
+    with pytest.raises(TrainingStopped, match=r"the replay cannot be written .No space left on device"):
         TrialReplay(**SETTINGS).open(make_trials(0)[0], tmp_path / "other", 0)
 
 
@@ -176,7 +175,7 @@ def test_another_number_of_processes_is_refused(tmp_path):
     progress = opened(tmp_path).progress()
     replay = TrialReplay(**SETTINGS)
     replay.load_progress(progress)
-    with pytest.raises(UserError, match=r"trainer\.devices=2: must be such that there are 1 processes"):
+    with pytest.raises(UserError, match=r"trainer\.devices=2: must be such that the number of processes stays 1"):
         replay.plan(make_trials(0)[0], tmp_path, 2, is_resumed=True)
 
 
@@ -184,19 +183,19 @@ def test_a_folder_of_another_replay_is_refused(tmp_path):
     progress = opened(tmp_path).progress()
     with pytest.raises(UserError, match="must be empty or new"):
         opened(tmp_path)
-    with pytest.raises(UserError, match="has room for 6 trials: must be 8"):
+    with pytest.raises(UserError, match="has a capacity of 6 trials: must be 8"):
         opened(tmp_path, progress, capacity_trials=8)
     trial = make_trials(0)[0].set("reward", torch.zeros(4, 1))
     replay = TrialReplay(**SETTINGS)
     replay.load_progress(progress)
-    with pytest.raises(UserError, match="is of another environment or policy: its reward is missing or differs"):
+    with pytest.raises(UserError, match="belongs to another environment or policy: reward is missing or differs"):
         replay.plan(trial, tmp_path, 1, is_resumed=True)
     description = tmp_path / "rank0" / "replay.json"
     description.write_text(json.dumps({**json.loads(description.read_text()), "format": 0}))
     with pytest.raises(UserError, match="the replay has format 0: must be 1"):
         opened(tmp_path, progress)
     description.unlink()
-    with pytest.raises(UserError, match="holds no replay"):
+    with pytest.raises(UserError, match="contains no replay"):
         opened(tmp_path, progress)
 
 
@@ -218,5 +217,5 @@ def test_settings_out_of_range_are_refused(setting, value, allowed):
 
 
 def test_a_capacity_in_bytes_that_is_less_than_a_batch_is_refused(tmp_path):
-    with pytest.raises(UserError, match=f"capacity_bytes=100: must be at least {4 * TRIAL_BYTES}, the bytes of"):
+    with pytest.raises(UserError, match=f"capacity_bytes=100: must be at least {4 * TRIAL_BYTES}, the size of"):
         opened(tmp_path, capacity_bytes=100)

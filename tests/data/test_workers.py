@@ -126,5 +126,5 @@ def test_settings_that_cannot_be_are_refused(make_env):
     settings = {"n_envs": 8, "rollout_length": 12, "n_chunks": 1, "total_frames": 96, "seed": 0}
     with pytest.raises(UserError, match=r"n_workers=3: must be a divisor of collector\.n_envs=8"):
         MultiSyncDataModule(make_env, n_workers=3, **settings)
-    with pytest.raises(UserError, match="n_chunks=2: must be 1 with multi_async"):
+    with pytest.raises(UserError, match="n_chunks=2: must be 1 with collector=multi_async"):
         MultiAsyncDataModule(make_env, n_workers=2, **{**settings, "n_chunks": 2})

@@ -185,7 +185,7 @@ def test_a_memory_of_ones_own_whose_step_can_be_traced_is_exported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("branches", r"torch\.export does not take"), ("grows", "its state does not keep its shape")]
+    ("kind", "said"), [("branches", r"torch\.export cannot trace"), ("grows", "its state has no fixed shape")]
 )
 def test_a_memory_of_ones_own_that_cannot_be_exported_is_refused_in_a_line(kind, said, tmp_path):
     agent = memo_lightning.load(save_policy(tmp_path / "last.ckpt", own(kind)))
@@ -217,10 +217,10 @@ UNBOUNDED = {name: {**MEMORIES[name], "memory_budget": None} for name in ("memo"
         (
             UNBOUNDED["full_context"],
             [],
-            r"FullContextTransformer, .* memory_budget=30 keeps all of a trial of 30 steps",
+            r"FullContextTransformer, .* memory_budget=30 keeps a whole trial of 30 steps",
         ),
         (UNBOUNDED["memo"], ["memory_budget=6"], "memory_budget=6: must be at least 7"),
-        (MEMORIES["lstm"], ["memory_budget=64"], "memory_budget=64: LSTM has no cache to bound"),
+        (MEMORIES["lstm"], ["memory_budget=64"], "memory_budget=64: must be None, as LSTM has no cache to bound"),
         (MEMORIES["lstm"], ["format=tflite"], "format='tflite': must be one of onnx, torch"),
         (MEMORIES["lstm"], ["batch_size=0"], "batch_size=0: must be at least 1"),
         (MEMORIES["lstm"], ["out=there"], "out=there: exists already; must be a new folder, e.g. out=there-2"),

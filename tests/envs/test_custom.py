@@ -38,9 +38,9 @@ def test_a_gymnasium_environment_gets_trials_and_settings():
 def test_every_setting_of_gymnasium_environments_is_one_of_custom_ones():
     settings = {name: set(compose_config("train", [f"env={name}"]).env) for name in ("gymnasium", "custom")}
     assert settings["gymnasium"] - settings["custom"] == {"id"}, "env.target makes the environment instead"
-    with pytest.raises(UserError, match=r"unknown override 'env.id': a setting of env=gymnasium only"):
+    with pytest.raises(UserError, match=r"unknown override 'env.id': exists only with env=gymnasium"):
         build("own_envs:Guess", "env.id=CartPole-v1")
-    with pytest.raises(UserError, match=r"env.id=CartPole-v1: the environment is made by env.target; .*env=gymnasium"):
+    with pytest.raises(UserError, match=r"env.id=CartPole-v1: env.target makes the environment here; .*env=gymnasium"):
         build_env({**compose_config("train", ["env=custom"]).env, "id": "CartPole-v1"}, 1, 0)
 
 
@@ -58,7 +58,7 @@ def test_wrappers_are_applied_and_take_arguments():
         ("{_target_: nowhere.Wrapper}", "nowhere"),
         (
             "own_envs.Scale",
-            r"env.wrappers: Scale: .*'factor'; arguments are given as 'env.wrappers=\[{_target_: own_envs.S",
+            r"env.wrappers: Scale: .*'factor'; pass arguments as 'env.wrappers=\[{_target_: own_envs.S",
         ),
         ("{_target_: own_envs.Scale, factor: 2, colour: red}", "env.wrappers: Scale: .*colour"),
         ("own_envs.make_number", "env.wrappers: make_number"),
@@ -78,7 +78,9 @@ def test_wrappers_that_cannot_be_used_are_one_line(wrapper, message):
 def test_episodes_are_cut_off_after_the_episode_length():
     env = build("own_envs:Guess", "env.settings.steps=9", "env.episode_length=3", "env.trial_length=12")
     assert env.rollout(12)["next", "episode_end"][0].flatten().nonzero().flatten().tolist() == [2, 5, 8, 11]
-    with pytest.raises(UserError, match=r"env.episode_length=600: must be at most 500, after which the environment"):
+    with pytest.raises(
+        UserError, match=r"env.episode_length=600: must be at most 500, the environment's own time limit"
+    ):
         build("own_envs:make_cart_pole", "env.episode_length=600")
 
 
@@ -160,9 +162,7 @@ def test_settings_that_the_environment_does_not_take_are_named():
     with pytest.raises(UserError, match=r"unknown override 'env.worker': did you mean env.workers"):
         build("own_envs:Guess", "env.worker=2")
     for setting in ("workers=2", "wrappers=[a.b]", "ignore=[x]", "episode_length=3", "same_task=seed"):
-        with pytest.raises(
-            UserError, match=rf"env.{setting.partition('=')[0]}=.*: a setting of Gymnasium environments"
-        ):
+        with pytest.raises(UserError, match=rf"env.{setting.partition('=')[0]}=.*: only for Gymnasium environments"):
             build("own_envs:Batched", f"env.{setting}")
 
 
@@ -171,7 +171,7 @@ def test_settings_that_the_environment_does_not_take_are_named():
     [
         ("own_envs:Guess", 0, r"ok +speed +[\d,]+ steps/s"),
         ("own_envs:Batched", 0, r"ok +trials +\d+ trials"),
-        ("own_envs:Unseeded", 2, r"WRONG +seeds +the same seed gave another .*self.np_random"),
+        ("own_envs:Unseeded", 2, r"WRONG +seeds +the same seed gave a different .*self.np_random"),
         (
             "own_envs:Escapes",
             2,
@@ -189,20 +189,20 @@ def test_check_env_says_in_words_what_is_wrong(target, status, message, capsys):
     assert main(["check-env", *arguments]) == status
     output = capsys.readouterr()
     assert re.search(message, output.out), output.out
-    assert ("cannot be trained on" in output.err) == (status != 0)
+    assert ("is not ready for training" in output.err) == (status != 0)
 
 
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        ("shape", UserError, r"a step has 'position' of shape \(3, 3\); its spec says \(3, 2\)"),
-        ("dtype", UserError, r"a step has 'position' of dtype torch.float64; its spec says torch.float32"),
-        ("key", UserError, r"a step lacks 'position', which its spec declares"),
+        ("shape", UserError, r"a step returned 'position' of shape \(3, 3\); its spec says \(3, 2\)"),
+        ("dtype", UserError, r"a step returned 'position' of dtype torch.float64; its spec says torch.float32"),
+        ("key", UserError, r"a step returned no 'position', which its spec declares"),
         ("raise", EnvironmentFailure, r"RuntimeError: the motor is on fire\n(.*\n)*.*own_envs.py.*in _step"),
         (
             "hang",
             EnvironmentFailure,
-            r"hangs: not done within 0.5 s \(env.step_timeout\)\n(.*\n)*.*own_envs.py.*in _step",
+            r"hangs: no answer within 0.5 s \(env.step_timeout\)\n(.*\n)*.*own_envs.py.*in _step",
         ),
     ],
 )

@@ -184,7 +184,7 @@ def test_names_that_torchrl_reserves_are_chosen_and_ignored():
     policy = PolicySpec(env.interface, encoder, MEMORY, "memo_lightning.policies.heads.ActorCriticHeads").build()
     assert policy.encoder.in_keys == [("observation", "device_")]
     assert set(observed["observation"].keys()) == {"device_", "x"}
-    with pytest.raises(UserError, match="'device_': two parts have this name"):
+    with pytest.raises(UserError, match="'device_': two keys have this name"):
         GymnasiumEnv(n_envs=1, make=lambda: Shows(["device", "device_"]), trial_length=4)
 
 
@@ -192,5 +192,5 @@ def test_what_a_torchrl_environment_nests_is_called_by_its_joined_names():
     env = build_env(custom_config("TorchRLShows", names=["agent/reward", "agent/deep/x", "observation/y"]), 2, 0)
     check_env_specs(env)
     assert set(env.reset()["observation"].keys()) == {"agent_reward", "agent_deep_x", "observation_y"}
-    with pytest.raises(UserError, match="'agent_x': two parts have this name"):
+    with pytest.raises(UserError, match="'agent_x': two keys have this name"):
         build_env(custom_config("TorchRLShows", names=["agent/x", "agent_x"]), 2, 0)

@@ -104,7 +104,7 @@ class TestVit:
     @pytest.mark.parametrize(
         ("write", "complaint"),
         [
-            (lambda path, network: None, "must be a file on this machine; nothing is downloaded"),
+            (lambda path, network: None, "must be an existing local file; weights are not downloaded"),
             (lambda path, network: path.write_bytes(b"no weights"), "cannot be read"),
             (lambda path, network: torch.save({"a": torch.zeros(1)}, path), "not those of vit_tiny_patch16_224"),
             (lambda path, network: torch.save(network, path), "cannot be read"),

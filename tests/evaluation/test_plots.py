@@ -110,8 +110,8 @@ def test_every_mark_of_the_attention_is_explained_and_no_summary_is_shown_that_n
     above, below, _ = figure.axes
     assert [text.get_text() for text in above.get_legend().get_texts()] == [
         "attention of the summary",
-        "all steps alike",
-        "an episode ends with success",
+        "uniform attention",
+        "episode ends with success",
         "without",
     ]
     shown = below.images[0].get_array()

@@ -29,8 +29,8 @@ WRONG = [
     ("MixesTrials", "trials", "0 steps into a trial the outputs depend"),
     ("SeesTheFuture", "time", "the output of step 0 depends"),
     ("SeesItsNeighbours", "batch", "on the other sequences of its batch"),
-    ("RemembersOutsideOfItsState", "state", "all that is remembered must be in the state"),
-    ("PrefillForgets", "prefill", "prefill must return the state that the steps would have left"),
+    ("RemembersOutsideOfItsState", "state", "the state must hold everything that is remembered"),
+    ("PrefillForgets", "prefill", "prefill must return the same state as step"),
     ("Detached", "gradients", "no gradient reaches gate, write.bias, write.weight;"),
     ("CoarseInHalfPrecision", "half precision", "under autocast to bfloat16 forward differs by"),
     ("LosesWeights", "weights", "with register_buffer"),
@@ -90,7 +90,7 @@ def test_the_command_ends_with_what_is_wrong(capsys):
     assert main(["check-memory", "baseline.target=faulty_memories.MixesTrials"]) == 2
     out, err = capsys.readouterr()
     assert "WRONG  trials" in out
-    assert err.splitlines()[-1] == "memo: the memory cannot be trained like this: trials (see above)"
+    assert err.splitlines()[-1] == "memo: the memory is not ready for training; fix: trials (see above)"
 
 
 @pytest.mark.parametrize(("memory", "check", "message"), [case for case in WRONG if case[1] in ESSENTIAL])
@@ -101,5 +101,5 @@ def test_training_refuses_what_it_would_not_show(memory, check, message, tmp_pat
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"memo: faulty_memories.{memory}: ")
     assert message.partition(" [6")[0] in last  # without sizes, which differ here
-    assert last.endswith("memo check-memory, with the same settings, runs all checks")
+    assert last.endswith("to run all checks, use memo check-memory with the same settings")
     assert not (tmp_path / "runs").exists()

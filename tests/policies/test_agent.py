@@ -363,7 +363,7 @@ def test_a_fresh_process_needs_nothing_of_training(trained):
     ("source", "settings", "message"),
     [
         ("nowhere", {}, "nowhere: no such file"),
-        (".", {}, "holds no run (no checkpoints/last.ckpt)"),
+        (".", {}, "neither a run (no checkpoints/last.ckpt)"),
         ("run/config.yaml", {}, "not a readable checkpoint"),
         ("models:/tiny/9", {}, "models:/tiny/9: cannot be fetched"),
         ("run", {"device": "abacus"}, "device=abacus: must be cpu or cuda"),
@@ -402,8 +402,12 @@ def of_nested(**changes):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("nested", {"observation": of_nested(body=None)}, "the observation lacks 'body_joints'; its space has it"),
-        ("nested", {"observation": np.zeros(3)}, "the observation lacks 'body_joints'; its space has it"),
+        (
+            "nested",
+            {"observation": of_nested(body=None)},
+            "observation 'body_joints': missing; the observation space has",
+        ),
+        ("nested", {"observation": np.zeros(3)}, "observation 'body_joints': missing; the observation space has it"),
         (
             "nested",
             {"observation": of_nested(body={"joints": np.zeros(4), "gripper": 1})},
@@ -425,27 +429,31 @@ def of_nested(**changes):
             {"observation": np.zeros((3, 10, 12), np.float32)},
             "observation 'observation' has dtype float32; its space says uint8",
         ),
-        ("masked", {"observation": np.zeros(3)}, "action_mask: is missing; the policy was trained with one"),
+        ("masked", {"observation": np.zeros(3)}, "action_mask: missing; the policy was trained with one"),
         (
             "masked",
             {"observation": np.zeros(3), "action_mask": np.ones(5)},
-            "action_mask has shape (5,); must be (4,), one value for each action",
+            "action_mask has shape (5,); must be (4,), one value per action",
         ),
         (
             "masked",
             {"observation": np.zeros(3), "action_mask": np.zeros(4)},
             "action_mask allows no action; must allow at least one",
         ),
-        ("whole numbers", {"observation": np.zeros((2, 3))}, "state is of one environment: must be from initial_state"),
+        (
+            "whole numbers",
+            {"observation": np.zeros((2, 3))},
+            "state has no batch dimension: must come from initial_state",
+        ),
         (
             "whole numbers",
             {"observation": np.zeros((2, 3)), "batch_size": 4},
-            "state is of batch size 4: must be from initial_state(batch_size=2), to fit observations of shape (2, 3)",
+            "state has batch size 4: must come from initial_state(batch_size=2) to match observations of shape (2, 3)",
         ),
         (
             "whole numbers",
             {"observation": np.zeros(3), "batch_size": 4},
-            "state is of batch size 4: must be from initial_state(), to fit observations of shape (3,)",
+            "state has batch size 4: must come from initial_state() to match observations of shape (3,)",
         ),
         ("whole numbers", {"observation": np.zeros(3), "batch_size": 0}, "batch_size=0: must be at least 1, or None"),
         (

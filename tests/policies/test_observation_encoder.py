@@ -90,7 +90,7 @@ def test_chosen_keys_only_and_mistakes_are_named():
         ObservationEncoder(SPEC, 8, ["sight"])
     with pytest.raises(UserError, match=r"'volume' has shape .* must be a vector, a discrete value, or an image"):
         ObservationEncoder(observed(2, volume=Unbounded((2, 3, 3, 3, 3))), 8)
-    with pytest.raises(UserError, match="must name observation keys, and the environment has none"):
+    with pytest.raises(UserError, match="must name observation keys, but the environment has none"):
         ObservationEncoder(observed(2), 8)
 
 

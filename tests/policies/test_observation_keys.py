@@ -86,7 +86,7 @@ def test_settings_that_do_not_fit_are_refused():
         observation_keys(space, images={"bord": "vector"})
     with pytest.raises(UserError, match=r"env.images.board='rgb': must be one of channels_last, channels_first"):
         observation_keys(space, images={"board": "rgb"})
-    with pytest.raises(UserError, match=r"env.images.speed='channels_last': must be of an observation of uint8"):
+    with pytest.raises(UserError, match=r"env.images.speed='channels_last': must be used for uint8 observations"):
         observation_keys(space, images={"board": "vector", "speed": "channels_last"})
     assert [key.name for key in observation_keys(space, ignore=["board"])] == ["speed"], "what is ignored needs none"
 

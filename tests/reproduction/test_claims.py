@@ -131,20 +131,20 @@ def test_a_run_is_told_by_its_settings_however_they_are_written(tmp_path):
         ({"question": None}, "question"),
         ({"rules__0__kind": "ration"}, "rules[0].kind='ration': must be one of level, every_seed, ratio"),
         ({"rules__0__metric": "returns"}, "rules[0].metric='returns': must be one of return_per_trial"),
-        ({"rules__0__at_most": 1.0}, "rules[0]: must have at_least or at_most, and not both"),
+        ({"rules__0__at_most": 1.0}, "rules[0]: must have either at_least or at_most, not both"),
         ({"rules__0__at_least": "much"}, "rules[0].at_least"),
         ({"rules__0__against": ["gru"]}, "rules[0].against='gru'"),
         ({"rules__0__evaluations": ["x9"]}, "rules[0].evaluations='x9'"),
-        ({"rules__0__tasks": ["continued"]}, "rules[0]: there are no runs that have these"),
-        ({"rules": []}, "rules=[]: must be at least one"),
-        ({"plots": ["pie"]}, "plots='pie': must be of learning_curves"),
+        ({"rules__0__tasks": ["continued"]}, "rules[0]: no run has these"),
+        ({"rules": []}, "rules=[]: must be a list of at least one rule"),
+        ({"plots": ["pie"]}, "plots='pie': must be one of learning_curves"),
         ({"evaluations__longer__arms": ["gru"]}, "evaluations.longer.arms='gru'"),
         ({"scales__quick__seeds": []}, "scales.quick.seeds=[]"),
         ({"scales__quick__seeds": ["one"]}, "seeds"),
         ({"scales__quick__tasks__continued__starts_from": "nothing"}, "starts_from='nothing'"),
         ({"scales__quick__tasks__continued__minuts": 3}, "minuts: no such field, did you mean minutes?"),
         ({"arms__lstm": ["baseline=lstmm"]}, "arm lstm on dark_key_to_door: baseline=lstmm: no such option"),
-        ({"arms__lstm": ["seed=3"]}, "seed: cannot be set, as every run has its own"),
+        ({"arms__lstm": ["seed=3"]}, "seed: cannot be set, as every run sets its own"),
     ],
 )
 def test_what_is_wrong_with_a_claim_is_one_line(changes, message, in_tmp_dir, capsys):
@@ -160,11 +160,11 @@ def test_what_is_wrong_with_a_claim_is_one_line(changes, message, in_tmp_dir, ca
     [
         (["many_room"], "no such claim 'many_room': did you mean many_rooms?"),
         (["nowhere/mine.yaml"], "nowhere/mine.yaml"),
-        ([str(TINY), "scale=paper"], "scale='paper': must be one of quick, which tiny_claim has"),
+        ([str(TINY), "scale=paper"], "scale='paper': must be one of quick, the scales of tiny_claim"),
         ([str(TINY), "workers=0"], "workers=0: must be at least 1"),
         ([str(TINY), "worker=2"], "unknown override 'worker': did you mean workers"),
         ([str(TINY), "train=['env.room_sise=3']", "results=other"], "unknown override 'env.room_sise'"),
-        ([str(TINY), "train=['env.room_size=3']"], "keep them with results=DIR elsewhere"),
+        ([str(TINY), "train=['env.room_size=3']"], "store them elsewhere with results=DIR"),
     ],
 )
 def test_what_is_wrong_with_the_command_is_one_line(arguments, message, in_tmp_dir, capsys):
@@ -178,7 +178,7 @@ def test_what_is_wrong_with_the_command_is_one_line(arguments, message, in_tmp_d
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"format": 0}', "format=0: must be 1, as this version of memo-lightning writes it"),
+        ('{"format": 0}', "format=0: must be 1, the format of this version of memo-lightning"),
         ("[1]", "format=None: must be 1"),
         ("{", "cannot be read as JSON"),
     ],
@@ -220,7 +220,7 @@ def test_the_list_has_every_claim_with_its_question_cost_and_last_verdict(in_tmp
 
 def test_a_claim_of_the_benchmark_needs_no_runs(in_tmp_dir, capsys):
     assert main(["reproduce", "cost"]) == 2
-    assert "benchmark.json: must be what memo benchmark has left" in capsys.readouterr().err
+    assert "benchmark.json: must be a file written by memo benchmark" in capsys.readouterr().err
     cases = {
         f"acting/{memory}/{length}": {
             "context_length": length,

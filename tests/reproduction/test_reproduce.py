@@ -118,7 +118,7 @@ def test_another_evaluation_needs_no_training(killed_and_finished, tmp_path, cap
     trained = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("last.ckpt")}
     capfd.readouterr()
     assert main(["reproduce", str(more)]) == 0
-    assert "1 to be made" in capfd.readouterr().err, "only Memo's first seed is evaluated in another way"
+    assert "1 to do: about" in capfd.readouterr().err, "only Memo's first seed is evaluated in another way"
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("last.ckpt")} == trained
     assert len(stamps(folder)) == 6
     verdict = json.loads((folder / "results/claims/more.json").read_text())
@@ -142,7 +142,7 @@ def test_a_run_whose_defaults_have_changed_is_made_again(killed_and_finished, tm
     capfd.readouterr()
     assert main(["reproduce", str(TINY)]) == 0
     said = capfd.readouterr().err
-    assert f"{run.name}: made again, as defaults have changed: algorithm.gamma: 0.5 -> 0.95" in said
+    assert f"{run.name}: will be made again, as defaults have changed: algorithm.gamma: 0.5 -> 0.95" in said
     assert checkpoint_path(config.parent).stat().st_mtime_ns > weights
     assert json.loads(path.read_text())["settings"]["algorithm.gamma"] == 0.95
 
@@ -165,7 +165,7 @@ def test_a_run_that_fails_is_said_in_one_line_and_the_others_are_kept_and_judged
     assert main(["reproduce", "failing.yaml", "right.yaml"]) == 1
     said = capfd.readouterr()
     error = said.err.splitlines()[-1]
-    assert error.startswith("memo: 1 run(s) failed, and the same command tries them again: ")
+    assert error.startswith("memo: 1 run(s) failed; the same command retries them: ")
     assert "gamma=2.0" in error
     assert "output.log" in error
     assert len(stamps(in_tmp_dir)) == 3

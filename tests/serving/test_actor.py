@@ -113,13 +113,13 @@ def test_a_short_memory_does_not_pay_for_a_long_one(tmp_path):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({}, "observation: is missing"),
+        ({}, "observation: missing; must be"),
         ({"observation": 7}, "observation 'observation' is 5; its space says Discrete(5, start=2)"),
         ({"observation": [1, 2]}, "observation 'observation' has shape (2,); its space says ()"),
         ({"observation": "seven"}, "observation 'observation' has dtype <U5"),
         ({"observation": None}, "observation 'observation' has dtype object"),
         ({"observation": 3.5}, "observation 'observation' is not an integer"),
-        ({"observation": [[1], [1, 2]]}, "observation: holds lists of different lengths"),
+        ({"observation": [[1], [1, 2]]}, "observation: contains lists of different lengths"),
         ({"observation": 3, "reward": float("nan")}, "the reward is nan: must be finite"),
         ({"observation": 3, "reward": 1e300}, "the reward is inf: must be finite"),
         ({"observation": 3, "reward": "much"}, "reward='much': must be a number"),
@@ -141,10 +141,10 @@ def test_masks_that_do_not_fit_are_one_line(tmp_path):
     save_policy(tmp_path / "x.ckpt", make_toy("masked")[0])
     actor = BatchedActor(memo_lightning.load(tmp_path / "x.ckpt"))
     for mask, message in {
-        None: "action_mask: is missing",
+        None: "action_mask: missing",
         (True,): "action_mask has shape (1,); must be (4,)",
         (False,) * 4: "action_mask allows no action",
-        ((1,), (1, 2)): "action_mask: holds lists of different lengths",
+        ((1,), (1, 2)): "action_mask: contains lists of different lengths",
     }.items():
         told = {"observation": [0, 0, 0], "action_mask": None if mask is None else [*mask]}
         with pytest.raises(UserError) as error:

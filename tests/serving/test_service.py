@@ -137,7 +137,7 @@ def test_masks_values_and_probabilities(policies):
             assert answer["action"] == allowed
             assert answer["probabilities"] == [float(index == allowed) for index in range(4)]
             assert isinstance(answer["value"], float)
-        assert client.post(observation=[0.1, 0.2, 0.3]).json()["error"].startswith("action_mask: is missing")
+        assert client.post(observation=[0.1, 0.2, 0.3]).json()["error"].startswith("action_mask: missing")
         assert client.act([0.1, 0.2, 0.3], action_mask=[True] * 4).keys() == {"action", "step"}
 
 
@@ -180,10 +180,10 @@ def test_mistakes_are_one_line(server):
         (post(url, b"\xc1", headers=packed, timeout=30), 400, "the message is not valid msgpack"),
         (post(url, "observation=3", timeout=30), 415, "must be application/json or application/msgpack"),
         (post(url, json={"obs": 3}, timeout=30), 422, "unknown field 'obs': must be one of observation"),
-        (post(url, "x" * 100_000, headers=told, timeout=30), 413, "the body has more than"),
+        (post(url, "x" * 100_000, headers=told, timeout=30), 413, "the body is larger than"),
         (post(new, json={"seed": -1}, timeout=30), 422, "seed=-1: must be a whole number from 0"),
         (post(new, json={"deterministic": 1}, timeout=30), 422, "deterministic=1: must be true or false"),
-        (requests.get(f"{server.address}/act", timeout=30), 404, "GET /act: not found; there are /sessions"),
+        (requests.get(f"{server.address}/act", timeout=30), 404, "GET /act: not found; the paths are /sessions"),
         (requests.get(new, timeout=30), 405, "method not allowed"),
         (post(new, headers={"origin": "http://other.example"}, timeout=30), 403, "origin=http://other.example"),
         (post(new, headers={"host": "other.example"}, timeout=30), 403, "host=other.example: must be 127.0.0.1"),
@@ -254,7 +254,10 @@ def test_a_second_server_on_the_port_is_one_line(server, policies, monkeypatch, 
         ("checkpoint=null", "checkpoint=null: must be the folder of a run"),
         ("checkpoint=missing.ckpt", "checkpoint=missing.ckpt: no such file"),
         ("port=70000", "port=70000: must be between 0 and 65535"),
-        ("host=0.0.0.0", "host=0.0.0.0: others can reach it, so a token is needed: export MEMO_SERVE_TOKEN=$(python3"),
+        (
+            "host=0.0.0.0",
+            "host=0.0.0.0: other machines can reach it, so a token is required: export MEMO_SERVE_TOKEN=$(python3",
+        ),
         ("host=203.0.113.7", "host=203.0.113.7: must be an address of this machine"),
         ("host=no.such.name.invalid", "host=no.such.name.invalid: must be an address of this machine"),
         ("token=secret-secret-secret", "token: must be the path of a readable file"),

@@ -89,10 +89,10 @@ def test_mistakes_are_one_line(package, monkeypatch, capsys):
     shutil.copytree(package, "spoilt")
     (package.parent / "spoilt/policy.json").write_text("{}")
     for words, message in {
-        "repo=owner/name": "memo push needs one folder, and the repository: memo push DIR repo=owner/name",
+        "repo=owner/name": "memo push needs one folder and a repository: memo push DIR repo=owner/name",
         "policy": "repo=null: must be OWNER/NAME on the Hugging Face Hub: memo push policy repo=OWNER/NAME",
         "policy repo=name": "repo='name': must be OWNER/NAME on the Hugging Face Hub",
-        "missing repo=owner/name": "missing: is not a package (no manifest.json); memo package checkpoint=runs/NAME",
+        "missing repo=owner/name": "missing: not a package (no manifest.json); make one with memo package",
         "spoilt repo=owner/name": "was changed by hand",
     }.items():
         assert main(["push", *words.split()]) == 2

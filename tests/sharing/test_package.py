@@ -140,30 +140,30 @@ def rewrite(path, *keys, value):
     [
         (
             lambda p: rewrite(p / "policy.json", "memory", "d_model", value=32),
-            "policy.json: memory.d_model=32 was changed by hand, it was 16",
+            "policy.json: memory.d_model=32 was changed by hand (it was 16)",
         ),
         (
             lambda p: rewrite(p / "policy.json", "interface", "action", "n", value="five"),
-            'policy.json: interface.action.n="five" was changed by hand, it was ',
+            'policy.json: interface.action.n="five" was changed by hand (it was ',
         ),
         (
             lambda p: rewrite(p / "training.json", "config", "algorithm", "gamma", value=0.5),
-            "training.json: config.algorithm.gamma=0.5 was changed by hand, it was ",
+            "training.json: config.algorithm.gamma=0.5 was changed by hand (it was ",
         ),
         (
             lambda p: rewrite(p / "evaluation.json", "return_per_trial", value=1e6),
-            "evaluation.json: return_per_trial=1000000.0 was changed by hand, it was ",
+            "evaluation.json: return_per_trial=1000000.0 was changed by hand (it was ",
         ),
         (
             lambda p: rewrite(p / "evaluation.json", "return_by_quarter", 2, value=9.0),
             "evaluation.json: return_by_quarter[2]=9.0 was changed by hand",
         ),
         (lambda p: (p / "policy.json").write_text("{"), "policy.json: cannot be read as JSON"),
-        (lambda p: (p / "policy.json").unlink(), "policy.json: is missing"),
+        (lambda p: (p / "policy.json").unlink(), "policy.json: missing from the package"),
         (lambda p: (p / "policy.json").write_text((p / "policy.json").read_text() + "\n"), "its SHA-256 differs"),
-        (lambda p: (p / "in_context_curve.png").write_bytes(b"x"), "in_context_curve.png: is not the file that"),
-        (lambda p: os.truncate(p / "model.safetensors", 4000), "model.safetensors: is not the file that"),
-        (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json: is not the manifest of a memo package"),
+        (lambda p: (p / "in_context_curve.png").write_bytes(b"x"), "in_context_curve.png: was changed after packaging"),
+        (lambda p: os.truncate(p / "model.safetensors", 4000), "model.safetensors: was changed after packaging"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json: not the manifest of a memo package"),
         (lambda p: (p / "manifest.json").write_text("{"), "manifest.json: cannot be read as JSON"),
         (
             lambda p: rewrite(p / "manifest.json", "memo_package", value=7),
@@ -171,9 +171,9 @@ def rewrite(path, *keys, value):
         ),
         (
             lambda p: rewrite(p / "manifest.json", "files", "../../x", value={"sha256": ""}),
-            "files holds '../../x': must be the name of a file in the same folder",
+            "files contains '../../x': must be the name of a file in the same folder",
         ),
-        (lambda p: rewrite(p / "manifest.json", "files", value={}), "files lacks model.safetensors, policy.json"),
+        (lambda p: rewrite(p / "manifest.json", "files", value={}), "files has no model.safetensors, policy.json"),
     ],
 )
 def test_what_was_changed_by_hand_is_named(spoil, message, package, capsys):
@@ -188,7 +188,7 @@ def test_what_was_changed_by_hand_is_named(spoil, message, package, capsys):
 def test_a_checksum_that_was_changed_too_hides_no_change(package):
     rewrite(package / "policy.json", "memory", "d_model", value=32)
     write_json(package / "manifest.json", manifest_of(package))
-    with pytest.raises(UserError, match=r"policy.json: memory.d_model=32 was changed by hand, it was 16"):
+    with pytest.raises(UserError, match=r"policy.json: memory.d_model=32 was changed by hand \(it was 16\)"):
         memo_lightning.load(package)
 
 
@@ -215,12 +215,12 @@ def test_mistakes_are_one_line_and_leave_nothing(trained, tmp_path, monkeypatch,
     before = sorted(path.name for path in tmp_path.iterdir())
     for words, message in {
         "out=x": "checkpoint=null: must be the folder of a run",
-        f"checkpoint={run}": "out=null: must be the folder to make",
+        f"checkpoint={run}": "out=null: must be the folder to create",
         f"checkpoint={run} out=full": "out=full: exists and is not empty; must be a new folder",
         f"checkpoint={run} out=/proc/x": "out=/proc/x: must be writable",
-        f"checkpoint={run} out=x evaluation=full": "evaluation=full: must be a folder that memo evaluate has left",
-        f"checkpoint={run} out=x evaluation=stale/evaluation": "is of a policy trained for 1 frames, this one",
-        "checkpoint=full out=x": "full: holds no run (no checkpoints/last.ckpt) and no package (no manifest.json)",
+        f"checkpoint={run} out=x evaluation=full": "evaluation=full: must be an output folder of memo evaluate",
+        f"checkpoint={run} out=x evaluation=stale/evaluation": "evaluates a policy trained for 1 frames; this one",
+        "checkpoint=full out=x": "full: neither a run (no checkpoints/last.ckpt) nor a package (no manifest.json)",
         "checkpoint=none out=x": "checkpoint=none: no such file; must be the folder of a run, a checkpoint, the folder",
     }.items():
         assert main(["package", *words.split()]) == 2
@@ -229,7 +229,7 @@ def test_mistakes_are_one_line_and_leave_nothing(trained, tmp_path, monkeypatch,
         assert error.count("\n") == 1, error
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert main(["package", "checkpoint=stale", "out=x"]) == 0
-    assert "note: no evaluation: stale/evaluation: is of a policy trained for 1 frames" in capsys.readouterr().out
+    assert "note: no evaluation: stale/evaluation: evaluates a policy trained for 1 frames" in capsys.readouterr().out
     assert not (tmp_path / "x/evaluation.json").exists()
 
 
@@ -237,11 +237,11 @@ def test_policies_that_ship_are_found_by_name(package, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.chdir(tmp_path)
     forms = r"must be the folder of a run, a checkpoint, the folder of a package, hf:OWNER/NAME or models:/NAME/VERSION"
-    with pytest.raises(UserError, match=rf"checkpoint=dark-key: no such file; {forms}, or .* ships: none so far"):
+    with pytest.raises(UserError, match=rf"checkpoint=dark-key: no such file; {forms}, or .* bundled policy: none yet"):
         memo_lightning.load("dark-key")
     shutil.copytree(package, tmp_path / "pretrained/dark-key")
     assert memo_lightning.load("dark-key").training["frames"] == 640
-    with pytest.raises(UserError, match=r"checkpoint=dark-kee: no such file; .* ships: dark-key$"):
+    with pytest.raises(UserError, match=r"checkpoint=dark-kee: no such file; .* bundled policy: dark-key$"):
         memo_lightning.load("dark-kee")
     small = ["n_trials=4", "n_envs=4"]
     assert main(["evaluate", "checkpoint=dark-key", *small]) == 0

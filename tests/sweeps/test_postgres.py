@@ -94,7 +94,7 @@ def test_two_processes_share_a_study_and_a_server_that_dies_loses_nothing(server
             time.sleep(0.2)
         before = {trial.number: trial for trial in study.trials if trial.state.is_finished()}
         server.kill()
-        wait_for(other, "storage does not answer")
+        wait_for(other, "storage cannot be reached")
         server.start()
         finish(other)
         here.join(300)

@@ -176,7 +176,7 @@ def test_compare_keeps_searches_and_trainings_apart(killed_and_finished, monkeyp
     folder, _ = killed_and_finished
     monkeypatch.chdir(folder)
     assert main(["compare"]) == 2
-    assert "study=small shows them" in capsys.readouterr().err
+    assert "shown with study=small" in capsys.readouterr().err
     assert main(["train", *TINY, "seed=7", "run_dir=plain"]) == 0
     assert main(["compare", "run_dir=plain_only"]) == 0
     (group,) = read_json(folder / "plain_only/comparison.json")
@@ -258,8 +258,8 @@ def test_storages_that_cannot_be_used_are_one_line(in_tmp_dir, capsys):
     (in_tmp_dir / "text").write_text("no journal\n")
     for storage, message in {
         "storage=mysql://localhost/x": "must be a file, or postgresql://USER@HOST/DATABASE",
-        "storage=postgresql://me:secret@127.0.0.1:1/x": "storage=postgresql://me:***@127.0.0.1:1/x: does not answer",
-        "storage=text": "storage='text': must be a new file, or one that a study has made",
+        "storage=postgresql://me:secret@127.0.0.1:1/x": "storage=postgresql://me:***@127.0.0.1:1/x: cannot be reached",
+        "storage=text": "storage='text': must be a new file, or one written by memo sweep",
     }.items():
         assert main(["sweep", "small.yaml", storage]) == 2
         said = capsys.readouterr().err

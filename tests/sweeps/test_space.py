@@ -41,7 +41,7 @@ def test_drawn_values_arrive_in_the_configuration():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({}, "space={}: must be at least one setting"),
+        ({}, "space={}: must be a mapping of at least one setting"),
         ({"algorithm.gamma": {"type": "uniform"}}, "type='uniform': must be one of float, int, categorical"),
         ({"algorithm.gamma": 3}, "type=3: must be one of float, int, categorical"),
         ({"algorithm.gamma": {"type": "float", "low": 1, "high": 0}}, "space.algorithm.gamma: "),
@@ -58,12 +58,15 @@ def test_drawn_values_arrive_in_the_configuration():
             "space.algorithm.clip_epsilon=-1.0: algorithm.clip_epsilon=-1.0: must be greater than 0",
         ),
         ({"model.summary_length": {"type": "int", "low": 1, "high": 99}}, "space.model.summary_length=99: "),
-        ({"model.segment_length": {"type": "int", "low": 8, "high": 999}}, "at most the 200"),
+        (
+            {"model.segment_length": {"type": "int", "low": 8, "high": 999}},
+            "must be at most collector.rollout_length=200",
+        ),
         (
             {"collector.n_envs": {"type": "int", "low": 1, "high": 8}},
             "algorithm.n_minibatches=8: must be at most collector.n_envs=1",
         ),
-        ({"total_frames": {"type": "int", "low": 1, "high": 9}}, "space.total_frames: is fixed"),
+        ({"total_frames": {"type": "int", "low": 1, "high": 9}}, "space.total_frames: is also set"),
         (
             {"baseline.equal_memory_at": {"type": "int", "low": 1, "high": 9, "when": {"baseline": "rmt"}}},
             "when.baseline: must be a setting listed before this one",

@@ -100,8 +100,12 @@ def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
         ({}, ["n_trails=3"], "unknown override 'n_trails'"),
         ({"objectives": [{"metric": "x"}]}, [], "must have metric and direction"),
         ({"objectives": [{"metric": "x", "direction": "up"}]}, [], "direction='up': must be maximize or minimize"),
-        ({"objectives": []}, [], "objectives=[]: must be at least one"),
-        ({"train": ["seed=5"]}, [], "train: seed must not be set, as every trial sets its own; use n_seeds="),
+        ({"objectives": []}, [], "objectives=[]: must be a list of at least one {metric: NAME"),
+        (
+            {"train": ["seed=5"]},
+            [],
+            "seed must not be set, as every trial sets its own; to set the number of runs per trial, use n_seeds=N",
+        ),
         ({}, ["resume=runs/a"], "train: resume must not be set"),
         ({"space": {"run_dir": {"type": "categorical", "choices": ["a"]}}}, [], "space: run_dir must not be set"),
         ({"sampler": "optuna.samplers.TPESampler"}, [], "must be {_target_: a class of optuna.samplers}"),
@@ -126,12 +130,12 @@ def test_a_wrong_study_is_one_line(settings, overrides, message, tmp_path):
 
 
 def test_files_that_are_no_studies_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no such study file; those that ship: baselines, fair_full_context, "):
+    with pytest.raises(UserError, match="no such study file; shipped studies: baselines, fair_full_context, "):
         read_study("sweeps/missing.yaml", [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("space: [")
     with pytest.raises(UserError, match="cannot be read as YAML"):
         read_study(str(broken), [])
     broken.write_text("- a\n- b\n")
-    with pytest.raises(UserError, match="must hold settings as key: value"):
+    with pytest.raises(UserError, match="must contain settings as key: value"):
         read_study(str(broken), [])

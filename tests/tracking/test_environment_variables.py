@@ -36,7 +36,7 @@ def test_without_them_runs_are_logged_to_the_working_directory():
 
 def test_an_empty_one_is_refused(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI='': must be .*unset MLFLOW_TRACKING_URI"):
+    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI='': must not be empty, .*unset MLFLOW_TRACKING_URI"):
         compose_config("ui")
 
 
@@ -61,7 +61,7 @@ def test_a_run_in_another_store_does_not_make_it_the_default(in_tmp_dir, capsys)
     assert main(["train", *TINY_TRAINING, *overrides]) == 0
     assert compose_config("train").logger.tracking_uri == "sqlite:///mlflow.db"
     assert main(["doctor", "tracking_uri=sqlite:///other #1.db"]) == 0
-    assert "other #1.db: answers, 2 experiments" in capsys.readouterr().out
+    assert "other #1.db: reachable, 2 experiments" in capsys.readouterr().out
 
 
 def test_a_password_is_not_printed(monkeypatch):

@@ -73,7 +73,7 @@ def test_a_server_that_does_not_answer_is_one_line_and_soon(in_tmp_dir, capsys):
     assert main(["compare", "tracking_uri=http://127.0.0.1:1"]) == 2
     assert "tracking_uri=http://127.0.0.1:1: cannot be read" in capsys.readouterr().err
     assert main(["doctor", "tracking_uri=http://127.0.0.1:1"]) == 2
-    assert "bad   mlflow           http://127.0.0.1:1: does not answer" in capsys.readouterr().out
+    assert "bad   mlflow           http://127.0.0.1:1: cannot be reached" in capsys.readouterr().out
     assert time.monotonic() - begin < 60, "MLflow alone tries for minutes"
 
 
@@ -156,7 +156,7 @@ def test_without_the_files_of_its_runs_a_store_is_one_line(moved, capsys):
     shutil.rmtree("mlruns")
     assert main(["compare"]) == 2
     error = capsys.readouterr().err
-    assert "no finished run at all in experiment memo-lightning; left out: 2 runs without a metrics.json" in error
+    assert "no finished run at all in experiment memo-lightning; left out: 2 runs without metrics.json" in error
     assert error.count("\n") == 1
     assert not (moved / "comparison").exists()
 
@@ -166,7 +166,7 @@ def test_without_its_store_a_run_says_how_to_go_on(moved, capsys):
         file.unlink()
     assert main(["train", "resume=runs/0", "total_frames=960"]) == 2
     error = capsys.readouterr().err
-    assert "in the folders above it or in this one; name its store with logger.tracking_uri=" in error
+    assert "in the folders above it or the current folder; name its store with logger.tracking_uri=" in error
     assert main(["evaluate", "checkpoint=runs/0", "n_trials=4", "n_envs=4"]) == 0
     assert f"not logged to MLflow: its run {run_ids(moved)['0']} is not in" in capsys.readouterr().err
     assert main(["register", "run_dir=runs/0", "name=x"]) == 2
@@ -230,7 +230,7 @@ def test_what_was_deleted_in_mlflow_is_restored_by_the_command_that_is_named(mov
         assert main(command) == 2
         error = capsys.readouterr().err
         assert f"{setting}=memo-lightning: was deleted in MLflow; restore it with `" in error
-        assert f"or name another with {setting}=NAME" in error
+        assert f"or choose another with {setting}=NAME" in error
         assert error.count("\n") == 1
     assert not (moved / "new").exists()
     assert main(["train", "resume=runs/0", "total_frames=960"]) == 2

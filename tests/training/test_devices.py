@@ -23,5 +23,5 @@ def test_gpus_are_handed_out(monkeypatch):
     assert handed_out(4, "gpu", 1) == ["0", "2", "5", "7"]
     assert handed_out(6, "cuda", 1) == ["0", "2", "5", "7", "0", "2"]
     assert handed_out(2, "gpu", 2) == ["0,2", "5,7"]
-    with pytest.raises(UserError, match="devices=8: must be at most the 4 GPUs"):
+    with pytest.raises(UserError, match="devices=8: must be at most 4, the number of GPUs"):
         worker_environments(1, "gpu", 8)

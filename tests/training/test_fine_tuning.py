@@ -33,7 +33,7 @@ def weights_at_start(run_dir):
 def test_a_model_trained_on_short_trials_goes_on_with_long_ones(trained, in_tmp_dir, capsys):
     source = trained / "none" / "checkpoints" / "last.ckpt"
     assert train("run", 160, f"checkpoint={source}", "algorithm.learning_rate=1e-12") == 0
-    assert "trained for 640 frames; new: none" in capsys.readouterr().err
+    assert "trained for 640 frames; newly initialized: none" in capsys.readouterr().err
     before, after = read_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
     assert all(torch.allclose(value, after[name], atol=1e-8) for name, value in before.items())
     assert read_checkpoint(in_tmp_dir / "run" / "checkpoints" / "last.ckpt")["frames"] == 2 * 8 * 160
@@ -42,7 +42,7 @@ def test_a_model_trained_on_short_trials_goes_on_with_long_ones(trained, in_tmp_
 def test_memo_starts_from_a_full_context_transformer(trained, in_tmp_dir, capsys):
     source = trained / "full_context" / "checkpoints" / "last.ckpt"
     assert train("run", 80, f"checkpoint={source}", "algorithm.learning_rate=1e-12") == 0
-    assert "new: summary_queries" in capsys.readouterr().err
+    assert "newly initialized: summary_queries" in capsys.readouterr().err
     before, after = read_checkpoint(source)["state_dict"], weights_at_start(in_tmp_dir / "run")
     assert all(torch.allclose(value, after[name], atol=1e-8) for name, value in before.items())
 
@@ -61,14 +61,14 @@ def test_a_run_starts_from_a_registered_model_of_the_store_that_it_is_logged_to(
     assert main(["register", "run_dir=first", "name=tiny"]) == 0
     monkeypatch.chdir(in_tmp_dir / "elsewhere")
     assert train("run", 80, "checkpoint=models:/tiny/1", "logger=mlflow", store) == 0
-    assert "weights of models:/tiny/1, trained for 640 frames; new: none" in capsys.readouterr().err
+    assert "weights from models:/tiny/1, trained for 640 frames; newly initialized: none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("memory", "overrides", "message"),
     [
-        ("lstm", [], "none of its weights are those of a MemoTransformer"),
-        ("none", ["model.d_ff=64"], "of another architecture: model.d_ff=64 (checkpoint: 32);"),
+        ("lstm", [], "none of its weights fit a MemoTransformer"),
+        ("none", ["model.d_ff=64"], "has a different architecture: model.d_ff=64 (checkpoint: 32);"),
         ("none", ["encoder.in_keys=[observation]"], "first weight that does not fit: encoder.projection.weight"),
         ("nowhere", [], "no such file"),
     ],

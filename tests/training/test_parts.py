@@ -32,9 +32,7 @@ def test_the_memory_that_is_built_has_them(baseline):
     parts = build_parts(compose_config("train", [*SHORT, "env.trial_length=11", f"baseline={baseline}"]))
     assert parts.model.segment_length in (11, None)
     assert parts.spec.memory.get("segment_length") == parts.model.segment_length
-    assert parts.remarks == [
-        "model.segment_length=11: the default, as a rollout (collector.rollout_length) has no more steps"
-    ]
+    assert parts.remarks == ["model.segment_length=11: the default, limited by collector.rollout_length"]
     assert not build_parts(compose_config("train", [*SHORT, "env.trial_length=60"])).remarks
 
 
@@ -79,6 +77,6 @@ def test_check_env_finds_what_training_would_refuse(override, message, capsys):
 def test_short_trials_train_and_it_says_how(in_tmp_dir, capsys):
     given = [*SHORT, "env.trial_length=6", "total_frames=96", "run_dir=run"]
     assert main(["train", *given]) == 0
-    assert "model.segment_length=6: the default, as a rollout" in capsys.readouterr().err
+    assert "model.segment_length=6: the default, limited by collector.rollout_length" in capsys.readouterr().err
     assert json.loads((in_tmp_dir / "run" / "metrics.json").read_text())["trial_length"] == 6
     assert main(["train", "resume=run", "total_frames=192"]) == 0

@@ -85,13 +85,13 @@ def test_a_killed_run_goes_on_bit_for_bit(kill, uninterrupted, in_tmp_dir):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["resume=nowhere"], "resume=nowhere: holds no run"),
-        (["resume=run"], "total_frames=640: must be more than the 640 frames"),
-        (["resume=run", "total_frames=320"], "total_frames=320: must be more than the 640 frames"),
+        (["resume=nowhere"], "resume=nowhere: must be the folder of a run (no config.yaml found)"),
+        (["resume=run"], "total_frames=640: must be more than 640, the frames"),
+        (["resume=run", "total_frames=320"], "total_frames=320: must be more than 640, the frames"),
         (["resume=run", "total_frames=many"], "total_frames='many': must be an integer"),
         (
             ["resume=run", "env=dark_key_to_door_9x9"],
-            "a run that is resumed keeps its env",
+            "a resumed run keeps its env",
         ),
         (["resume=run", "algorithm.gama=1"], "did you mean algorithm.gamma"),
     ],

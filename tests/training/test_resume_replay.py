@@ -75,11 +75,11 @@ def test_a_replay_that_is_gone_or_of_another_size_is_one_line(in_tmp_dir, capsys
     assert main(["train", *TINY, "total_frames=640", "run_dir=run"]) == 0
     capsys.readouterr()
     assert main(["train", "resume=run", "total_frames=1280", "algorithm.replay.capacity_trials=30"]) == 2
-    assert capsys.readouterr().err == ("memo: run/replay/rank0: the replay has room for 20 trials: must be 30\n")
+    assert capsys.readouterr().err == ("memo: run/replay/rank0: the replay has a capacity of 20 trials: must be 30\n")
     assert main(["train", "resume=run", "total_frames=1280", "algorithm.n_critics=3"]) == 2
     error = capsys.readouterr().err
-    assert "another architecture: algorithm.n_critics=3 (checkpoint: 4); first weight" in error
+    assert "the checkpoint has a different architecture: algorithm.n_critics=3 (checkpoint: 4); first weight" in error
     assert error.count("\n") == 1
     (in_tmp_dir / "run" / "replay").rename(in_tmp_dir / "elsewhere")
     assert main(["train", "resume=run", "total_frames=1280"]) == 2
-    assert "holds no replay, without which the run cannot be resumed\n" in capsys.readouterr().err
+    assert "contains no replay, which the run needs to resume\n" in capsys.readouterr().err

@@ -70,9 +70,12 @@ def test_rollouts_of_another_size_go_on_to_the_same_frames(n_envs, frames, run):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.d_model=32", "another architecture: model.d_model=32 (checkpoint: 16); first weight"),
-        ("run_dir=other", "run_dir: a resumed run keeps its own"),
-        ("checkpoint=other.ckpt", "checkpoint: a resumed run keeps its own"),
+        (
+            "model.d_model=32",
+            "the checkpoint has a different architecture: model.d_model=32 (checkpoint: 16); first weight",
+        ),
+        ("run_dir=other", "run_dir: a resumed run keeps its run_dir; leave it out"),
+        ("checkpoint=other.ckpt", "checkpoint: a resumed run keeps its checkpoint; leave it out"),
     ],
 )
 def test_what_cannot_be_changed_is_refused_and_the_run_left_as_it_was(override, message, run, capsys):

@@ -81,7 +81,7 @@ def test_a_study_refuses_what_its_trials_would(in_tmp_dir, capsys):
     (in_tmp_dir / "study.yaml").write_text("train: []\nspace: {algorithm.gamma: {type: float, low: 0.5, high: 0.9}}\n")
     for override, message in {
         "seed=-1": "seed=-1: must be from 0",
-        "trainer.max_steps=3": "trainer.max_steps=3: is not followed",
+        "trainer.max_steps=3": "trainer.max_steps=3: has no effect in memo train",
     }.items():
         assert main(["sweep", "study.yaml", override]) == 2
         assert message in capsys.readouterr().err

@@ -123,7 +123,7 @@ class PPO(Algorithm):
             not (shuffle_episodes and cross_episode_returns),
             "algorithm.shuffle_episodes",
             shuffle_episodes,
-            "false with algorithm.cross_episode_returns=true, as returns follow the order of episodes",
+            "false with algorithm.cross_episode_returns=true, as returns depend on the order of episodes",
         )
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.cross_episode_returns = cross_episode_returns

@@ -57,7 +57,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     results = _open_results(run_dir, cases[0].settings)
     _write(run_dir, results)  # fail now, not after hours, if results cannot be saved
     if n_kept := sum(len(case["turns"]) for case in results["cases"].values()):
-        print(f"keeping {n_kept} turns that {run_dir} holds", file=sys.stderr)
+        print(f"keeping {n_kept} turns that are already in {run_dir}", file=sys.stderr)
     for _, compared in groupby(cases, key=lambda case: (case.context_length, case.kind)):
         for case, turn in _turns(list(compared), results["cases"]):
             title = f"{case.memory} at {case.context_length:,} steps, {case.kind}, turn {turn + 1} of {case.n_turns}"
@@ -132,7 +132,7 @@ def in_fresh_process(function: Callable[..., dict[str, Any]], *arguments: Any) -
         try:
             return executor.submit(function, *arguments).result()
         except BrokenProcessPool:
-            return {"failed": "its process was killed, as happens when memory runs out"}
+            return {"failed": "its process was killed, probably because memory ran out"}
         except Exception as error:  # one failing memory must not cost the metrics of all others
             return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
@@ -146,7 +146,7 @@ def _describe(metrics: dict[str, Any]) -> str:
     if "failed" in metrics:
         return f"failed: {metrics['failed']}"
     if "update_seconds" in metrics:
-        return f"{metrics['update_seconds']:.2f} s an update"
+        return f"{metrics['update_seconds']:.2f} s per update"
     if "step_seconds" in metrics:
         times = f"step {1e3 * metrics['step_seconds']:.2f} ms (worst {1e3 * metrics['worst_step_seconds']:.2f})"
         return f"{times}, state {metrics['state_bytes'] / 1e6:.2f} MB"
@@ -166,7 +166,7 @@ def _open_results(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
-        raise UserError(f"run_dir={run_dir}: holds a benchmark with other settings; must be another folder")
+        raise UserError(f"run_dir={run_dir}: contains a benchmark with other settings; must be another folder")
     return results
 
 

@@ -46,7 +46,7 @@ def plan(config: DictConfig) -> list[Case]:
     ]
     for memory in config.staggered:
         if memory in models:
-            allowed = f"one of those with boundaries: {', '.join(segmented)}"
+            allowed = f"a memory with segments: {', '.join(segmented)}"
             require(memory in segmented, "staggered", memory, allowed)
             cases.append(Case("staggered", memory, models[memory], config.staggered_length, settings))
     if config.streaming_steps:

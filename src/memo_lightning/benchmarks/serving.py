@@ -81,7 +81,7 @@ def server(checkpoint: Path, *overrides: str) -> Iterator[Server]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise SystemExit("the server has not started")
+            raise SystemExit("the server did not start")
         yield Server(int(line.split(" until ")[0].rpartition(":")[2]), psutil.Process(process.pid))
     finally:
         process.terminate()

@@ -87,7 +87,7 @@ class Baseline(lightning.Callback):
         """Raise :class:`UserError` unless encoder and heads of ``policy`` fit the memory."""
         width = policy.sequence_model.d_model
         if self.model.d_model != width:
-            raise UserError(f"baseline.d_model={self.model.d_model}: must be {width}, as encoder and heads are")
+            raise UserError(f"baseline.d_model={self.model.d_model}: must be {width}, as in encoder and heads")
 
 
 def n_parameters(model: SequenceModel) -> int:

@@ -11,9 +11,9 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.overrides import command, override_text
 
-HELP = """Measures what updates and acting cost with every memory, over the length of the context. Memories take turns,
-each time in a fresh process. Leaves <run_dir>/ with benchmark.json, benchmark.md and benchmark.png. Give a benchmark
-that was stopped its run_dir again, and it resumes. The whole benchmark takes more than an hour on two cores."""
+HELP = """Measures the cost of updates and of acting with every memory, by context length. Memories take turns, each
+time in a fresh process. Writes benchmark.json, benchmark.md and benchmark.png to <run_dir>/. To resume a benchmark that
+was stopped, give the same run_dir. The whole benchmark takes more than an hour on two cores."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,5 +31,5 @@ def main(arguments: Sequence[str]) -> None:
     more = command("memo", "benchmark", *arguments, override_text("run_dir", config.run_dir), "memories=[memo,lstm]")
     print(f"""results  {config.run_dir}/benchmark.json, {config.run_dir}/benchmark.md
 
-next: {more}   # adds memories that it lacks
+next: {more}   # adds missing memories
       memo train baseline=lstm   # trains with one of them""")

@@ -13,7 +13,7 @@ from memo_lightning.overrides import command
 from memo_lightning.training.env_check import check_env
 
 HELP = """Checks an environment before you train on it: specs, trials, seeds, resets, speed, and whether the settings
-fit it. Takes the settings of memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""
+fit. Takes the settings of memo train, e.g. memo check-env env=custom env.target=my.module:make_env."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("train", arguments)
     print(
-        f"checking {config.choices.env}: four environments for at most 400 steps, then what training builds, and the "
-        f"speed of {config.collector.n_envs}; nothing is written",
+        f"checking {config.choices.env}: four environments for up to 400 steps, then the parts of training, then the "
+        f"speed of {config.collector.n_envs} environments; nothing is written",
         file=sys.stderr,
         flush=True,
     )
     problems = print_findings(check_env(config))
     if problems:
-        raise UserError(f"the environment cannot be trained on like this: {', '.join(problems)} (see above)")
+        raise UserError(f"the environment is not ready for training; fix: {', '.join(problems)} (see above)")
     print(f"\nnext: {command('memo', 'train', *arguments)}")

@@ -18,8 +18,8 @@ from memo_lightning.overrides import command, override_key
 from memo_lightning.training.parts import build_memory
 
 HELP = """Checks a memory before you train it: stepping equals reading a whole sequence, trials do not mix, the state
-holds all that is remembered, gradients reach all weights, and half precision is accurate enough. Takes the settings of
-memo train, e.g. memo check-memory baseline.target=my_memory.Averages."""
+contains everything that is remembered, gradients reach all weights, and half precision is accurate enough. Takes the
+settings of memo train, e.g. memo check-memory baseline.target=my_memory.Averages."""
 _MOST_STEPS = 512
 
 
@@ -40,11 +40,12 @@ def main(arguments: Sequence[str]) -> None:
     model = build()
     n_steps = steps_to_check(model, min(config.collector.rollout_length, _MOST_STEPS))
     print(
-        f"checking {type(model).__name__}, {model.d_model} wide, on sequences of {n_steps} steps; nothing is written",
+        f"checking {type(model).__name__} (d_model={model.d_model}) on sequences of {n_steps} steps; "
+        "nothing is written",
         file=sys.stderr,
         flush=True,
     )
     problems = print_findings(check_memory(build, n_steps))
     if problems:
-        raise UserError(f"the memory cannot be trained like this: {', '.join(problems)} (see above)")
+        raise UserError(f"the memory is not ready for training; fix: {', '.join(problems)} (see above)")
     print(f"\nnext: {command('memo', 'train', *arguments)}")

@@ -11,7 +11,7 @@ from memo_lightning.evaluation.comparison import as_markdown, compare
 from memo_lightning.tracking import describe_store
 
 HELP = """Compares the finished runs in MLflow: scores with intervals over seeds, costs, learning curves and in-context
-curves. Leaves comparison.md, comparison.png and comparison.json in run_dir."""
+curves. Writes comparison.md, comparison.png and comparison.json to run_dir."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from memo_lightning.errors import UserError, require
 
 HELP = """usage: memo completion SHELL, with SHELL bash or zsh
 
-Prints what makes the shell complete verbs, settings and options:
+Prints the shell's completion script for verbs, settings and options:
 
   bash   eval "$(memo completion bash)"      # in ~/.bashrc
   zsh    eval "$(memo completion zsh)"       # in ~/.zshrc, after compinit"""

@@ -25,7 +25,7 @@ from memo_lightning.tracking import describe_store, store_file
 from memo_lightning.tracking.store import open_client
 from memo_lightning.training.devices import n_cores
 
-HELP = "Says what memo can use of this machine, and what is wrong with it. The exit status is 2 if something is wrong."
+HELP = "Reports what memo can use on this machine, and what is wrong. The exit status is 2 if anything is wrong."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
 # Extras of pyproject.toml, and the packages that show whether they are installed.
 _EXTRAS = {
@@ -36,8 +36,8 @@ _EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
 _TEST_PROGRAMS = {
-    "chromium": "only tests of the pages in the browser need it",
-    "postgres": "only tests of studies on a server of this machine need it",
+    "chromium": "needed only by tests of web pages",
+    "postgres": "needed only by tests of studies on a local PostgreSQL server",
 }
 _MIN_FREE_GIB = 1.0
 
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("doctor", arguments)
     print(
-        f"looking at this machine, at {describe_store(config.tracking_uri)} and at where studies are kept; "
-        "nothing is changed\n"
+        f"checking this machine, {describe_store(config.tracking_uri)} and the storage of studies; nothing is changed\n"
     )
     bad = []
     for check in _checks(config.tracking_uri, config.storage):
@@ -125,7 +124,7 @@ def _cpu() -> Iterator[Finding]:
 
 def _gpus() -> Iterator[Finding]:
     if not torch.cuda.is_available():
-        reason = "this build of torch has no CUDA" if torch.version.cuda is None else "torch sees none"
+        reason = "this build of torch has no CUDA support" if torch.version.cuda is None else "torch finds no GPU"
         yield Finding("gpu", "none", f"{reason}; training runs on the CPU")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
@@ -155,7 +154,7 @@ def _habitat() -> Iterator[Finding]:
         return
     yield Finding("habitat-lab", "ok", version)
     if importlib.util.find_spec("habitat_sim") is None:
-        yield Finding("habitat-sim", "none", "not installed; the simulator that comes with memo-lightning is used")
+        yield Finding("habitat-sim", "none", "not installed; memo-lightning's own simulator is used")
         return
     # In a separate process: without a display driver, its libraries may end the process that loads them.
     script = "import habitat_sim; print(habitat_sim.__version__, habitat_sim.cuda_enabled)"
@@ -195,7 +194,7 @@ def _folder() -> Iterator[Finding]:
     folder = Path.cwd()
     writable, free = os.access(folder, os.W_OK), shutil.disk_usage(folder).free / 2**30
     if not writable:
-        yield Finding("folder", "bad", f"{folder}: cannot be written; runs and mlflow.db would go there")
+        yield Finding("folder", "bad", f"{folder}: is not writable; runs and mlflow.db would go there")
     state: Literal["ok", "bad"] = "ok" if free > _MIN_FREE_GIB else "bad"
     yield Finding("disk", state, f"{free:.1f} GiB free in {folder}")
 
@@ -203,25 +202,27 @@ def _folder() -> Iterator[Finding]:
 def _mlflow(uri: str) -> Iterator[Finding]:
     file = store_file(uri)
     if file and not file.exists():
-        yield Finding("mlflow", "none", f"{uri}: not there yet; memo train makes it")
+        yield Finding("mlflow", "none", f"{uri}: does not exist yet; memo train creates it")
         return
     try:
         if file:  # read first, as MLflow would change a database of another version
             with sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True) as connection:
                 connection.execute("SELECT COUNT(*) FROM experiments")
         n = len(open_client(uri).search_experiments())
-        yield Finding("mlflow", "ok", f"{uri}: answers, {n} experiments")
+        yield Finding("mlflow", "ok", f"{uri}: reachable, {n} experiments")
     except Exception as error:  # whatever the store's own library raises
-        yield Finding("mlflow", "bad", f"{uri}: does not answer ({str(error).splitlines()[0]})")
+        yield Finding("mlflow", "bad", f"{uri}: cannot be reached ({str(error).splitlines()[0]})")
 
 
 def _studies(storage: str | None) -> Iterator[Finding]:
     if storage is None:
-        yield Finding("studies", "ok", "kept in files; storage=postgresql://USER@HOST/DATABASE looks at a server")
+        yield Finding(
+            "studies", "ok", "stored in files; to check a server, set storage=postgresql://USER@HOST/DATABASE"
+        )
         return
     try:
         open_storage(storage)
-        yield Finding("studies", "ok", f"{without_password(storage)}: answers")
+        yield Finding("studies", "ok", f"{without_password(storage)}: reachable")
     except UserError as error:
         yield Finding("studies", "bad", str(error))
 

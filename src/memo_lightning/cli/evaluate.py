@@ -15,9 +15,9 @@ from memo_lightning.evaluation.evaluate import evaluate
 from memo_lightning.overrides import command
 from memo_lightning.wording import returns_in_words
 
-HELP = """Runs trials of tasks that were never trained on. Leaves evaluation.json, in_context_curve.png and, for Memo,
-summary_attention.png, by default in <run_dir of the checkpoint>/evaluation/, and metrics in its MLflow run. With
-render=true, also leaves a video of a trial, trial.mp4, and a page to look inside it, trial.html."""
+HELP = """Runs trials on tasks that were never trained on. Writes evaluation.json, in_context_curve.png and, for Memo,
+summary_attention.png, by default to <run_dir of the checkpoint>/evaluation/, and logs metrics to its MLflow run. With
+render=true, also writes a video of a trial, trial.mp4, and a page to look inside it, trial.html."""
 
 _LABELS = {"return": "return", "success": "success", "spl": "SPL"}
 

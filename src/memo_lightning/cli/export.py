@@ -15,7 +15,7 @@ from memo_lightning.overrides import command
 from memo_lightning.policies.loading import default_folder, load
 
 HELP = """Writes a trained policy as ONNX or as a torch.export program, which runs without this package, and
-policy.json, which describes its inputs and outputs. The memory must be bounded: by its kind, or by memory_budget."""
+policy.json, which describes its inputs and outputs. The memory must be bounded, by design or by memory_budget."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     config = compose_config("export", arguments)
     if not config.checkpoint:
         raise UserError(
-            "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
+            "checkpoint=null: must be the path of a checkpoint or the folder of a run, e.g. checkpoint=runs/NAME"
         )
     out = Path(config.out) if config.out else default_folder(config.checkpoint, "export")
     check_settings(out, config.format, config.batch_size)
@@ -34,16 +34,16 @@ def main(arguments: Sequence[str]) -> None:
         agent.policy.set_memory_budget(config.memory_budget)
     memory = type(agent.policy.sequence_model).__name__
     print(
-        f"exporting {memory} of {config.checkpoint}, batches of {config.batch_size}; writing to {out}",
+        f"exporting {memory} from {config.checkpoint}, batch size {config.batch_size}; writing to {out}",
         file=sys.stderr,
         flush=True,
     )
     compared = export_policy(agent, out, config.format, config.batch_size, config.checkpoint)
     kind = FORMATS[config.format]
-    print(f"checked           {compared.n_steps} steps, equal to those of the policy within {compared.difference:.1e}")
+    print(f"checked           {compared.n_steps} steps, equal to the policy's within {compared.difference:.1e}")
     print(
-        f"time per step     {compared.step_ms:.2f} ms by {kind.runtime}, "
-        f"{compared.agent_step_ms:.2f} ms by the policy itself; on one thread"
+        f"time per step     {compared.step_ms:.2f} ms with {kind.runtime}, "
+        f"{compared.agent_step_ms:.2f} ms with the policy itself, on one thread"
     )
     print(f"results           {out}/: {kind.file}, {DESCRIPTION}")
     if config.memory_budget is not None:

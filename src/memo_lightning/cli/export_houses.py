@@ -13,7 +13,7 @@ from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 from memo_lightning.overrides import command, override_text
 
-HELP = """Writes generated houses, the object types and the episodes in them as a scene dataset of habitat-sim:
+HELP = """Writes generated houses, the object types and the episodes in them as a habitat-sim scene dataset:
 textured .glb models, their configurations, and <split>.jsonl.gz with placements, goals and starts."""
 
 
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     dataset = ExtObjNavDataset(make_config(split=config.split, dataset=dict(config.dataset)).habitat.dataset)
     folder = Path(config.run_dir)
     print(
-        f"exporting {len(dataset.scene_ids)} houses of split {config.split} with {dataset.n_placements} placements of "
-        f"objects; writing to {folder}",
+        f"exporting {len(dataset.scene_ids)} houses of split {config.split} with {dataset.n_placements} object "
+        f"placements; writing to {folder}",
         file=sys.stderr,
         flush=True,
     )
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str]) -> None:
         override_text("env.data_path", str(folder)),
     ]
     print(f"""
-houses      {len(dataset.scene_ids)} with {dataset.n_placements} placements of objects
-rejected    {n_rejected} places of objects that could not be reached or seen
+houses      {len(dataset.scene_ids)} with {dataset.n_placements} object placements
+rejected    {n_rejected} object positions that could not be reached or seen
 results     {folder}/
 
 next: {command("memo", "train", "env=ext_objnav", f"env.split={config.split}", *sizes, *files)}""")
     if config.split == "train":
         others = [text for text in arguments if not text.startswith("split=")]
-        print(f"      {command('memo', 'export-houses', *others, 'split=held_out')}   # also, for memo evaluate")
+        print(f"      {command('memo', 'export-houses', *others, 'split=held_out')}   # needed for memo evaluate")

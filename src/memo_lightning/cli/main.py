@@ -25,21 +25,21 @@ from memo_lightning.errors import (
 VERBS = {
     "train": "train a policy",
     "evaluate": "run a checkpoint on held-out trials",
-    "export": "write a policy as a file for other programs",
+    "export": "export a policy to a file for other programs",
     "check-env": "check an environment before training on it",
-    "check-memory": "check a memory of your own before training it",
+    "check-memory": "check your own memory before training it",
     "export-houses": "write generated houses for habitat-sim",
     "sweep": "search for the best settings",
     "serve": "serve a policy over HTTP and WebSocket",
-    "package": "put a policy in a folder, to share it",
+    "package": "package a policy in a folder for sharing",
     "push": "upload a package to the Hugging Face Hub",
-    "register": "name a checkpoint in MLflow's model registry",
+    "register": "register a checkpoint in MLflow's model registry",
     "compare": "compare finished runs",
     "reproduce": "test a claim about memories",
-    "benchmark": "measure what every memory costs",
-    "ui": "look at runs in the browser",
-    "doctor": "see what this machine has, and what is wrong with it",
-    "completion": "make the shell complete commands and settings",
+    "benchmark": "measure the cost of every memory",
+    "ui": "view runs in the browser",
+    "doctor": "check this machine and report problems",
+    "completion": "print a shell completion script",
 }
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: memo VERB [override ...]\n")
         print("\n".join(f"  {verb:<13} {text}" for verb, text in VERBS.items()))
-        print("\n`memo VERB --help` lists the verb's settings, `memo --version` says which version this is.")
+        print("\n`memo VERB --help` lists the verb's settings, `memo --version` prints the version.")
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"memo-lightning {__version__}")

@@ -10,9 +10,9 @@ from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 from memo_lightning.overrides import command, override_text
 
-HELP = """Writes a folder in the layout of the Hugging Face Hub: weights, what the policy is made of, how it was
+HELP = """Writes a folder in the layout of the Hugging Face Hub: weights, the policy's architecture, how it was
 trained, its evaluation, a model card, and a checksum of each file. memo_lightning.load and every checkpoint= setting
-accept it."""
+accept the folder."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -23,9 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     from memo_lightning.sharing.package import write_package  # torch takes seconds to import
 
     if not config.checkpoint:
-        raise UserError("checkpoint=null: must be the folder of a run, or a checkpoint: checkpoint=runs/NAME")
+        raise UserError("checkpoint=null: must be the folder of a run or a checkpoint, e.g. checkpoint=runs/NAME")
     if not config.out:
-        raise UserError("out=null: must be the folder to make, e.g. out=packages/NAME")
+        raise UserError("out=null: must be the folder to create, e.g. out=packages/NAME")
     written = write_package(str(config.checkpoint), Path(str(config.out)), config.tracking_uri, config.evaluation)
     for name, size in written.files.items():
         print(f"{written.folder / name}  {size:,} bytes")

@@ -9,7 +9,7 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
 
-HELP = """Uploads a package of memo package: memo push DIR repo=OWNER/NAME. From there, anyone loads it with
+HELP = """Uploads a folder written by memo package: memo push DIR repo=OWNER/NAME. Load it from there with
 memo_lightning.load("hf:OWNER/NAME")."""
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("push", overrides)
     if len(folders) != 1:
-        raise UserError("memo push needs one folder, and the repository: memo push DIR repo=OWNER/NAME")
+        raise UserError("memo push needs one folder and a repository: memo push DIR repo=OWNER/NAME")
     if not config.repo:
         raise UserError(
             f"repo=null: must be OWNER/NAME on the Hugging Face Hub: memo push {folders[0]} repo=OWNER/NAME"
@@ -29,4 +29,4 @@ def main(arguments: Sequence[str]) -> None:
     from memo_lightning.sharing.push import push_package
 
     address = push_package(Path(folders[0]), str(config.repo), private=config.private)
-    print(f"uploaded to {address}\n\nanyone loads it with memo_lightning.load('hf:{config.repo}')")
+    print(f"uploaded to {address}\n\nload it with memo_lightning.load('hf:{config.repo}')")

@@ -19,11 +19,11 @@ from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import plan
 from memo_lightning.reproduction.wording import in_words
 
-HELP = """Tests claims: memo reproduce CLAIM [CLAIM ...] [override ...]. Makes the runs that a claim needs and that
-<results>/runs/ does not hold yet, short runs first, and judges each claim by the rules of
-conf/reproduce/CLAIM.yaml as soon as it has its runs. Leaves the verdict in <results>/claims/CLAIM.json and plots in
-<run_dir>/plots/. After Ctrl-C or a crash, the same command continues.
-CLAIM may be a file of your own, PATH.yaml. Without a claim, the command lists those that ship."""
+HELP = """Tests claims: memo reproduce CLAIM [CLAIM ...] [override ...]. Makes the runs that a claim needs and that are
+missing from <results>/runs/, short runs first, and judges each claim by the rules of conf/reproduce/CLAIM.yaml as soon
+as its runs are finished. Writes the verdict to <results>/claims/CLAIM.json and plots to <run_dir>/plots/. After Ctrl-C
+or a crash, the same command continues.
+CLAIM may also be a file of your own, PATH.yaml. Without a claim, the command lists the shipped claims."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if config.train and results.folder == Path(compose_config("reproduce").results):
         raise UserError(
-            f"train={list(config.train)}: makes other runs than the claim's; keep them with results=DIR elsewhere"
+            f"train={list(config.train)}: changes the runs of the claim; store them elsewhere with results=DIR"
         )
     claims = [read_claim(name) for name in dict.fromkeys(names)]
     try:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _list(scale: str, results: Results) -> None:
     claims = sorted((read_claim(name) for name in shipped_claims()), key=lambda claim: claim.order)
-    print(f"claims, with what their runs at scale={scale} take on one core, those of other claims included:\n")
+    print(f"claims, with the time that their runs take at scale={scale} on one core, including shared runs:\n")
     for claim in claims:
         state = claim.state(results.verdict(claim.name, scale), scale)
         print(f"{claim.number:<3} {claim.name:<24} {_cost(claim, scale):>12}   {state}")

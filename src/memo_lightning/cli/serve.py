@@ -14,8 +14,8 @@ from memo_lightning.models import SequenceModel
 from memo_lightning.policies.loading import load
 from memo_lightning.policies.memory_policy import MemoryPolicy
 
-HELP = """Serves a policy over HTTP and WebSocket, with a memory for each session, until Ctrl-C or SIGTERM. If
-other machines can reach it, requests must bring the token of the environment variable MEMO_SERVE_TOKEN."""
+HELP = """Serves a policy over HTTP and WebSocket, with a separate memory for each session, until Ctrl-C or SIGTERM. If
+other machines can reach it, requests must send the token in the environment variable MEMO_SERVE_TOKEN."""
 _BYTES_PER_NUMBER = 32  # of an observation, written as JSON
 
 
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"memo serve needs {error.name}: pip install 'memo-lightning[serve]'") from None
     if not config.checkpoint:
-        raise UserError("checkpoint=null: must be the folder of a run, a checkpoint or a package: checkpoint=runs/NAME")
+        raise UserError(
+            "checkpoint=null: must be the folder of a run, a checkpoint or a package, e.g. checkpoint=runs/NAME"
+        )
     for name in ("max_sessions", "max_batch", "threads"):
         require(config[name] >= 1, name, config[name], "at least 1")
     require(config.idle_seconds > 0, "idle_seconds", config.idle_seconds, "greater than 0")
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     with listen(str(config.host), config.port) as listening:
         if token is None and not is_loopback(listening):
             raise UserError(
-                f"host={config.host}: others can reach it, so a token is needed: export "
+                f"host={config.host}: other machines can reach it, so a token is required: export "
                 f"{TOKEN_VARIABLE}=$(python3 -c 'import secrets; print(secrets.token_urlsafe())')"
             )
         torch.set_num_threads(config.threads)
@@ -70,7 +72,7 @@ def _bound(policy: MemoryPolicy, memory_budget: int | None) -> None:
         policy.set_memory_budget(memory_budget)
     if model.memory_budget is None and _can_be_bounded(model):
         print(
-            f"note: what a session of {type(model).__name__} remembers grows with its trial; memory_budget=N bounds it",
+            f"note: a session's {type(model).__name__} memory grows with its trial; memory_budget=N bounds it",
             file=sys.stderr,
         )
 

@@ -13,8 +13,8 @@ from memo_lightning.config import compose_config
 from memo_lightning.overrides import command, override_text, parse_override
 from memo_lightning.wording import returns_in_words
 
-HELP = """Trains a policy and leaves <run_dir>/ with config.yaml, metrics.json, checkpoints/last.ckpt and
-in_context_curve.png, and a run in MLflow. Without overrides: Memo on Dark-Key-To-Door 5x5, on the CPU."""
+HELP = """Trains a policy. Writes config.yaml, metrics.json, checkpoints/last.ckpt and in_context_curve.png to
+<run_dir>/, and logs the run to MLflow. Without overrides: Memo on Dark-Key-To-Door 5x5, on the CPU."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         lines["by quarter"] = " / ".join(returns_in_words(*metrics["return_by_quarter"]))
         lines["plot"] = f"{config.run_dir}/in_context_curve.png"
     else:
-        lines["return per trial"] = "no trial was complete"
+        lines["return per trial"] = "no trial completed"
     lines["results"] = f"{config.run_dir}/metrics.json"
     print("\n" + "\n".join(f"{name:<17} {text}" for name, text in lines.items()))
     checkpoint = override_text("checkpoint", config.run_dir)

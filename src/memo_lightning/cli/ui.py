@@ -13,7 +13,7 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.tracking import describe_store, store_file
 from memo_lightning.tracking.store import open_store, start_page
 
-HELP = "Opens the MLflow UI on 127.0.0.1 over the store that memo train logs to."
+HELP = "Serves the MLflow UI on 127.0.0.1, for the store that memo train logs to."
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -112,9 +112,9 @@ class TrialCollector(Collector):
         if within.any():
             if FINAL_OBSERVATION not in after.keys():
                 raise UserError(
-                    f"env: {TRUNCATED} is true within a trial, but there is no {FINAL_OBSERVATION}; report what"
-                    f" ended the episode as ('{FINAL_OBSERVATION}', KEY), or do not report a limit that is an end as"
-                    f" {TRUNCATED}"
+                    f"env: {TRUNCATED} is true within a trial, but there is no {FINAL_OBSERVATION}; report the last "
+                    f"observation of the episode as ('{FINAL_OBSERVATION}', KEY), or leave {TRUNCATED} false if the "
+                    f"limit is part of the task"
                 )
             after = after.copy()
             after[OBSERVATION] = torch.where(within, after[FINAL_OBSERVATION], after[OBSERVATION])

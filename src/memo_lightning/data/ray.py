@@ -83,10 +83,10 @@ class RayDataModule(MultiSyncDataModule):
             n_cpus = int(ray.cluster_resources().get("CPU", 0))
         except (OSError, RuntimeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-            raise UserError(f"collector.address={address!r}: must be that of a Ray cluster ({reason})") from None
+            raise UserError(f"collector.address={address!r}: must be the address of a Ray cluster ({reason})") from None
         finally:
             ray.shutdown()
-        allowed = f"at most {n_cpus // self.cpus_per_worker}, for which the cluster has the {n_cpus} cores"
+        allowed = f"at most {n_cpus // self.cpus_per_worker}, as the cluster has {n_cpus} cores"
         require(self.n_workers * self.cpus_per_worker <= n_cpus, "collector.n_workers", self.n_workers, allowed)
 
     def _cluster(self) -> dict[str, Any]:

@@ -114,22 +114,22 @@ class TrialReplay:
         root, each = self.folder or root, _nbytes(trial)
         if self.capacity_bytes is not None:
             self.capacity = min(self.capacity, self.capacity_bytes // each)
-            least = f"at least {self.batch_size * each}, the bytes of {_FIELD}.batch_size={self.batch_size} trials"
+            least = f"at least {self.batch_size * each}, the size of {_FIELD}.batch_size={self.batch_size} trials"
             require(self.capacity >= self.batch_size, f"{_FIELD}.capacity_bytes", self.capacity_bytes, least)
         needed = self.capacity * each * n_processes
         if is_resumed:
             if self._restored:  # else the run was stopped before its first trial
                 self._check_description(root / "rank0", trial)
-                allowed = f"such that there are {len(self._restored)} processes, as each has a replay of its own"
+                allowed = f"such that the number of processes stays {len(self._restored)}, as each has its own replay"
                 require(n_processes == len(self._restored), "trainer.devices", n_processes, allowed)
         elif root.exists() and any(root.iterdir()):
-            raise UserError(f"{_FIELD}.folder={root}: must be empty or new, or that of the run named by resume=")
+            raise UserError(f"{_FIELD}.folder={root}: must be empty or new, or belong to the run that resume= names")
         else:
             free = shutil.disk_usage(next(p for p in (root, *root.absolute().parents) if p.is_dir())).free
             if needed > free:
                 raise UserError(
-                    f"{_FIELD}.capacity_trials={self.capacity}: takes {_in_words(needed)} on disk, where {root} has "
-                    f"{_in_words(free)}; must be at most {free // (each * n_processes)}"
+                    f"{_FIELD}.capacity_trials={self.capacity}: must be at most {free // (each * n_processes)}, as it "
+                    f"takes {_in_words(needed)} on disk and {root} has {_in_words(free)} free"
                 )
         whose = f" for each of {n_processes} processes" if n_processes > 1 else ""
         return f"replay: up to {self.capacity:,} trials{whose}, {_in_words(needed)} on disk in {root}"
@@ -158,7 +158,7 @@ class TrialReplay:
                 _reserve(folder)
                 (folder / _DESCRIPTION).write_text(json.dumps(self._describe(trial), indent=2) + "\n")
             except OSError as error:
-                raise TrainingStopped(f"{folder}: the replay cannot be kept there ({error.strerror})") from None
+                raise TrainingStopped(f"{folder}: the replay cannot be written ({error.strerror})") from None
         else:
             # TorchRL restores a storage from a dump, which would be a copy of all trials.
             self._check_description(folder, trial)
@@ -249,19 +249,21 @@ class TrialReplay:
         try:
             found = json.loads((folder / _DESCRIPTION).read_text())
         except (OSError, ValueError):
-            raise UserError(f"{folder}: holds no replay, without which the run cannot be resumed") from None
+            raise UserError(f"{folder}: contains no replay, which the run needs to resume") from None
         wanted = json.loads(json.dumps(self._describe(trial)))
         if found.get("format") != _FORMAT:
             raise UserError(f"{folder}: the replay has format {found.get('format')!r}: must be {_FORMAT}")
         if found["capacity"] != self.capacity:
-            raise UserError(f"{folder}: the replay has room for {found['capacity']} trials: must be {self.capacity}")
+            raise UserError(
+                f"{folder}: the replay has a capacity of {found['capacity']} trials: must be {self.capacity}"
+            )
         for field in wanted["trial"]:
             if field not in found["trial"]:
                 raise UserError(
-                    f"{folder}: the replay is of another environment or policy: its {field[0]} is missing or differs"
+                    f"{folder}: the replay belongs to another environment or policy: {field[0]} is missing or differs"
                 )
         if len(found["trial"]) != len(wanted["trial"]):
-            raise UserError(f"{folder}: the replay is of another environment or policy: it holds more than is needed")
+            raise UserError(f"{folder}: the replay belongs to another environment or policy: it has other keys")
 
 
 def _keys(trial: TensorDictBase) -> list[NestedKey]:

@@ -106,7 +106,7 @@ class MultiSyncDataModule(RolloutDataModule):
         except ValueError as error:  # TorchRL ends the other workers, and fails on those that are slow to end
             if "Cannot close a process" not in str(error):
                 raise
-            raise RuntimeError("a worker has ended") from None
+            raise RuntimeError("a worker exited unexpectedly") from None
 
     def _close(self, collector: BaseCollector) -> None:
         # TorchRL gives this process more threads when workers end. The last update is still to come then, and would
@@ -136,7 +136,7 @@ class MultiAsyncDataModule(MultiSyncDataModule):
     seeds_each_rollout = False
 
     def __init__(self, make_env: Callable[[int, int], EnvBase], *, n_workers: int, **settings: Any) -> None:
-        require(settings["n_chunks"] == 1, "collector.n_chunks", settings["n_chunks"], "1 with multi_async")
+        require(settings["n_chunks"] == 1, "collector.n_chunks", settings["n_chunks"], "1 with collector=multi_async")
         super().__init__(make_env, n_workers=1, **settings)
         require(n_workers >= 1, "collector.n_workers", n_workers, "at least 1")
         self.n_workers = n_workers

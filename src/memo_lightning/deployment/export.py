@@ -24,13 +24,13 @@ DESCRIPTION_FORMAT = 1  # version of policy.json; incremented with every change 
 _TOLERANCE = 1e-4  # float32, after hundreds of steps
 _MOST_STEPS = 300
 _STATE_RULE = (
-    "Begin with the initial state and is_first true. After every step feed each output of the state back as its input. "
-    "Where a new trial begins set is_first for that element of the batch: the program then empties its state, whatever "
-    "it holds."
+    "Begin with the initial state and is_first true. After every step, feed each state output back as its input. When "
+    "a new trial begins, set is_first for that element of the batch: the program then clears its state, whatever it "
+    "contains."
 )
 _SEGMENT_RULE = (
-    "Nothing to do: the step that completes a segment also writes its summary, inside the program. Such a step takes "
-    "longer than others."
+    "No extra call is needed: the step that completes a segment also writes its summary, inside the program. Such a "
+    "step takes longer than others."
 )
 
 
@@ -136,7 +136,7 @@ def _policy_step(agent: Agent, batch_size: int) -> PolicyStep:
             raise UserError(str(error)) from None
         raise UserError(
             f"memory_budget=null: must be a number to export {type(model).__name__}, whose memory grows without one; "
-            f"memory_budget={budget} keeps all of a trial of {n_steps} steps"
+            f"memory_budget={budget} keeps a whole trial of {n_steps} steps"
         ) from None
 
 
@@ -154,7 +154,7 @@ def _check_shapes(step: PolicyStep, inputs: list[Named], outputs: list[Named]) -
         is_kept = name in after and after[name].value.shape == named.value.shape
         if not is_kept or after[name].value.dtype != named.value.dtype:
             raise UserError(
-                f"{kind} cannot be exported: its state does not keep its shape, {name!r} changes in a step; give it "
+                f"{kind} cannot be exported: its state has no fixed shape, {name!r} changes in a step; implement "
                 f"init_fixed_state and fixed_step, see SequenceModel"
             )
 
@@ -166,7 +166,7 @@ def _trace(step: PolicyStep, inputs: list[Named]) -> ExportedProgram:
     except Exception as error:  # torch passes on whatever its parts raise
         kind = type(step.policy.sequence_model).__name__
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(f"{kind} cannot be exported: torch.export does not take the policy's step ({reason})") from None
+        raise UserError(f"{kind} cannot be exported: torch.export cannot trace the policy's step ({reason})") from None
 
 
 def _write(
@@ -181,7 +181,7 @@ def _write(
         while cause.__cause__ is not None:  # the last one names the operation
             cause = cause.__cause__
         reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-        raise UserError(f"{what}: cannot be exported ({reason}); the other formats may take it") from None
+        raise UserError(f"{what}: cannot be exported ({reason}); another format may work") from None
 
 
 def _steps_to_compare(agent: Agent) -> int:

@@ -116,12 +116,12 @@ class PolicyStep(nn.Module):
         no, yes = torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)
         found += [
             Named("reward", torch.zeros(n), "of the step that led to the observation"),
-            Named("episode_end", no, "whether that step ended an episode; the trial and the memory go on"),
+            Named("episode_end", no, "whether that step ended an episode; the trial and its memory continue"),
             Named("is_first", yes, "whether a trial begins; state, reward and episode_end then have no effect"),
         ]
         if interface.action.masked:
             allowed = torch.ones(n, sum(interface.action.n_values), dtype=torch.bool)
-            found.append(Named(ACTION_MASK, allowed, "the actions that are allowed"))
+            found.append(Named(ACTION_MASK, allowed, "which actions are allowed"))
         return found + self.state()
 
     def state(self) -> list[Named]:
@@ -129,7 +129,7 @@ class PolicyStep(nn.Module):
         action = self._interface.action
         previous = torch.zeros(self.batch_size, *action.shape, dtype=action.spec((self.batch_size,)).dtype)
         meanings = self.policy.sequence_model.fixed_state_meanings
-        found = [Named(_PREVIOUS_ACTION, previous, "the action that was taken in the step before, as `sampling` says")]
+        found = [Named(_PREVIOUS_ACTION, previous, "the action taken in the previous step, encoded as in `sampling`")]
         for name, value in self._memory.items():
             kind = type(self.policy.sequence_model).__name__
             found.append(Named(f"{STATE}{name}", value, meanings.get(name.partition(".")[0], f"memory of {kind}")))
@@ -140,7 +140,7 @@ class PolicyStep(nn.Module):
         inputs = self.inputs()
         meanings = {
             "action": "the most likely action, as the environment takes it",
-            "value": "the return that is expected from here on",
+            "value": "the expected return from here on",
             **_HEAD_MEANINGS,
             **{f"{NEXT_STATE}{i.name.removeprefix(STATE)}": i.meaning for i in self.state()},
             f"{NEXT_STATE}previous_action": "the most likely action; replace it if you take another",
@@ -166,9 +166,9 @@ class PolicyStep(nn.Module):
             "distribution": "categorical",
             "n_values": action.n_values,
             "start": np.broadcast_to(np.asarray(starts).reshape(-1), (len(action.n_values),)).tolist(),
-            "how": "logits are those of each component one after another, n_values of each; draw index k of every "
-            "component with probability softmax(its logits)[k]. state.previous_action of the next step is k, or all k "
-            "of several components; the environment takes k + start, in the shape of `action`",
+            "how": "logits are concatenated over the components, n_values of each; draw index k of every component "
+            "with probability softmax(its logits)[k]. state.previous_action of the next step is k, or the k of all "
+            "components; the environment takes k + start, in the shape of `action`",
         }
 
 

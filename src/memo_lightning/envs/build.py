@@ -64,7 +64,7 @@ def _check_images(env: EnvBase) -> None:
     observed = env.observation_spec[OBSERVATION]
     specs = observed.values(True, True) if isinstance(observed, Composite) else [observed]
     if not any(spec.dtype == torch.uint8 and spec.ndim == len(env.batch_size) + 3 for spec in specs):
-        raise UserError("env/vision=vit: the environment observes no images; leave it out")
+        raise UserError("env/vision=vit: the environment has no image observations; leave it out")
 
 
 def _as_partial(wrapper: Any) -> Any:

@@ -69,11 +69,14 @@ def make_custom_env(
     """
     if "id" in gymnasium_settings:
         raise UserError(
-            f"env.id={gymnasium_settings['id']}: the environment is made by env.target; for a registered one, use "
+            f"env.id={gymnasium_settings['id']}: env.target makes the environment here; for a registered one, use "
             f"env=gymnasium env.id={gymnasium_settings['id']}"
         )
     if not target:
-        raise UserError("env.target=null: must be the path of a function that makes an environment, my.module:make_env")
+        raise UserError(
+            "env.target=null: must be the path of a function that makes an environment, e.g. "
+            "env.target=my.module:make_env"
+        )
     function = resolve("env.target", target)
     require(callable(function), "env.target", target, "a function or class that makes an environment")
     require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
@@ -110,7 +113,7 @@ def make_custom_env(
         )
     if images:
         raise UserError(
-            f"env.images={dict(images)}: a setting of Gymnasium environments; images of TorchRL's must be [H, W, C]"
+            f"env.images={dict(images)}: only for Gymnasium environments; images of TorchRL's must be [H, W, C]"
         )
     # TorchRL unwraps a TransformedEnv that is transformed again, so the base environment is the one to guard.
     base = made.base_env if isinstance(made, TransformedEnv) else made
@@ -124,8 +127,8 @@ def make_custom_env(
         _guard(base, f"env.target={target}", step_timeout, split)
     if made.batch_size != (n_envs,):
         raise UserError(
-            f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, taking "
-            f"n_envs={n_envs} as argument, ({n_envs},)"
+            f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, if it "
+            f"takes the argument n_envs={n_envs}, ({n_envs},)"
         )
     env = made.to(device)
     transforms: list[Transform] = []
@@ -150,17 +153,17 @@ def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None
     }
     for name, value in settings.items():
         if name not in defaults:
-            raise UserError(f"env.{name}: no such setting; its arguments are env.settings.NAME=VALUE")
+            raise UserError(f"env.{name}: no such setting; set arguments of env.target with env.settings.NAME=VALUE")
         default = defaults[name]
         if value != default and (value, default) != ([], ()):
             raise UserError(
-                f"env.{name}={value}: a setting of Gymnasium environments, and env.target={target} makes a "
-                f"TorchRL environment, which must handle this itself; leave it out"
+                f"env.{name}={value}: only for Gymnasium environments; env.target={target} makes a TorchRL "
+                f"environment, which must handle this itself; leave it out"
             )
 
 
 def _make_one(make: Callable[[], EnvBase], target: str, number: int, step_timeout: float, split: str) -> EnvBase:
-    name = f"env.target={target}, number {number}"
+    name = f"env.target={target}, environment {number}"
     with named(name):
         env = make()
     _guard(env, name, step_timeout, split)
@@ -205,15 +208,15 @@ def _check(returned: TensorDictBase, kind: str, *specs: Composite) -> None:
             if value is None:
                 if name in ("truncated", "terminated"):
                     continue  # TorchRL adds them
-                raise UserError(f"{kind} lacks {name!r}, which its spec declares")
+                raise UserError(f"{kind} returned no {name!r}, which its spec declares")
             # TorchRL accepts rewards without the last dimension, which is 1.
             same_shape = value.shape == entry.shape or (name == "reward" and value.numel() == entry.shape.numel())
             if not same_shape:
                 raise UserError(
-                    f"{kind} has {name!r} of shape {tuple(value.shape)}; its spec says {tuple(entry.shape)}"
+                    f"{kind} returned {name!r} of shape {tuple(value.shape)}; its spec says {tuple(entry.shape)}"
                 )
             if value.dtype != entry.dtype:
-                raise UserError(f"{kind} has {name!r} of dtype {value.dtype}; its spec says {entry.dtype}")
+                raise UserError(f"{kind} returned {name!r} of dtype {value.dtype}; its spec says {entry.dtype}")
 
 
 class EpisodeIsTrial(Transform):
@@ -280,7 +283,7 @@ class NestObservations(Transform):
         names = list(self._names.values())
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"observation {name!r}: two parts have this name; rename one with a transform")
+                raise UserError(f"observation {name!r}: two keys have this name; rename one with a transform")
         specs = {name: observation_spec[key] for key, name in self._names.items()}
         kept = {name: observation_spec[name] for name in observation_spec.keys() if name in self._reports}
         shape, device = observation_spec.shape, observation_spec.device

@@ -66,7 +66,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
         if next(ticks) < _N_TICKS:  # a suspended process gets one tick when it resumes, however late
             return
         trace = "".join(traceback.format_stack(frame, limit=8))
-        raise EnvironmentFailure(f"{what} hangs: not done within {seconds:g} s (env.step_timeout)\n{trace}")
+        raise EnvironmentFailure(f"{what} hangs: no answer within {seconds:g} s (env.step_timeout)\n{trace}")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds / _N_TICKS, seconds / _N_TICKS)

@@ -17,7 +17,7 @@ from memo_lightning.errors import require
 FORWARD, BACK, UP, DOWN = range(4)
 _CUE_UP, _CUE_DOWN, _CORRIDOR, _JUNCTION = range(4)
 _DRAWN_CELLS = 24  # at most, of a corridor
-_CUE, _WALL = Shape("cue, and the end that it names", GREEN), Shape("wall", DARK)
+_CUE, _WALL = Shape("cue, and the correct end", GREEN), Shape("wall", DARK)
 
 
 class TMaze(TrialEnv):

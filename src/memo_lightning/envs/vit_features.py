@@ -92,9 +92,7 @@ class VitFeatures(Transform):
                 for key, spec in observation_spec[OBSERVATION].items()
                 if spec.dtype == torch.uint8 and spec.ndim == len(observation_spec.shape) + 3
             ]
-            raise UserError(
-                f"env.vision.key={self._key}: the environment observes no such image; use {' or '.join(images)}"
-            )
+            raise UserError(f"env.vision.key={self._key}: the environment has no such image; use {' or '.join(images)}")
         for kind in (OBSERVATION, FINAL_OBSERVATION):
             if kind in observation_spec.keys():
                 spec = observation_spec[kind, self._key]
@@ -109,7 +107,7 @@ def _load(name: str, options: dict[str, Any], path: Path) -> nn.Module:
         import timm
     except ImportError as error:
         raise UserError(f"env/vision=vit: {error.name} is not installed: pip install 'memo-lightning[vit]'") from None
-    require(path.is_file(), "env.vision.weights", str(path), "a file on this machine; nothing is downloaded")
+    require(path.is_file(), "env.vision.weights", str(path), "an existing local file; weights are not downloaded")
     try:
         network = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (RuntimeError, TypeError, AssertionError) as error:

@@ -128,7 +128,7 @@ def compare(config: DictConfig) -> Comparison:
         example = repeated[0].tags.get("run_dir", "RUN_DIR")
         names = listed(run.name for run in repeated)
         left_out.append(
-            f"{len(repeated)} older run(s) of a seed that was run again with the same settings ({names}); "
+            f"{len(repeated)} older run(s), superseded by a newer run with the same settings and seed ({names}); "
             f"+tags.run_dir={example} shows one"
         )
     groups.sort(key=lambda group: (group.environment, -float(group.score.mean)))
@@ -155,8 +155,8 @@ def _groups(runs: Sequence[FinishedRun], group_by: str) -> tuple[list[Group], li
         if name is None:
             known = ", ".join(sorted(tag for tag in run.tags if not tag.startswith("mlflow.")))
             raise UserError(
-                f"group_by={group_by}: run {run.name} has no such tag and no such setting; it has the tags {known}, "
-                "and the settings in its config.yaml"
+                f"group_by={group_by}: run {run.name} has no such tag or setting; its tags are {known}, and its "
+                "settings are in its config.yaml"
             )
         by_environment[run.tags["environment"]][name].append(run)
     groups, repeated = [], []
@@ -245,19 +245,19 @@ def _notes(comparison: Comparison) -> list[str]:
     measured = next(iter(score_of.values())) if same else "; ".join(f"{e}: {kind}" for e, kind in score_of.items())
     notes = [
         "Return per trial is the interquartile mean over seeds with its percentile bootstrap interval, measured at: "
-        f"{measured}. Memory is the most that one environment's memory holds during a trial; FLOPs are the memory's "
-        "in an acting step at the end of a trial, the making of summaries included."
+        f"{measured}. Memory is the peak size of one environment's memory during a trial. FLOPs are those of the "
+        "memory in an acting step at the end of a trial, including summarisation."
     ]
     if comparison.chosen_by:
         notes.append(
-            f"**Chosen by the score** ({comparison.chosen_by}): every memory is shown at the best of its trials. What "
-            "won a search looks better than it is; train it again with other seeds for a number to rely on."
+            f"**Chosen by the score** ({comparison.chosen_by}): each memory is represented by its best trial. The "
+            "winner of a search looks better than it is; for a reliable number, train it again with other seeds."
         )
     partly = [group.name for group in groups if group.partly_evaluated]
     if partly:
         notes.append(
-            f"**Evaluations left out** ({_names(partly)}): not every run was evaluated in the same way. memo evaluate "
-            "with the same settings for each run makes them comparable."
+            f"**Evaluations left out** ({_names(partly)}): not all runs were evaluated in the same way. To make "
+            "them comparable, run memo evaluate with the same settings for each."
         )
     apart: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for group in groups:
@@ -266,16 +266,16 @@ def _notes(comparison: Comparison) -> list[str]:
     for memory, settings in apart.items():
         shown = listed((f"{setting} ({', '.join(sorted(values))})" for setting, values in settings.items()), "; ")
         notes.append(
-            f"**Other settings, other rows** ({memory}): {shown}. Only runs that differ in nothing but the seed share "
-            "a row; comparison.json has the settings of each."
+            f"**Other settings, other rows** ({memory}): {shown}. A row combines only runs that differ in nothing but "
+            "the seed; comparison.json has the settings of each row."
         )
     notes += _unequal_settings(groups)
     notes += [f"**Left out**: {reason}." for reason in comparison.left_out]
     few = [group.name for group in groups if len(group.seeds) < FEW_SEEDS]
     if few:
         notes.append(
-            f"**Few seeds** ({_names(few)}: fewer than {FEW_SEEDS}): the intervals are rough, and "
-            "what they do not tell apart may still differ."
+            f"**Few seeds** ({_names(few)}: fewer than {FEW_SEEDS}): the intervals are rough, and memories whose "
+            "intervals overlap may still differ."
         )
     return notes
 
@@ -295,8 +295,8 @@ def _unequal_settings(groups: Sequence[Group]) -> Iterator[str]:
                 lines.append(f"{setting} is {', '.join(each)}")
         if lines:
             yield (
-                f"**All else is not equal** ({environment}): {'; '.join(lines)}. What tells the memories apart may "
-                "be these settings."
+                f"**All else is not equal** ({environment}): {'; '.join(lines)}. Differences between the memories may "
+                "come from these settings."
             )
 
 

@@ -147,10 +147,8 @@ def _check_interface(trained: Interface, given: Interface, config: DictConfig) -
         ("actions", trained.action.space, given.action.space),
     ):
         if one != other:
-            raise UserError(f"{changes}: has other {name} than the policy was trained on: {other}; must be {one}")
-    raise UserError(
-        f"{changes}: has another action mask, other RL^2 inputs or other env.images than the policy was trained on"
-    )
+            raise UserError(f"{changes}: {name} differ from those in training: {other}; must be {one}")
+    raise UserError(f"{changes}: action mask, RL^2 inputs or env.images differ from those in training")
 
 
 def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dict[str, Any]:
@@ -217,7 +215,7 @@ def _record(
     subtitle = f"{recording.n_steps:,} steps, {actions}; trained for {frames_trained:,} frames"
     write_page(page, title, subtitle, recording, type(agent.policy.sequence_model).__name__)
     if not n_frames:
-        print("no trial.mp4: the environment cannot be drawn; trial.html shows what it observes", file=sys.stderr)
+        print("no trial.mp4: the environment cannot be rendered; trial.html shows the observations", file=sys.stderr)
     return [video, page] if n_frames else [page]
 
 

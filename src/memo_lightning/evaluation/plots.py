@@ -171,8 +171,8 @@ def plot_summary_attention(
     above, below = figure.subplots(2, 1, height_ratios=(1, 1.2))
     written = written_attention(view)
     above.plot(steps[: len(written)], written, color=colour, linewidth=1, label="attention of the summary")
-    above.axhline(1, color="0.4", linewidth=0.9, linestyle=":", label="all steps alike")
-    marks = {"an episode ends with success": ("#9bd49b", ends & successes), "without": ("0.8", ends & ~successes)}
+    above.axhline(1, color="0.4", linewidth=0.9, linestyle=":", label="uniform attention")
+    marks = {"episode ends with success": ("#9bd49b", ends & successes), "without": ("0.8", ends & ~successes)}
     for label, (mark, which) in marks.items():
         at = steps[which.numpy()]
         above.vlines(at, 0, 1, transform=above.get_xaxis_transform(), color=mark, linewidth=0.8, zorder=0)

@@ -143,7 +143,7 @@ def _from_plain(plain: dict[str, Any]) -> StoredPlacement:
             raise ValueError(f"episode {item!r}: must be [x, y, z, heading, goal]")
         *point, heading, goal = item
         if goal not in placement.types:
-            raise ValueError(f"an episode asks for {goal!r}: must be one of {', '.join(placement.types)}")
+            raise ValueError(f"goal={goal!r}: must be one of {', '.join(placement.types)}")
         x, y, z = _point(point)
         starts.append(Start(x, z, int(_numbers([heading], 1)[0]), goal, y))
     if not starts:

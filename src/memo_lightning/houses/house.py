@@ -57,8 +57,8 @@ class HouseSpec:
         match = re.fullmatch(r"house-(\d+)to(\d+)rooms-(\d{6,})", scene_id)
         if match is None:
             raise UserError(
-                f"scene {scene_id!r} is missing: must be a generated house such as "
-                f"{HouseSpec(17).scene_id!r}, or use env.simulator=habitat_sim for scenes on disk"
+                f"scene_id={scene_id!r}: must be a generated house, e.g. {HouseSpec(17).scene_id!r}; for scenes on "
+                f"disk, use env.simulator=habitat_sim"
             )
         low, high, seed = (int(group) for group in match.groups())
         return HouseSpec(seed, low, high)

@@ -60,7 +60,7 @@ def draw_placement(spec: PlacementSpec) -> Placement:
             return Placement(spec.house.scene_id, spec.index, kept, n_rejected)
         n_rejected += len(hidden)
         if n_rejected > _MOST_REJECTED:
-            raise UserError(f"{spec.house.scene_id} has no places where {spec.n_objects} objects can be found")
+            raise UserError(f"n_objects={spec.n_objects}: {spec.house.scene_id} has too few visible places")
         for k in hidden:
             layout.remove(places[k])
             places[k] = layout.draw(types[k])
@@ -139,7 +139,7 @@ class _Layout:
                     self._taken.append(place)
                     return place
         raise UserError(
-            f"n_objects is too large: {self._house.spec.scene_id} has no room for more than {len(self._taken)} objects"
+            f"n_objects is too large: {self._house.spec.scene_id} has room for only {len(self._taken)} objects"
         )
 
     def remove(self, place: _Place) -> None:

@@ -137,8 +137,8 @@ def read_source(path: Path, split: str, check: Callable[[StoredPlacement], objec
     file = load(read_text(path), f"episode file {path}", check)
     if file.split not in (None, split):
         raise UserError(
-            f"env.data_path={path}: holds the split {file.split!r}, and env.split={split} is asked for; "
-            f"export that split into the same folder and name the folder, env.data_path={path.parent}"
+            f"env.data_path={path}: contains split {file.split!r}, but env.split={split}; export split {split!r} into "
+            f"the same folder and use env.data_path={path.parent}"
         )
     return StoredSource(file.placements)
 
@@ -157,9 +157,9 @@ def check_walkable(stored: StoredPlacement) -> None:
 
     def check(name: str, x: float, z: float) -> None:
         if not navigator.is_free(x, z):
-            raise ValueError(f"{name} at x={x:g}, z={z:g}: something is in the way there")
+            raise ValueError(f"{name} at x={x:g}, z={z:g}: this position is blocked")
         if not math.isfinite(field.distance(x, z)):
-            raise ValueError(f"{name} at x={x:g}, z={z:g}: there is no path from there to {reference}")
+            raise ValueError(f"{name} at x={x:g}, z={z:g}: no path leads from here to {reference}")
 
     for placed in stored.placement.objects:
         check(f"the goal of object {placed.instance}", *placed.goal)

@@ -200,7 +200,7 @@ class SequenceModel(nn.Module, ABC):
 
     def check_memory_budget(self, budget: int) -> None:
         """Raise ``ValueError`` unless the model can work within ``budget`` cache entries."""
-        raise ValueError(f"memory_budget={budget}: {type(self).__name__} has no cache to bound, must be None")
+        raise ValueError(f"memory_budget={budget}: must be None, as {type(self).__name__} has no cache to bound")
 
     def check_trial_length(self, n_steps: int) -> None:
         """Raise ``ValueError`` unless the settings make sense for trials of at most ``n_steps`` steps."""

@@ -143,7 +143,7 @@ def _check_output(y: object, shape: torch.Size, method: str) -> None:
         said = f"a tensor {list(y.shape)}" if isinstance(y, Tensor) else _kind(y)
         raise _Broken(f"{method} returned {said} for inputs {list(shape)}; must be a tensor of the same shape")
     if not y.isfinite().all():
-        raise _Broken(f"{method} returned numbers that are not finite, for inputs of a standard deviation of one")
+        raise _Broken(f"{method} returned numbers that are not finite, for inputs with a standard deviation of one")
 
 
 def _check_state(state: object, model: SequenceModel, method: str) -> None:
@@ -189,8 +189,8 @@ def _check_trials(model: SequenceModel, x: Tensor) -> str:
         differing = _differing(model(other, is_init)[:, start:], model(x, is_init)[:, start:])
     if differing:
         raise _Broken(
-            f"{differing[1]} steps into a trial the outputs depend, by {differing[2]:.3g}, on the trial before it; "
-            f"where is_init is true the memory must be emptied first"
+            f"{differing[1]} steps into a trial the outputs depend, by {differing[2]:.3g}, on the trial before it; the "
+            f"memory must be cleared where is_init is true"
         )
     return "a trial does not depend on the previous one"
 
@@ -229,12 +229,12 @@ def _check_state_is_all(model: SequenceModel, x: Tensor) -> str:
     differing = _differing(continued, expected[:, half:])
     if differing:
         raise _Broken(
-            f"outputs after a copy of the state differ by {differing[2]:.3g} once the model has stepped something "
-            f"else; all that is remembered must be in the state, and a copy must share nothing with it"
+            f"outputs from a copy of the state differ by {differing[2]:.3g} after the model has stepped other inputs; "
+            f"the state must hold everything that is remembered, and a copy must share no tensors with it"
         )
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, weights[name])]
     if changed:
-        raise _Broken(f"stepping changed {', '.join(changed)}; weights and buffers must stay as they are")
+        raise _Broken(f"stepping changed {', '.join(changed)}; weights and buffers must not change")
     _, full = _step_through(model, x)
     before, after = (model.state_nbytes(s) // len(x) for s in (kept, full))
     grows = f"{after:,} bytes per sequence after {x.shape[1]} steps"
@@ -253,10 +253,10 @@ def _check_prefill(model: SequenceModel, x: Tensor) -> str:
     differing = _differing(continued, expected[:, half:])
     if differing:
         raise _Broken(
-            f"{differing[1]} steps after prefill the outputs differ by {differing[2]:.3g} from those of stepping "
-            f"throughout; prefill must return the state that the steps would have left"
+            f"{differing[1]} steps after prefill the outputs differ by {differing[2]:.3g} from those of step alone; "
+            f"prefill must return the same state as step"
         )
-    return "prefill returns what stepping returns, and stepping continues from it"
+    return "prefill returns the same outputs and state as stepping"
 
 
 def _check_gradients(model: SequenceModel, x: Tensor) -> str:
@@ -284,9 +284,10 @@ def _check_gradients(model: SequenceModel, x: Tensor) -> str:
             break
     if missing:
         raise _Broken(
-            f"no gradient reaches {', '.join(sorted(missing))}; what is not trained must have requires_grad=False"
+            f"no gradient reaches {', '.join(sorted(missing))}; parameters that are not trained must have "
+            f"requires_grad=False"
         )
-    return f"all parameters are trained; the output of the last step has a gradient {reach} steps back"
+    return f"all parameters are trained; the gradient of the last output reaches {reach} steps back"
 
 
 def _check_half_precision(model: SequenceModel, x: Tensor) -> str:

@@ -99,8 +99,8 @@ class RetrievalMemory(SegmentedModel):
         room = (budget - self.segment_length) // self.summary_length * self.summary_length
         if self.top_k > room:
             raise ValueError(
-                f"top_k={self.top_k}: must be at most {room}, the summary tokens that memory_budget={budget} "
-                f"has room for beside a segment (segment_length={self.segment_length})"
+                f"top_k={self.top_k}: must be at most {room}, the summary tokens that fit in "
+                f"memory_budget={budget} next to a segment (segment_length={self.segment_length})"
             )
 
     def check_trial_length(self, n_steps: int) -> None:

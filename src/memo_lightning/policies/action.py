@@ -37,7 +37,7 @@ class Action:
         if isinstance(self.space, spaces.Box):
             if not (np.isfinite(self.space.low).all() and np.isfinite(self.space.high).all()):
                 raise UserError(
-                    f"action space {self.space}: must have finite bounds; set them, with values of your own, by "
+                    f"action space {self.space}: must have finite bounds; set them, e.g. with "
                     f"'env.wrappers=[{{_target_: memo_lightning.envs.gymnasium.BoundActions, low: -1, high: 1}}]'"
                 )
         elif not isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
@@ -103,7 +103,7 @@ class Action:
         value = np.asarray(mask)
         expected = (*batch_shape, sum(self.n_values))
         if value.shape != expected:
-            raise UserError(f"action_mask has shape {value.shape}; must be {expected}, one value for each action")
+            raise UserError(f"action_mask has shape {value.shape}; must be {expected}, one value per action")
         value = value.astype(np.bool_)
         start = 0
         for component, n in enumerate(self.n_values):

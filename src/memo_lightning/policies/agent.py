@@ -189,7 +189,7 @@ class Agent:
             if action_mask is None and isinstance(observation, Mapping):
                 action_mask = observation.get(ACTION_MASK)
             if action_mask is None:
-                raise UserError("action_mask: is missing; the policy was trained with one, in the observation or info")
+                raise UserError("action_mask: missing; the policy was trained with one, so pass one with every step")
             mask = interface.action.read_mask(action_mask, batch_shape).reshape(n, -1)
         return StepInputs(observations, rewards, ended, mask)
 
@@ -249,9 +249,9 @@ class Agent:
         shape, own = np.shape(key.part_of(observation)), tuple(key.space.shape or ())
         batch = shape[: len(shape) - len(own)]
         if shape == (*batch, *own) and batch != state.batch_shape:
-            held = f"of batch size {state.batch_shape[0]}" if state.is_batch else "of one environment"
+            held = f"has batch size {state.batch_shape[0]}" if state.is_batch else "has no batch dimension"
             needed = f"initial_state(batch_size={batch[0]})" if batch else "initial_state()"
-            raise UserError(f"state is {held}: must be from {needed}, to fit observations of shape {shape}")
+            raise UserError(f"state {held}: must come from {needed} to match observations of shape {shape}")
 
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

@@ -36,8 +36,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if "rollouts_done" in held and held.get(FORMAT_KEY) != FORMAT:
         written = held.get("memo_version", "0.1")
         raise UserError(
-            f"checkpoint={path}: written by memo-lightning {written}, whose checkpoints this version cannot read; use "
-            f"it with pip install 'memo-lightning=={written}.*', or train again"
+            f"checkpoint={path}: written by memo-lightning {written}, whose checkpoints this version cannot read; "
+            f"pip install 'memo-lightning=={written}.*', or train again"
         )
     if missing := sorted(set(_NEEDED).difference(held)):
         raise UserError(f"checkpoint={path}: not a checkpoint of memo train; it lacks {', '.join(missing)}")
@@ -83,6 +83,6 @@ def check_architecture(weights: Mapping[str, Tensor], needed: Mapping[str, Tenso
     differing = sorted(needed.keys() ^ weights.keys()) or [n for n in needed if needed[n].shape != weights[n].shape]
     if differing:
         raise UserError(
-            f"the checkpoint is of another architecture: {', '.join(changed) or 'other observations or actions'}; "
+            f"the checkpoint has a different architecture: {', '.join(changed) or 'other observations or actions'}; "
             f"first weight that does not fit: {differing[0]}"
         )

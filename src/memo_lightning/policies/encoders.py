@@ -64,7 +64,7 @@ class Encoder(nn.Module, ABC):
         self.in_keys += [PREVIOUS_STEP] if self.reads_previous_step else []
         if not self.in_keys:
             offered = [*known, *([PREVIOUS_STEP] if available else [])]
-            allowed = f"some of {', '.join(offered)}" if offered else "observation keys, and the environment has none"
+            allowed = f"some of {', '.join(offered)}" if offered else "observation keys, but the environment has none"
             raise UserError(f"encoder.in_keys=[]: must name {allowed}")
 
     @abstractmethod

@@ -33,8 +33,8 @@ def fetch_package(source: str) -> Path:
         return Path(hub.snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_FILES))
     except Exception as error:  # from the Hub's client, its dependencies or the disk
         raise UserError(
-            f"checkpoint={source}: cannot be fetched from the Hugging Face Hub ({one_line(error)}); a private one "
-            f"needs hf auth login"
+            f"checkpoint={source}: cannot be fetched from the Hugging Face Hub ({one_line(error)}); if it is "
+            f"private, run hf auth login"
         ) from None
 
 

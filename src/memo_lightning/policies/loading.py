@@ -68,16 +68,14 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
     if not path.exists():
         if str(source) in shipped_policies():
             return read_package(PRETRAINED / str(source))
-        names = ", ".join(shipped_policies()) or "none so far"
-        raise UserError(
-            f"checkpoint={source}: no such file; must be {FORMS}, or the name of a policy that ships: {names}"
-        )
+        names = ", ".join(shipped_policies()) or "none yet"
+        raise UserError(f"checkpoint={source}: no such file; must be {FORMS}, or the name of a bundled policy: {names}")
     if path.is_dir():
         if is_package(path):
             return read_package(path)
         run = path / "checkpoints" / "last.ckpt"
         if not run.is_file():
-            raise UserError(f"{path}: holds no run (no checkpoints/last.ckpt) and no package (no {MANIFEST})")
+            raise UserError(f"{path}: neither a run (no checkpoints/last.ckpt) nor a package (no {MANIFEST})")
         path = run
     return read_checkpoint(path)
 
@@ -109,5 +107,5 @@ def check_device(device: torch.device | str) -> torch.device:
     except RuntimeError:
         raise UserError(f"device={device}: must be cpu or cuda") from None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={device}: must be cpu, as there is no GPU here")
+        raise UserError(f"device={device}: must be cpu; there is no GPU here")
     return found

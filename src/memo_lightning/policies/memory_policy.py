@@ -168,7 +168,7 @@ class MemoryPolicy(TensorDictModuleBase):
         Returns:
             Values ``[n, 1]``.
         """
-        assert self._memory is not None, "nothing was acted yet"
+        assert self._memory is not None, "no step was taken yet"
         which = which.cpu()  # where the counters of a memory are
         inputs, memory = inputs[which], self._memory[which]
         hidden, _ = self.sequence_model.step(self.encode(inputs), memory, None)

@@ -70,7 +70,7 @@ class ObservationKey:
             could_be_image and fewest <= len(shape) <= 4,
             setting,
             self.layout,
-            f"of an observation of uint8 with {fewest} to 4 dimensions; this one is {self.space}",
+            f"used for uint8 observations with {fewest} to 4 dimensions; this one is {self.space}",
         )
 
     @property
@@ -144,7 +144,7 @@ class ObservationKey:
             try:
                 observation = observation[part]
             except (KeyError, IndexError, TypeError):
-                raise UserError(f"the observation lacks {self.name!r}; its space has it") from None
+                raise UserError(f"observation {self.name!r}: missing; the observation space has it") from None
         return observation
 
     def read(self, observation: Any, batch_shape: tuple[int, ...] = ()) -> NDArray:
@@ -202,11 +202,11 @@ def observation_keys(
         require(name in names, "env.ignore", list(ignore), f"among the observation keys, {', '.join(names)}")
     layouts: dict[str, Any] = dict(images or {})
     for name in layouts:
-        require(name in names, "env.images", layouts, f"of observation keys, {', '.join(names)}")
+        require(name in names, "env.images", layouts, f"layouts of observation keys, {', '.join(names)}")
     keys = [ObservationKey(name, path, part, layouts.get(name)) for name, path, part in parts if name not in ignore]
     keys = [replace(key, name=f"{key.name}_") if key.name in _RESERVED else key for key in keys]
     names = [key.name for key in keys]
-    require(bool(keys), "env.ignore", list(ignore), "such that something is left to observe")
+    require(bool(keys), "env.ignore", list(ignore), "a list that leaves at least one observation key")
     for key in keys:
         if not isinstance(key.space, _ENCODABLE):
             raise UserError(
@@ -214,7 +214,7 @@ def observation_keys(
                 f"leave it out with env.ignore=[{key.name}], or turn it into a Box with a wrapper in env.wrappers"
             )
         if names.count(key.name) > 1:
-            raise UserError(f"observation {key.name!r}: two parts have this name; rename one with a wrapper")
+            raise UserError(f"observation {key.name!r}: two keys have this name; rename one with a wrapper")
     return keys
 
 
@@ -265,7 +265,7 @@ def _layout_of(name: str, shape: tuple[int, ...]) -> ImageLayout:
         return plausible[0]
     choices = "channels_last, or to channels_first or vector" if len(shape) <= 4 else "vector"
     raise UserError(
-        f"observation {name!r} of shape {shape}: nothing says which dimension holds the channels of an image; set "
+        f"observation {name!r} of shape {shape}: cannot tell which dimension holds the image channels; set "
         f"env.images.{name}={choices}"
     )
 

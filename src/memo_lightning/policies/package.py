@@ -57,7 +57,7 @@ def check_package(folder: Path) -> list[str]:
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path}: is missing; the package was made with it, and must be fetched or made again")
+            raise UserError(f"{path}: missing from the package; download or build the package again")
         if name != WEIGHTS and name not in COPIED and name not in _MAY_CHANGE and sha256(path) != digest:
             raise _changed(path)
     if sha256(folder / WEIGHTS) != files[WEIGHTS]:
@@ -109,12 +109,11 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     held = manifest if isinstance(manifest, dict) else {}
     made = held.get("memo_package")
     if made is None:
-        raise UserError(f"{path}: is not the manifest of a memo package; it has no field memo_package")
+        raise UserError(f"{path}: not the manifest of a memo package (it has no field memo_package)")
     if made != FORMAT:
         raise UserError(
-            f"{path}: memo_package={made!r}, written by memo-lightning {held.get('memo_version', '?')}: this version "
-            f"({__version__}) reads {FORMAT}; install the other with pip install "
-            f"'memo-lightning=={held.get('memo_version', '?')}'"
+            f"{path}: memo_package={made!r}, written by memo-lightning {held.get('memo_version', '?')}; this version "
+            f"({__version__}) reads {FORMAT}; pip install 'memo-lightning=={held.get('memo_version', '?')}'"
         )
     files = held.get("files")
     if not isinstance(files, dict):
@@ -122,23 +121,23 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     for name, entry in files.items():
         # A manifest may come from anywhere: it may only name files in its own folder.
         if Path(name).name != name or name in ("..", MANIFEST):
-            raise UserError(f"{path}: files holds {name!r}: must be the name of a file in the same folder")
+            raise UserError(f"{path}: files contains {name!r}: must be the name of a file in the same folder")
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
             raise UserError(f"{path}: files.{name}={entry!r}: must have a sha256")
     if missing := [name for name in (WEIGHTS, POLICY, TRAINING) if name not in files]:
-        raise UserError(f"{path}: files lacks {', '.join(missing)}, without which there is no policy")
+        raise UserError(f"{path}: files has no {', '.join(missing)}, which every policy needs")
     return {name: entry["sha256"] for name, entry in files.items()}
 
 
 def _check_copy(path: Path, copy: str | None, digest: str) -> None:
     """Raise :class:`UserError` unless a file matches its copy in the weights file."""
     if copy is None:
-        raise UserError(f"{path}: {WEIGHTS} has no copy of it; the package must be fetched or made again")
+        raise UserError(f"{path}: {WEIGHTS} has no copy of it; download or build the package again")
     made = json.loads(copy, object_hook=_as_float)
     for field, value, was in _differences(read_json(path), made, ""):
         raise UserError(
-            f"{path}: {field}={_shown(value)} was changed by hand, it was {_shown(was)}; settings can be changed when "
-            f"the policy is loaded, others only by making the package again"
+            f"{path}: {field}={_shown(value)} was changed by hand (it was {_shown(was)}); change settings when the "
+            f"policy is loaded, anything else by packaging it again"
         )
     if sha256(path) != digest:
         raise _changed(path)
@@ -158,10 +157,7 @@ def _differences(value: Any, was: Any, field: str) -> Iterator[tuple[str, Any, A
 
 
 def _changed(path: Path) -> UserError:
-    return UserError(
-        f"{path}: is not the file that the package was made with (its SHA-256 differs); the package must be fetched "
-        f"or made again"
-    )
+    return UserError(f"{path}: was changed after packaging (its SHA-256 differs); download or build the package again")
 
 
 def _shown(value: Any) -> str:

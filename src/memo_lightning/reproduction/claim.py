@@ -186,7 +186,7 @@ class Claim:
         Raises:
             UserError: if the claim has no scale of this name.
         """
-        require(name in self.scales, "scale", name, f"one of {', '.join(self.scales)}, which {self.name} has")
+        require(name in self.scales, "scale", name, f"one of {', '.join(self.scales)}, the scales of {self.name}")
         return self.scales[name]
 
     def arms_of(self, task: Task) -> dict[str, list[str]]:
@@ -252,7 +252,7 @@ def read_claim(source: str) -> Claim:
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {_reason(error)}") from None
     if not isinstance(claim, Claim):
-        raise UserError(f"{path}: must hold fields as key: value")
+        raise UserError(f"{path}: must contain fields as key: value")
     claim.name = path.stem
     try:
         _check(claim)
@@ -288,12 +288,12 @@ def _check(claim: Claim) -> None:
     for name, evaluation in claim.evaluations.items():
         _known(f"evaluations.{name}.arms", evaluation.arms, claim.arms)
     for plot in claim.plots:
-        require(plot in PLOTS, "plots", plot, f"of {', '.join(PLOTS)}")
-    require(bool(claim.rules), "rules", [], "at least one")
+        require(plot in PLOTS, "plots", plot, f"one of {', '.join(PLOTS)}")
+    require(bool(claim.rules), "rules", [], "a list of at least one rule")
     needs_runs = any(rule.kind != "benchmark" for rule in claim.rules)
-    require(bool(claim.scales) or not needs_runs, "scales", {}, "at least one, as the rules need runs")
+    require(bool(claim.scales) or not needs_runs, "scales", {}, "at least one scale, as the rules need runs")
     for where, scale in claim.scales.items():
-        require(bool(scale.seeds), f"scales.{where}.seeds", [], "at least one seed")
+        require(bool(scale.seeds), f"scales.{where}.seeds", [], "a list of at least one seed")
         before: list[str] = []
         for name, task in scale.tasks.items():
             field_name = f"scales.{where}.tasks.{name}"
@@ -307,19 +307,19 @@ def _check(claim: Claim) -> None:
         _known(f"rules[{index}].tasks", rule.tasks, tasks)
         _check_rule(f"rules[{index}]", rule, claim)
         if rule.kind != "benchmark" and not any(claim.places(rule, scale) for scale in claim.scales):
-            raise UserError(f"rules[{index}]: there are no runs that have these tasks, evaluations and arms together")
+            raise UserError(f"rules[{index}]: no run has these tasks, evaluations and arms together")
     for where in claim.scales:
         if not any(rule.kind == "benchmark" or claim.places(rule, where) for rule in claim.rules):
-            raise UserError(f"scales.{where}: has no runs that a rule is about")
+            raise UserError(f"scales.{where}: no rule uses its runs")
 
 
 def _check_rule(where: str, rule: Rule, claim: Claim) -> None:
     require(rule.kind in KINDS, f"{where}.kind", rule.kind, f"one of {', '.join(KINDS)}")
     for name in KINDS[rule.kind]:
-        require(bool(getattr(rule, name)), f"{where}.{name}", getattr(rule, name), f"set, as {rule.kind} needs it")
+        require(bool(getattr(rule, name)), f"{where}.{name}", getattr(rule, name), f"set for kind={rule.kind}")
     bounds = [bound for bound in (rule.at_least, rule.at_most) if bound is not None]
     if len(bounds) != 1:
-        raise UserError(f"{where}: must have at_least or at_most, and not both")
+        raise UserError(f"{where}: must have either at_least or at_most, not both")
     if rule.kind == "benchmark":
         return
     _known(f"{where}.arm", [rule.arm], claim.arms)

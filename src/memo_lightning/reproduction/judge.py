@@ -141,12 +141,12 @@ def _measured(folder: Path, rule: Rule, opponent: str) -> float:
     try:
         costs = costs_of(json.loads(path.read_text())["cases"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: must be what memo benchmark has left") from None
+        raise UserError(f"{path}: must be a file written by memo benchmark") from None
     values = []
     for memory in (rule.arm, opponent):
         cost = costs.get((rule.length or 0, memory), {}).get(rule.metric)
         if not cost:
-            raise UserError(f"{path}: has no {rule.metric} of {memory} at {rule.length} steps")
+            raise UserError(f"{path}: has no {rule.metric} for {memory} at {rule.length} steps")
         values.append(float(cost))
     return values[0] / values[1]
 

@@ -145,7 +145,7 @@ def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
             for arm in dict.fromkeys(arm for arm, *_ in points):
                 own = sorted((size, estimate) for name, size, estimate in points if name == arm and size > 0)
                 _join(axes, own, colours[arm])
-            axes.set(xlabel="bytes of memory, most in a trial", ylabel="reward per step")
+            axes.set(xlabel="peak memory in a trial (bytes)", ylabel="reward per step")
             _logarithmic(axes)
             include_zero(axes)
 
@@ -175,7 +175,7 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
                 for budget, points in own.items():
                     points.sort(key=lambda point: point[0])
                     _join(axes, points, colours[cell.arm], "-" if budget is None else "--")
-            axes.set(xlabel="steps of a trial", ylabel="reward per step")
+            axes.set(xlabel="steps per trial", ylabel="reward per step")
             _logarithmic(axes)
             include_zero(axes)
 

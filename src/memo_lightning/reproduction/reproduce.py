@@ -50,7 +50,7 @@ def reproduce(
     runs = merged([cell for cells in planned.values() for cell in cells])
     for run in runs:
         if changes := results.outdated(run):
-            print(f"{run.name}: made again, as defaults have changed: {listed(changes, '; ')}", file=sys.stderr)
+            print(f"{run.name}: will be made again, as defaults have changed: {listed(changes, '; ')}", file=sys.stderr)
     n_kept, failed, waiting = sum(map(results.is_complete, runs)), [], list(claims)
     with _only_one_in(run_dir):
         for failure in _make(_jobs(runs, results), results, run_dir, workers, n_kept):
@@ -61,9 +61,7 @@ def reproduce(
                 results.keep_verdict(claim.name, scale, verdict)
                 yield claim, verdict
     if failed:
-        raise TrainingStopped(
-            f"{len(failed)} run(s) failed, and the same command tries them again: {listed(failed, '; ')}"
-        )
+        raise TrainingStopped(f"{len(failed)} run(s) failed; the same command retries them: {listed(failed, '; ')}")
 
 
 def _has_its_runs(cells: Sequence[Cell], results: Results) -> bool:
@@ -94,7 +92,7 @@ def _make(jobs: list[list[Run]], results: Results, run_dir: Path, workers: int, 
     n_runs, minutes = sum(map(len, jobs)), sum(run.minutes for job in jobs for run in job)
     if jobs:
         took = f"about {minutes / 60 / min(workers, len(jobs)):.1f} hours with workers={workers}"
-        print(f"{n_kept} runs are kept, {n_runs} to be made: {took}", file=sys.stderr, flush=True)
+        print(f"{n_kept} runs done, {n_runs} to do: {took}", file=sys.stderr, flush=True)
     waiting = list(jobs)
     under_way: dict[int, tuple[BaseProcess, list[Run], float, int]] = {}
     try:
@@ -144,7 +142,7 @@ def _only_one_in(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: if it is locked already, or cannot be written.
     """
-    busy = "another memo reproduce is at work there; use workers= for more at once"
+    busy = "another memo reproduce is using it; to make more runs at once, set workers=N"
     lock = FileLock(run_dir / "lock")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

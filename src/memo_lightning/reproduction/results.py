@@ -89,11 +89,11 @@ class Results:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as JSON ({error}); remove it to make it again") from None
+            raise UserError(f"{path}: cannot be read as JSON ({error}); delete it, and it will be made again") from None
         found = kept.get("format") if isinstance(kept, dict) else None
         if found != FORMAT:
             raise UserError(
-                f"{path}: format={found!r}: must be {FORMAT}, as this version of memo-lightning writes it; name "
+                f"{path}: format={found!r}: must be {FORMAT}, the format of this version of memo-lightning; choose "
                 "another folder with results=DIR"
             )
         return kept

@@ -134,7 +134,7 @@ class _Recipe:
     def __init__(self, overrides: Sequence[str]) -> None:
         for key in map(override_key, overrides):
             if key.partition(".")[0] in _OWN:
-                raise UserError(f"{key}: cannot be set, as every run has its own")
+                raise UserError(f"{key}: cannot be set, as every run sets its own")
         self._overrides = tuple(overrides)
         config = compose_config("train", overrides)
         self._settings = settings_of(config)

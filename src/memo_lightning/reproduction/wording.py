@@ -10,7 +10,7 @@ _OF = {
     "every_seed": "worst seed's {metric}",
     "ratio": "ratio of {metric}",
     "improvement": "probability of a higher {metric}",
-    "sooner": "ratio of frames to return {threshold:g}",
+    "sooner": "ratio of frames until return {threshold:g}",
     "benchmark": "ratio of {metric}",
 }
 

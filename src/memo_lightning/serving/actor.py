@@ -103,7 +103,7 @@ class BatchedActor:
             UserError: if something is missing or does not fit.
         """
         if "observation" not in told:
-            raise UserError("observation: is missing; it is what the environment returns")
+            raise UserError("observation: missing; must be the observation that the environment returned")
         observation = as_space_has_it(self.agent.observation_space, told["observation"])
         keys = self.agent.spec.interface.keys
         for key in keys:
@@ -171,8 +171,8 @@ class BatchedActor:
             if not sound[row]:  # its memory is not finite either
                 self.memories.drop(ordered[row].memory)
                 result[index] = UserError(
-                    "observation: its numbers are too large for the policy, which has lost its memory of the trial; "
-                    "the next step begins a new one"
+                    "observation: values too large for the policy; its memory of the trial is lost, and the next step "
+                    "begins a new trial"
                 )
         return result
 
@@ -242,7 +242,7 @@ def as_space_has_it(space: Space, value: Any) -> Any:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise UserError(f"observation: holds lists of different lengths; its space says {space}") from None
+        raise UserError(f"observation: contains lists of different lengths; its space says {space}") from None
     if space.dtype == np.uint8 and array.dtype.kind in "iu" and array.size and 0 <= array.min() <= array.max() <= 255:
         return array.astype(np.uint8)
     return array
@@ -263,7 +263,7 @@ def _mask(mask: Any) -> Any:
     try:
         return np.asarray(mask)
     except ValueError:
-        raise UserError("action_mask: holds lists of different lengths; must have one value for each action") from None
+        raise UserError("action_mask: contains lists of different lengths; must have one value per action") from None
 
 
 def _stacked(steps: Sequence[StepInputs]) -> StepInputs:

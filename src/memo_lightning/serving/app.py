@@ -67,7 +67,8 @@ def build_app(service: Service, token: str | None, *, loopback: bool) -> ASGIApp
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         paths = ", ".join(described["paths"])
-        text = f"{request.method} {request.url.path}: {error.detail.lower()}; there are {paths}, /ws and /openapi.json"
+        refusal = f"{request.method} {request.url.path}: {error.detail.lower()}"
+        text = f"{refusal}; the paths are {paths}, /ws and /openapi.json"
         return JSONResponse({"error": text}, error.status_code, error.headers)
 
     def counted(kind: str, handler: Callable[[Request, Kind], Coroutine[Any, Any, Response]]) -> Handler:
@@ -132,9 +133,10 @@ class Guard:
     def _refusal(self, connection: HTTPConnection) -> Response | None:
         host, origin = connection.headers.get("host", ""), connection.headers.get("origin")
         if self._loopback and not _is_loopback(_host_name(host)):
-            return _error(403, f"host={host}: must be 127.0.0.1 or localhost; others need host= and a token")
+            allowed = "127.0.0.1 or localhost; to allow others, start memo serve with host= and a token"
+            return _error(403, f"host={host}: must be {allowed}")
         if origin is not None and origin.partition("://")[2] != host:
-            return _error(403, f"origin={origin}: must be this server; pages of other sites may not use it")
+            return _error(403, f"origin={origin}: must be this server; pages from other sites are refused")
         if self._token is not None and connection.url.path != "/health":
             given = connection.headers.get("authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
@@ -188,7 +190,7 @@ async def _reply(service: Service, session: Session, data: bytes | str, kind: Ki
         raise Refused(400, str(error)) from None
     if "reset" in told:
         if told["reset"] is not True or len(told) > 1:
-            raise Refused(422, "reset: must be true, in a message of its own")
+            raise Refused(422, "reset: must be true, and the only field of its message")
         return service.reset(session.name)
     return await service.act(session.name, told)
 
@@ -226,7 +228,7 @@ async def _body(request: Request, kind: Kind, max_bytes: int, *, may_be_empty: b
     async for part in request.stream():
         size += len(part)
         if size > max_bytes:
-            raise Refused(413, f"the body has more than {max_bytes} bytes, which no observation of this policy has")
+            raise Refused(413, f"the body is larger than {max_bytes} bytes, the limit for this policy's observations")
         parts.append(part)
     body = b"".join(parts)
     if not body and may_be_empty:

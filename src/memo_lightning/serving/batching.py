@@ -97,7 +97,7 @@ class Batcher:
                 results = list(await loop.run_in_executor(self._thread, self._actor.act, players, steps))
             except Exception:  # whatever a model, a device or an allocator raises; the server keeps running
                 traceback.print_exc(file=sys.stderr)
-                lost = SessionLost("the model failed, and with it this session; begin a new one")
+                lost = SessionLost("the model failed, and this session is lost; begin a new one")
                 results = [lost] * len(batch)
             self._n_running = 0
             self._metrics.batches.observe(len(batch))

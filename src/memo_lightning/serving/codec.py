@@ -73,7 +73,7 @@ def _array(value: dict[str, Any]) -> Any:
         raise Unreadable(f"dtype={name!r}: must be one of {', '.join(sorted(_DTYPES))}")
     is_shape = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not is_shape or not isinstance(data, bytes):
-        raise Unreadable("an array: must have a list of sizes as shape, and binary data as bytes")
+        raise Unreadable("an array: must have a list of sizes as shape and binary data as bytes")
     dtype = np.dtype(name).newbyteorder("<")
     if len(data) != math.prod(shape) * dtype.itemsize:
         needed = math.prod(shape) * dtype.itemsize

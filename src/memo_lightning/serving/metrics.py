@@ -55,9 +55,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.steps = Histogram("memo_step_seconds", "From the arrival of a step to its answer.", _SECONDS)
-        self.batches = Histogram("memo_batch_steps", "Steps that are answered together.", _SIZES)
-        self.calls = Histogram("memo_call_seconds", "Time of the model for a batch.", _SECONDS)
+        self.steps = Histogram("memo_step_seconds", "Time from the arrival of a step to its answer.", _SECONDS)
+        self.batches = Histogram("memo_batch_steps", "Steps per batch.", _SIZES)
+        self.calls = Histogram("memo_call_seconds", "Model time per batch.", _SECONDS)
 
     def text(self, gauges: Mapping[str, tuple[str, float]], counters: Mapping[str, tuple[str, float]]) -> str:
         """Return all metrics in the text format.

@@ -17,7 +17,7 @@ _ERRORS = {
     404: EXPIRED,
     413: "the body is too large",
     415: "the body is neither JSON nor msgpack",
-    422: "something in the body does not fit; the session is as it was",
+    422: "invalid fields in the body; the session is unchanged",
     503: "no more sessions, or the server is stopping",
 }
 
@@ -73,8 +73,11 @@ def openapi(agent: Agent, *, needs_token: bool) -> dict[str, Any]:
         "reward": {"type": "number", "default": 0, "description": "of the step that led to the observation"},
         "episode_end": {"type": "boolean", "default": False, "description": "whether that step ended an episode"},
         "is_first": {"type": "boolean", "default": False, "description": "a new trial begins: clear the memory first"},
-        "deterministic": {"type": "boolean", "description": "take the most likely action; default: as the session"},
-        "details": {"type": "boolean", "default": False, "description": "answer value and probabilities too"},
+        "deterministic": {
+            "type": "boolean",
+            "description": "take the most likely action; default: the session's",
+        },
+        "details": {"type": "boolean", "default": False, "description": "also return value and probabilities"},
     }
     if action.masked:
         told["action_mask"] = {
@@ -82,7 +85,7 @@ def openapi(agent: Agent, *, needs_token: bool) -> dict[str, Any]:
             "items": {"type": "boolean"},
             "minItems": sum(action.n_values),
             "maxItems": sum(action.n_values),
-            "description": "which actions are allowed; it may be in the observation instead",
+            "description": "which actions are allowed; may be part of the observation instead",
         }
     schemas = {
         "Observation": space_schema(agent.observation_space),
@@ -91,7 +94,7 @@ def openapi(agent: Agent, *, needs_token: bool) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
-                "deterministic": {"type": "boolean", "description": "default: as the server was started"},
+                "deterministic": {"type": "boolean", "description": "default: the server's"},
             },
             "additionalProperties": False,
         },
@@ -126,24 +129,24 @@ def openapi(agent: Agent, *, needs_token: bool) -> dict[str, Any]:
         "/sessions": {"post": _operation("Begin a session", "NewSession", "Session", [400, 422, 503], status=201)},
         "/sessions/{session}/act": {
             "parameters": name,
-            "post": _operation("Tell what was observed, and get an action", "Step", "Answer", [*of_session, 413, 415]),
+            "post": _operation("Send an observation and get an action", "Step", "Answer", [*of_session, 413, 415]),
         },
         "/sessions/{session}/reset": {
             "parameters": name,
-            "post": _operation("Begin a new trial: the memory is emptied", None, "Session", [404, 503]),
+            "post": _operation("Begin a new trial with an empty memory", None, "Session", [404, 503]),
         },
         "/sessions/{session}": {"parameters": name, "delete": _operation("End a session", None, None, [404])},
-        "/health": {"get": _operation("Whether the server takes requests", None, None, [503], status=200)},
-        "/metrics": {"get": _operation("Counters in the text format of Prometheus", None, None, [], status=200)},
+        "/health": {"get": _operation("Whether the server accepts requests", None, None, [503], status=200)},
+        "/metrics": {"get": _operation("Metrics in the Prometheus text format", None, None, [], status=200)},
     }
     described: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "memo serve",
             "version": __version__,
-            "description": "A policy with a memory for each session. Over WebSocket, /ws takes the same steps as "
-            "messages, text frames as JSON and binary ones as msgpack; an array of msgpack may be "
-            "{dtype, shape, bytes}, in C order and little-endian.",
+            "description": "A policy with a memory for each session. The WebSocket /ws accepts the same steps as "
+            "messages: text frames are JSON, binary frames msgpack. In msgpack an array may be {dtype, shape, bytes}, "
+            "in C order and little-endian.",
         },
         "paths": paths,
         "components": {"schemas": schemas},

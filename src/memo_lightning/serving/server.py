@@ -69,8 +69,8 @@ def read_token(file: str | None) -> str | None:
         except (OSError, ValueError):
             # What was given may be the token itself, so it is not repeated.
             raise UserError(
-                f"token: must be the path of a readable file that holds the token, not the token, which others would "
-                f"see among the processes; or set {TOKEN_VARIABLE}"
+                f"token: must be the path of a readable file with the token, not the token itself, which others could "
+                f"see in the process list; or set {TOKEN_VARIABLE}"
             ) from None
     else:
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
@@ -78,7 +78,7 @@ def read_token(file: str | None) -> str | None:
             return None
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise UserError(
-            "token: must have at least 16 letters, digits or signs of ASCII; one is made by "
+            "token: must be at least 16 ASCII characters without spaces; make one with "
             "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     return token

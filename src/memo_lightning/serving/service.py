@@ -19,7 +19,7 @@ from memo_lightning.serving.sessions import NoSession, Session, Sessions, TooMan
 
 STEP_FIELDS = ("observation", "reward", "episode_end", "is_first", "action_mask", "deterministic", "details")
 SESSION_FIELDS = ("seed", "deterministic")
-STOPPING = "the server is stopping; begin a new session when it has started again"
+STOPPING = "the server is stopping; begin a new session after it has restarted"
 _SWEEP_SECONDS = 1.0
 
 
@@ -176,16 +176,16 @@ class Service:
     def metrics_text(self) -> str:
         """Return all metrics in the text format of Prometheus."""
         gauges = {
-            "memo_sessions": ("Sessions now.", len(self._sessions)),
-            "memo_max_sessions": ("Sessions at most.", self.limits.max_sessions),
-            "memo_pending_steps": ("Steps that are not answered yet.", self.n_pending),
+            "memo_sessions": ("Open sessions.", len(self._sessions)),
+            "memo_max_sessions": ("Maximum number of sessions.", self.limits.max_sessions),
+            "memo_pending_steps": ("Steps waiting for an answer.", self.n_pending),
             "memo_memory_bytes": ("Memory of all sessions in bytes.", self._actor.memories.nbytes),
-            "memo_stopping": ("1 while the server is about to end.", int(self.is_stopping)),
+            "memo_stopping": ("1 while the server is shutting down.", int(self.is_stopping)),
             "process_resident_memory_bytes": ("Resident memory of the server.", self._process.memory_info().rss),
         }
         counters = {
-            "memo_sessions_created_total": ("Sessions so far.", self._sessions.n_created),
-            "memo_sessions_expired_total": ("Sessions that expired.", self._sessions.n_expired),
+            "memo_sessions_created_total": ("Sessions begun.", self._sessions.n_created),
+            "memo_sessions_expired_total": ("Sessions expired.", self._sessions.n_expired),
         }
         return self.metrics.text(gauges, counters)
 

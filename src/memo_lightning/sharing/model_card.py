@@ -16,11 +16,11 @@ from memo_lightning.wording import returns_in_words
 
 _FILES = {
     WEIGHTS: "weights, and copies of the JSON files",
-    POLICY: "what the policy is made of: observations, actions, encoder, memory, heads",
-    TRAINING: "the configuration that it was trained with",
-    EVALUATION: "results on tasks that training never drew",
+    POLICY: "architecture of the policy: observations, actions, encoder, memory, heads",
+    TRAINING: "training configuration",
+    EVALUATION: "results on tasks not seen in training",
     CURVE: "reward within a trial",
-    VIDEO: "a trial",
+    VIDEO: "video of a trial",
     MANIFEST: "SHA-256 of every file",
 }
 _SIZES = ("d_model", "n_layers", "n_heads", "d_ff", "segment_length", "summary_length", "memory_budget")
@@ -115,7 +115,7 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
         if evaluation.get(name) is not None
     ]
     rows.append(("memory budget", str(evaluation["memory_budget"] or "none")))
-    rows.append(("actions", "most likely" if evaluation["deterministic"] else "drawn"))
+    rows.append(("actions", "most likely" if evaluation["deterministic"] else "sampled"))
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
     trials = f"{evaluation['n_trials']} trials of {evaluation['mean_trial_length']:,.0f} steps"
     where = f"{trials}, {evaluation['split']} tasks, seed {evaluation['seed']}."

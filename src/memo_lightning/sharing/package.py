@@ -66,7 +66,7 @@ def write_package(source: str, out: Path, tracking_uri: str | None = None, evalu
     spec, policy = restore_policy(checkpoint, {})
     config = without_places(checkpoint["config"])
     evaluated, remarks = _find_evaluation(source, evaluation, checkpoint["frames"])
-    remarks += [f"training.json names a place on this machine: {name}={value}" for name, value in _places(config, "")]
+    remarks += [f"training.json contains a path on this machine: {name}={value}" for name, value in _places(config, "")]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
@@ -137,22 +137,20 @@ def _find_evaluation(source: str, given: str | None, frames: int) -> tuple[Path 
     if given is not None:
         folder = Path(given)
         if not (folder / EVALUATION).is_file():
-            raise UserError(
-                f"evaluation={given}: must be a folder that memo evaluate has left; it holds no {EVALUATION}"
-            )
+            raise UserError(f"evaluation={given}: must be an output folder of memo evaluate; it has no {EVALUATION}")
     elif run is None:
         return None, ["no evaluation: the policy has no run folder here; evaluation=FOLDER adds one"]
     else:
         found = [folder for folder in (run / "evaluation", run) if (folder / EVALUATION).is_file()]
         if not found:
-            return None, [f"no evaluation: memo evaluate checkpoint={source} makes one, then package again"]
+            return None, [f"no evaluation: run memo evaluate checkpoint={source}, then package again"]
         folder = found[0]
     evaluated = read_json(folder / EVALUATION).get("frames_trained")
     if evaluated != frames:
-        why = f"{folder}: is of a policy trained for {evaluated} frames, this one was for {frames}"
+        why = f"{folder}: evaluates a policy trained for {evaluated} frames; this one was trained for {frames}"
         if given is not None:
             raise UserError(f"evaluation={why}")
-        return None, [f"no evaluation: {why}; memo evaluate checkpoint={source} makes a new one"]
+        return None, [f"no evaluation: {why}; run memo evaluate checkpoint={source}, then package again"]
     return folder, []
 
 

@@ -28,7 +28,7 @@ def push_package(folder: Path, repo: str, *, private: bool = False) -> str:
     require(fits, "repo", repo, "OWNER/NAME on the Hugging Face Hub")
     if not is_package(folder):
         raise UserError(
-            f"{folder}: is not a package (no {MANIFEST}); memo package checkpoint=runs/NAME out={folder} makes one"
+            f"{folder}: not a package (no {MANIFEST}); make one with memo package checkpoint=runs/NAME out={folder}"
         )
     files = check_package(folder)
     hub = import_hub("memo push")
@@ -42,11 +42,11 @@ def push_package(folder: Path, repo: str, *, private: bool = False) -> str:
         )
         others = [name for name in files if name != CARD]
         done = client.upload_folder(
-            folder_path=folder, repo_id=repo, allow_patterns=others, commit_message="Upload a package of memo-lightning"
+            folder_path=folder, repo_id=repo, allow_patterns=others, commit_message="Upload a memo-lightning package"
         )
     except Exception as error:  # from the Hub's client or its dependencies
         raise UserError(
-            f"repo={repo}: cannot be uploaded to the Hugging Face Hub ({one_line(error)}); needs a token that may "
-            f"write: hf auth login, or HF_TOKEN"
+            f"repo={repo}: cannot be uploaded to the Hugging Face Hub ({one_line(error)}); needs a token with "
+            f"write access: hf auth login, or HF_TOKEN"
         ) from None
     return str(getattr(done, "commit_url", done))

@@ -31,9 +31,9 @@ def rehearse(spec: StudySpec, environment: Mapping[str, str]) -> None:
     process.wait()
     result = read_result(folder)
     if result is None:
-        raise UserError(f"the study's train settings do not run: {process.why_no_result()}")
+        raise UserError(f"the study's train settings fail: {process.why_no_result()}")
     if result.state != "complete" and not result.logged:
-        raise UserError(f"the study's train settings do not run: {result.error}; see {folder / 'output.log'}")
+        raise UserError(f"the study's train settings fail: {result.error}; see {folder / 'output.log'}")
     for name, metric in [*((f"objectives[{k}].metric", m) for k, m in enumerate(metrics)), *_pruner_metric(spec)]:
         if metric not in result.logged:
             raise UserError(f"{name}={metric}: is never logged; {nearest(metric, result.logged)}")

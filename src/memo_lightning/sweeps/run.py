@@ -137,7 +137,7 @@ class StudyRunner:
                 if not self._workers and not is_wanted(self._study, self._n_trials) and not self._others():
                     return
             except _AWAY as error:
-                print(f"storage does not answer ({_line(error)}); trials continue; trying again", file=sys.stderr)
+                print(f"storage cannot be reached ({_line(error)}); trials continue; retrying", file=sys.stderr)
                 time.sleep(_AWAY_SECONDS)
                 # The other machines' heartbeats could not be written either.
                 self._reap_after = time.monotonic() + 3 * _AWAY_SECONDS
@@ -161,7 +161,7 @@ class StudyRunner:
         n_others = n_running(self._study)
         if n_others and not self._waits:
             self._waits = True
-            print(f"waiting for {n_others} trial(s) of other machines", file=sys.stderr, flush=True)
+            print(f"waiting for {n_others} trial(s) on other machines", file=sys.stderr, flush=True)
         return n_others
 
     def _start(self) -> None:
@@ -242,7 +242,7 @@ class StudyRunner:
         if self._tell(trial, _STATES[result.state], result.values or None) and retry:
             self._again(trial, self._retries(trial) + 1)
         reached = ", ".join(f"{m} {v:.4g}" for m, v in zip(metrics, values, strict=False)) or result.error
-        again = "; to be tried again" if retry else ""
+        again = "; will be retried" if retry else ""
         print(f"trial {trial.number:>3} {result.state:<10} {reached}{again}", file=sys.stderr, flush=True)
 
     def _give_back(self, trial: FrozenTrial, reason: str) -> None:
@@ -318,7 +318,7 @@ def _only_one_in(run_dir: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"run_dir={run_dir}: another memo sweep is at work there; use workers= for more at once"
+            f"run_dir={run_dir}: another memo sweep is using it; to run more trials at once, set workers=N"
         ) from None
     except OSError as error:
         raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None

@@ -62,7 +62,9 @@ def parse_space(space: Mapping[str, Mapping[str, Any]]) -> list[Parameter]:
     Raises:
         UserError: if it is empty, or a distribution or condition is wrong.
     """
-    require(bool(space), "space", dict(space), "at least one setting, e.g. algorithm.gamma: {type: float, ...}")
+    require(
+        bool(space), "space", dict(space), "a mapping of at least one setting, e.g. algorithm.gamma: {type: float, ...}"
+    )
     parameters: list[Parameter] = []
     for key, description in space.items():
         parameters.append(_parse_parameter(key, description, [parameter.key for parameter in parameters]))
@@ -99,7 +101,7 @@ def check_space(space: Sequence[Parameter], train: Sequence[str]) -> None:
     fixed = {override.partition("=")[0].lstrip("+") for override in train}
     for parameter in space:
         if parameter.key in fixed:
-            raise UserError(f"space.{parameter.key}: is fixed by the study's train overrides as well")
+            raise UserError(f"space.{parameter.key}: is also set by the study's train overrides; remove one of the two")
         for value in parameter.extremes():
             errors = []
             for others in _with_others(parameter, space):
@@ -160,7 +162,12 @@ def _build_parts(config: DictConfig) -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     baseline, model = build_baseline(plain), build_memory(plain["model"])
     length, longest = (baseline.model if baseline else model).segment_length, config.collector.rollout_length
-    require(length is None or length <= longest, "model.segment_length", length, f"at most the {longest} of a rollout")
+    require(
+        length is None or length <= longest,
+        "model.segment_length",
+        length,
+        f"at most collector.rollout_length={longest}",
+    )
 
 
 def _context(parameter: Parameter, space: Sequence[Parameter]) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def _with_plain_choices(name: str, settings: Mapping[str, Any]) -> dict[str, Any
         if isinstance(choice, Mapping):
             raise UserError(
                 f"{name}.choices: {choice} is a mapping; must be numbers, words, true, false, null or lists of these "
-                f"(a setting within it can vary by itself: {name}.NAME)"
+                f"(to vary a setting in it, use {name}.NAME)"
             )
     return {**settings, "choices": [*map(as_choice, choices)]}
 

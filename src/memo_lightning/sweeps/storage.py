@@ -71,7 +71,7 @@ def _check_journal(path: Path) -> None:
             fits = "op_code" in json.loads(file.readline())
         except (ValueError, TypeError):
             fits = False
-    require(fits, "storage", str(path), "a new file, or one that a study has made")
+    require(fits, "storage", str(path), "a new file, or one written by memo sweep")
 
 
 def without_password(location: str) -> str:
@@ -92,4 +92,4 @@ def _open_postgres(location: str) -> RDBStorage:
         raise UserError(f"storage={shown}: needs psycopg; pip install 'memo-lightning[postgres]'") from None
     except (SQLAlchemyError, ValueError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"storage={shown}: does not answer ({reason})") from None
+        raise UserError(f"storage={shown}: cannot be reached ({reason})") from None

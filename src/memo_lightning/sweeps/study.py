@@ -131,7 +131,7 @@ def _check_unchanged(spec: StudySpec, study: optuna.Study) -> None:
         if began.get(key) != now.get(key):
             raise UserError(
                 f"{key}: has changed since study {spec.name!r} began (was {json.dumps(began.get(key))}, "
-                f"is {json.dumps(now.get(key))}); give the changed study another name="
+                f"is {json.dumps(now.get(key))}); give the changed study a new name=NAME"
             )
 
 

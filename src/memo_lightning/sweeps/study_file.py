@@ -22,7 +22,7 @@ from memo_lightning.training.trainer import check_trainer_settings
 # Settings that may change between two commands on one study: how much is done, and by which processes.
 CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
 # Settings that a trial sets for each of its runs.
-_OF_TRIALS = {"seed": "; use n_seeds= for the runs of a trial", "run_dir": "", "resume": ""}
+_OF_TRIALS = {"seed": "; to set the number of runs per trial, use n_seeds=N", "run_dir": "", "resume": ""}
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ def _find(path: str) -> Path:
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(file.stem for file in shipped_studies().glob("*.yaml")))
-    raise UserError(f"{path}: no such study file; those that ship: {known}")
+    raise UserError(f"{path}: no such study file; shipped studies: {known}")
 
 
 def _parse_objectives(objectives: Any) -> tuple[Objective, ...]:
-    require(bool(objectives), "objectives", objectives, "at least one {metric:, direction:}")
+    require(bool(objectives), "objectives", objectives, "a list of at least one {metric: NAME, direction: maximize}")
     parsed = []
     for index, objective in enumerate(objectives):
         name = f"objectives[{index}]"

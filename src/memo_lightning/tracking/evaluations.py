@@ -105,8 +105,8 @@ def log_evaluation(store: str, run_id: str, evaluation: Mapping[str, Any], files
                 break
         else:
             print(
-                f"metrics not logged to MLflow: {prefix} has others at {step:,} frames, from an evaluation with the "
-                "same settings by other code or on another machine",
+                f"metrics not logged to MLflow: {prefix} has different values at {step:,} frames, from an evaluation "
+                "with the same settings but other code or another machine",
                 file=sys.stderr,
             )
         for file in files:

@@ -136,11 +136,13 @@ class RunStore:
             if not of_studies:
                 chosen = [run for run in trainings if "study" not in run.data.tags]
                 studies = Counter(run.data.tags["study"] for run in trainings if "study" in run.data.tags)
-                left_out += [f"{_runs(n)} of a study: study={study} shows them" for study, n in studies.items()]
+                left_out += [f"{_runs(n)} of a study (shown with study={study})" for study, n in studies.items()]
             running = [run for run in chosen if run.info.status != "FINISHED"]
             if running:
                 names = listed(f"{run.info.run_name}: {run.info.status}" for run in running)
-                left_out.append(f"{_runs(len(running))} not finished ({names}); memo train resume=RUN_DIR resumes one")
+                left_out.append(
+                    f"{_runs(len(running))} not finished ({names}); to resume one: memo train resume=RUN_DIR"
+                )
             read, unusable = [], defaultdict(list)
             for run in chosen:
                 if run.info.status == "FINISHED":
@@ -154,7 +156,7 @@ class RunStore:
         for why, runs in unusable.items():
             left_out.append(f"{_runs(len(runs))} {why} ({listed(run.info.run_name for run in runs)})")
         if not read:
-            asked = " ".join(f"{key}={value}" for key, value in tags.items()) or "at all"
+            asked = f"with {' '.join(f'{key}={value}' for key, value in tags.items())}" if tags else "at all"
             hint = f"; left out: {'; '.join(left_out)}" if left_out else ""
             raise UserError(f"tags: no finished run {asked} in experiment {self._name}{hint}")
         return read, left_out
@@ -190,7 +192,7 @@ class RunStore:
             if trial in values:
                 trials[run.tags["environment"], run.group(group_by)][trial].append(run)
         if not trials:
-            raise UserError(f"study={study}: the finished runs of its complete trials are not in MLflow any more")
+            raise UserError(f"study={study}: the finished runs of its complete trials are no longer in MLflow")
         best = [members[max(members, key=values.__getitem__)] for members in trials.values()]
         return [run for members in best for run in members], f"{objective['direction']} {metric}"
 
@@ -212,11 +214,11 @@ class RunStore:
         """Return a run with its results, or the reason why it cannot be used."""
         metrics = self._artifact(run.info.run_id, "metrics.json")
         if metrics is None:
-            return "without a metrics.json: their files are not in MLflow any more, or training was ended early"
+            return "without metrics.json: their files are no longer in MLflow, or training ended early"
         if "memory_bytes" not in metrics:
-            return "of an earlier version, which did not measure the memory"
+            return "of an earlier version, which did not measure memory"
         if metrics["return_per_trial"] is None or not metrics["history"]:
-            return "in which no trial was complete"
+            return "in which no trial completed"
         evaluations = {}
         for folder in self._client.list_artifacts(run.info.run_id, FOLDER):
             if folder.is_dir and (found := self._artifact(run.info.run_id, f"{folder.path}/evaluation.json")):

@@ -26,7 +26,7 @@ def register_checkpoint(tracking_uri: str, run_id: str, name: str) -> int:
         check_run_not_deleted(client, run_id)
         where = client.get_run(run_id).info.artifact_uri
         if _CHECKPOINT not in {artifact.path for artifact in client.list_artifacts(run_id)}:
-            raise UserError(f"run {run_id}: has no checkpoint in MLflow: it has not ended, or {where} was removed")
+            raise UserError(f"run {run_id}: has no checkpoint in MLflow; it has not finished, or {where} was removed")
         try:
             client.create_registered_model(name)
         except MlflowException as error:  # looking it up needs a filter, in which a quote would end the name

@@ -150,7 +150,7 @@ class RunLogger(MLFlowLogger):
         status = "KILLED" if isinstance(sys.exception(), KeyboardInterrupt) else status
         self._do(lambda: MLFlowLogger.finalize(self, status))
         if self._points:
-            print(f"not in MLflow yet: {self._unsent_path}; sent when the run is resumed", file=sys.stderr)
+            print(f"metrics not yet in MLflow: {self._unsent_path}; sent when the run is resumed", file=sys.stderr)
 
     def _points_of(self, metrics: Mapping[str, float], step: int) -> list[Point]:
         """Return metrics as points; all of one step have the same time, so that a point logged again is identical."""
@@ -197,15 +197,13 @@ class RunLogger(MLFlowLogger):
             self._fail(error)
         else:
             if self._failing:
-                print("\nMLflow can be written again", file=sys.stderr)
+                print("\ncan write to MLflow again", file=sys.stderr)
             self._failing = False
 
     def _fail(self, error: Exception) -> None:
         self._next_attempt = time.monotonic() + self.retry_seconds
         if not self._failing:
-            print(
-                f"\nMLflow cannot be written ({_reason(error)}); training continues, metrics are kept", file=sys.stderr
-            )
+            print(f"\ncannot write to MLflow ({_reason(error)}); training continues, metrics are kept", file=sys.stderr)
         self._failing = True
         self._keep()
 
@@ -220,7 +218,7 @@ class RunLogger(MLFlowLogger):
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError) as error:
-            print(f"{self._unsent_path}: cannot be read ({error}); its metrics are left out", file=sys.stderr)
+            print(f"{self._unsent_path}: cannot be read ({error}); skipping its metrics", file=sys.stderr)
             return []
 
 

@@ -60,14 +60,14 @@ _EXPERIMENT_TAGS = {
     "mlflow.experiment.primaryMetric.name": "train/return_per_trial",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
     "mlflow.note.content": (
-        "Reinforcement learning with long memory, by memo-lightning. A run is a training; its name says memory, "
+        "Reinforcement learning with long memory, by memo-lightning. Each run is one training, named after its memory, "
         "environment and seed. Steps are environment frames.\n\n"
         "| metrics | |\n|---|---|\n"
         "| `train/` | learning curves: return per trial, and by quarter of the trial |\n"
         "| `update/` | losses and other quantities of the algorithm |\n"
-        "| `val/` | `memo evaluate`: split, length of the trials, what else was changed |\n"
+        "| `val/` | results of `memo evaluate`, by split, trial length and changed settings |\n"
         "| `wall_clock/` | frames per second, and the share of the time spent collecting |\n\n"
-        "`memo compare` makes a table and a plot of the runs, with intervals over seeds."
+        "`memo compare` creates a table and a plot of the runs, with intervals over seeds."
     ),
 }
 
@@ -150,7 +150,7 @@ def open_store(uri: str, setting: str) -> str:
     if file is None:
         return uri
     if not file.is_file():
-        raise UserError(f"{setting}={uri}: no such store yet; memo train makes it, or name another")
+        raise UserError(f"{setting}={uri}: no such store yet; memo train creates it, or choose another")
     _follow_move(file)
     return resolve_store(uri)
 
@@ -176,7 +176,8 @@ def store_of_run(uri: str, run_id: str, run_dir: Path) -> str | None:
 
 def no_store_of_run(uri: str, run_id: str) -> str:
     """Return the message for a run that :func:`store_of_run` does not find."""
-    return f"its run {run_id} is not in {uri}, nor in a {Path(uri).name} in the folders above it or in this one"
+    name = Path(uri).name
+    return f"its run {run_id} is not in {uri}, nor in any {name} in the folders above it or the current folder"
 
 
 def experiment_id_of(uri: str, name: str, setting: str = "logger.experiment_name") -> str:
@@ -215,7 +216,7 @@ def check_not_deleted(client: MlflowClient, experiment: Experiment, setting: str
     if experiment.lifecycle_stage == "deleted":
         command = _restore(client, "experiments", "--experiment-id", experiment.experiment_id)
         raise UserError(
-            f"{setting}={experiment.name}: was deleted in MLflow; restore it with `{command}`, or name another with "
+            f"{setting}={experiment.name}: was deleted in MLflow; restore it with `{command}`, or choose another with "
             f"{setting}=NAME"
         )
 

@@ -35,9 +35,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             write_atomically(path, content.getbuffer())
         except OSError as error:
             if self.error is None:
-                print(f"\n{path}: cannot be written ({error.strerror}); keeping the last one", file=sys.stderr)
+                print(f"\n{path}: cannot be written ({error.strerror}); keeping the last checkpoint", file=sys.stderr)
             self.error = error.strerror or str(error)
         else:
             if self.error is not None:
-                print(f"\n{path}: written again", file=sys.stderr)
+                print(f"\n{path}: can be written again", file=sys.stderr)
             self.error = None

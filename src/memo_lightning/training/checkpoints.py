@@ -78,7 +78,7 @@ def start_from(
     weights, own = policy_weights(checkpoint), _weights_with(policy, sequence_model)
     shared = own.keys() & weights.keys()
     if not any(name.startswith(_MEMORY) for name in shared):
-        raise UserError(f"checkpoint: none of its weights are those of a {type(sequence_model).__name__}")
+        raise UserError(f"checkpoint: none of its weights fit a {type(sequence_model).__name__}")
     needed = {name: value for name, value in own.items() if name in shared or not name.startswith(_MEMORY)}
     wanted = {name: value for name, value in weights.items() if name in needed}
     check_architecture(wanted, needed, _changed_settings(checkpoint["config"], config))

@@ -32,7 +32,7 @@ def worker_environments(workers: int, accelerator: str, devices_per_trial: objec
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus):
         per_trial = devices_per_trial if isinstance(devices_per_trial, int) and devices_per_trial > 0 else 1
         if per_trial > len(gpus):
-            raise UserError(f"trainer.devices={devices_per_trial}: must be at most the {len(gpus)} GPUs there are")
+            raise UserError(f"trainer.devices={devices_per_trial}: must be at most {len(gpus)}, the number of GPUs")
         groups = [gpus[first : first + per_trial] for first in range(0, len(gpus) - per_trial + 1, per_trial)]
         return [{"CUDA_VISIBLE_DEVICES": ",".join(groups[worker % len(groups)])} for worker in range(workers)]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, n_cores() // workers)))

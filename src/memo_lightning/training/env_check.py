@@ -115,13 +115,13 @@ def _rollout(env: EnvBase, drawn: Sequence[Tensor], seed: int) -> TensorDictBase
 
 def _check_specs(env: EnvBase) -> Finding:
     if ACTION_MASK in env.observation_spec.keys():
-        return Finding("specs", note="not looked at by TorchRL's check, which takes actions that are not allowed")
+        return Finding("specs", note="skipped, as TorchRL's check takes actions that the mask forbids")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
         check_env_specs(env, seed=0)
     except Exception as error:  # whatever the environment or TorchRL's assertions raise
         return Finding("specs", f"steps do not match the specs: {' '.join(str(error).split())[:300] or repr(error)}")
-    return Finding("specs", note="shapes and dtypes of resets and steps are what the specs say")
+    return Finding("specs", note="shapes and dtypes of resets and steps match the specs")
 
 
 def _check_values(env: EnvBase, steps: TensorDictBase) -> Finding:
@@ -176,20 +176,20 @@ def _allowed(spec: TensorSpec, index: list[int]) -> str:
 def _check_global_streams(config: DictConfig, changed: set[str]) -> Finding:
     name = "random numbers"
     if in_this_process(config.env, _N_ENVS).get("workers"):
-        return Finding(name, note="not checked, as every environment has a process of its own")
+        return Finding(name, note="not checked, as every environment has its own process")
     if not changed:
-        return Finding(name, note="resets and steps leave the global random numbers alone")
+        return Finding(name, note="resets and steps do not seed or draw from the global random numbers")
     return Finding(
         name,
-        f"a reset or step seeds or draws the global random numbers of {' and '.join(sorted(changed))}, so what an "
-        f"environment does depends on others of its process; use a generator of its own (Gymnasium: self.np_random)",
+        f"a reset or step seeds or draws from the global random numbers of {' and '.join(sorted(changed))}, so "
+        f"environments in one process affect each other; use a generator per environment (Gymnasium: self.np_random)",
     )
 
 
 def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
     done, end = steps.get(("next", "done")).squeeze(-1), steps.get(("next", "episode_end")).squeeze(-1)
     if len(done[0]) >= trial_length and not done[:, :trial_length].any(1).all():
-        return Finding("trials", f"no end of a trial ('done') within env.trial_length={trial_length} steps")
+        return Finding("trials", f"no trial ended ('done') within env.trial_length={trial_length} steps")
     length, total = (steps.get(("next", name)).squeeze(-1) for name in ("episode_length", "episode_return"))
     reward = steps.get(("next", "reward")).squeeze(-1)
     starts = torch.cat([torch.ones_like(end[:, :1]), (end | done)[:, :-1]], 1)
@@ -205,7 +205,7 @@ def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
             return Finding("trials", f"episode_return is {said} at step {t}; must be {returns.tolist()}")
     note = f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
     if end.any() and successes(steps) is None:
-        note += "; success is never reported (info['success'] or env.success_return would), so results are without it"
+        note += "; success is never reported, so results lack it; report info['success'] or set env.success_return"
     return Finding("trials", note=note)
 
 
@@ -214,12 +214,12 @@ def _check_seeds(env: EnvBase, actions: list[Tensor], first: TensorDictBase) -> 
     if differing:
         return Finding(
             "seeds",
-            f"the same seed gave another {differing}; draw every random number from what reset(seed=...) seeds "
-            f"(Gymnasium: self.np_random)",
+            f"the same seed gave a different {differing}; draw every random number from the generator that "
+            f"reset(seed=...) seeds (Gymnasium: self.np_random)",
         )
     if not _differing(first, _rollout(env, actions, seed=2)):
-        return Finding("seeds", note="repeatable; nothing is random, as other seeds give the same")
-    return Finding("seeds", note="the same seed gives the same steps, another seed other steps")
+        return Finding("seeds", note="repeatable, but nothing is random: another seed gives the same steps")
+    return Finding("seeds", note="the same seed gives the same steps, another seed gives different ones")
 
 
 def _check_partial_reset(env: EnvBase, actions: list[Tensor]) -> Finding:
@@ -227,7 +227,7 @@ def _check_partial_reset(env: EnvBase, actions: list[Tensor]) -> Finding:
     name = "partial reset"
     untouched, reset = _steps_around_reset(env, actions, resets=False), _steps_around_reset(env, actions, resets=True)
     if untouched is None or reset is None:
-        return Finding(name, note="not checked, as trials are too short")
+        return Finding(name, note="not checked: trials are too short")
     kept = torch.arange(_N_ENVS) % 2 == 1
     differing = _differing(untouched[kept], reset[kept])
     if differing:
@@ -238,7 +238,7 @@ def _check_partial_reset(env: EnvBase, actions: list[Tensor]) -> Finding:
     length = reset["episode_length"][~kept, 0]
     if (length != 1).any():
         return Finding(name, f"episode_length is {length.flatten().tolist()} one step after a reset; must be 1")
-    return Finding(name, note="touches only the environments that it names")
+    return Finding(name, note="affects only the environments that are reset")
 
 
 def _steps_around_reset(env: EnvBase, actions: list[Tensor], *, resets: bool) -> TensorDictBase | None:
@@ -270,8 +270,8 @@ def _check_neighbours(config: DictConfig, actions: list[Tensor], first: TensorDi
     finally:
         env.close()
     if differing:
-        return Finding("neighbours", f"{differing} depends on how many environments there are; seed each by itself")
-    return Finding("neighbours", note="what an environment does is independent of how many others there are")
+        return Finding("neighbours", f"{differing} depends on the number of environments; seed each one separately")
+    return Finding("neighbours", note="environments behave the same, however many there are")
 
 
 def _check_training(config: DictConfig) -> Finding:

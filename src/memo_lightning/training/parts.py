@@ -23,7 +23,7 @@ from memo_lightning.policies import MemoryPolicy, PolicySpec
 from memo_lightning.policies.spec import build_memory as memory_from_settings
 
 # Defaults of conf/model/ with an upper limit: segments are no longer than rollouts, and summaries than segments.
-_FOLLOWING = {"segment_length": "a rollout (collector.rollout_length)", "summary_length": "a segment"}
+_FOLLOWING = {"segment_length": "collector.rollout_length", "summary_length": "model.segment_length"}
 
 
 _STEPS_TO_CHECK = 128  # at most, to check a memory from outside the package before each training run
@@ -142,7 +142,7 @@ def _remarks(config: DictConfig) -> list[str]:
     """Return remarks about defaults that follow other settings."""
     limits = {"segment_length": config.collector.rollout_length, "summary_length": config.model.get("segment_length")}
     return [
-        f"model.{name}={config.model[name]}: the default, as {_FOLLOWING[name]} has no more steps"
+        f"model.{name}={config.model[name]}: the default, limited by {_FOLLOWING[name]}"
         for name, limit in limits.items()
         if OmegaConf.is_interpolation(config.model, name) and config.model[name] == limit
     ]
@@ -164,6 +164,6 @@ def _check_own_memory(model: SequenceModel, rollout_length: int) -> None:
     for finding in check_memory(partial(copy.deepcopy, model), n_steps, thorough=False):
         if finding.problem:
             raise UserError(
-                f"{type(model).__module__}.{type(model).__qualname__}: {finding.problem}; memo check-memory, with the "
-                f"same settings, runs all checks"
+                f"{type(model).__module__}.{type(model).__qualname__}: {finding.problem}; to run all checks, use "
+                f"memo check-memory with the same settings"
             )

@@ -26,12 +26,12 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
         UserError: if there is no run to resume, or an override does not fit it.
     """
     if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"resume={run_dir}: holds no run (no config.yaml)")
+        raise UserError(f"resume={run_dir}: must be the folder of a run (no config.yaml found)")
     if not checkpoint_path(run_dir).is_file():
         raise UserError(f"resume={run_dir}: the run was stopped before its first checkpoint; start it again")
     for key in map(override_key, overrides):
         if key in ("run_dir", "checkpoint"):
-            raise UserError(f"{key}: a resumed run keeps its own; leave it out, or start a new run without resume=")
+            raise UserError(f"{key}: a resumed run keeps its {key}; leave it out, or start a new run without resume=")
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
     recorded = config.logger.tracking_uri if config.logger else None

@@ -89,7 +89,7 @@ def check_run_dir(run_dir: Path) -> None:
         raise UserError(f"run_dir={run_dir}: must be a directory, not a file")
     if checkpoint_path(run_dir).exists():
         again = command(override_text("resume", str(run_dir)))
-        raise UserError(f"run_dir={run_dir}: already holds a run; resume it with {again}, or name another")
+        raise UserError(f"run_dir={run_dir}: already contains a run; resume it with {again}, or choose another folder")
     parent = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"run_dir={run_dir}: must be writable, and {parent} is not")

@@ -73,7 +73,7 @@ def train(config: DictConfig, callbacks: Sequence[lightning.Callback] = ()) -> d
     for name in _NEEDED_CALLBACKS:
         if not config.callbacks.get(name):
             raise UserError(
-                f"callbacks.{name}=null: cannot be switched off; every run leaves a checkpoint and a report"
+                f"callbacks.{name}=null: cannot be switched off; every run writes a checkpoint and a report"
             )
     if started_by_the_run(os.environ):
         end_with_parent()
@@ -148,8 +148,8 @@ def _checkpoint_to_resume_from(config: DictConfig) -> dict[str, Any]:
     # A run that was stopped between its last checkpoint and its report only has to write the report.
     if reported_frames(run_dir) >= checkpoint["frames"] >= config.total_frames:
         raise UserError(
-            f"total_frames={config.total_frames}: must be more than the {checkpoint['frames']} frames that "
-            f"the run in resume={config.resume} has been trained for"
+            f"total_frames={config.total_frames}: must be more than {checkpoint['frames']}, the frames that "
+            f"resume={config.resume} has already been trained for"
         )
     return checkpoint
 
@@ -160,7 +160,7 @@ def _start_from(config: dict[str, Any], policy: MemoryPolicy, model: SequenceMod
     pretrained = find_checkpoint(config["checkpoint"], tracking_uri)
     new = start_from(pretrained, config, policy, model)
     trained_for = f"trained for {pretrained['frames']:,} frames"
-    return f"weights of {config['checkpoint']}, {trained_for}; new: {', '.join(new) or 'none'}"
+    return f"weights from {config['checkpoint']}, {trained_for}; newly initialized: {', '.join(new) or 'none'}"
 
 
 def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataModule, *, resume: bool) -> None:
@@ -185,7 +185,7 @@ def _fit(trainer: lightning.Trainer, learner: PolicyLearner, data: RolloutDataMo
     if trainer.is_global_zero:
         word = "preempted" if isinstance(reason, Preempted) else "interrupted"
         again = command("memo", "train", override_text("resume", str(run_dir)))
-        left = f"checkpoint: {path}\nnext: {again}" if path.exists() else "nothing was trained yet"
+        left = f"checkpoint: {path}\nnext: {again}" if path.exists() else "training had not started"
         print(f"{word}; {left}", file=sys.stderr)
     if started_by_lightning(os.environ):
         raise SystemExit(0)  # with any other status, rank 0 would be killed while it is still writing
@@ -215,7 +215,7 @@ def _description(config: DictConfig) -> str:
     """Return the description that MLflow's page of the run shows above its metrics."""
     return (
         f"{memory_name(config)} on {environment_name(config)}, {config.total_frames:,} frames, seed {config.seed}. "
-        f"Its folder: `{config.run_dir}`. Its settings are parameters, and `config.yaml` among the artifacts."
+        f"Folder: `{config.run_dir}`. Settings: see the parameters, or `config.yaml` in the artifacts."
     )
 
 

@@ -22,8 +22,8 @@ _FIXED = {
     "enable_model_summary": False,
     "use_distributed_sampler": False,
 }
-_LENGTH = "total_frames=N says how long to train"
-_CLIPPING = "algorithm.max_grad_norm=VALUE clips gradients by their norm"
+_LENGTH = "total_frames=N sets the length of training"
+_CLIPPING = "algorithm.max_grad_norm=VALUE clips gradients by norm"
 _EVALUATION = "there is no validation during training; memo evaluate runs held-out trials"
 # Lightning settings that have no effect here, as a run optimises manually, counts frames and has its own files; and
 # what to use instead.
@@ -32,7 +32,7 @@ _INSTEAD = {
         ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches", "overfit_batches"), _LENGTH
     ),
     **dict.fromkeys(("gradient_clip_val", "gradient_clip_algorithm"), _CLIPPING),
-    "accumulate_grad_batches": "algorithm.n_minibatches=N says into how many parts a rollout is cut for an update",
+    "accumulate_grad_batches": "algorithm.n_minibatches=N sets the number of minibatches per rollout",
     **dict.fromkeys(
         (
             "val_check_interval",
@@ -46,14 +46,14 @@ _INSTEAD = {
         _EVALUATION,
     ),
     "fast_dev_run": "debug=smoke trains for seconds",
-    "barebones": "logger=none and callbacks.progress=null switch parts off",
-    "enable_checkpointing": "callbacks.checkpointing.every_n_rollouts=N says how often checkpoints are written",
-    "enable_progress_bar": "callbacks.progress=null switches the progress bar off",
-    "enable_model_summary": "memo check-env counts the parameters",
+    "barebones": "logger=none and callbacks.progress=null turn parts off",
+    "enable_checkpointing": "callbacks.checkpointing.every_n_rollouts=N sets how often checkpoints are written",
+    "enable_progress_bar": "callbacks.progress=null turns off the progress bar",
+    "enable_model_summary": "memo check-env prints the number of parameters",
     "logger": "logger=NAME chooses the logger",
     "callbacks": "callbacks.NAME._target_=CLASS adds a callback",
-    "default_root_dir": "run_dir=FOLDER says where a run is written",
-    "model_registry": "memo register puts a checkpoint into the registry",
+    "default_root_dir": "run_dir=FOLDER sets where a run is written",
+    "model_registry": "memo register adds a checkpoint to the registry",
     **dict.fromkeys(
         ("enable_autolog_hparams", "plugins", "reload_dataloaders_every_n_epochs", "use_distributed_sampler"),
         "leave it out",

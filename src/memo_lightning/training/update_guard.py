@@ -54,9 +54,9 @@ class UpdateGuard:
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row >= self.limit:
-            bad = next(_non_finite(module, loss, inputs), "none on this rank, another has it")
+            bad = next(_non_finite(module, loss, inputs), "none on this rank, but one on another rank")
             raise TrainingStopped(
-                f"{self._in_a_row} updates in a row had a loss or gradient that is not finite; first such tensor: {bad}"
+                f"{self._in_a_row} updates in a row had a non-finite loss or gradient; first non-finite tensor: {bad}"
             )
 
 

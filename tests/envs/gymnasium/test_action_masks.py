@@ -151,7 +151,7 @@ def test_an_agent_obeys_the_mask_and_says_when_it_lacks_one(name):
         action, state = agent.act(observation, state, action_mask=info.get("action_mask"))
         observation, *_, info = raw.step(action)  # raises at a forbidden action
     observation.pop("action_mask", None)
-    with pytest.raises(UserError, match="action_mask: is missing; the policy was trained with one"):
+    with pytest.raises(UserError, match="action_mask: missing; the policy was trained with one"):
         agent.act(observation, state)
 
 
@@ -160,7 +160,7 @@ def test_an_agent_obeys_the_mask_and_says_when_it_lacks_one(name):
 @pytest.mark.parametrize(
     ("space", "fault", "message"),
     [
-        (ONE, "shape", r"step 3 of the trial: action_mask has shape \(4,\); must be \(5,\), one value for each action"),
+        (ONE, "shape", r"step 3 of the trial: action_mask has shape \(4,\); must be \(5,\), one value per action"),
         (ONE, "none", r"step 3 of the trial: action_mask allows no action; must allow at least one"),
         (
             SEVERAL,
@@ -173,7 +173,7 @@ def test_an_agent_obeys_the_mask_and_says_when_it_lacks_one(name):
 def test_a_mask_that_cannot_be_is_one_line_that_names_environment_and_step(space, fault, message, where, workers):
     maker = partial(Picky, space, where=where, fault=fault)
     env = GymnasiumEnv(n_envs=2, make=maker, trial_length=20, workers=workers)
-    with pytest.raises(UserError, match=rf"^environment <Picky instance>, number 0: {message}$"):
+    with pytest.raises(UserError, match=rf"^environment 0 \(<Picky instance>\): {message}$"):
         env.rollout(5, lambda td: td.set("action", first_allowed(td["action_mask"], space)))
     env.close()
 

@@ -64,7 +64,7 @@ def test_images_of_the_end_of_an_episode_are_kept_where_they_are_asked_for(worke
     [
         (
             "raise",
-            r"env worker 0: environment <Faulty instance>, number 0: RuntimeError: the motor is on fire\n"
+            r"env worker 0: environment 0 \(<Faulty instance>\): RuntimeError: the motor is on fire\n"
             r"(.*\n)*.*toys.py",
         ),
         ("die", r"env worker 0 \(environments 0 to 1\) died: SIGKILL"),

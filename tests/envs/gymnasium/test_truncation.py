@@ -155,8 +155,8 @@ def test_an_environment_that_makes_trials_itself_tells_the_observation_that_ende
 def test_one_that_does_not_tell_is_one_clear_line(workers):
     env = GymnasiumEnv(n_envs=2, make=partial(OwnLimits, tells_final=False), trial_length=100, workers=workers)
     message = (
-        r"^environment <OwnLimits instance>, number 0: info has episode_truncated, but not final_obs, the last "
-        r"observation of the episode; must have both$"
+        r"^environment 0 \(<OwnLimits instance>\): info has episode_truncated but no final_obs \(the last "
+        r"observation of the episode\); must have both$"
     )
     with pytest.raises(UserError, match=message):
         env.rollout(9)

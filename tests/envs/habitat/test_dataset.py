@@ -74,7 +74,7 @@ def test_a_file_of_generated_houses_is_checked_and_its_line_named(text):
     plain = json.loads(lines[2])
     plain["episodes"][1][0] = -50
     lines[2] = json.dumps(plain)
-    with pytest.raises(UserError, match=r"line 3: the start of episode 1 at x=-50, .*: something is in the way"):
+    with pytest.raises(UserError, match=r"line 3: the start of episode 1 at x=-50, .*: this position is blocked"):
         dataset_of(**SMALL).from_json("\n".join(lines))
 
 
@@ -90,7 +90,7 @@ def test_a_folder_holds_a_file_per_split_and_the_wrong_split_is_refused(tmp_path
     train, held_out = (dataset_of(split, str(tmp_path)) for split in ("train", "held_out"))
     assert train.scene_ids == dataset_of("train", **SMALL).scene_ids
     assert held_out.scene_ids == dataset_of("held_out", **SMALL).scene_ids
-    with pytest.raises(UserError, match=r"holds the split 'train', and env.split=held_out is asked for"):
+    with pytest.raises(UserError, match=r"contains split 'train', but env.split=held_out"):
         dataset_of("held_out", str(tmp_path / "train.jsonl.gz"))
     with pytest.raises(UserError, match=r"held_out_placements.jsonl.gz cannot be read"):
         dataset_of("held_out_placements", str(tmp_path))

@@ -151,5 +151,7 @@ def test_a_goal_that_cannot_be_reached_is_an_error_that_names_the_episode(env):
     for goal in episode.goals:
         goal.position = [0.05, 0.0, 0.05]  # inside a wall
     env.current_episode = episode
-    with pytest.raises(UserError, match=rf"{episode.episode_id}: '{episode.object_category}' is out of reach"):
+    with pytest.raises(
+        UserError, match=rf"{episode.episode_id}: '{episode.object_category}' cannot be reached from its start"
+    ):
         env.reset()

@@ -49,7 +49,7 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
         ("env.image_size=32", "image_size=32: must be between 64 and 256"),
         ("env.object_range=9", "env.object_range=9: must be above 0 and at most 8.0"),
         ("env.data_path=nowhere.jsonl", "episode file nowhere.jsonl cannot be read"),
-        ("env/vision=vit", "env/vision=vit: the environment observes no images; leave it out"),
+        ("env/vision=vit", "env/vision=vit: the environment has no image observations; leave it out"),
     ],
 )
 def test_mistakes_are_one_line_with_both_engines(override, complaint, engine, tmp_path, capsys):

@@ -161,7 +161,7 @@ def test_a_missing_scene_is_an_error_that_names_it():
     config = make_config()
     with read_write(config):
         config.habitat.simulator.scene = "data/scenes/apartment_1.glb"
-    with pytest.raises(UserError, match=r"apartment_1.glb.* is missing"):
+    with pytest.raises(UserError, match=r"apartment_1.glb.*: must be a generated house"):
         HouseSim(config.habitat.simulator)
 
 

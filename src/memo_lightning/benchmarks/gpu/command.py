@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action="store_true", help="use toy sizes, to check only that the code runs")
     parser.add_argument("--minutes", type=float, default=7.0, help="start no measurement after this many minutes")
     parser.add_argument("--only", nargs="*", default=[""], metavar="PREFIX", help="e.g. attention update/width_256")
-    parser.add_argument("--peak-tflops", type=float, help="peak bfloat16 TFLOP/s of the card, if it is not a known one")
+    parser.add_argument("--peak-tflops", type=float, help="peak bfloat16 TFLOP/s of the card, if not known")
     parser.add_argument("--out", default="gpu.json")
     return parser
 

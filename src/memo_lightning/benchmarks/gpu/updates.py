@@ -96,7 +96,7 @@ def measure_utilisation(
         ``attention_kernels``.
     """
     if compiled and settings.device != "cuda":
-        raise SkippedError("compiling is slow, and not informative on the CPU")
+        raise SkippedError("compiling is slow and not informative on the CPU")
     model = build("memo", sizes).to(settings.device).train()
     one = settings.inputs(1, n_steps, sizes.d_model)
     with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:

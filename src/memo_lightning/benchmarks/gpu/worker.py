@@ -33,7 +33,7 @@ class Worker:
     def take(self, measure: Measure, seconds: float) -> dict[str, Any]:
         """Return a measurement's results and seconds, or why there are none, as ``failed`` or ``skipped``."""
         if missing := measure.missing():
-            return {"skipped": f"needs {', '.join(missing)}, not installed here"}
+            return {"skipped": f"not installed: {', '.join(missing)}"}
         start, is_new = time.perf_counter(), self._process is None
         result = self._ask(measure, seconds, seconds + _START_SECONDS * is_new)
         if "failed" in result:
@@ -48,7 +48,7 @@ class Worker:
                 return {"failed": f"took longer than {seconds:.0f} s"}
             return connection.recv()
         except (EOFError, OSError):
-            return {"failed": "its process ended, as happens when memory runs out or a kernel is wrong"}
+            return {"failed": "its process died, e.g. because memory ran out or a kernel is faulty"}
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")

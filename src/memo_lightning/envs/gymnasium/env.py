@@ -89,7 +89,7 @@ class GymnasiumEnv(EnvBase):
         device: torch.device | str = "cpu",
     ) -> None:
         require(n_envs >= 1, "n_envs", n_envs, "at least 1")
-        require(0 <= workers <= n_envs, "env.workers", workers, f"at least 0 and at most the {n_envs} environments")
+        require(0 <= workers <= n_envs, "env.workers", workers, f"between 0 and n_envs={n_envs}")
         require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
         require(episode_length is None or episode_length >= 1, "env.episode_length", episode_length, "at least 1")
         require(make is None or not (id or settings), "make", make, "None if id or settings are given")
@@ -105,7 +105,7 @@ class GymnasiumEnv(EnvBase):
         rules = TrialRules(trial_length, episodes_per_trial, same_task, success_return, split, time_limit_is_end)
         keys = observation_keys(first.observation_space, ignore, images)
         name = first.spec.id if first.spec else str(first)
-        with named(f"environment {name}, number 0"), within(step_timeout, f"environment {name}"):
+        with named(f"environment 0 ({name})"), within(step_timeout, f"environment {name}"):
             _, info = first.reset(seed=0, options=rules.reset_options(new_task=True))
         observed = getattr(first.observation_space, "spaces", {})
         masked = mask_actions and (ACTION_MASK in info or ACTION_MASK in observed)

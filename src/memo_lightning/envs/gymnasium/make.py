@@ -57,8 +57,8 @@ def make_from_id(id: str | None, settings: dict[str, Any], episode_length: int |
         close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(
-            f"env.id={id}: no such environment; {hint}if another package registers it, put the package first, e.g. "
-            f"minigrid:MiniGrid-MemoryS7-v0"
+            f"env.id={id}: no such environment; {hint}if another package registers it, prefix that package, e.g. "
+            f"env.id=minigrid:MiniGrid-MemoryS7-v0"
         ) from None
     except Exception as error:  # importing runs the user's module, which may raise anything
         raise UserError(f"env.id={id}: {module} cannot be imported ({' '.join(str(error).split())})") from error
@@ -88,8 +88,8 @@ def make_limited(make: Callable[[], gymnasium.Env], episode_length: int | None) 
     own = env.spec.max_episode_steps if env.spec else None
     if own is not None and own < episode_length:
         raise UserError(
-            f"env.episode_length={episode_length}: must be at most {own}, after which the environment itself ends "
-            f"episodes; a longer limit is an argument of gymnasium.make, max_episode_steps"
+            f"env.episode_length={episode_length}: must be at most {own}, the environment's own time limit; to raise "
+            f"that limit, pass max_episode_steps to gymnasium.make"
         )
     return gymnasium.wrappers.TimeLimit(env, episode_length)
 
@@ -120,7 +120,7 @@ def _wrap(wrapper: Wrapper, env: gymnasium.Env) -> gymnasium.Env:
         wrapped = construct(target, env, **arguments)
     except UserError as error:
         raise UserError(
-            f"env.wrappers: {error}; arguments are given as "
+            f"env.wrappers: {error}; pass arguments as "
             f"{shlex.quote(f'env.wrappers=[{{_target_: {name}, NAME: VALUE}}]')}"
         ) from None
     except (AssertionError, TypeError) as error:  # how Gymnasium's own wrappers refuse an environment

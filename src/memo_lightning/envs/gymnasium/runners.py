@@ -155,7 +155,7 @@ class Runners:
         self._runners, self._indices = [], []
 
     def _named(self, index: int) -> AbstractContextManager[None]:
-        return named(f"environment {self._name}, number {index}")
+        return named(f"environment {index} ({self._name})")
 
     @contextmanager
     def _stepping(self) -> Iterator[None]:

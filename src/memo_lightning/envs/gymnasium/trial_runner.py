@@ -57,7 +57,7 @@ class TrialRules:
             self.same_task == "none" or episodes != 1,
             "env.same_task",
             self.same_task,
-            "none where a trial has one episode; add env.episodes_per_trial=null for as many as fit",
+            "none if a trial has one episode; add env.episodes_per_trial=null for as many episodes as fit",
         )
         require(self.split in SPLITS, "env.split", self.split, f"one of {', '.join(SPLITS)}")
 
@@ -210,7 +210,7 @@ class TrialRunner:
             return observation
         if "final_obs" not in info:
             raise UserError(
-                f"info has {TRUNCATED}, but not final_obs, the last observation of the episode; must have both"
+                f"info has {TRUNCATED} but no final_obs (the last observation of the episode); must have both"
             )
         return info["final_obs"]
 

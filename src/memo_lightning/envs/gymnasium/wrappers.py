@@ -59,10 +59,11 @@ class BoundActions(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, low: float | Sequence[float], high: float | Sequence[float]) -> None:
         super().__init__(env)
         space = env.action_space
-        require(isinstance(space, gymnasium.spaces.Box), "action_space", space, "a Box to be given bounds")
+        require(isinstance(space, gymnasium.spaces.Box), "action_space", space, "a Box")
         assert isinstance(space, gymnasium.spaces.Box)
         for name, bound in (("low", low), ("high", high)):
-            require(np.ndim(bound) == 0 or np.shape(bound) == space.shape, name, bound, f"one number or {space.shape}")
+            fits = np.ndim(bound) == 0 or np.shape(bound) == space.shape
+            require(fits, name, bound, f"a number or of shape {space.shape}")
         lows, highs = (np.broadcast_to(bound, space.shape).astype(space.dtype) for bound in (low, high))
         require(bool((lows < highs).all()), "high", high, f"above low={low}")
         inside = (lows >= space.low).all() and (highs <= space.high).all()

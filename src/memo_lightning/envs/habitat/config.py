@@ -191,7 +191,7 @@ def _import_habitat_sim(scene_dataset: str, data_path: str) -> None:
     for name, value in (("scene_dataset", scene_dataset), ("data_path", data_path)):
         require(bool(value), f"env.{name}", value, "a file for env.simulator=habitat_sim; memo export-houses writes it")
     is_there = Path(scene_dataset).is_file()
-    require(is_there, "env.scene_dataset", scene_dataset, "a file <name>.scene_dataset_config.json")
+    require(is_there, "env.scene_dataset", scene_dataset, "an existing file <name>.scene_dataset_config.json")
     importlib.import_module("memo_lightning.envs.habitat.habitat_sim_simulator")
 
 

@@ -60,7 +60,7 @@ class ExtObjNav(GymnasiumEnv):
         device: torch.device | str = "cpu",
     ) -> None:
         if simulator == "habitat_sim" and habitat_sim_is_installed():  # several in one process abort when they close
-            allowed = f"{n_envs}, the number of environments, each of which has a habitat-sim in a process of its own"
+            allowed = f"{n_envs}, the number of environments: a process can hold only one habitat-sim"
             require(n_envs == 1 or workers == n_envs, "env.workers", workers, allowed)
         make = partial(
             make_trial_env, trial_steps=trial_length, episode_steps=episode_length, sensors=tuple(sensors),

@@ -55,8 +55,8 @@ class ExtObjNavSim(HabitatSim):
     def __init__(self, config: DictConfig) -> None:
         if ExtObjNavSim._is_open:
             raise UserError(
-                "habitat-sim is open in this process already, and several in one process abort when they close; close "
-                "it first"
+                "habitat-sim is already open in this process, and several in one process abort when they close; "
+                "close it first"
             )
         _check_scene(config.scene_dataset, config.scene)
         self._pitch = 0.0
@@ -214,8 +214,8 @@ class ExtObjNavSim(HabitatSim):
         handles = [handle for handle in templates.get_template_handles(file) if Path(handle).name == file]
         if not handles:
             raise UserError(
-                f"scene dataset {self.habitat_config.scene_dataset} has no {file}; env.object_folder can name a folder "
-                f"that has it, such as objects/ of memo export-houses"
+                f"scene dataset {self.habitat_config.scene_dataset} has no {file}; set env.object_folder to a folder "
+                f"that has it, e.g. the objects/ folder that memo export-houses writes"
             )
         # Without lights, like the house: the colours already include the light.
         thing = self.get_rigid_object_manager().add_object_by_template_handle(
@@ -234,7 +234,7 @@ class ExtObjNavSim(HabitatSim):
         settings.agent_max_climb, settings.agent_max_slope = agent.max_climb, agent.max_slope
         settings.cell_size, settings.cell_height = _CELL_SIZE, _CELL_HEIGHT
         if not self.recompute_navmesh(self.pathfinder, settings):
-            raise UserError(f"scene {self._current_scene!r}: no navigation mesh could be made of it")
+            raise UserError(f"scene {self._current_scene!r}: its navigation mesh cannot be computed")
 
 
 def _camera_spec(name: str, camera: Camera, kind: habitat_sim.SensorType) -> habitat_sim.CameraSensorSpec:

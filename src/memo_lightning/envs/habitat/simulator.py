@@ -361,5 +361,5 @@ class HouseSim(Simulator):
 def _sensor_class(name: str) -> Any:
     sensor = registry.get_sensor(name)
     is_ours = sensor is not None and issubclass(sensor, HouseSimSensor)
-    require(is_ours, "sensor type", name, "one of those that HouseSim-v0 has, such as HouseSimRGBSensor")
+    require(is_ours, "sensor type", name, "a sensor of HouseSim-v0, e.g. HouseSimRGBSensor")
     return sensor

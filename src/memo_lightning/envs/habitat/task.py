@@ -61,7 +61,9 @@ class ExtObjNavTask(NavigationTask):
         goals = [goal.position for goal in episode.goals]
         distance = self._sim.geodesic_distance(episode.start_position, goals, episode)
         if not math.isfinite(distance):
-            raise UserError(f"episode {episode.episode_id}: {episode.object_category!r} is out of reach from its start")
+            raise UserError(
+                f"episode {episode.episode_id}: {episode.object_category!r} cannot be reached from its start"
+            )
         return observations
 
     def overwrite_sim_config(self, config: DictConfig, episode: ExtObjNavEpisode) -> DictConfig:

@@ -45,7 +45,7 @@ def make_ext_objnav(
     require(engine in get_args(Engine), "env.engine", engine, " or ".join(get_args(Engine)))
     check_simulator(simulator, scene_dataset, object_folder)
     if engine == "batched" and simulator == "house_sim":
-        allowed = "0 with env.engine=batched, which has threads; env.engine=habitat takes workers"
+        allowed = "0 with env.engine=batched, which uses threads; env.engine=habitat supports workers"
         require(workers == 0, "env.workers", workers, allowed)
         return BatchedExtObjNav(n_envs=n_envs, **settings)
     from memo_lightning.envs.habitat.ext_objnav import ExtObjNav  # imports habitat-lab, which takes seconds

@@ -54,7 +54,7 @@ def _draw_footer() -> np.ndarray:
 
     x, y = explain(4, 2, "agent")
     draw.polygon([(x, y - 6), (x - 4, y + 5), (x + 4, y + 5)], _AGENT)
-    x, y = explain(68, 2, "its path")
+    x, y = explain(68, 2, "path")
     draw.line([(x - 6, y), (x + 6, y)], _PATH, 3)
     x, y = explain(142, 2, "free floor")
     draw.rectangle((x - 5, y - 5, x + 5, y + 5), _FREE, _BLOCKED)
@@ -62,7 +62,7 @@ def _draw_footer() -> np.ndarray:
     draw.rectangle((x - 5, y - 5, x + 5, y + 5), _BLOCKED)
     x, y = explain(4, 20, "object, in its colour")
     draw.ellipse((x - 4, y - 4, x + 4, y + 4), _OBJECT, _AGENT)
-    x, y = explain(142, 20, "ring: what to find")
+    x, y = explain(142, 20, "ring: goal")
     draw.ellipse((x - 6, y - 6, x + 6, y + 6), outline=_GOAL, width=3)
     return np.asarray(footer)
 

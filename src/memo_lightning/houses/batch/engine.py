@@ -108,7 +108,7 @@ class BatchedTrials:
         for row in rows[~np.isfinite(self.agents.distance[rows])]:
             placement = self.placement(row)
             name = f"{placement.scene_id}/{placement.index}/{self._episode[row]}"
-            raise UserError(f"episode {name}: {self.goal(row)!r} is out of reach from its start")
+            raise UserError(f"episode {name}: {self.goal(row)!r} cannot be reached from its start")
 
     def step(self, actions: np.ndarray) -> None:
         """Step every environment; ``actions``, int64 ``[N]``, are habitat's: 0 is stop, 1 is forward."""
