@@ -256,7 +256,7 @@ def test_memory_is_one_summary_per_segment_and_the_open_segment():
     assert state["length"].tolist() == [20 * 2 + 5] * 3
     tokens_held = 20 * 2 + 10 + 2  # all summaries, a full segment, and room for the queries
     per_token = 2 * 2 * 16 * 4  # keys and values, layers, width, float32
-    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 7 * 8  # counters and maker
+    assert model.state_nbytes(state) <= 3 * (tokens_held + 2) * per_token + 3 * 7 * 8  # counters and model_id
 
 
 @pytest.mark.cuda

@@ -52,7 +52,7 @@ class MemoTransformer(SegmentedModel):
         ValueError: if the sizes do not fit together.
     """
 
-    state_names = ("keys", "values", "summary", "length", "open_steps", "segments", "waiting", "maker")
+    state_names = ("keys", "values", "summary", "length", "open_steps", "segments", "waiting", "model_id")
     counter_names = ("length", "open_steps", "segments", "waiting")
     fixed_state_meanings: ClassVar[Mapping[str, str]] = {
         "keys": "keys of the newest summaries, the open segment and a summary being written, in one layer, "
@@ -88,9 +88,9 @@ class MemoTransformer(SegmentedModel):
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless ``state`` was made by a model of the same kind and sizes."""
         KVCache.check(state, self.transformer)
-        if not len(state["maker"]):
+        if not len(state["model_id"]):
             return
-        held, expected = state["maker"][0].tolist(), self._maker()
+        held, expected = state["model_id"][0].tolist(), self._model_id()
         if held[:2] != expected[:2]:
             raise ValueError(
                 f"state belongs to another model: its (segment_length, summary_length) are {tuple(held[:2])}, "
@@ -100,8 +100,8 @@ class MemoTransformer(SegmentedModel):
             kind = f"{type(self).__name__} with gradient_segments={self.gradient_segments}"
             raise ValueError(f"state belongs to another model: it must come from a {kind}")
 
-    def _maker(self) -> list[int]:
-        """Return, as numbers, what identifies the maker of a state: sizes, gradient segments and class."""
+    def _model_id(self) -> list[int]:
+        """Return the numbers that identify the model a state was made by: sizes, gradient segments and class."""
         gradient_segments = -1 if self.gradient_segments is None else self.gradient_segments
         kind = zlib.crc32(type(self).__name__.encode())
         return [self.segment_length, self.summary_length, gradient_segments, kind]
@@ -177,7 +177,7 @@ class MemoTransformer(SegmentedModel):
         return self.gradient_segments
 
     def init_state(self, batch_size: int) -> TensorDict:
-        """Return an empty memory: keys and values per layer, the newest summary, counters, and the state's maker.
+        """Return an empty memory: keys and values per layer, the newest summary, counters, and the id of the model.
 
         The counters are the tokens held, the steps in the open segment, the complete segments so far, and whether the
         newest summary still waits for its second pass, which fills the last S of the tokens held.
@@ -186,8 +186,8 @@ class MemoTransformer(SegmentedModel):
         # Counters stay on the CPU: they decide what is run next, and reading them must not wait for a GPU.
         counters = {name: torch.zeros(batch_size, dtype=torch.int64) for name in self.counter_names}
         summary = self.transformer.norm.weight.new_zeros(batch_size, self.summary_length, self.d_model)
-        maker = torch.tensor([self._maker()]).repeat(batch_size, 1)
-        return TensorDict({**buffers, **counters, "summary": summary, "maker": maker}, [batch_size])
+        model_id = torch.tensor([self._model_id()]).repeat(batch_size, 1)
+        return TensorDict({**buffers, **counters, "summary": summary, "model_id": model_id}, [batch_size])
 
     def cache_layout(self, state: TensorDict) -> Tensor:
         """Return which summary or step each slot holds; see :meth:`SequenceModel.cache_layout`."""
