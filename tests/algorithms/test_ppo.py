@@ -234,7 +234,7 @@ def test_settings_out_of_range_are_refused(setting, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.1}, r"algorithm\.optimizer\.lr=0\.1: is set by"),
+        ({"lr": 0.1}, r"algorithm\.optimizer\.lr=0\.1: set algorithm\.learning_rate instead"),
         ({"colour": 1}, "unexpected keyword argument 'colour'"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_memory_that_begins_anew_within_a_recording_keeps_the_numbers_of_the_s
 def test_nothing_is_left_behind_in_the_model(x):
     model = MODELS["memo"]()
     before = dict(model.__dict__), dict(model.transformer.__dict__)
-    with recorded_attention(model), pytest.raises(ValueError, match="recorded of one"):
+    with recorded_attention(model), pytest.raises(ValueError, match="must be 1 to record"):
         model.step(x[0, :2], model.init_state(2))
     assert (dict(model.__dict__), dict(model.transformer.__dict__)) == before
 

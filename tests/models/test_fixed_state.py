@@ -59,7 +59,7 @@ def test_the_tensors_of_a_fixed_state_have_a_meaning(name):
 @pytest.mark.parametrize("name", ["memo", "direct_kv", "full_context", "retrieval"])
 def test_a_memory_that_grows_has_no_fixed_state(name):
     model = make(name)
-    with pytest.raises(ValueError, match=rf"memory_budget=None: must be a number .* {type(model).__name__} grows"):
+    with pytest.raises(ValueError, match=rf"memory_budget=None: must be set .* {type(model).__name__} grows"):
         model.init_fixed_state(2)
 
 
