@@ -14,6 +14,7 @@ import numpy as np
 from drawings import write_drawings
 from matplotlib import rc_context
 from matplotlib.lines import Line2D
+from PIL import Image
 from results_page import IMAGES, SCALE, claims_in_order, results_page
 
 from memo_lightning.benchmarks.plot import plot_costs
@@ -37,7 +38,6 @@ HEADLINE = "comparison"  # the file in results/ that the README's image, images/
 IMAGES_OF_RUNS = {
     "in_context_curve.png": "it is runs/first/in_context_curve.png",
     "trial_inspector.png": "memo evaluate checkpoint=runs/first render=true: a screenshot of trial.html",
-    "ext_objnav_trial.png": "render() of env=ext_objnav",
     "ext_objnav_summaries.png": "memo train experiment=ext_objnav_small, memo evaluate: summary_attention.png",
 }
 # What the project wants the ratios of its benchmark to be.
@@ -131,6 +131,26 @@ def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw_moment_of_a_trial(path: Path) -> None:
+    """Draw a trial in a held-out house just before an agent that knows the way stops at its third goal."""
+    from memo_lightning.envs.habitat.agents import ShortestPathAgent  # isort: skip  (makes habitat importable)
+    from memo_lightning.envs.habitat.trial import TrialEnv  # isort: skip
+    from habitat.sims.habitat_simulator.actions import HabitatSimActions
+
+    env = TrialEnv(trial_steps=1000, sensors=(), split="held_out", dataset={"n_placements": 1})
+    agent = ShortestPathAgent(env.habitat_env)
+    observation, _ = env.reset(options={"placement": 1})
+    agent.reset()
+    n_found = 0
+    while (action := agent.act(observation)) != HabitatSimActions.stop or n_found < 2:
+        observation, *_, info = env.step(action)
+        if info["episode_end"]:
+            n_found += 1
+            agent.reset()
+    Image.fromarray(env.render()).save(path)
+    env.close()
+
+
 def main() -> None:
     """Write the images, the page of results, and the tables of performance and claims into their pages."""
     write_drawings(DOCS / "images/drawings")
@@ -141,6 +161,7 @@ def main() -> None:
         plot_comparison(groups, DOCS / f"images/{name}.png")
         if name == HEADLINE:
             plot_comparison(groups, DOCS / "images/headline.png")
+    draw_moment_of_a_trial(DOCS / "images/ext_objnav_trial.png")
     plot_success(json.loads((RESULTS / "ext_objnav_small.json").read_text()), DOCS / "images/ext_objnav_success.png")
     results = Results(RESULTS)
     for claim in claims_in_order():
