@@ -58,6 +58,7 @@ _CHOICES = {
 _KNOWN = {
     "evaluate.bin_steps": _NUMBER,
     "evaluate.memory_budget": _NUMBER,
+    "evaluate.split": ("text", "`train`, `held_out`, `all`; in houses `train`, `held_out_placements`, `held_out`"),
     "export.memory_budget": _NUMBER,
     "serve.memory_budget": _NUMBER,
     "sweep.prune_every": _NUMBER,

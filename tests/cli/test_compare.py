@@ -87,7 +87,7 @@ def test_groups_hold_their_runs_numbers(store, monkeypatch, capsys):
     assert "measured at: the end of training" in said
     assert "Other settings" not in said
     superseded = "1 older run(s), superseded by a newer run with the same settings and seed (a)"
-    assert f"**Left out**: {superseded}; +tags.run_dir=a" in said
+    assert f"**Left out**: {superseded}; tags.run_dir=a" in said
     assert (store / "comparison/comparison.md").read_text() in said
     assert (store / "comparison/comparison.png").read_bytes().startswith(b"\x89PNG")
 

@@ -42,6 +42,13 @@ def test_more_minibatches_than_environments_are_refused_before_environments_are_
         build_parts(compose_config("train", ["env=ext_objnav", "collector.n_envs=4"]))
 
 
+@pytest.mark.parametrize("collector", ["multi_sync", "multi_async", "ray"])
+def test_workers_of_environments_within_workers_of_collectors_are_refused(collector):
+    config = compose_config("train", ["env=gymnasium", "env.id=CartPole-v1", f"collector={collector}", "env.workers=2"])
+    with pytest.raises(UserError, match=rf"^env\.workers=2: must be 0 with collector={collector}, whose workers"):
+        build_parts(config)
+
+
 def test_a_length_that_does_not_fit_is_refused_with_what_to_set():
     given = [*SHORT, "env.trial_length=11", "model.segment_length=40"]
     with pytest.raises(UserError) as error:

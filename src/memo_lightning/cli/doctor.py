@@ -34,6 +34,9 @@ _EXTRAS = {
     "notebooks": ("jupyterlab", "nbclient"),
     "postgres": ("psycopg",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "serve": ("starlette", "uvicorn", "httptools", "websockets", "msgpack"),
+    "hub": ("huggingface_hub",),
+    "ray": ("ray",),
 }
 _TEST_PROGRAMS = {
     "chromium": "needed only by tests of web pages",

@@ -129,7 +129,7 @@ def compare(config: DictConfig) -> Comparison:
         names = listed(run.name for run in repeated)
         left_out.append(
             f"{len(repeated)} older run(s), superseded by a newer run with the same settings and seed ({names}); "
-            f"+tags.run_dir={example} shows one"
+            f"tags.run_dir={example} shows one"
         )
     groups.sort(key=lambda group: (group.environment, -float(group.score.mean)))
     comparison, run_dir = Comparison(groups, config.group_by, chosen_by, tuple(left_out)), Path(str(config.run_dir))

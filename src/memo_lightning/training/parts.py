@@ -16,7 +16,7 @@ from memo_lightning.config import build
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.envs.build import build_env, observes_reward
 from memo_lightning.envs.interface import interface_of
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
 from memo_lightning.models import SequenceModel
 from memo_lightning.models.checks import check_memory, steps_to_check
 from memo_lightning.policies import MemoryPolicy, PolicySpec
@@ -79,6 +79,9 @@ def build_parts(config: DictConfig) -> Parts:
     n_envs = config.collector.get("n_envs")
     if isinstance(n_envs, int) and n_envs >= 1:
         algorithm.check_n_envs(n_envs)  # before building environments, which may take long
+    if "n_workers" in config.collector:
+        allowed = f"0 with collector={config.choices.collector}, whose workers are processes that step the environments"
+        require(not config.env.get("workers"), "env.workers", config.env.get("workers"), allowed)
     data: RolloutDataModule = build(
         config.collector, partial(build_env, config.env), total_frames=config.total_frames, seed=config.seed
     )
