@@ -123,6 +123,31 @@ def test_another_evaluation_needs_no_training(killed_and_finished, tmp_path, cap
     assert len(stamps(folder)) == 6
     verdict = json.loads((folder / "results/claims/more.json").read_text())
     assert verdict["verdict"] == "undecided", "one seed has no interval"
+    (name,) = verdict["runs"]["dark_key_to_door/memo"]
+    kept = json.loads((folder / f"results/runs/{name}.json").read_text())
+    assert len(kept["evaluations"]) == 4, "earlier evaluations of the same training are kept"
+
+
+@pytest.mark.slow
+def test_evaluations_of_two_trainings_are_not_mixed(killed_and_finished, tmp_path, monkeypatch):
+    """On another machine the stored result is there and the folder of the run is not."""
+    made, _, _ = killed_and_finished
+    shutil.copytree(made / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    claim = yaml.safe_load(TINY.read_text())
+    claim["scales"]["quick"]["seeds"] = [1]
+    claim["scales"]["quick"]["tasks"].pop("continued")
+    claim["evaluations"]["more"] = {"overrides": ["n_trials=8", "n_envs=8", "trial_multiplier=3"], "arms": ["memo"]}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(claim, sort_keys=False))
+    run = plan(read_claim("more.yaml"), "quick")[0].runs[0]
+    path = Results("results").run_path(run.name)
+    before = json.loads(path.read_text())
+    assert main(["reproduce", "more.yaml"]) == 0
+    after = json.loads(path.read_text())
+    assert after["training"]["wall_seconds"] != before["training"]["wall_seconds"]
+    assert len(after["evaluations"]) == len(run.evaluations) == 4
+    for key, evaluation in before["evaluations"].items():
+        assert after["evaluations"][key]["seconds"] != evaluation["seconds"], f"{key} is of the old training"
 
 
 @pytest.mark.slow

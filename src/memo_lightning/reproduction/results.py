@@ -38,16 +38,10 @@ class Results:
         kept = self._read(self.run_path(run.name))
         return run.changed_settings(kept["settings"]) if kept else []
 
-    def lacks(self, run: Run) -> list[tuple[str, ...]] | None:
-        """Return the evaluations that a run still lacks; None if it must be trained first."""
-        kept = self.run(run)
-        if kept is None:
-            return None
-        return [overrides for overrides in run.evaluations if evaluation_key(overrides) not in kept["evaluations"]]
-
     def is_complete(self, run: Run) -> bool:
-        """Return whether a run lacks nothing."""
-        return self.lacks(run) == []
+        """Return whether a run is stored with all of its evaluations."""
+        kept = self.run(run)
+        return kept is not None and all(evaluation_key(o) in kept["evaluations"] for o in run.evaluations)
 
     def keep_run(self, run: Run, kept: Mapping[str, Any]) -> None:
         """Store the results of a run.

@@ -80,12 +80,13 @@ def make(run: Run, results: Results, folder: Path) -> None:
         UserError: if a setting is wrong, or the results cannot be written.
         TrainingStopped: if training cannot continue.
     """
-    missing = results.lacks(run)
-    if missing == []:
+    if results.is_complete(run):
         return
     run_dir = _trained(run, folder)
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    kept = (results.run(run) if missing is not None else None) or _describe(run, metrics, run_dir)
+    described = _describe(run, json.loads((run_dir / "metrics.json").read_text()), run_dir)
+    kept = results.run(run)
+    if kept is None or kept["training"] != described["training"]:  # evaluations of another training do not count
+        kept = described
     for number, overrides in enumerate(run.evaluations):
         if evaluation_key(overrides) not in kept["evaluations"]:
             kept["evaluations"][evaluation_key(overrides)] = _evaluated(overrides, run_dir, number)
@@ -100,8 +101,9 @@ def _trained(run: Run, folder: Path) -> Path:
         began_with = OmegaConf.load(config_path)
         assert isinstance(began_with, DictConfig)
         if run.changed_settings(settings_of(began_with)):
-            for path in (config_path, run_dir / "checkpoints", run_dir / "metrics.json"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            for path in run_dir.iterdir():
+                if path.name != LOG:  # which is being written
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     total = run.settings["total_frames"]
     if checkpoint_path(run_dir).exists():
         if reported_frames(run_dir) < total:
@@ -117,7 +119,7 @@ def _trained(run: Run, folder: Path) -> Path:
 
 def _describe(run: Run, metrics: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
     """Return the results to store of a training run."""
-    history = [(point["frames"], round(point["return_per_trial"], 4)) for point in metrics["history"]]
+    history = [[point["frames"], round(point["return_per_trial"], 4)] for point in metrics["history"]]
     stride = -(-len(history) // _CURVE_POINTS) or 1
     model = load(run_dir).policy.sequence_model
     return {
