@@ -256,6 +256,7 @@ ELSEWHERE = {
     "resume": "training/test_resumed_settings.py",
     "run_dir": "cli/test_commands.py",
     "evaluate.tracking_uri": "tracking/test_server.py",
+    "evaluate.trust_env": "sharing/test_package.py",
     "collector.cpus_per_worker": "data/test_ray.py",
     "collector.address": "data/test_ray.py",
 }
@@ -326,7 +327,7 @@ def test_the_tables_hold_every_setting_of_a_training():
     top = {name for name in setting_names(compose_config("train")) if name.partition(".")[0] not in groups}
     assert top <= known
     config = compose_config("evaluate")
-    assert set(setting_names(config)) <= {*EVALUATION, "tracking_uri"}
+    assert set(setting_names(config)) <= {*EVALUATION, "tracking_uri", "trust_env"}
 
 
 @pytest.mark.parametrize(("setting", "file"), ELSEWHERE.items())

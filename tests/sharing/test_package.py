@@ -53,6 +53,33 @@ def actions_of(agent, n_steps=30):
     return actions
 
 
+def test_evaluating_a_package_runs_no_code_that_it_names_unless_told_to(package, in_tmp_dir, capsys):
+    """Its files are consistent, as an attacker would make them."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    training = read_json(package / "training.json")
+    training["config"]["env"] = {
+        "_target_": "memo_lightning.envs.custom.make_custom_env",
+        "target": "os:system",
+        "settings": {"command": f"touch {in_tmp_dir}/ran"},
+        "trial_length": 1,
+    }
+    write_json(package / "training.json", training)
+    with safe_open(package / "model.safetensors", framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+        copies = {**file.metadata(), "training.json": (package / "training.json").read_text()}
+    save_file(weights, package / "model.safetensors", copies)
+    write_json(package / "manifest.json", manifest_of(package))
+    evaluate = ["evaluate", f"checkpoint={package}", "n_trials=4", "n_envs=4"]
+    assert main(evaluate) == 2
+    error = capsys.readouterr().err
+    assert "not part of memo-lightning: env.target=os:system; if you trust it, add trust_env=true" in error
+    assert not (in_tmp_dir / "ran").exists()
+    assert main([*evaluate, "trust_env=true"]) == 2
+    assert (in_tmp_dir / "ran").exists(), "the test would find it"
+
+
 def test_a_package_holds_all_that_belongs_to_a_policy(trained):
     folder = trained / "shared/policy"
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)

@@ -17,6 +17,7 @@ from memo_lightning.callbacks.progress import bar_class
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.envs.build import build_env, in_this_process, observes_reward
 from memo_lightning.envs.interface import interface_of
+from memo_lightning.envs.trust import foreign_code
 from memo_lightning.errors import UserError, require
 from memo_lightning.evaluation.colours import memory_colour
 from memo_lightning.evaluation.in_context import (
@@ -35,10 +36,11 @@ from memo_lightning.evaluation.trials import N_BINS, FirstTrial, acting, run_tri
 from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import Agent, Interface, MemoryPolicy
-from memo_lightning.policies.loading import MODELS, default_folder, load
+from memo_lightning.policies.loading import MODELS, default_folder, is_shared, load
 from memo_lightning.tracking import describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.tracking.evaluations import log_evaluation
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
+from memo_lightning.wording import listed
 
 
 def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
@@ -69,6 +71,11 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
     agent = load(config.checkpoint, config.device, tracking_uri=config.tracking_uri, model=dict(config.model))
     policy, training = agent.policy, agent.training
+    if is_shared(config.checkpoint) and not config.trust_env and (named := foreign_code(training["config"]["env"])):
+        raise UserError(
+            f"checkpoint={config.checkpoint}: its environment would run code that is not part of memo-lightning: "
+            f"{listed(named)}; if you trust it, add trust_env=true"
+        )
     run_dir = Path(config.run_dir or default_folder(config.checkpoint, "evaluation"))
     config.run_dir = str(run_dir)
 

@@ -80,6 +80,11 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
     return read_checkpoint(path)
 
 
+def is_shared(source: str) -> bool:
+    """Return whether ``source`` is a package, which may come from anyone, rather than a run or a registered model."""
+    return source.startswith(HUB) or is_package(Path(source))
+
+
 def shipped_policies() -> list[str]:
     """Return the names of the policies that are bundled with this version."""
     return sorted(folder.name for folder in PRETRAINED.glob("*") if is_package(folder))
