@@ -2,7 +2,8 @@
 
 import pytest
 
-from memo_lightning.wording import returns_in_words
+from memo_lightning.errors import UserError
+from memo_lightning.wording import returns_in_words, without_password
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,17 @@ from memo_lightning.wording import returns_in_words
 )
 def test_returns_have_one_decimal_or_two_where_all_are_small(values, words):
     assert returns_in_words(*values) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:secret@host/runs", "postgresql://me:***@host/runs"),
+        ("uri=http://me:p@ss@host:5000: cannot be read", "uri=http://me:***@host:5000: cannot be read"),
+        ("https://host:5000/a@b sqlite:///mlflow.db", "https://host:5000/a@b sqlite:///mlflow.db"),
+        ("a://u:x@h b://v:y@i", "a://u:***@h b://v:***@i"),
+    ],
+)
+def test_passwords_in_addresses_are_hidden(text, shown):
+    assert without_password(text) == shown
+    assert str(UserError(text)) == shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memo_lightning.wording import without_password
+
 # Exit statuses of the command.
 FAILED = 1
 USAGE_ERROR = 2
@@ -12,8 +14,11 @@ INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 class UserError(ValueError):
     """A user's mistake, shown as one line on stderr without a stack trace.
 
-    The message names the field, its value and what is allowed.
+    The message names the field, its value and what is allowed. Passwords in addresses are hidden.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_password(message))
 
 
 class TrainingStopped(RuntimeError):

@@ -1,7 +1,8 @@
-"""Numbers and lists, formatted for people."""
+"""Numbers, lists and addresses, formatted for people."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -22,3 +23,8 @@ def listed(words: Iterable[str], separator: str = ", ", longest: int = 5) -> str
     words = list(words)
     more = [f"and {len(words) - longest} more"] if len(words) > longest else []
     return separator.join([*words[:longest], *more])
+
+
+def without_password(text: str) -> str:
+    """Return ``text`` with the passwords of all addresses in it, ``scheme://USER:PASSWORD@HOST``, hidden."""
+    return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)

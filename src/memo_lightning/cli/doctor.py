@@ -20,10 +20,11 @@ import torch
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError
-from memo_lightning.sweeps.storage import open_storage, without_password
+from memo_lightning.sweeps.storage import open_storage
 from memo_lightning.tracking import describe_store, store_file
 from memo_lightning.tracking.store import open_client
 from memo_lightning.training.devices import n_cores
+from memo_lightning.wording import without_password
 
 HELP = "Reports what memo can use on this machine, and what is wrong. The exit status is 2 if anything is wrong."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     bad = []
     for check in _checks(config.tracking_uri, config.storage):
         for finding in check():
-            print(f"{finding.state:<5} {finding.what:<16} {finding.text}", flush=True)  # the next check may take long
+            line = without_password(f"{finding.state:<5} {finding.what:<16} {finding.text}")
+            print(line, flush=True)  # the next check may take long
             if finding.state == "bad":
                 bad.append(finding.what)
     if bad:
@@ -225,7 +227,7 @@ def _studies(storage: str | None) -> Iterator[Finding]:
         return
     try:
         open_storage(storage)
-        yield Finding("studies", "ok", f"{without_password(storage)}: reachable")
+        yield Finding("studies", "ok", f"{storage}: reachable")
     except UserError as error:
         yield Finding("studies", "bad", str(error))
 

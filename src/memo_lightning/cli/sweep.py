@@ -11,9 +11,9 @@ from memo_lightning.errors import UserError
 from memo_lightning.overrides import command, override_text
 from memo_lightning.sweeps.run import run_study
 from memo_lightning.sweeps.space import as_overrides
-from memo_lightning.sweeps.storage import without_password
 from memo_lightning.sweeps.study_file import read_study, shipped_studies
 from memo_lightning.tracking import describe_store
+from memo_lightning.wording import without_password
 
 HELP = """Runs a study: memo sweep sweeps/NAME.yaml [override ...]. Override settings of the study as key=value
 (n_trials=40 workers=2 storage=postgresql://user@host/db). All other overrides apply to memo train in every trial. The

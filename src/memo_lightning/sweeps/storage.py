@@ -6,7 +6,6 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
@@ -52,7 +51,7 @@ def open_storage(location: str) -> BaseStorage:
     if location.startswith(_POSTGRES):
         return _open_postgres(location)
     if "://" in location:
-        raise UserError(f"storage={without_password(location)}: must be a file, or postgresql://USER@HOST/DATABASE")
+        raise UserError(f"storage={location}: must be a file, or postgresql://USER@HOST/DATABASE")
     path = Path(location)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,14 +73,7 @@ def _check_journal(path: Path) -> None:
     require(fits, "storage", str(path), "a new file, or one written by memo sweep")
 
 
-def without_password(location: str) -> str:
-    """Return ``location`` with its password hidden, to be shown and logged."""
-    password = urlsplit(location).password if "://" in location else None
-    return location.replace(f":{password}@", ":***@") if password else location
-
-
 def _open_postgres(location: str) -> RDBStorage:
-    shown = without_password(location)
     try:
         return RDBStorage(
             location.replace(_POSTGRES, "postgresql+psycopg://", 1),
@@ -89,7 +81,7 @@ def _open_postgres(location: str) -> RDBStorage:
             engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_SECONDS}},
         )
     except ImportError:
-        raise UserError(f"storage={shown}: needs psycopg; pip install 'memo-lightning[postgres]'") from None
+        raise UserError(f"storage={location}: needs psycopg; pip install 'memo-lightning[postgres]'") from None
     except (SQLAlchemyError, ValueError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"storage={shown}: cannot be reached ({reason})") from None
+        raise UserError(f"storage={location}: cannot be reached ({reason})") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shlex
 import sqlite3
 from contextlib import closing, suppress
@@ -16,6 +15,7 @@ from filelock import FileLock
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.names import file_name
+from memo_lightning.wording import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,8 +93,7 @@ def describe_store(uri: str, experiment: str | None = None) -> str:
     """
     file, here = store_file(uri), Path.cwd()
     shown = f"{_SQLITE}{file.relative_to(here)}" if file and file.is_relative_to(here) else uri
-    shown = re.sub(r"(//[^/:@]*):[^/@]*@", r"\1:***@", shown)
-    text = f"experiment {experiment} in {shown}" if experiment else shown
+    text = without_password(f"experiment {experiment} in {shown}" if experiment else shown)
     given = {TRACKING_URI: resolve_store(uri), EXPERIMENT_NAME: experiment}
     used = [name for name, value in given.items() if value and resolve_store(os.environ.get(name, "")) == value]
     return f"{text} ({', '.join(used)})" if used else text

@@ -182,7 +182,7 @@ class _Worker:
         if kind == "answer":
             return value
         if kind == "mistake":
-            raise UserError(value)
+            raise UserError(str(value))
         if kind == "failure":
             raise EnvironmentFailure(f"env worker {self.number}: {value}")
         reason = self._why_silent(patience.seconds)
