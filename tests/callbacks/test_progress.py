@@ -19,6 +19,7 @@ from tqdm.notebook import tqdm as notebook_bar
 
 from memo_lightning.callbacks import progress
 from memo_lightning.callbacks.progress import FramesProgressBar, bar_class
+from memo_lightning.errors import UserError
 from memo_lightning.training.learner import PolicyLearner
 from tiny import FEW_UPDATES, TINY_OFF_POLICY, TINY_TRAINING
 
@@ -244,3 +245,9 @@ def test_a_terminal_has_a_bar_and_nothing_else_has(terminal, tmp_path):
     with (tmp_path / "log").open("w") as file, redirect_stderr(file):
         assert bar_class() is None
     terminal.close()
+
+
+def test_no_lines_at_all_are_refused_with_how_to_have_none():
+    message = r"^callbacks\.progress\.lines=0: must be at least 1; callbacks\.progress=null prints none$"
+    with pytest.raises(UserError, match=message):
+        FramesProgressBar(lines=0)

@@ -15,6 +15,7 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from memo_lightning.errors import require
 from memo_lightning.training.learner import PolicyLearner
 from memo_lightning.wording import returns_in_words
 
@@ -69,6 +70,7 @@ class FramesProgressBar(ProgressBar):
     """
 
     def __init__(self, lines: int = 20) -> None:
+        require(lines >= 1, "callbacks.progress.lines", lines, "at least 1; callbacks.progress=null prints none")
         super().__init__()
         self.lines = lines
         self._bar: tqdm | None = None

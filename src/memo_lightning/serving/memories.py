@@ -77,7 +77,7 @@ class Memories:
     @property
     def nbytes(self) -> int:
         """Size of all blocks in bytes."""
-        return sum(block.nbytes for block in self._blocks)
+        return sum(block.nbytes for block in tuple(self._blocks))  # the model's thread changes the set meanwhile
 
     def size_class(self, memory: Memory) -> int:
         """Return a number that is the same for memories of similar size.
