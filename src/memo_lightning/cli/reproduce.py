@@ -16,7 +16,6 @@ from memo_lightning.reproduction.claim import Claim, read_claim, shipped_claims
 from memo_lightning.reproduction.plots import plot_claim
 from memo_lightning.reproduction.reproduce import reproduce
 from memo_lightning.reproduction.results import Results
-from memo_lightning.reproduction.runs import plan
 from memo_lightning.reproduction.wording import in_words
 
 HELP = """Tests claims: memo reproduce CLAIM [CLAIM ...] [override ...]. Makes the runs that a claim needs and that are
@@ -43,9 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     claims = [read_claim(name) for name in dict.fromkeys(names)]
     try:
         tested = reproduce(claims, config.scale, results, run_dir, config.workers, list(config.train))
-        for claim, verdict in tested:
+        for claim, cells, verdict in tested:
             _report(verdict)
-            cells = plan(claim, config.scale, list(config.train))
             plots = plot_claim(claim, cells, results, run_dir / "plots")
             print(f"verdict  {results.verdict_path(claim.name, config.scale)}")
             print("".join(f"plot     {plot}\n" for plot in plots), flush=True)

@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _OURS = "memo_lightning.envs."
-_SHIPPED_IDS = (
-    "popgym",
-    "minigrid",
-)  # packages of the extra ``tasks``, which registered environments are imported from
+_TASKS = ("popgym", "minigrid")  # packages of the extra ``tasks``, which register environments
 
 
 def foreign_code(settings: Mapping[str, Any]) -> list[str]:
@@ -18,7 +15,7 @@ def foreign_code(settings: Mapping[str, Any]) -> list[str]:
     Args:
         settings: a node of ``conf/env/``, as in a checkpoint.
     """
-    return [f"env.{key}={value}" for key, value in _leaves(settings) if not _is_ours(key.split("."), value)]
+    return [f"env.{'.'.join(path)}={value}" for path, value in _leaves(settings) if not _is_ours(path, value)]
 
 
 def _is_ours(path: Sequence[str], value: Any) -> bool:
@@ -29,17 +26,17 @@ def _is_ours(path: Sequence[str], value: Any) -> bool:
         return value is None
     if name == "id":
         module, imports, _ = str(value).partition(":")
-        return not imports or module in _SHIPPED_IDS
+        return not imports or module in _TASKS
     return True
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    parts: Sequence[tuple[Any, Any]] = ()
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the path and the value of everything that is not a non-empty mapping or list."""
     if isinstance(value, Mapping):
         parts = [*value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [*enumerate(value)]
+    else:
+        parts = [*enumerate(value)] if isinstance(value, list | tuple) else []
     if not parts:
-        yield key, value
+        yield path, value
     for name, part in parts:
-        yield from _leaves(part, f"{key}.{name}" if key else str(name))
+        yield from _leaves(part, (*path, str(name)))

@@ -26,7 +26,7 @@ from memo_lightning.wording import listed
 
 def reproduce(
     claims: Sequence[Claim], scale: str, results: Results, run_dir: Path, workers: int = 1, train: Sequence[str] = ()
-) -> Iterator[tuple[Claim, dict[str, Any]]]:
+) -> Iterator[tuple[Claim, list[Cell], dict[str, Any]]]:
     """Make the runs that the claims need and that are not stored yet, short ones first, and judge each claim in time.
 
     Args:
@@ -38,7 +38,7 @@ def reproduce(
         train: further overrides of ``memo train`` for all runs.
 
     Yields:
-        Each claim and its verdict, as it is stored, once all runs of that claim are there.
+        Each claim, its runs and its verdict, as it is stored, once all of these runs are there.
 
     Raises:
         UserError: before any run starts, if something is wrong with the claims or the folders.
@@ -54,12 +54,13 @@ def reproduce(
     n_kept, failed, waiting = sum(map(results.is_complete, runs)), [], list(claims)
     with _only_one_in(run_dir):
         for failure in _make(_jobs(runs, results), results, run_dir, workers, n_kept):
-            failed += [failure] if failure else []
+            if failure:
+                failed.append(failure)
             for claim in [claim for claim in waiting if _has_its_runs(planned[claim.name], results)]:
                 waiting.remove(claim)
                 verdict = judge(claim, scale, planned[claim.name], results)
                 results.keep_verdict(claim.name, scale, verdict)
-                yield claim, verdict
+                yield claim, planned[claim.name], verdict
     if failed:
         raise TrainingStopped(f"{len(failed)} run(s) failed; the same command retries them: {listed(failed, '; ')}")
 
