@@ -74,7 +74,8 @@ def _write(panels: Panels, arms: Sequence[str], path: Path) -> None:
         axes.set_title(title)
         tidy(axes)
     lines = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 6), frameon=False)
+    n_columns = 5 if n_columns > 1 else 3  # as many names as fit side by side
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), n_columns), frameon=False)
     figure.suptitle("bands and bars: 95 % intervals over seeds")
     figure.savefig(path)
 
