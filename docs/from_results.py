@@ -23,7 +23,7 @@ from memo_lightning.evaluation.colours import memory_colours
 from memo_lightning.evaluation.comparison import Curve
 from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
-from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, new_figure, tidy
+from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, legend_below, new_figure, tidy
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 from memo_lightning.reproduction.plots import plot_claim
 from memo_lightning.reproduction.results import Results
@@ -126,7 +126,7 @@ def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlim(left=0)
         tidy(axes)
     lines = [Line2D([], [], color=colours[m], label=f"{m} ({len(tables)} seeds)") for m, tables in by_memory.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+    legend_below(figure, lines)
     figure.suptitle("bands: 95 % intervals over seeds")
     figure.savefig(path)
 

@@ -19,6 +19,7 @@ from memo_lightning.evaluation.plots import (
     STYLE,
     draw_estimate,
     include_zero,
+    legend_below,
     new_figure,
     short_numbers,
     tidy,
@@ -60,7 +61,7 @@ def plot_comparison(groups: Sequence[Group], path: Path) -> None:
         for axes in (by_frames, by_time, in_context, scores):
             tidy(axes)
     lines = [Line2D([], [], color=colour, label=_label(name, groups)) for name, colour in colours.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 4), frameon=False)
+    legend_below(figure, lines)
     if any(len(group.seeds) > 1 for group in groups):
         figure.suptitle("bands: 95 % intervals over seeds")
     figure.savefig(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ def plot_in_context_curve(
     if any("spl" in table for table in tables.values()):
         lines += [Line2D([], [], color="0.3", linestyle=_MEASURES[key], label=name) for key, name in _NAMES.items()]
     if lines:
-        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
+        legend_below(figure, lines)
     has_bands = any(len(record.returns) > 1 for record in records.values())
     figure.suptitle(f"{title}\nbands: 95 % intervals over trials" if has_bands else title)
     figure.savefig(path)
@@ -74,6 +74,15 @@ def plot_in_context_curve(
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches, at most :data:`PAGE_WIDTH` wide."""
     return Figure(figsize=(min(width, PAGE_WIDTH), height), layout="constrained")
+
+
+def legend_below(figure: Figure, lines: Sequence[Line2D]) -> None:
+    """Put a legend of ``lines`` below all axes, in as many columns as fit side by side."""
+    for n_columns in range(len(lines), 0, -1):
+        legend = figure.legend(handles=lines, loc="outside lower center", ncols=n_columns, frameon=False)
+        if n_columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def tidy(axes: Axes) -> None:

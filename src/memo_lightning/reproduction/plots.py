@@ -18,6 +18,7 @@ from memo_lightning.evaluation.plots import (
     STYLE,
     draw_estimate,
     include_zero,
+    legend_below,
     new_figure,
     short_numbers,
     tidy,
@@ -74,8 +75,7 @@ def _write(panels: Panels, arms: Sequence[str], path: Path) -> None:
         axes.set_title(title)
         tidy(axes)
     lines = [Line2D([], [], color=colour, label=arm) for arm, colour in colours.items()]
-    n_columns = 5 if n_columns > 1 else 3  # as many names as fit side by side
-    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), n_columns), frameon=False)
+    legend_below(figure, lines)
     figure.suptitle("bands and bars: 95 % intervals over seeds")
     figure.savefig(path)
 
@@ -188,7 +188,8 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
 def _logarithmic(axes: Axes) -> None:
     """Make the horizontal axis logarithmic, with few and short labels."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 30 * low else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
