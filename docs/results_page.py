@@ -70,6 +70,8 @@ def _section(claim: Claim, verdict: Mapping[str, Any] | None, docs: Path) -> Ite
         kept = sum(rule["verdict"] == "holds" for rule in verdict["rules"])
         yield f"**{_sentence(claim.state(verdict, SCALE))}** {kept} of {len(verdict['rules'])} comparisons hold."
     yield f"Published: {claim.published.says} ({claim.published.source})."
+    if claim.remark:
+        yield f"Note: {claim.remark}."
     workers = " workers=2" if claim.scales else ""
     yield f"```bash\nmemo reproduce {claim.name}{workers}\n```"
     if verdict is None:

@@ -133,15 +133,26 @@ def test_metrics_of_evaluations_are_what_their_names_say():
 
 
 def test_the_steps_beside_a_boundary_are_those_of_later_segments():
-    doors = {9: 7, 11: 7, 15: 9, 16: 2, 20: 2, 21: 1, 26: 1, 30: 3, 31: 1, 35: 2, 36: 9}  # by step
+    doors = {9: 7, 11: 7, 14: 9, 15: 2, 19: 2, 20: 9, 21: 1, 25: 1, 29: 2, 31: 1, 35: 2, 36: 9}  # by step
     evaluation = {
         "trial_length": 40,
         "segment_length": 10,
-        "by_steps": {"steps": [float(step) for step in doors], "n_episodes": [*doors.values()], "success": [1.0] * 11},
+        "by_steps": {"steps": [float(step) for step in doors], "n_episodes": [*doors.values()], "success": [1.0] * 12},
     }
     # The boundaries are after steps 20 and 30, as the one after step 10 ends the first quarter: steps 21 to 25 and
-    # 31 to 35 are compared with 16 to 20 and 26 to 30.
-    assert EVALUATED["after_over_before_boundary"](evaluation) == pytest.approx((1 + 1 + 2) / (2 + 2 + 1 + 3))
+    # 31 to 35 are compared with 15 to 19 and 25 to 29.
+    assert EVALUATED["after_over_before_boundary"](evaluation) == pytest.approx((1 + 1 + 1 + 2) / (2 + 2 + 1 + 2))
+
+
+@pytest.mark.parametrize("segment_length", [10, 15])
+def test_doors_that_open_at_every_other_step_are_no_dip_after_boundaries(segment_length):
+    steps = range(1, 121)
+    evaluation = {
+        "trial_length": 120,
+        "segment_length": segment_length,
+        "by_steps": {"steps": list(steps), "n_episodes": [1 + step % 2 for step in steps], "success": [1.0] * 120},
+    }
+    assert EVALUATED["after_over_before_boundary"](evaluation) == pytest.approx(1.0)
 
 
 def test_what_is_lost_at_the_end_of_training_shows():

@@ -10,6 +10,7 @@ import numpy as np
 Numbers = Mapping[str, Any]
 
 _BESIDE_BOUNDARY = 5  # steps
+_BACK = 6  # steps: even, so that both windows begin at steps of the same parity
 
 
 def frames_to(history: Sequence[Sequence[float]], threshold: float) -> float:
@@ -49,7 +50,10 @@ def doors_in_last_bin(evaluation: Numbers) -> float:
 
 
 def after_over_before_boundary(evaluation: Numbers) -> float:
-    """Return the ratio of successes in the five steps after a segment boundary to those in the five steps before it.
+    """Return the ratio of successes in the five steps after a segment boundary to those in five steps before it.
+
+    Those before begin six steps earlier. On a grid, doors open more often at steps of one parity than of the other, if all
+    trials begin together, so windows that begin five steps apart differ even where there is no boundary.
 
     Successes are summed over trials and over the boundaries after a trial's first quarter, in which it learns. Bins
     must be single steps.
@@ -62,7 +66,7 @@ def after_over_before_boundary(evaluation: Numbers) -> float:
     boundaries = np.arange(length, n_steps - _BESIDE_BOUNDARY + 1, length)
     boundaries = boundaries[boundaries > n_steps / 4][:, None]
     steps = np.arange(_BESIDE_BOUNDARY)
-    before = successes[boundaries - _BESIDE_BOUNDARY + steps].sum()
+    before = successes[boundaries - _BACK + steps].sum()
     return float(successes[boundaries + steps].sum() / before) if before else float("nan")
 
 
