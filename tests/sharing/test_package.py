@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["train", *TINY_TRAINING, "total_frames=640", "run_dir=runs/a"]) == 0
+        assert main(["train", *TINY_TRAINING, "total_frames=640", f"run_dir={folder}/runs/a"]) == 0
         assert main(["evaluate", "checkpoint=runs/a", "n_trials=4", "n_envs=4"]) == 0
         assert main(["package", "checkpoint=runs/a", "out=shared/policy"]) == 0
     return folder

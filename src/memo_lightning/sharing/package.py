@@ -105,9 +105,17 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("logger", "resume", "checkpoint"):
         if name in kept:
             kept[name] = None
-    if kept.get("run_dir"):
-        kept["run_dir"] = Path(str(kept["run_dir"])).name
-    return kept
+    run_dir = str(kept.get("run_dir") or "")
+    return {name: _with_folder_name(value, run_dir) for name, value in kept.items()} if run_dir else kept
+
+
+def _with_folder_name(value: Any, run_dir: str) -> Any:
+    """Return a setting in which the path of the run is replaced by the name of its folder."""
+    if isinstance(value, Mapping):
+        return {key: _with_folder_name(part, run_dir) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_folder_name(part, run_dir) for part in value]
+    return Path(run_dir).name if value == run_dir else value
 
 
 def _places(value: Any, name: str) -> Iterator[tuple[str, str]]:
