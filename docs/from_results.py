@@ -25,9 +25,13 @@ from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, legend_below, new_figure, tidy
 from memo_lightning.evaluation.statistics import estimate_over_seeds
+from memo_lightning.policies.loading import PRETRAINED, shipped_policies
+from memo_lightning.policies.package import EVALUATION, TRAINING
 from memo_lightning.reproduction.plots import plot_claim
 from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import plan
+from memo_lightning.tracking import environment_name, memory_name
+from memo_lightning.wording import returns_in_words
 
 DOCS = Path(__file__).resolve().parent
 README = DOCS.parent / "README.md"
@@ -102,9 +106,22 @@ def claims_table() -> str:
     return "\n".join(lines)
 
 
-def with_claims(text: str) -> str:
-    """Return the README with the table between its markers."""
-    return re.sub(r"(<!-- claims: .*-->\n)(?:.*\n)*?(?=<!-- end of claims)", rf"\1{claims_table()}\n", text)
+def policies_table() -> str:
+    """Return the table of the policies that ship, with their evaluations."""
+    lines = ["| name | memory | task | trained for | return per trial, held-out tasks |", "|---|---|---|---|---|"]
+    for name in shipped_policies():
+        training = json.loads((PRETRAINED / name / TRAINING).read_text())
+        evaluation = json.loads((PRETRAINED / name / EVALUATION).read_text())
+        memory, task = memory_name(training["config"]), environment_name(training["config"])
+        mean, low, high = returns_in_words(evaluation["return_per_trial"], *evaluation["return_per_trial_interval"])
+        score = f"{mean} ({low} to {high}), {evaluation['n_trials']} trials"
+        lines.append(f"| `{name}` | {memory} | {task} | {training['frames']:,} frames | {score} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """Return a page with a table between its markers `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
+    return re.sub(rf"(<!-- {name}: .*-->\n)(?:.*\n)*?(?=<!-- end of {name})", rf"\1{table}\n", text)
 
 
 @rc_context(STYLE)
@@ -168,7 +185,9 @@ def main() -> None:
         if claim.scales and results.verdict(claim.name, "quick"):
             plot_claim(claim, plan(claim, "quick"), results, DOCS / IMAGES)
     (DOCS / "results.md").write_text(results_page(RESULTS, DOCS))
-    README.write_text(with_claims(README.read_text()))
+    README.write_text(with_table(README.read_text(), "claims", claims_table()))
+    page = DOCS / "how-to/use-a-policy.md"
+    page.write_text(with_table(page.read_text(), "policies", policies_table()))
     page = DOCS / "performance.md"
     table = table_with_aims(benchmark["ratios"])
     page.write_text(re.sub(r"(?<=## In proportion\n\n)(\|.*\n)+", table + "\n", page.read_text()))

@@ -92,3 +92,11 @@ def test_the_page_works_from_the_wheel_in_an_empty_folder(name, python, tmp_path
     assert Path(result.stdout.splitlines()[0]).is_relative_to(python.parents[1])
     assert "WRONG" not in result.stdout
     assert len([*(tmp_path / "runs").glob("*/metrics.json")]) == sum(words[0] == "train" for words in commands)
+
+
+@pytest.mark.slow
+def test_the_policies_that_ship_are_in_the_wheel(python, tmp_path):
+    program = "import memo_lightning; agent = memo_lightning.load('dark-key-to-door'); print(agent.training['frames'])"
+    result = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 0

@@ -260,21 +260,6 @@ def test_mistakes_are_one_line_and_leave_nothing(trained, tmp_path, monkeypatch,
     assert not (tmp_path / "x/evaluation.json").exists()
 
 
-def test_policies_that_ship_are_found_by_name(package, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "PRETRAINED", tmp_path / "pretrained")
-    monkeypatch.chdir(tmp_path)
-    forms = r"must be the folder of a run, a checkpoint, the folder of a package, hf:OWNER/NAME or models:/NAME/VERSION"
-    with pytest.raises(UserError, match=rf"checkpoint=dark-key: no such file; {forms}, or .* bundled policy: none yet"):
-        memo_lightning.load("dark-key")
-    shutil.copytree(package, tmp_path / "pretrained/dark-key")
-    assert memo_lightning.load("dark-key").training["frames"] == 640
-    with pytest.raises(UserError, match=r"checkpoint=dark-kee: no such file; .* bundled policy: dark-key$"):
-        memo_lightning.load("dark-kee")
-    small = ["n_trials=4", "n_envs=4"]
-    assert main(["evaluate", "checkpoint=dark-key", *small]) == 0
-    assert (tmp_path / "runs/dark-key/evaluation/evaluation.json").is_file()
-
-
 ACT = """
 import sys
 import memo_lightning

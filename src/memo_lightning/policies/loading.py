@@ -68,7 +68,7 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
     if not path.exists():
         if str(source) in shipped_policies():
             return read_package(PRETRAINED / str(source))
-        names = ", ".join(shipped_policies()) or "none yet"
+        names = ", ".join(shipped_policies())
         raise UserError(f"checkpoint={source}: no such file; must be {FORMS}, or the name of a bundled policy: {names}")
     if path.is_dir():
         if is_package(path):
