@@ -16,7 +16,6 @@ import yaml
 import memo_lightning
 from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
-from memo_lightning.policies import loading
 from memo_lightning.policies.package import manifest_of, read_json, sha256, write_json
 from tiny import TINY_TRAINING
 

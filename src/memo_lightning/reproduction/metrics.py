@@ -52,8 +52,8 @@ def doors_in_last_bin(evaluation: Numbers) -> float:
 def after_over_before_boundary(evaluation: Numbers) -> float:
     """Return the ratio of successes in the five steps after a segment boundary to those in five steps before it.
 
-    Those before begin six steps earlier. On a grid, doors open more often at steps of one parity than of the other, if all
-    trials begin together, so windows that begin five steps apart differ even where there is no boundary.
+    Those before begin six steps earlier. On a grid, doors open more often at steps of one parity than of the other, if
+    all trials begin together, so windows that begin five steps apart differ even where there is no boundary.
 
     Successes are summed over trials and over the boundaries after a trial's first quarter, in which it learns. Bins
     must be single steps.
