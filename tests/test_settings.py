@@ -119,6 +119,7 @@ MODEL = {
     "summary_length": "1",
     "segment_jitter": "0.0",
     "memory_budget": "9",
+    "max_summary_age": ("model.segment_length=3", "1"),
     "checkpoint_segments": "true",
     "sink_kv": "true",
     "layer_drop": "0.9",

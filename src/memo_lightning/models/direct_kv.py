@@ -25,7 +25,8 @@ class DirectKVTransformer(MemoTransformer):
     has read. One more rotation moves the keys to the positions of Memo's summaries, so that all tokens have the same
     positions as in Memo.
 
-    The arguments are those of :class:`MemoTransformer`; ``gradient_segments`` must be None.
+    The arguments are those of :class:`MemoTransformer`; ``max_summary_age`` and ``gradient_segments`` must be
+    None.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -34,6 +35,10 @@ class DirectKVTransformer(MemoTransformer):
     def check_gradient_segments(self, gradient_segments: int) -> None:
         """Raise ``ValueError``: there are no summary tokens to detach."""
         raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
+
+    def check_max_summary_age(self, max_summary_age: int, gradient_segments: int | None) -> None:
+        """Raise ``ValueError``: the keys of the queries are moved to positions that are not limited."""
+        raise ValueError(f"max_summary_age={max_summary_age}: must be None for {type(self).__name__}")
 
     def read_trials(
         self, x: Tensor, trials: Trials, segment_length: int, dropped: Sequence[int]

@@ -12,7 +12,7 @@ from torch import Tensor
 from memo_lightning.models.attention import Context, LayerKeysValues
 from memo_lightning.models.attention_kernels import kernel_for, merge
 from memo_lightning.models.cache_blocks import CacheBlocks, Placement
-from memo_lightning.models.rotary import positions_from
+from memo_lightning.models.rotary import positions_from, rotate
 from memo_lightning.models.transformer import Transformer
 
 
@@ -159,14 +159,32 @@ class KVCache:
             first: int64 ``[b]`` on the CPU, the first slot to copy.
             n: number of slots.
         """
-        device, n_places = self._blocks.device, int(first.max()) + n + self._n_sinks
+        layers = self._copies(rows, first, n)
+        self.store(layers, torch.zeros_like(first), rows)
+
+    def shift_positions(self, rows: Tensor, first: Tensor, n: int, shift: int) -> None:
+        """Move the keys in ``n`` slots of some rows, starting at slot ``first [b]``, by ``shift`` positions.
+
+        Args:
+            rows: int64 ``[b]`` on the CPU, the cache rows, ascending.
+            first: int64 ``[b]`` on the CPU, the first slot to move.
+            n: number of slots.
+            shift: number of positions; negative for earlier ones.
+        """
+        cos, sin = self._stack.rotary(torch.full((1,), shift, device=self._blocks.device), torch.float32)
+        layers = [(rotate(keys, cos, sin), values) for keys, values in self._copies(rows, first, n)]
+        self.store(layers, first, rows)
+
+    def _copies(self, rows: Tensor, first: Tensor, n: int) -> LayerKeysValues:
+        """Return copies ``[b, H, n, d]`` of keys and values; the arguments are those of :meth:`shift_positions`."""
+        device, n_places, subset = self._blocks.device, int(first.max()) + n + self._n_sinks, self._subset(rows)
         index = (first.to(device)[:, None] + torch.arange(n, device=device) + self._n_sinks)[:, None, :, None]
         index = index.expand(-1, self._blocks.n_heads, -1, self._blocks.head_dim)
-        subset = self._subset(rows)
-        placements = self._blocks.consecutive(torch.full_like(first, self._n_sinks), n, subset)
+        layers = []
         for layer in range(self._blocks.n_layers):
             keys, values = zip(*self._blocks.seen(layer, n_places, subset), strict=True)
-            self._blocks.store(layer, placements, _joined(keys).gather(2, index), _joined(values).gather(2, index))
+            layers.append((_joined(keys).gather(2, index), _joined(values).gather(2, index)))
+        return layers
 
     def _subset(self, rows: Tensor) -> Tensor | None:
         """Return ``rows``, or None if they are all rows."""

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from memo_lightning.models.attention import LayerKeysValues
 from memo_lightning.models.fixed_state import FixedCache, FixedState, LayerTensors, begin_where
 from memo_lightning.models.kv_cache import KVCache
+from memo_lightning.models.rotary import rotate
 from memo_lightning.models.segments import Jitter, SegmentedModel
 from memo_lightning.models.summary_memory import SummaryContext, SummaryMemory, SummaryView
 from memo_lightning.models.transformer import TransformerSizes
@@ -42,6 +43,9 @@ class MemoTransformer(SegmentedModel):
         memory_budget: maximum number of cache entries kept between steps, the open segment included. At most
             ``(memory_budget - L) // S`` summaries are kept; the oldest are dropped whole, and positions are not
             re-based. None for all.
+        max_summary_age: number of segments after which a summary gets no older: in later segments its distance stays
+            the one it had then. If summaries of that age occur in training, acting for longer than in training then
+            leads to no positions that training has not seen. None for no limit.
         gradient_segments: number of segments after its own from which gradient flows into a summary; later segments
             see it detached (2 gives the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
         checkpoint_segments: save only the inputs of every segment for the backward pass and recompute the rest there:
@@ -69,6 +73,7 @@ class MemoTransformer(SegmentedModel):
         summary_length: int,
         segment_jitter: Jitter = 0.2,
         memory_budget: int | None = None,
+        max_summary_age: int | None = None,
         gradient_segments: int | None = None,
         checkpoint_segments: bool = False,
         **sizes: Unpack[TransformerSizes],
@@ -76,6 +81,9 @@ class MemoTransformer(SegmentedModel):
         super().__init__(segment_length, summary_length, segment_jitter, **sizes)
         if gradient_segments is not None:
             self.check_gradient_segments(gradient_segments)
+        if max_summary_age is not None:
+            self.check_max_summary_age(max_summary_age, gradient_segments)
+        self.max_summary_age = max_summary_age
         self.gradient_segments, self.checkpoint_segments = gradient_segments, checkpoint_segments
         self.summary_queries = nn.Parameter(0.02 * torch.randn(summary_length, self.d_model))
         self.memory_budget = memory_budget
@@ -84,6 +92,17 @@ class MemoTransformer(SegmentedModel):
         """Raise ``ValueError`` unless the model can cut gradients after ``gradient_segments`` segments."""
         if gradient_segments < 0:
             raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
+
+    def check_max_summary_age(self, max_summary_age: int, gradient_segments: int | None) -> None:
+        """Raise ``ValueError`` unless summaries can be kept from getting older than ``max_summary_age`` segments."""
+        if max_summary_age < 1:
+            raise ValueError(f"max_summary_age={max_summary_age}: must be at least 1, or None")
+        if gradient_segments is not None:
+            # Every pass encodes some older summaries again, and these would then see still older ones from nearer.
+            raise ValueError(
+                f"max_summary_age={max_summary_age} and gradient_segments={gradient_segments}: a model can have one or "
+                "the other; set max_summary_age=null"
+            )
 
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless ``state`` was made by a model of the same kind and sizes."""
@@ -98,16 +117,21 @@ class MemoTransformer(SegmentedModel):
             )
         if held != expected:
             kind = f"{type(self).__name__} with gradient_segments={self.gradient_segments}"
+            if self.max_summary_age is not None:
+                kind += f" and max_summary_age={self.max_summary_age}"
             raise ValueError(f"state belongs to another model: it must come from a {kind}")
 
     def _model_id(self) -> list[int]:
-        """Return the numbers that identify the model a state was made by: sizes, gradient segments and class."""
-        gradient_segments = -1 if self.gradient_segments is None else self.gradient_segments
+        """Return the numbers that identify the model a state was made by: sizes, other settings and class."""
+        limits = [-1 if limit is None else limit for limit in (self.gradient_segments, self.max_summary_age)]
         kind = zlib.crc32(type(self).__name__.encode())
-        return [self.segment_length, self.summary_length, gradient_segments, kind]
+        return [self.segment_length, self.summary_length, *limits, kind]
 
     def first_position(self, n_segments: Count) -> Count:
         """Return the position of the first step after ``n_segments`` segments; summaries end just before it."""
+        if self.max_summary_age is not None:
+            oldest = self.max_summary_age
+            n_segments = n_segments.clamp(max=oldest) if isinstance(n_segments, Tensor) else min(n_segments, oldest)
         return n_segments * self.summary_length
 
     def read_trials(
@@ -136,7 +160,7 @@ class MemoTransformer(SegmentedModel):
             y, final = self.run_block(
                 torch.cat(tokens, dim=1),
                 self.first_position(n_segments) - n_before,
-                memory.view(),
+                self.view_summaries(memory, n_segments),
                 slice(n_final * self.summary_length),
                 dropped,
             )
@@ -145,6 +169,22 @@ class MemoTransformer(SegmentedModel):
                 memory.append(final)
             recent = [*recent[n_final:], y[:, n_before + segment.length :]]
         return outputs
+
+    def view_summaries(self, memory: SummaryMemory, n_segments: int) -> SummaryView:
+        """Return the summaries in ``memory``, which is all but the newest, as seen after ``n_segments`` segments.
+
+        With ``max_summary_age`` they are copies, moved from where they were encoded to earlier positions.
+        """
+        view, oldest = memory.view(), self.max_summary_age
+        if oldest is None or n_segments <= oldest or not view.layers:
+            return view
+        held = view.layers[0][0]
+        ages = torch.arange(held.shape[2] // self.summary_length, 0, -1, device=held.device) + 1
+        then = (n_segments - ages + 1).clamp(max=oldest) - 1
+        now = (oldest - ages).clamp(min=0)
+        shifts = ((now - then) * self.summary_length).repeat_interleave(self.summary_length)
+        cos, sin = self.transformer.rotary(shifts, torch.float32)
+        return SummaryView([(rotate(keys, cos, sin), values) for keys, values in view.layers])
 
     def run_block(
         self, block: Tensor, position: int, summaries: SummaryView, kept: slice, dropped: Sequence[int] = ()
@@ -236,6 +276,7 @@ class MemoTransformer(SegmentedModel):
 
         starts = self.drop_oldest(cache, rows, length - open_steps)
         state["segments"][rows] += 1
+        self.move_back(cache, rows, state["segments"][rows], starts)
         state["length"][rows] = starts + self.summary_length
         state["open_steps"][rows] = 0
         of_queries = [(keys[:, :, x.shape[1] :], values[:, :, x.shape[1] :]) for keys, values in own]
@@ -281,11 +322,39 @@ class MemoTransformer(SegmentedModel):
             cache.bring_forward(rows[full], (held - kept)[full], n)
         return kept
 
+    def move_back(self, cache: KVCache, rows: Tensor, segments: Tensor, held: Tensor) -> None:
+        """Move summaries that are younger than ``max_summary_age`` to where they are after one more segment.
+
+        Those that are older stay where they are, as does the first step of every later segment.
+
+        Args:
+            cache: the memory, updated in place.
+            rows: int64 ``[b]`` on the CPU, the indices of the sequences.
+            segments: int64 ``[b]`` on the CPU, their complete segments, the new one included.
+            held: int64 ``[b]`` on the CPU, the slots that older summaries fill.
+        """
+        if self.max_summary_age is None:
+            return
+        late = segments > self.max_summary_age
+        limit = self.max_summary_age if self.max_summaries is None else min(self.max_summary_age, self.max_summaries)
+        n_slots = (limit - 1) * self.summary_length
+        if n_slots and late.any():
+            cache.shift_positions(rows[late], held[late] - n_slots, n_slots, -self.summary_length)
+
     def init_fixed_state(self, batch_size: int) -> FixedState:
         """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.
 
         Its slots hold, in this order, the kept summaries as a ring, the open segment, and a summary being written.
+
+        Raises:
+            ValueError: if it has room for summaries that are older than ``max_summary_age``.
         """
+        if self.max_summary_age is not None and self.n_fixed_summaries() > self.max_summary_age:
+            most = self.segment_length + self.max_summary_age * self.summary_length
+            raise ValueError(
+                f"max_summary_age={self.max_summary_age}: a state of fixed shape cannot hold older summaries; set "
+                f"memory_budget to at most {most}, or max_summary_age=null"
+            )
         n_slots = self.n_fixed_summaries() * self.summary_length + self.segment_length + self.summary_length
         cache = FixedCache.allocate(self.transformer, batch_size, n_slots)
         open_steps = cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)

@@ -20,8 +20,8 @@ class RecurrentMemoryTransformer(MemoTransformer):
         summary_length: S, tokens of the summary; it may exceed ``segment_length``.
         equal_memory_at: trial length at which the one summary is as long as all of Memo's together, with Memo writing
             ``summary_length`` tokens per segment. None for a summary of ``summary_length`` tokens.
-        **settings: further arguments of :class:`MemoTransformer`; ``memory_budget`` and ``gradient_segments`` must be
-            None.
+        **settings: further arguments of :class:`MemoTransformer`; ``memory_budget``, ``max_summary_age`` and
+            ``gradient_segments`` must be None.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -64,6 +64,10 @@ class RecurrentMemoryTransformer(MemoTransformer):
     def check_gradient_segments(self, gradient_segments: int) -> None:
         """Raise ``ValueError``: only the next segment reads a summary, and must send it gradient."""
         raise ValueError(f"gradient_segments={gradient_segments}: must be None for {type(self).__name__}")
+
+    def check_max_summary_age(self, max_summary_age: int, gradient_segments: int | None) -> None:
+        """Raise ``ValueError``: there is only one summary, of the segment just before."""
+        raise ValueError(f"max_summary_age={max_summary_age}: must be None for {type(self).__name__}")
 
     def budget_of_trial(self, n_steps: int) -> None:
         """Return None: the memory already has a constant size."""
