@@ -74,6 +74,12 @@ def accepted(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in settings.items() if known is None or name in known}
 
 
+def keyword_names(target: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that ``target`` accepts, sorted; none if it accepts any name."""
+    known, _ = _keywords(target)
+    return sorted((known or set()) - {"self"})
+
+
 def _function(target: Callable[..., Any]) -> Callable[..., Any]:
     # For a class, its __init__, as a metaclass may hide the signature of the call.
     return target.__init__ if inspect.isclass(target) else target

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -357,6 +358,13 @@ def test_a_fresh_process_needs_nothing_of_training(trained):
         action, state = agent.act(observation, state, reward=t / 10, deterministic=True)
         actions.append(action)
     assert said == str(actions)
+
+
+def test_a_setting_that_is_newer_than_the_checkpoint_can_be_changed(trained):
+    spec = memo_lightning.load(trained / "run").spec
+    memory = {name: value for name, value in spec.memory.items() if name != "max_summary_age"}
+    changed = replace(spec, memory=memory).with_memory({"max_summary_age": 3})
+    assert changed.build_memory().max_summary_age == 3
 
 
 @pytest.mark.parametrize(

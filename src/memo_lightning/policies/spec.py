@@ -9,7 +9,7 @@ from typing import Any
 from gymnasium import Space
 from torchrl.data import Composite, Unbounded
 
-from memo_lightning.construct import construct, resolve_class
+from memo_lightning.construct import construct, keyword_names, resolve_class
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.action import Action
@@ -119,15 +119,16 @@ class PolicySpec:
         return build_memory(self.memory)
 
     def with_memory(self, changes: Mapping[str, Any]) -> PolicySpec:
-        """Return a spec with ``changes`` to the settings of the memory.
+        """Return a spec with ``changes`` to the settings of the memory, some of which may be newer than the checkpoint.
 
         Raises:
             UserError: if the memory has no such setting.
         """
+        of_class = keyword_names(resolve_class("model._target_", self.memory[TARGET], SequenceModel)) if changes else []
+        known = [name for name in dict.fromkeys([*self.memory, *of_class]) if name != TARGET]
         for name in changes:
-            if name not in self.memory or name == TARGET:
-                known = ", ".join(key for key in self.memory if key != TARGET)
-                raise UserError(f"model.{name}: the checkpoint's memory has no such setting; it has {known}")
+            if name not in known:
+                raise UserError(f"model.{name}: the checkpoint's memory has no such setting; it has {', '.join(known)}")
         return replace(self, memory={**self.memory, **changes})
 
     def as_plain(self) -> dict[str, Any]:
