@@ -119,6 +119,17 @@ def policies_table() -> str:
     return "\n".join(lines)
 
 
+def long_trials_table() -> str:
+    """Return the table of a policy that acts for longer than in training."""
+    lines = ["| | 1st quarter | 2nd | 3rd | 4th | whole trial (95 % interval) |", "|---|---|---|---|---|---|"]
+    for evaluation in json.loads((RESULTS / "long_trials.json").read_text())["evaluations"]:
+        changed = " ".join(f"`{override}`" for override in evaluation["overrides"]) or "as trained"
+        quarters = " | ".join(returns_in_words(*evaluation["return_by_quarter"]))
+        mean, low, high = returns_in_words(evaluation["return_per_trial"], *evaluation["return_per_trial_interval"])
+        lines.append(f"| {changed} | {quarters} | {mean} ({low} to {high}) |")
+    return "\n".join(lines)
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """Return a page with a table between its markers `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
     return re.sub(rf"(<!-- {name}: .*-->\n)(?:.*\n)*?(?=<!-- end of {name})", rf"\1{table}\n", text)
@@ -186,8 +197,12 @@ def main() -> None:
             plot_claim(claim, plan(claim, "quick"), results, DOCS / IMAGES)
     (DOCS / "results.md").write_text(results_page(RESULTS, DOCS))
     README.write_text(with_table(README.read_text(), "claims", claims_table()))
-    page = DOCS / "how-to/use-a-policy.md"
-    page.write_text(with_table(page.read_text(), "policies", policies_table()))
+    for name, file, table in (
+        ("policies", "how-to/use-a-policy.md", policies_table()),
+        ("long trials", "how-to/long-trials.md", long_trials_table()),
+    ):
+        page = DOCS / file
+        page.write_text(with_table(page.read_text(), name, table))
     page = DOCS / "performance.md"
     table = table_with_aims(benchmark["ratios"])
     page.write_text(re.sub(r"(?<=## In proportion\n\n)(\|.*\n)+", table + "\n", page.read_text()))

@@ -18,6 +18,7 @@ SECTIONS = {
         "how-to/own-memory.md",
         "how-to/own-environment.md",
         "how-to/use-a-policy.md",
+        "how-to/long-trials.md",
         "how-to/choose-an-algorithm.md",
         "studies.md",
         "tracking.md",

@@ -341,12 +341,12 @@ def test_the_readme_is_short_and_its_claims_are_those_of_the_results(monkeypatch
     assert claims_table() in text, "python docs/from_results.py makes it"
 
 
-def test_the_policies_that_ship_are_on_their_page(monkeypatch):
+def test_the_policies_that_ship_and_what_they_do_in_long_trials_are_as_measured(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
-    from from_results import policies_table
+    from from_results import long_trials_table, policies_table
 
-    page = (ROOT / "docs/how-to/use-a-policy.md").read_text()
-    assert policies_table() in page, "python docs/from_results.py makes it"
+    for file, table in (("use-a-policy", policies_table()), ("long-trials", long_trials_table())):
+        assert table in (ROOT / f"docs/how-to/{file}.md").read_text(), "python docs/from_results.py makes it"
 
 
 def test_drawings_are_those_of_the_script_and_show_every_package(monkeypatch):

@@ -63,9 +63,9 @@ def restore_policy(checkpoint: Mapping[str, Any], changes: Mapping[str, Any]) ->
     spec = trained.with_memory(changes)
     policy, weights = spec.build(), policy_weights(checkpoint)
     changed = [
-        f"model.{name}={value!r} (checkpoint: {trained.memory[name]!r})"
+        f"model.{name}={value!r} (checkpoint: {trained.memory.get(name)!r})"
         for name, value in changes.items()
-        if value != trained.memory[name]
+        if value != trained.memory.get(name)
     ]
     check_architecture(weights, policy.state_dict(), changed)
     policy.load_state_dict(weights)
