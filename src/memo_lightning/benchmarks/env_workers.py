@@ -1,17 +1,17 @@
-"""The speed-up that worker processes give compute-bound steps: ``python -m memo_lightning.benchmarks.env_workers``.
+"""The speed-up by worker processes of costly steps: ``python -m memo_lightning.benchmarks.env_workers [--out FILE]``.
 
 Needs as many idle cores as workers.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from memo_lightning.benchmarks.script import parser, report
 from memo_lightning.envs.gymnasium.env import GymnasiumEnv
 
 
@@ -56,5 +56,6 @@ def steps_per_second(n_workers: int, n_envs: int = 8, n_tries: int = 60) -> floa
 
 
 if __name__ == "__main__":
+    out = parser("env_workers", __doc__).parse_args().out
     alone, spread = steps_per_second(0), steps_per_second(2)
-    print(json.dumps({"in_process": round(alone), "two_workers": round(spread), "ratio": round(spread / alone, 2)}))
+    report({"in_process": round(alone), "two_workers": round(spread), "ratio": round(spread / alone, 2)}, out)

@@ -1,4 +1,4 @@
-"""The speed of the embedded simulator: ``python -m memo_lightning.benchmarks.house_sim [FILE.json]``.
+"""The speed of the embedded simulator: ``python -m memo_lightning.benchmarks.house_sim [--out FILE]``.
 
 Rates per core use CPU time, so that time given to other programs does not count. The gain from two cores uses wall
 time, taking the fastest of several short runs that alternate between one and two threads.
@@ -6,17 +6,15 @@ time, taking the fastest of several short runs that alternate between one and tw
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from memo_lightning.benchmarks.script import parser, report
 from memo_lightning.envs.habitat import import_habitat
 from memo_lightning.envs.habitat.config import make_config
 from memo_lightning.envs.habitat.trial import TrialEnv
@@ -153,7 +151,5 @@ def _per_second(run: Callable[[int], None], n: int) -> float:
 
 
 if __name__ == "__main__":
-    text = json.dumps(measure(), indent=2)
-    print(text)
-    for name in sys.argv[1:]:
-        Path(name).write_text(text + "\n")
+    out = parser("house_sim", __doc__).parse_args().out
+    report(measure(), out)

@@ -7,7 +7,6 @@ training time counts, not the time before the first step.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import sys
@@ -28,6 +27,7 @@ from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from memo_lightning.benchmarks.script import parser, report
 from memo_lightning.callbacks.after_rollout import AfterRollout
 from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
@@ -199,20 +199,16 @@ def measure(at: Sequence[float]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print the results, and write them to ``--out`` if it is given."""
-    parser = argparse.ArgumentParser(prog="python -m memo_lightning.benchmarks.peers", description=__doc__)
-    parser.add_argument(
+    options = parser("peers", __doc__)
+    options.add_argument(
         "seconds",
         nargs="*",
         type=float,
         default=[60.0, 120.0, 240.0],
         help="training times in seconds at which the return is reported",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the results")
-    chosen = parser.parse_args(arguments)
-    text = json.dumps(measure(chosen.seconds), indent=2)
-    print(text)
-    if chosen.out:
-        chosen.out.write_text(text + "\n")
+    chosen = options.parse_args(arguments)
+    report(measure(chosen.seconds), chosen.out)
 
 
 if __name__ == "__main__":

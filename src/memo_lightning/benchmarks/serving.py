@@ -6,7 +6,6 @@ shares the machine's cores: on two cores, the results describe server and client
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -28,6 +27,7 @@ import torch
 from omegaconf import OmegaConf
 from websockets.asyncio.client import ClientConnection, connect
 
+from memo_lightning.benchmarks.script import parser, report
 from memo_lightning.config import compose_config
 from memo_lightning.policies import Agent
 from memo_lightning.policies.checkpoint import FORMAT, FORMAT_KEY
@@ -246,9 +246,7 @@ async def with_idle_sessions(
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print the results, and write them to ``--out`` if it is given."""
-    parser = argparse.ArgumentParser(prog="python -m memo_lightning.benchmarks.serving", description=__doc__)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the results")
-    out = parser.parse_args(arguments).out
+    out = parser("serving", __doc__).parse_args(arguments).out
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "policy.ckpt"
@@ -274,10 +272,7 @@ def main(arguments: Sequence[str]) -> None:
                 results["load"].append(asyncio.run(load_test(served, kind, N_SESSIONS, n_steps, observations)))
             print(json.dumps(results["load"][-1]), flush=True)
     results["load_after"] = round(os.getloadavg()[0], 2)
-    text = json.dumps(results, indent=1)
-    print(text)
-    if out:
-        out.write_text(text + "\n")
+    report(results, out)
 
 
 if __name__ == "__main__":
