@@ -179,8 +179,13 @@ class Claim:
         """Return the last verdict in words, marked if it was found by earlier rules."""
         if verdict is None:
             return "not run yet"
-        by_other_rules = verdict["fingerprint"] != self.fingerprint(scale)
-        return f"{verdict['verdict']}, by earlier rules" if by_other_rules else verdict["verdict"]
+        return (
+            verdict["verdict"] if self.is_by_these_rules(verdict, scale) else f"{verdict['verdict']}, by earlier rules"
+        )
+
+    def is_by_these_rules(self, verdict: Mapping[str, Any], scale: str) -> bool:
+        """Return whether a verdict was found by the present rules, from the present runs and evaluations."""
+        return bool(verdict["fingerprint"] == self.fingerprint(scale))
 
     def scale(self, name: str) -> Scale:
         """Return a scale by its name.
