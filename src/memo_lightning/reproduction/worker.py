@@ -85,12 +85,17 @@ def make(run: Run, results: Results, folder: Path) -> None:
     run_dir = _trained(run, folder)
     described = _describe(run, json.loads((run_dir / "metrics.json").read_text()), run_dir)
     kept = results.run(run)
-    if kept is None or kept["training"] != described["training"]:  # evaluations of another training do not count
+    if kept is None or _learned(kept) != _learned(described):  # evaluations of another training do not count
         kept = described
     for number, overrides in enumerate(run.evaluations):
         if evaluation_key(overrides) not in kept["evaluations"]:
             kept["evaluations"][evaluation_key(overrides)] = _evaluated(overrides, run_dir, number)
     results.keep_run(run, kept)
+
+
+def _learned(described: Mapping[str, Any]) -> list[Any]:
+    """Return what two trainings have in common only if they have learned the same."""
+    return [described["training"][name] for name in ("frames", "history", "return_by_quarter")]
 
 
 def _trained(run: Run, folder: Path) -> Path:
