@@ -54,7 +54,7 @@ MODELS = {
     "memo, sink": lambda: MemoTransformer(**STACK, **SEGMENTS, sink_kv=True),
     "memo, streaming": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=10),
     "memo, streaming one summary": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=8, sink_kv=True),
-    "memo, limited age": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=9, max_summary_age=2),
+    "memo, limited age": lambda: MemoTransformer(**STACK, **SEGMENTS, memory_budget=15, max_summary_age=2),
     "memo, checkpointed": lambda: MemoTransformer(**STACK, **SEGMENTS, checkpoint_segments=True),
     "memo, steps as segments": lambda: MemoTransformer(**STACK, segment_length=1, summary_length=1),
     "direct_kv, streaming": lambda: DirectKVTransformer(**STACK, **SEGMENTS, memory_budget=10, sink_kv=True),

@@ -7,6 +7,7 @@ import torch
 
 from memo_lightning.models import MemoTransformer, RecurrentMemoryTransformer
 from memo_lightning.models.direct_kv import DirectKVTransformer
+from memo_lightning.models.fixed_state import FixedStep
 from memo_lightning.models.rotary import rotate
 
 L, S = 5, 2
@@ -123,10 +124,18 @@ def test_the_state_says_which_limit_it_was_made_with():
         make(3).step(torch.zeros(1, 16), make(2).init_state(1))
 
 
-def test_a_state_of_fixed_shape_has_no_room_for_older_summaries():
-    make(2, memory_budget=L + 2 * S).init_fixed_state(1)
-    with pytest.raises(ValueError, match=r"max_summary_age=2: .* memory_budget to at most 9, or max_summary_age=null"):
-        make(2, memory_budget=L + 3 * S).init_fixed_state(1)
+@pytest.mark.parametrize("oldest", [1, 2, 3])
+@pytest.mark.parametrize("sink_kv", [True, False])
+def test_a_state_of_fixed_shape_holds_the_same(oldest, sink_kv):
+    model = make(oldest, memory_budget=L + 5 * S, sink_kv=sink_kv)
+    x, is_init = torch.randn(4, 47, 16), torch.zeros(4, 47, dtype=torch.bool)
+    for row, starts in enumerate([[0], [0, 7], [0, 1, 2, 20], [0, 32]]):
+        is_init[row, starts] = True
+    step, state, outputs = FixedStep(model), model.init_fixed_state(4), []
+    for t in range(47):
+        y, state = step(x[:, t], state, is_init[:, t])
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), model(x, is_init), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -345,16 +345,7 @@ class MemoTransformer(SegmentedModel):
         """Return an empty memory of fixed shape; see :meth:`SequenceModel.init_fixed_state`.
 
         Its slots hold, in this order, the kept summaries as a ring, the open segment, and a summary being written.
-
-        Raises:
-            ValueError: if it has room for summaries that are older than ``max_summary_age``.
         """
-        if self.max_summary_age is not None and self.n_fixed_summaries() > self.max_summary_age:
-            most = self.segment_length + self.max_summary_age * self.summary_length
-            raise ValueError(
-                f"max_summary_age={self.max_summary_age}: a state of fixed shape cannot hold older summaries; set "
-                f"memory_budget to at most {most}, or max_summary_age=null"
-            )
         n_slots = self.n_fixed_summaries() * self.summary_length + self.segment_length + self.summary_length
         cache = FixedCache.allocate(self.transformer, batch_size, n_slots)
         open_steps = cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)
@@ -376,6 +367,8 @@ class MemoTransformer(SegmentedModel):
         at_boundary = open_steps + 1 == self.segment_length
         operands = (cache.keys, cache.values, segments)
         new_keys, new_values = torch.cond(at_boundary.any(), self._fixed_summary, self._no_summary, operands)
+        if self._moves_back:
+            cache.shift_positions(self._fixed_shifts(cache, segments) * at_boundary[:, None])
         scratch = first + self.segment_length
         target = torch.where(at_boundary, segments % n_summaries * self.summary_length, scratch)
         cache.store(new_keys, new_values, target[:, None] + torch.arange(self.summary_length, device=target.device))
@@ -394,12 +387,31 @@ class MemoTransformer(SegmentedModel):
         """
         cache = FixedCache(keys, values, self.transformer)
         summary, scratch = self._read_segment(cache, segments)
+        if self._moves_back:
+            cache.shift_positions(self._fixed_shifts(cache, segments))
         # The oldest summary, whose place this one takes, is dropped first.
         replaced = (segments % self.n_fixed_summaries())[:, None, None]
         kept = self._held(cache, segments) & (cache.slots // self.summary_length != replaced)
         seen = kept | self._between(cache, scratch[:, :1], scratch)
         cache.run(summary, self.first_position(segments + 1) - self.summary_length, scratch, seen)
         return cache.newest(self.summary_length)
+
+    @property
+    def _moves_back(self) -> bool:
+        """Whether a state of fixed shape has room for summaries that are older than ``max_summary_age``."""
+        return self.max_summary_age is not None and self.n_fixed_summaries() > self.max_summary_age
+
+    def _fixed_shifts(self, cache: FixedCache, segments: Tensor) -> Tensor:
+        """Return by how much each slot moves after ``segments [B]`` segments and one more; see :meth:`move_back`.
+
+        Returns:
+            int64 ``[B, slots]``.
+        """
+        assert self.max_summary_age is not None
+        place, n_summaries = cache.slots // self.summary_length, self.n_fixed_summaries()
+        ages = 1 + torch.remainder(segments[:, None] - 1 - place, n_summaries)  # before the new segment
+        moves = (ages < self.max_summary_age) & (place < n_summaries) & (segments >= self.max_summary_age)[:, None]
+        return moves * -self.summary_length
 
     def _read_segment(self, cache: FixedCache, segments: Tensor) -> tuple[Tensor, Tensor]:
         """Run the summary queries over the open segment, which is complete.
