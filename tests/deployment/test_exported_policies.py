@@ -28,6 +28,7 @@ SEGMENTS = {**STACK, "segment_length": 5, "summary_length": 2}
 MODELS = "memo_lightning.models"
 MEMORIES = {
     "memo": {"_target_": f"{MODELS}.MemoTransformer", **SEGMENTS, "sink_kv": True, "memory_budget": 11},
+    "limited_age": {"_target_": f"{MODELS}.MemoTransformer", **SEGMENTS, "memory_budget": 11, "max_summary_age": 2},
     "direct_kv": {"_target_": f"{MODELS}.DirectKVTransformer", **SEGMENTS, "memory_budget": 9},
     "rmt": {"_target_": f"{MODELS}.RecurrentMemoryTransformer", **SEGMENTS},
     "retrieval": {"_target_": f"{MODELS}.RetrievalMemory", **SEGMENTS, "top_k": 6, "memory_budget": 11},

@@ -47,5 +47,6 @@ def main(arguments: Sequence[str]) -> None:
     )
     print(f"results           {out}/: {kind.file}, {DESCRIPTION}")
     if config.memory_budget is not None:
-        evaluated = [f"checkpoint={config.checkpoint}", f"memory_budget={config.memory_budget}"]
+        of_memory = [word for word in arguments if word.startswith(("model.", "memory_budget="))]
+        evaluated = [f"checkpoint={config.checkpoint}", *of_memory]
         print(f"\nnext: {command('memo', 'evaluate', *evaluated)}   # what the budget costs")
