@@ -16,10 +16,10 @@ def diagnose(capsys, *overrides):
 def test_a_machine_in_order_is_told_what_it_has(in_tmp_dir, capsys):
     status, said, _ = diagnose(capsys)
     assert status == 0
-    wanted = ("ok    python", "torch 2.", "cores", "attention, cpu", "habitat-lab", "[tasks]", "ffmpeg", "chromium")
+    wanted = ("ok     python", "torch 2.", "cores", "attention, cpu", "habitat-lab", "[tasks]", "ffmpeg", "chromium")
     for words in (*wanted, "postgres", "next: memo train"):
         assert words in said
-    assert "none  mlflow           sqlite:///mlflow.db: does not exist yet" in said
+    assert "none   mlflow           sqlite:///mlflow.db: does not exist yet" in said
     assert list(in_tmp_dir.iterdir()) == [], "looking leaves nothing behind"
 
 
@@ -28,8 +28,8 @@ def test_what_is_wrong_is_named_and_ends_in_failure(in_tmp_dir, capsys):
         connection.execute("CREATE TABLE something_else (x)")
     status, said, error = diagnose(capsys, "storage=postgresql://me:secret@127.0.0.1:1/x")
     assert status == 2
-    assert "bad   mlflow" in said
-    assert "bad   studies" in said
+    assert "WRONG  mlflow" in said
+    assert "WRONG  studies" in said
     assert error == "memo: doctor: something is wrong with mlflow, studies\n"
     assert "secret" not in said
 
@@ -55,7 +55,7 @@ def test_a_missing_package_is_named_instead_of_ending_the_diagnosis(in_tmp_dir, 
     monkeypatch.setattr("importlib.metadata.version", without_optuna)
     status, said, error = diagnose(capsys)
     assert status == 2
-    assert "bad   optuna           is missing; pip install 'optuna" in said
+    assert "WRONG  optuna           is missing; pip install 'optuna" in said
     assert "mlflow" in said.splitlines()[-2], "it went on to the end"
     assert error == "memo: doctor: something is wrong with optuna\n"
 
@@ -66,4 +66,4 @@ def test_a_habitat_sim_that_cannot_be_imported_is_wrong(in_tmp_dir, capsys, monk
     monkeypatch.setenv("PYTHONPATH", str(in_tmp_dir), prepend=os.pathsep)
     status, said, _ = diagnose(capsys)
     assert status == 2
-    assert "bad   habitat-sim      cannot be imported (ImportError: libEGL.so.1" in said
+    assert "WRONG  habitat-sim      cannot be imported (ImportError: libEGL.so.1" in said
