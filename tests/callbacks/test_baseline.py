@@ -86,6 +86,14 @@ def test_settings_are_those_of_the_model_group(in_tmp_dir):
     assert any("blocks.2." in name for name in weights)
 
 
+def test_segments_are_recomputed_in_the_baselines_that_can():
+    shared = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 16, "checkpoint_segments": True}
+    segments = {"segment_length": 5, "summary_length": 2}
+    models = "memo_lightning.models"
+    assert Baseline(target=f"{models}.RecurrentMemoryTransformer", shared=shared | segments).model.checkpoint_segments
+    assert "checkpoint_segments" not in Baseline(target=f"{models}.LSTM", shared=shared | segments).memory
+
+
 def test_what_the_swap_says(make_env, make_policy, capsys):
     class Stage:
         is_global_zero = True
@@ -139,6 +147,11 @@ def test_attention_within_the_episode_forgets_at_its_end(make_env, make_policy):
         ),
         (["baseline=retrieval", "baseline.top_k=9", "baseline.memory_budget=14"], "top_k=9"),
         (["baseline=full_contxt"], "did you mean full_context"),
+        (
+            ["baseline=full_context", "model.memory_budget=14"],
+            "model.memory_budget=14: must be null with a baseline; set baseline.memory_budget=14",
+        ),
+        (["baseline=lstm", "model.memory_budget=14"], "model.memory_budget=14: must be null with a baseline\n"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(overrides, message, own_module, capsys):

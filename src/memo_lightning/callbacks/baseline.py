@@ -25,6 +25,7 @@ SHARED = (
     "segment_length",
     "summary_length",
     "segment_jitter",
+    "checkpoint_segments",
 )
 
 
@@ -54,6 +55,10 @@ class Baseline(lightning.Callback):
         if not target:
             raise UserError("baseline.target=null: must be the dotted path of a SequenceModel, e.g. my.module.MyModel")
         model_class = resolve_class("baseline.target", target, SequenceModel)
+        budget = shared.get("memory_budget")
+        if budget is not None:
+            instead = f"; set baseline.memory_budget={budget}" if "memory_budget" in own else ""
+            raise UserError(f"model.memory_budget={budget}: must be null with a baseline{instead}")
         common = accepted(model_class, {name: shared[name] for name in SHARED if name in shared})
         arguments = {**common, **own, **(settings or {})}
         self.memory = {TARGET: target, **arguments}
