@@ -60,7 +60,14 @@ def test_drawn_values_arrive_in_the_configuration():
         ({"model.summary_length": {"type": "int", "low": 1, "high": 99}}, "space.model.summary_length=99: "),
         (
             {"model.segment_length": {"type": "int", "low": 8, "high": 999}},
-            "must be at most collector.rollout_length=200",
+            "model.segment_length=999: must be at most 200, the steps of a rollout",
+        ),
+        (
+            {
+                "baseline": {"type": "categorical", "choices": ["retrieval"]},
+                "baseline.top_k": {"type": "int", "low": 1, "high": 99},
+            },
+            "baseline.top_k=99: must be at most 8, the summary tokens of 200 steps",
         ),
         (
             {"collector.n_envs": {"type": "int", "low": 1, "high": 8}},

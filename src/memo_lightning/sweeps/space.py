@@ -15,7 +15,7 @@ from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import parse_override, quoted
 from memo_lightning.policies.spec import build_memory
-from memo_lightning.training.parts import build_baseline
+from memo_lightning.training.parts import build_baseline, check_trial_length
 from memo_lightning.training.trainer import check_trainer_settings
 
 _DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
@@ -161,13 +161,8 @@ def _build_parts(config: DictConfig) -> None:
     build(config.algorithm).check_n_envs(config.collector.n_envs)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     baseline, model = build_baseline(plain), build_memory(plain["model"])
-    length, longest = (baseline.model if baseline else model).segment_length, config.collector.rollout_length
-    require(
-        length is None or length <= longest,
-        "model.segment_length",
-        length,
-        f"at most collector.rollout_length={longest}",
-    )
+    memory = baseline.model if baseline else model
+    check_trial_length(memory, config.collector.rollout_length, plain["baseline"] or {})
 
 
 def _context(parameter: Parameter, space: Sequence[Parameter]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def build_parts(config: DictConfig) -> Parts:
             baseline.check(policy)
             spec = replace(spec, memory=baseline.memory)
         parts = Parts(data, algorithm, policy, baseline, spec, _remarks(config))
-        _check_trial_length(parts.model, data.rollout_length, plain["baseline"] or {})
+        check_trial_length(parts.model, data.rollout_length, plain["baseline"] or {})
         if not type(parts.model).__module__.startswith("memo_lightning."):
             _check_own_memory(parts.model, data.rollout_length)
     except UserError:
@@ -151,7 +151,14 @@ def _remarks(config: DictConfig) -> list[str]:
     ]
 
 
-def _check_trial_length(model: SequenceModel, rollout_length: int, baseline: Mapping[str, Any]) -> None:
+def check_trial_length(model: SequenceModel, rollout_length: int, baseline: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` if the memory does not fit rollouts of ``rollout_length`` steps.
+
+    Args:
+        model: the memory.
+        rollout_length: steps of a rollout.
+        baseline: settings of the ``baseline`` group, which tells where a setting of the memory stands.
+    """
     try:
         model.check_trial_length(rollout_length)
     except ValueError as error:
