@@ -65,7 +65,7 @@ def test_drawn_values_arrive_in_the_configuration():
         (
             {
                 "baseline": {"type": "categorical", "choices": ["retrieval"]},
-                "baseline.top_k": {"type": "int", "low": 1, "high": 99},
+                "baseline.top_k": {"type": "int", "low": 1, "high": 99, "when": {"baseline": "retrieval"}},
             },
             "baseline.top_k=99: must be at most 8, the summary tokens of 200 steps",
         ),
