@@ -37,13 +37,12 @@ def test_it_is_a_torchrl_environment(env):
     check_env_specs(env)
 
 
-def test_images_are_bytes_and_the_policy_sees_no_numbers_of_instances():
-    env = make(1, ["env.sensors=[rgb,depth,semantic]"])
+def test_images_are_bytes():
+    env = make(1, ["env.sensors=[rgb,depth]"])
     observation = env.reset()["observation"]
     for name, channels in (("rgb", 3), ("depth", 1)):
         assert observation[name].shape == (1, 64, 64, channels)
         assert observation[name].dtype == torch.uint8
-    assert "semantic" not in observation.keys()
 
 
 def test_a_trajectory_is_the_trial_that_stepping_gives(env):

@@ -115,8 +115,8 @@ def test_without_tilting_there_are_four_actions():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"trial_steps": 0}, "trial_steps=0"),
-        ({"episode_steps": 0}, "episode_steps=0"),
+        ({"trial_steps": 0}, "env.trial_length=0"),
+        ({"episode_steps": 0}, "env.episode_length=0"),
         ({"image_size": 32}, "image_size=32: must be between 64 and 256"),
         ({"sensors": ("sonar",)}, "sensors='sonar': must be among rgb"),
         ({"n_columns": 0}, "n_columns=0: must be at least 1"),

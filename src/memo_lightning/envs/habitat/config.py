@@ -148,7 +148,7 @@ def make_config(
         UserError: if a value is out of range.
     """
     check_observations(sensors, image_size, n_columns, position_frame)
-    require(episode_steps >= 1, "episode_steps", episode_steps, "at least 1")
+    require(episode_steps >= 1, "env.episode_length", episode_steps, "at least 1")
     check_simulator(simulator, scene_dataset, object_folder)
     if simulator == "habitat_sim":
         _import_habitat_sim(scene_dataset, data_path)

@@ -71,7 +71,7 @@ class TrialEnv(gymnasium.Env):
         object_folder: str = "",
         position_frame: PositionFrame = "trial",
     ) -> None:
-        require(trial_steps >= 1, "trial_steps", trial_steps, "at least 1")
+        require(trial_steps >= 1, "env.trial_length", trial_steps, "at least 1")
         config = make_config(
             sensors, image_size, n_columns, can_tilt, episode_steps, split, data_path, dataset, seed,
             simulator, scene_dataset, object_folder, position_frame,

@@ -50,7 +50,7 @@ class BatchedExtObjNav(EnvBase):
         n_envs: number of environments N.
         trial_length: steps of a trial.
         episode_length: steps after which an episode ends without success.
-        sensors: what to observe: ``rgb``, ``depth``, ``columns``; ``semantic`` is ignored, as policies do not read it.
+        sensors: what to observe: ``rgb``, ``depth``, ``columns``.
         image_size: side of the images, pixels.
         n_columns: number of columns in the column observation.
         can_tilt: whether the agent has the two actions that tilt its camera.
@@ -89,8 +89,8 @@ class BatchedExtObjNav(EnvBase):
         device: torch.device | str = "cpu",
     ) -> None:
         require(n_envs >= 1, "n_envs", n_envs, "at least 1")
-        require(trial_length >= 1, "trial_steps", trial_length, "at least 1")
-        require(episode_length >= 1, "episode_steps", episode_length, "at least 1")
+        require(trial_length >= 1, "env.trial_length", trial_length, "at least 1")
+        require(episode_length >= 1, "env.episode_length", episode_length, "at least 1")
         check_observations(sensors, image_size, n_columns, position_frame)
         source = open_source(split, data_path, dataset)
         super().__init__(device=device, batch_size=torch.Size([n_envs]))
@@ -99,7 +99,7 @@ class BatchedExtObjNav(EnvBase):
             source,
             n_envs,
             episode_length,
-            [name for name in sensors if name != "semantic"],
+            list(sensors),
             image_camera(image_size),
             columns_camera(n_columns if "columns" in sensors else 1),
             position_frame == "house",

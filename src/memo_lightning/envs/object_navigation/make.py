@@ -11,6 +11,7 @@ from memo_lightning.envs.object_navigation.settings import SimulatorName, check_
 from memo_lightning.errors import require
 
 Engine = Literal["batched", "habitat"]
+OBSERVED = ("rgb", "depth", "columns")  # sensors that policies read; habitat-lab's Env has others
 
 
 def make_ext_objnav(
@@ -43,6 +44,8 @@ def make_ext_objnav(
         EnvironmentFailure: if a worker raises, dies or hangs, now or later.
     """
     require(engine in get_args(Engine), "env.engine", engine, " or ".join(get_args(Engine)))
+    for sensor in settings.get("sensors", ()):
+        require(sensor in OBSERVED, "env.sensors", sensor, f"among {', '.join(OBSERVED)}")
     check_simulator(simulator, scene_dataset, object_folder)
     if engine == "batched" and simulator == "house_sim":
         allowed = "0 with env.engine=batched, which uses threads; env.engine=habitat supports workers"

@@ -75,7 +75,7 @@ class CompactForm:
             previous_action: the last action, counted from 1, or 0, ``[...]``.
             elapsed: steps of the episode so far, ``[...]``.
         """
-        rewritten = {name: value for name, value in observation.items() if name != "semantic"}
+        rewritten = dict(observation)
         position = observation["position"]
         phases = 2 * np.pi * position[..., :2, None] / _WAVELENGTHS
         phases = phases.reshape(*position.shape[:-1], -1)

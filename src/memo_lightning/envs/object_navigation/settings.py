@@ -30,11 +30,11 @@ def check_observations(sensors: Sequence[str], image_size: int, n_columns: int, 
         UserError: if a value is out of range.
     """
     for name in sensors:
-        require(name in get_args(SensorName), "sensors", name, f"among {', '.join(get_args(SensorName))}")
-    require(64 <= image_size <= 256, "image_size", image_size, "between 64 and 256")
+        require(name in get_args(SensorName), "env.sensors", name, f"among {', '.join(get_args(SensorName))}")
+    require(64 <= image_size <= 256, "env.image_size", image_size, "between 64 and 256")
     frames = get_args(PositionFrame)
-    require(position_frame in frames, "position_frame", position_frame, " or ".join(frames))
-    require("columns" not in sensors or n_columns >= 1, "n_columns", n_columns, "at least 1")
+    require(position_frame in frames, "env.position_frame", position_frame, " or ".join(frames))
+    require("columns" not in sensors or n_columns >= 1, "env.n_columns", n_columns, "at least 1")
 
 
 def check_simulator(simulator: str, scene_dataset: str, object_folder: str) -> None:
