@@ -9,6 +9,8 @@ from tensordict import TensorDict
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
+from memo_lightning.envs import DarkKeyToDoor
+
 
 class Guess(gymnasium.Env):
     """Shows a number at the first step and asks for it at the last."""
@@ -250,3 +252,12 @@ class SpeaksOfSuccess(Guess):
     def step(self, action):
         observation, reward, terminated, truncated, _ = super().step(action)
         return observation, reward, terminated, truncated, {"success": True} if reward else {}
+
+
+def rooms(n_envs, trial_length):
+    """Make environments that define their trials themselves."""
+    return DarkKeyToDoor(n_envs=n_envs, room_size=4, episode_length=5, trial_length=trial_length)
+
+
+def rooms_of_fixed_trials(n_envs):
+    return rooms(n_envs, trial_length=20)

@@ -266,3 +266,30 @@ def test_the_template_of_the_how_to_trains(tmp_path, monkeypatch, capsys):
         assert main([*command.split(), *tiny, "logger=none", "run_dir=run"]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["env"] == "my_task:make_env"
     del sys.modules["my_task"]
+
+
+def test_an_environment_with_its_own_trials_is_told_how_long_they_are():
+    env = build("own_envs:rooms", "env.trial_length=15")
+    rollout = env.rollout(30, break_when_any_done=False)
+    assert rollout["next", "done"][0].flatten().nonzero().flatten().tolist() == [14, 29]
+    assert rollout["next", "episode_end"][0].sum() >= 6
+
+
+@pytest.mark.parametrize(
+    ("target", "override", "message"),
+    [
+        (
+            "rooms_of_fixed_trials",
+            "env.trial_length=15",
+            "env.target=own_envs:rooms_of_fixed_trials: reports episode_end, so it must take the argument trial_length",
+        ),
+        (
+            "rooms",
+            "env.time_limit_is_end=true",
+            "env.time_limit_is_end=True: must be false, as env.target=own_envs:rooms",
+        ),
+    ],
+)
+def test_a_setting_that_an_environment_with_its_own_trials_would_ignore_is_refused(target, override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(f"own_envs:{target}", override)

@@ -42,10 +42,10 @@ def make_custom_env(
     """Return N environments made by ``target(**settings)``.
 
     The target makes one Gymnasium environment, or one TorchRL environment without batch size, and is then called N
-    times; or, if it takes ``n_envs``, it makes a batched TorchRL environment. If it takes ``split``, it is given that,
-    too. A TorchRL environment that reports ``episode_end`` must follow the contract of
-    :class:`~memo_lightning.envs.trial_env.TrialEnv` itself, except that its observations may have any keys. For any
-    other TorchRL environment, each episode is a trial, cut off after ``trial_length`` steps.
+    times; or, if it takes ``n_envs``, it makes a batched TorchRL environment. If it takes ``split`` or
+    ``trial_length``, it is given these, too. A TorchRL environment that reports ``episode_end`` must follow the contract of
+    :class:`~memo_lightning.envs.trial_env.TrialEnv` itself, except that its observations may have any keys; it must
+    take ``trial_length``. For any other TorchRL environment, each episode is a trial, cut off after ``trial_length`` steps.
 
     Args:
         n_envs: number of environments N.
@@ -83,7 +83,7 @@ def make_custom_env(
     require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
     # For a class, __init__ is inspected: TorchRL's metaclass hides the signature of the call.
     signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
-    ours = {"n_envs": n_envs, "split": split}
+    ours = {"n_envs": n_envs, "split": split, "trial_length": trial_length}
     settings = {**{name: value for name, value in ours.items() if name in signature.parameters}, **settings}
     try:
         signature.bind(*([None] if inspect.isclass(function) else []), **settings)
@@ -132,7 +132,9 @@ def make_custom_env(
         )
     env = made.to(device)
     transforms: list[Transform] = []
-    if "episode_end" not in env.observation_spec.keys():
+    if "episode_end" in env.observation_spec.keys():
+        _check_own_trials(target, "trial_length" in {*signature.parameters, *settings}, time_limit_is_end)
+    else:
         transforms = [
             StepCounter(max_steps=trial_length, step_count_key="episode_length"),
             RewardSum(["reward"], ["episode_return"]),
@@ -144,6 +146,16 @@ def make_custom_env(
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
     env.set_seed(seed)
     return env
+
+
+def _check_own_trials(target: str, takes_length: bool, time_limit_is_end: bool) -> None:
+    """Raise :class:`UserError` if an environment that defines its trials itself would not follow a setting."""
+    if not takes_length:
+        raise UserError(
+            f"env.target={target}: reports episode_end, so it must take the argument trial_length, the steps of a trial"
+        )
+    allowed = f"false, as env.target={target} reports episode_end, and must say itself which steps are truncated"
+    require(not time_limit_is_end, "env.time_limit_is_end", time_limit_is_end, allowed)
 
 
 def _refuse_gymnasium_settings(settings: Mapping[str, Any], target: str) -> None:
