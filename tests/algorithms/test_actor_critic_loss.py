@@ -159,6 +159,17 @@ def test_statistics_are_those_of_all_targets_at_first_and_of_the_newest_later():
     torch.testing.assert_close(popart.mean, mean)
 
 
+def test_targets_that_are_not_finite_do_not_count():
+    popart, expected = PopArt(2, 0.1), PopArt(2, 0.1)
+    targets = torch.randn(40, 2)
+    expected.update(targets, lambda moments: moments)
+    spoilt = torch.tensor([[float("nan"), 1.0], [0.0, float("inf")]])
+    popart.update(spoilt, lambda moments: moments)
+    popart.update(torch.cat([targets, spoilt]), lambda moments: moments)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(popart.state_dict()[name], value, msg=name)
+
+
 def run(loss, policy, trials, hidden, weight=None, **changes):
     torch.manual_seed(9)
     weight = torch.ones(N_ENVS) if weight is None else weight

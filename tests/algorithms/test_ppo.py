@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from memo_lightning.algorithms import PPO
+from memo_lightning.data import RolloutDataModule
 from memo_lightning.errors import UserError
 from tiny import PPO_SETTINGS
 
@@ -204,6 +205,15 @@ def test_stale_values_are_computed_again(setup):
     assert torch.equal(rollout["state_value"], acted)
     algorithm.prepare(policy, rollout, following, fixed_length, stale_values=True)
     torch.testing.assert_close(rollout["state_value"], expected)
+
+
+@pytest.mark.parametrize("name", ["shuffle_episodes", "detach_older_encodings"])
+def test_settings_of_partial_updates_are_refused_without_them(name, make_env):
+    algorithm = PPO(**{**SETTINGS, name: True, "n_minibatches": 2})
+    chunks = {"n_envs": 4, "rollout_length": 24, "total_frames": 96, "seed": 0}
+    algorithm.check_data(RolloutDataModule(make_env, n_chunks=2, **chunks))
+    with pytest.raises(UserError, match=f"algorithm.{name}=True: must be false with collector.n_chunks=1"):
+        algorithm.check_data(RolloutDataModule(make_env, n_chunks=1, **chunks))
 
 
 def test_shuffled_episodes_and_returns_across_them_do_not_go_together():

@@ -52,9 +52,18 @@ class PopArt(nn.Module):
 
     @torch.no_grad()
     def update(self, targets: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Update the statistics with the targets ``[N, G]`` of this rank and those of the others."""
+        """Update the statistics with the targets ``[N, G]`` of this rank and those of the others.
+
+        Targets that are not finite do not count: their update is skipped, and the statistics must outlive it.
+        """
+        finite = targets.isfinite().all(1, keepdim=True)
+        targets = targets.where(finite, 0.0)
+        counted = finite.to(targets.dtype).expand_as(targets)
+        *moments, share = over_ranks(torch.stack([targets.mean(0), targets.square().mean(0), counted.mean(0)]))
+        if not share.any():
+            return
+        moments = [moment / share for moment in moments]
         self.n_updates += 1
         rate = max(self.rate, 1.0 / int(self.n_updates))
-        moments = over_ranks(torch.stack([targets.mean(0), targets.square().mean(0)]))
         self.mean.lerp_(moments[0], rate)
         self.mean_square.lerp_(moments[1], rate)

@@ -152,6 +152,9 @@ class PPO(Algorithm):
         if not isinstance(data, RolloutDataModule):
             raise UserError("algorithm=ppo: needs rollouts: collector=single, multi_sync, multi_async or ray")
         self.check_n_envs(data.n_envs)
+        for name in ("shuffle_episodes", "detach_older_encodings"):
+            allowed = "false with collector.n_chunks=1, which makes no partial updates"
+            require(data.n_chunks > 1 or not getattr(self, name), f"algorithm.{name}", getattr(self, name), allowed)
 
     def prepare_policy(self, policy: MemoryPolicy, data: RolloutDataModule) -> None:
         """Make the policy keep its inputs if partial updates change it within trials, and set its exploration noise.

@@ -46,10 +46,14 @@ class PrioritizedTrials(Sampler):
         self.add(index)
 
     def update_priority(self, index: Any, priority: Any, *, storage: Storage | None = None) -> None:
-        """Set priorities, plus a small constant, so that a trial of priority zero can be sampled again."""
+        """Set priorities, plus a small constant, so that a trial of priority zero can be sampled again.
+
+        Priorities that are not finite, of an update that is skipped, become that of a new trial.
+        """
         values = torch.as_tensor(priority, dtype=torch.float64) + 1e-8
-        self._priorities[index] = values
-        self._largest = max(self._largest, float(values.max()))
+        finite = values.isfinite()
+        self._largest = max([self._largest, *values[finite].tolist()])
+        self._priorities[index] = values.where(finite, self.default_priority)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Sample indices ``[batch_size]``, and return them with their weights."""

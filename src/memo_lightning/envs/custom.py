@@ -43,9 +43,10 @@ def make_custom_env(
 
     The target makes one Gymnasium environment, or one TorchRL environment without batch size, and is then called N
     times; or, if it takes ``n_envs``, it makes a batched TorchRL environment. If it takes ``split`` or
-    ``trial_length``, it is given these, too. A TorchRL environment that reports ``episode_end`` must follow the contract of
-    :class:`~memo_lightning.envs.trial_env.TrialEnv` itself, except that its observations may have any keys; it must
-    take ``trial_length``. For any other TorchRL environment, each episode is a trial, cut off after ``trial_length`` steps.
+    ``trial_length``, it is given these, too. A TorchRL environment that reports ``episode_end`` must take
+    ``trial_length`` and follow the contract of :class:`~memo_lightning.envs.trial_env.TrialEnv` itself, except that
+    its observations may have any keys. For any other TorchRL environment, each episode is a trial, cut off after
+    ``trial_length`` steps.
 
     Args:
         n_envs: number of environments N.
