@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.device import prepare_device
 from memo_lightning.models.feed_forward import compile_feed_forwards
 from memo_lightning.policies.spec import build_memory
 
@@ -56,6 +57,7 @@ class Case:
 
     def build_model(self) -> SequenceModel:
         """Build the memory with fresh weights."""
+        prepare_device(self.device)
         torch.set_num_threads(self.settings["threads"])
         torch.manual_seed(self.settings["seed"])
         model = build_memory(self.model).to(self.device)
