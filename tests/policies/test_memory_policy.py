@@ -60,6 +60,20 @@ def test_an_observation_that_is_not_finite_is_named(env, policy):
 
 
 @torch.no_grad()
+def test_a_policy_on_another_device_reads_nothing_back_from_it(env, policy, without_values):
+    policy.to(without_values).reset_state = lambda: None  # it reads the version of the weights, once per trial
+    td = env.reset()
+    for t in range(2 * 5 + 1):
+        td["is_init"].fill_(t == 0)
+        acted = policy(td)
+        assert acted["action"].device.type == "meta"
+    assert "action" not in td.keys()
+    td["observation", "observation"][3, 1] = torch.nan
+    with pytest.raises(TrainingStopped, match="observation 'observation' of environment 3 holds nan: must be finite"):
+        policy(td)
+
+
+@torch.no_grad()
 def test_training_recomputes_acting_also_where_trials_end_at_different_steps(env, policy):
     td = env.reset()
     steps = []

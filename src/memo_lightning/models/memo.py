@@ -252,7 +252,7 @@ class MemoTransformer(SegmentedModel):
             of_queries: the keys and values ``[b, H, S, d]`` that the queries had.
         """
         # The next step is the first to read the summary. It runs the second pass, so that no step runs both passes.
-        state["summary"][rows.to(summary.device)] = summary
+        state["summary"][rows.to(summary.device, non_blocking=True)] = summary
         state["waiting"][rows] = 1
 
     def encode_waiting(self, state: TensorDict) -> None:
@@ -261,7 +261,7 @@ class MemoTransformer(SegmentedModel):
         if not len(rows):
             return
         cache = KVCache(state, self.transformer, growth=self.summary_length)
-        summary = state["summary"][rows.to(state["summary"].device)]
+        summary = state["summary"][rows.to(state["summary"].device, non_blocking=True)]
         position = self.first_position(state["segments"][rows]) - self.summary_length
         starts = state["length"][rows] - self.summary_length
         cache.store(cache.keys_values(summary, position, starts, rows), starts, rows)

@@ -102,11 +102,21 @@ class MemoryPolicy(TensorDictModuleBase):
 
         Actions are sampled, or set to the mode, according to TorchRL's exploration type.
 
+        If the policy is on a GPU, its inputs should be on the CPU, as they come from the environments: what decides
+        the course of the step is then read without waiting for the GPU.
+
+        Returns:
+            The ``tensordict``, or a copy of it on the policy's device if that is another one.
+
         Raises:
-            TrainingStopped: if an observation is not finite.
+            TrainingStopped: if an observation is not finite; in inputs on a GPU, this is not checked.
         """
         n_envs = tensordict.batch_size[0]
         starts = self.memory_starts(tensordict)
+        if starts.device != self.device:
+            if bad := self.non_finite_input(tensordict):
+                raise TrainingStopped(bad)
+            tensordict = tensordict.to(self.device, non_blocking=True)
         # Where every environment begins a trial, the memory is built anew. Actions must not depend on how far its
         # buffers had grown before, not even by rounding, or a resumed run would differ from an uninterrupted one.
         if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
@@ -125,7 +135,7 @@ class MemoryPolicy(TensorDictModuleBase):
         heads = self.heads(self.head_inputs(hidden, tensordict))
         if self._noise is not None and exploration_type() is ExplorationType.RANDOM:
             distribution = self.actor.get_dist(heads)
-            heads["action"] = self._noise.sample(distribution, starts)
+            heads["action"] = self._noise.sample(distribution, self.memory_starts(tensordict))
             heads["action_log_prob"] = distribution.log_prob(heads["action"])
         return tensordict.update(heads.select(*self.out_keys))
 
