@@ -11,6 +11,7 @@ from memo_lightning.envs import DarkKeyToDoor, PreviousStep
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import MemoTransformer
+from memo_lightning.models.recorded_pass import RecordedPasses
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 from memo_lightning.policies.action import action_of_spec
 from memo_lightning.policies.heads import ActorCriticHeads
@@ -170,3 +171,15 @@ def test_keys_that_cannot_be_encoded_are_refused(env):
         VectorEncoder(interface_of(env).observed(), 16, ["position"])
     with pytest.raises(UserError, match="Categorical"):
         action_of_spec(env.observation_spec["observation", "observation"], 1)
+
+
+def test_passes_are_recorded_only_when_asked_for_and_without_another_set_of_weights(env, policy):
+    before = list(policy.state_dict())
+    assert not isinstance(policy._recorded, RecordedPasses)
+    policy.record_passes()
+    assert isinstance(policy._recorded, RecordedPasses)
+    assert list(policy.state_dict()) == before
+    assert copy.deepcopy(policy)._recorded._model is not policy.sequence_model, "a worker's copy reads with its own"
+    rollout = env.rollout(12, policy, break_when_any_done=False)
+    expected = policy.sequence_model(policy.encode_sequences(rollout), policy.memory_starts(rollout), 5)
+    assert torch.equal(policy.hidden(rollout, 5), expected)

@@ -208,6 +208,17 @@ class SequenceModel(nn.Module, ABC):
         if self.segment_length is not None and self.segment_length > n_steps:
             raise ValueError(f"segment_length={self.segment_length}: must be at most {n_steps}, the steps of a rollout")
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a pass over sequences of one trial each launches the same work whatever the values of its inputs.
+
+        Its settings must be given; see :class:`~memo_lightning.models.recorded_pass.RecordedPasses`.
+        """
+        return False
+
+    def draw_few_lengths(self, n_lengths: int) -> None:
+        """Draw segment lengths from at most ``n_lengths`` different ones from now on."""
+
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int | None:
         """Return the segment length of a training pass, drawn anew if the model jitters it."""
         return self.segment_length
@@ -280,6 +291,8 @@ def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:
 def check_finite(x: Tensor) -> None:
     """Raise ``ValueError`` if ``x`` holds a value that is not finite."""
     if torch.compiler.is_compiling():  # true also while torch.export traces, without values
+        return
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():  # nothing can be read while a graph is recorded
         return
     finite = x.detach().isfinite()
     if not finite.all():

@@ -85,6 +85,11 @@ class MemoTransformer(SegmentedModel):
         if gradient_segments < 0:
             raise ValueError(f"gradient_segments={gradient_segments}: must be at least 0, or None")
 
+    @property
+    def is_recordable(self) -> bool:
+        """See :attr:`SegmentedModel.is_recordable`; checkpointing reads the state of random generators."""
+        return super().is_recordable and not self.checkpoint_segments
+
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless ``state`` was made by a model of the same kind and sizes."""
         KVCache.check(state, self.transformer)

@@ -121,6 +121,11 @@ class RetrievalMemory(SegmentedModel):
             raise ValueError(f"state belongs to another model: its segments have {held} steps, must be {expected}")
         check_state_budget(state, self.memory_budget)
 
+    @property
+    def is_recordable(self) -> bool:
+        """False: a pass leaves its memory loss behind."""
+        return False
+
     def auxiliary_loss(self) -> Tensor | None:
         """Return and clear the memory loss of the last ``train()``-mode ``forward``, times its coefficient."""
         loss, self._memory_loss = self._memory_loss, None

@@ -13,6 +13,7 @@ from torchrl.modules import ProbabilisticActor
 
 from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.recorded_pass import RecordedPasses
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import Encoder, name_of
 from memo_lightning.policies.exploration import CorrelatedNoise
@@ -66,6 +67,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self._history: InputHistory | None = None
         self._memory_version = 0
         self._noise: CorrelatedNoise | None = None
+        self._recorded: RecordedPasses | None = None
 
     @property
     def actor(self) -> ProbabilisticActor:
@@ -92,6 +94,14 @@ class MemoryPolicy(TensorDictModuleBase):
         """
         if self._history is not None and self._history.n_steps == rollout.shape[1]:
             self._history.share(rollout.select(*self.input_keys))
+
+    def record_passes(self) -> None:
+        """Record passes over whole sequences as CUDA graphs from now on; the policy must be trained on one GPU.
+
+        Raises:
+            ValueError: if the memory cannot be recorded.
+        """
+        self._recorded = RecordedPasses(self.sequence_model)
 
     def correlate_noise(self, correlation: float) -> None:
         """Explore with temporally correlated noise from now on; actions must be continuous."""
@@ -164,8 +174,8 @@ class MemoryPolicy(TensorDictModuleBase):
             encoder_gradient_from: the first step whose observation is encoded with gradient.
             settings: further settings of :meth:`SequenceModel.forward`.
         """
-        inputs = self.encode_sequences(sequences, encoder_gradient_from)
-        return self.sequence_model(inputs, self.memory_starts(sequences), segment_length, **settings).float()
+        inputs, read = self.encode_sequences(sequences, encoder_gradient_from), self._recorded or self.sequence_model
+        return read(inputs, self.memory_starts(sequences), segment_length, **settings).float()
 
     @torch.no_grad()
     def next_values(self, inputs: TensorDictBase, which: Tensor) -> Tensor:

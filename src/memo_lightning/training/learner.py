@@ -75,10 +75,12 @@ class PolicyLearner(lightning.LightningModule):
         return self.algorithm.configure_optimizers(self.policy)
 
     def setup(self, stage: str) -> None:
-        """Prepare the device, and compile the MLPs of the memory, which a callback may have replaced."""
+        """Prepare the device and the memory, which a callback may have replaced."""
         prepare_device(self.trainer.strategy.root_device)
         if self.config["compile"]:
             compile_feed_forwards(self.policy.sequence_model)
+        if self.config.get("cuda_graphs"):
+            self.policy.record_passes()
 
     def on_train_start(self) -> None:
         """Let the algorithm build its losses, now that the policy has its final parts and device."""
