@@ -13,7 +13,7 @@ from memo_lightning.benchmarks.gpu.memories import Sizes, build
 from memo_lightning.benchmarks.gpu.profile import slowest_operators
 from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
-from memo_lightning.models.feed_forward import compile_feed_forwards
+from memo_lightning.models.compiled import compile_parts
 from memo_lightning.models.flops import count_flops
 
 _N_TURNS = 3
@@ -88,7 +88,7 @@ def measure_utilisation(
     """Compare the model FLOPs per second of a Memo update in bfloat16 with what the card can do.
 
     Model FLOPs are three times those of the forward pass; recomputation in the backward pass does not count. If
-    ``compiled``, the gated MLPs are compiled, as with ``memo train compile=true``.
+    ``compiled``, blocks are compiled, as with ``memo train compile=true``.
 
     Returns:
         ``model_tflops`` per second; ``of_data_sheet`` and ``of_matrix_product``, the fractions of ``data_sheet_tflops``
@@ -102,7 +102,7 @@ def measure_utilisation(
     with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:
         model(one, segment_length=model.segment_length)
     if compiled:
-        compile_feed_forwards(model)
+        compile_parts(model, settings.torch_device)
 
     def measure(rows: int) -> dict[str, Any]:
         x = settings.inputs(rows, n_steps, sizes.d_model)
