@@ -79,6 +79,11 @@ class RecordedPasses:
         self._in_flight = weakref.ref(flight) if y.requires_grad else None
         return _Copy.apply(y, flight)
 
+    @property
+    def n_recordings(self) -> int:
+        """The number of recordings that are kept now."""
+        return len(self._recordings)
+
     def _recording(self, x: Tensor, settings: PassSettings) -> Recording | None:
         """Return the recording of such a pass; None if there is none yet, or none can be made."""
         key = self._key(x, settings)
