@@ -11,6 +11,7 @@ import gc
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -168,8 +169,7 @@ class CUDARecorder:
         stream = torch.cuda.current_stream(x.device)
         recording = self._try(model, x, settings)
         if recording is None:
-            # A recording that fails can leave its own stream as the current one (torch.cuda.graph.__exit__).
-            torch.cuda.set_stream(stream)
+            self._clean_up(stream)
             _free_memory()
             self._pool = None  # without a graph that uses it, torch would not take it again
         return recording
@@ -188,6 +188,18 @@ class CUDARecorder:
             if not _is_out_of_memory(error):
                 raise
         return None  # after the handler, whose traceback holds the tensors
+
+    def _clean_up(self, stream: torch.cuda.Stream) -> None:
+        """Undo what torch leaves undone where a recording fails and ending it fails as well.
+
+        ``torch.cuda.graph.__exit__`` then leaves the recording's stream as the current one, and
+        ``CUDAGraph::capture_end`` leaves the allocator looking for tensors of the recording.
+        """
+        torch.cuda.set_stream(stream)
+        end_allocation = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        if end_allocation is not None:
+            with suppress(RuntimeError):  # usually it has ended already
+                end_allocation(stream.device_index, self._pool)
 
 
 def _free_memory() -> None:
