@@ -49,6 +49,28 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (-n_slow[item.path], -n_tests[item.path]))
 
 
+@pytest.fixture(autouse=True)
+def exact_float32_on_cuda(request, monkeypatch):
+    """Keep a GPU from rounding float32 to TF32 in tests that compare it with the CPU."""
+    if request.node.get_closest_marker("cuda"):
+        for part in (torch.backends.cudnn, torch.backends.cuda.matmul):
+            monkeypatch.setattr(part, "allow_tf32", False)
+
+
+@pytest.fixture
+def without_values(monkeypatch):
+    """Return the meta device, on which reading a value fails. On a GPU, reading one would wait for it.
+
+    Torch has no autocast there, so it is always off.
+    """
+    autocast, is_enabled = torch.autocast, torch.is_autocast_enabled
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *args, **more: autocast("cpu" if kind == "meta" else kind, *args, **more)
+    )
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cuda": kind != "meta" and is_enabled(kind))
+    return torch.device("meta")
+
+
 @dataclass(frozen=True)
 class Parity:
     """Weights, inputs and outputs of the official implementation (float64)."""

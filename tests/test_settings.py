@@ -254,6 +254,7 @@ ELSEWHERE = {
     "baseline.none": "tracking/test_names.py",
     "checkpoint": "training/test_fine_tuning.py",
     "compile": "training/test_precision.py",
+    "cuda_graphs": "training/test_trainer.py",
     "resume": "training/test_resumed_settings.py",
     "run_dir": "cli/test_commands.py",
     "evaluate.tracking_uri": "tracking/test_server.py",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memo_lightning.benchmarks.gpu import acting, correctness
+from memo_lightning.benchmarks.gpu import acting, correctness, updates
 from memo_lightning.benchmarks.gpu.aims import _LEAST, _MOST, aims
 from memo_lightning.benchmarks.gpu.command import main
 from memo_lightning.benchmarks.gpu.measure import Measure, Settings, SkippedError
@@ -218,6 +218,26 @@ def test_memories_on_a_card_agree_with_the_cpu(name, precision):
 
 
 @pytest.mark.cuda
+def test_recorded_updates_on_a_card_have_the_same_gradients():
+    result = updates.compare_recorded(Settings("cuda"), TINY_SIZES, 2, 32, "bfloat16")
+    assert result["same_gradients"]
+
+
+def test_without_a_card_nothing_is_recorded():
+    with pytest.raises(SkippedError, match="CUDA graphs need a GPU"):
+        updates.compare_recorded(Settings("cpu", tiny=True), TINY_SIZES, 2, 32, "bfloat16")
+    names = [measure.name for measure in plan(Settings("cuda"))]
+    assert "recorded/width_768_at_32k" in names
+    assert "recorded_compiled/quick" in names
+
+
+@pytest.mark.cuda
 def test_a_step_of_memo_waits_for_the_card_at_no_more_than_one_line():
     result = acting.measure_steps(Settings("cuda", tiny=True), "memo", TINY_SIZES, 3, 20)
     assert len(result["synchronisations"]) <= 1
+
+
+@pytest.mark.cuda
+def test_a_step_of_a_policy_waits_for_the_card_only_to_read_the_action():
+    result = acting.measure_policy(Settings("cuda", tiny=True), TINY_SIZES, 3)
+    assert sum(result["synchronisations"].values()) <= 1

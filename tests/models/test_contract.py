@@ -304,6 +304,14 @@ def test_a_budget_for_a_memory_of_constant_size_is_refused(name):
     assert model.memory_budget is None
 
 
+def test_a_step_reads_nothing_back_from_the_device(model, without_values):
+    is_init = staggered_resets()
+    state = model.to(without_values).init_state(len(is_init))
+    for t in range(is_init.shape[1]):
+        y, state = model.step(torch.empty(len(is_init), D, device=without_values), state, is_init[:, t])
+    assert y.shape == (len(is_init), D)
+
+
 @pytest.mark.cuda
 def test_cuda_matches_cpu(model):
     is_init = staggered_resets()

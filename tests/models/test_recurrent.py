@@ -56,3 +56,14 @@ def test_autocast_on_the_cpu_leaves_the_cells_in_full_precision(kind):
         y_0, _ = model.step(x[:, 0], model.init_state(3))
     torch.testing.assert_close(y, model(x.float(), is_init), atol=0, rtol=0)
     torch.testing.assert_close(y_0, y[:, 0])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_cudnn_computes_gradients_also_in_evaluation_mode(kind):
+    model = kind(d_model=8, n_layers=2).eval()
+    x = torch.randn(2, 5, 8)
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    found = torch.autograd.grad(model.cuda()(x.cuda()).square().sum(), list(model.parameters()))
+    for of_card, of_cpu in zip(found, expected, strict=True):
+        torch.testing.assert_close(of_card.cpu(), of_cpu, atol=1e-4, rtol=1e-4)

@@ -11,6 +11,7 @@ from memo_lightning.envs import DarkKeyToDoor, PreviousStep
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import MemoTransformer
+from memo_lightning.models.recorded_pass import RecordedPasses
 from memo_lightning.policies import MemoryPolicy, VectorEncoder
 from memo_lightning.policies.action import action_of_spec
 from memo_lightning.policies.heads import ActorCriticHeads
@@ -54,6 +55,20 @@ def test_training_recomputes_what_acting_found(env, policy):
 @torch.no_grad()
 def test_an_observation_that_is_not_finite_is_named(env, policy):
     td = env.reset()
+    td["observation", "observation"][3, 1] = torch.nan
+    with pytest.raises(TrainingStopped, match="observation 'observation' of environment 3 holds nan: must be finite"):
+        policy(td)
+
+
+@torch.no_grad()
+def test_a_policy_on_another_device_reads_nothing_back_from_it(env, policy, without_values):
+    policy.to(without_values).reset_state = lambda: None  # it reads the version of the weights, once per trial
+    td = env.reset()
+    for t in range(2 * 5 + 1):
+        td["is_init"].fill_(t == 0)
+        acted = policy(td)
+        assert acted["action"].device.type == "meta"
+    assert "action" not in td.keys()
     td["observation", "observation"][3, 1] = torch.nan
     with pytest.raises(TrainingStopped, match="observation 'observation' of environment 3 holds nan: must be finite"):
         policy(td)
@@ -156,3 +171,15 @@ def test_keys_that_cannot_be_encoded_are_refused(env):
         VectorEncoder(interface_of(env).observed(), 16, ["position"])
     with pytest.raises(UserError, match="Categorical"):
         action_of_spec(env.observation_spec["observation", "observation"], 1)
+
+
+def test_passes_are_recorded_only_when_asked_for_and_without_another_set_of_weights(env, policy):
+    before = list(policy.state_dict())
+    assert not isinstance(policy._recorded, RecordedPasses)
+    policy.record_passes()
+    assert isinstance(policy._recorded, RecordedPasses)
+    assert list(policy.state_dict()) == before
+    assert copy.deepcopy(policy)._recorded._model is not policy.sequence_model, "a worker's copy reads with its own"
+    rollout = env.rollout(12, policy, break_when_any_done=False)
+    expected = policy.sequence_model(policy.encode_sequences(rollout), policy.memory_starts(rollout), 5)
+    assert torch.equal(policy.hidden(rollout, 5), expected)

@@ -1,13 +1,17 @@
 """Settings of Lightning's Trainer: applied, or rejected before anything is written, with what to use instead."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
+from memo_lightning.errors import UserError
+from memo_lightning.models import LSTM, MemoTransformer
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
-from memo_lightning.training.trainer import build_trainer
+from memo_lightning.training.trainer import build_trainer, check_cuda_graphs
 from tiny import TINY_TRAINING
 
 
@@ -85,3 +89,26 @@ def test_a_study_refuses_what_its_trials_would(in_tmp_dir, capsys):
     }.items():
         assert main(["sweep", "study.yaml", override]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_cuda_graphs_are_refused_where_nothing_can_be_recorded(in_tmp_dir, capsys):
+    assert main(["train", *TINY_TRAINING, "total_frames=640", "cuda_graphs=true"]) == 2
+    assert capsys.readouterr().err == (
+        "memo: cuda_graphs=True: must be false on 1 x cpu; true needs one GPU and one process "
+        "(trainer=gpu trainer.devices=1)\n"
+    )
+    assert not list(in_tmp_dir.iterdir())
+    sizes = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 8, "segment_length": 5, "summary_length": 1}
+    memo, lstm = MemoTransformer(**sizes), LSTM(8, 1)
+
+    def trainer(device, world_size=1):
+        return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), world_size=world_size)
+
+    check_cuda_graphs(True, trainer("cuda"), memo)
+    check_cuda_graphs(False, trainer("cpu", 2), lstm)
+    with pytest.raises(UserError, match="cuda_graphs=True: must be false on 2 x cuda; true needs one GPU"):
+        check_cuda_graphs(True, trainer("cuda", 2), memo)
+    with pytest.raises(UserError, match="cuda_graphs=True: must be false for LSTM with these settings"):
+        check_cuda_graphs(True, trainer("cuda"), lstm)
+    with pytest.raises(UserError, match="cuda_graphs=1: must be true or false"):
+        check_cuda_graphs(1, trainer("cuda"), memo)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from memo_lightning.models import SequenceModel
-from memo_lightning.models.feed_forward import compile_feed_forwards
+from memo_lightning.models.compiled import compile_parts
+from memo_lightning.models.device import prepare_device
 from memo_lightning.policies.spec import build_memory
 
 Kind = Literal["update", "acting", "staggered", "streaming"]
@@ -56,11 +57,12 @@ class Case:
 
     def build_model(self) -> SequenceModel:
         """Build the memory with fresh weights."""
+        prepare_device(self.device)
         torch.set_num_threads(self.settings["threads"])
         torch.manual_seed(self.settings["seed"])
         model = build_memory(self.model).to(self.device)
         if self.settings["compile"]:
-            compile_feed_forwards(model)
+            compile_parts(model, self.device)
         return model
 
     def inputs(self, n_sequences: int, length: int, seed: int = 0) -> Tensor:

@@ -65,8 +65,8 @@ class TrialCollector(Collector):
         """Act once in all environments, and return the tensors to store, ``[B, ...]`` each."""
         carrier = self._carrier
         if self._acts_elsewhere:
-            inputs = self._policy_inputs(carrier)
-            carrier.update(self.policy(inputs.copy()).select(*self.policy.out_keys).to(self.env.device or "cpu"))
+            inputs = self.policy(carrier.select(*self.policy.in_keys))
+            carrier.update(inputs.select(*self.policy.out_keys).to(self.env.device or "cpu"))
         else:
             inputs = self.policy(carrier)
         # Copies: an environment may write the next step into the same tensors.

@@ -85,7 +85,7 @@ def play_trial(env: EnvBase, policy: MemoryPolicy, max_steps: int | None = None)
     yield Moment(None, _image(env))
     n_steps, done = 0, False
     while not done and (max_steps is None or n_steps < max_steps):
-        taken = policy(td.to(policy.device)).select(*policy.out_keys)
+        taken = policy(td.copy()).select(*policy.out_keys)
         after = env.step(td.update(taken.select("action").to(env.device or "cpu")))["next"]
         step, n_steps = PlayedStep(td, taken, after), n_steps + 1
         done = step.ends_trial

@@ -94,7 +94,7 @@ def _run_round(
     for step in range(trial_length):
         if keeps_inputs and not ended[0]:
             inputs.append(policy.encode(td[:1].to(policy.device))[0].cpu())
-        taken = policy(td.select(*policy.in_keys).to(policy.device)).select(*policy.out_keys)
+        taken = policy(td.select(*policy.in_keys)).select(*policy.out_keys)
         td = td.update(taken.to(env.device or "cpu"))
         # As in TorchRL's rollouts, nothing is reset after the last step: the next round resets all environments.
         taken, td = (env.step(td), td) if step == trial_length - 1 else env.step_and_maybe_reset(td)

@@ -63,22 +63,24 @@ class Attention(nn.Module):
             return None
         return self.sink_key, self.sink_value
 
-    def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map ``x [B, t, D]`` to ``[B, t, D]``; ``cos`` and ``sin [..., t, d / 2]`` encode the positions."""
-        y = context.attend(layer, *self.project(x, cos, sin))
-        return self.out(y.transpose(1, 2).flatten(2))
-
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the queries, keys and values ``[B, H, t, d]`` of ``x [B, t, D]``; see :meth:`forward`."""
+        """Return the queries, keys and values ``[B, H, t, d]`` of ``x [B, t, D]``.
+
+        ``cos`` and ``sin [..., t, d / 2]`` encode the positions.
+        """
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
         queries, keys = rotate(qkv[:2], cos, sin).unbind(0)
         return queries, keys, qkv[2].clone()  # a view would keep all three alive for the backward pass
 
+    def join_heads(self, attended: Tensor) -> Tensor:
+        """Map what the tokens have ``attended [B, H, t, d]`` to the outputs ``[B, t, D]``."""
+        return self.out(attended.transpose(1, 2).flatten(2))
+
     def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
         """Map one token of every sequence, ``x [B, D]``, to ``[B, D]``.
 
-        ``cos`` and ``sin [B or 1, 1, 1, d]`` are those of :meth:`forward`, repeated for both halves of a head, with the
+        ``cos`` and ``sin [B or 1, 1, 1, d]`` are those of :meth:`project`, repeated for both halves of a head, with the
         first ``sin`` negated. Rolling a head by half its width then pairs the components that rotate together.
         """
         qkv = self.qkv(x).view(len(x), 3, self.n_heads, -1)

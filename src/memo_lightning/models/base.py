@@ -90,14 +90,15 @@ class SequenceModel(nn.Module, ABC):
             x_t: inputs ``[B, D]``.
             state: the memory returned by ``init_state`` or the previous ``step``. It is updated in place; use
                 the returned one from then on.
-            is_init: bool ``[B]``, true for sequences whose memory is emptied first.
+            is_init: bool ``[B]``, true for sequences whose memory is emptied first. On the CPU, even if the model is
+                on a GPU, it can be read without waiting for the GPU.
 
         Returns:
             Outputs ``[B, D]`` and the memory after the step.
 
         Raises:
             ValueError: if a shape is wrong, ``state`` belongs to another model or batch size, or ``x_t`` is
-                not finite.
+                not finite; the last is checked on the CPU only.
         """
 
     @torch.no_grad()
@@ -207,6 +208,17 @@ class SequenceModel(nn.Module, ABC):
         if self.segment_length is not None and self.segment_length > n_steps:
             raise ValueError(f"segment_length={self.segment_length}: must be at most {n_steps}, the steps of a rollout")
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a pass over sequences of one trial each launches the same work whatever the values of its inputs.
+
+        Its settings must be given; see :class:`~memo_lightning.models.recorded_pass.RecordedPasses`.
+        """
+        return False
+
+    def draw_few_lengths(self, n_lengths: int) -> None:
+        """Draw segment lengths from at most ``n_lengths`` different ones from now on."""
+
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int | None:
         """Return the segment length of a training pass, drawn anew if the model jitters it."""
         return self.segment_length
@@ -239,10 +251,13 @@ class SequenceModel(nn.Module, ABC):
         if x.ndim != 3 or x.shape[-1] != self.d_model or x.shape[1] == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}: must be [B, T, D] with T >= 1 and D={self.d_model}")
         _check_flags(is_init, x.shape[:2])
-        _check_finite(x)
+        check_finite(x)
 
     def check_step(self, x_t: Tensor, state: TensorDict, is_init: Tensor | None) -> None:
-        """Raise ``ValueError`` unless ``x_t`` is finite ``[B, D]``, ``is_init`` bool ``[B]`` and ``state`` valid."""
+        """Raise ``ValueError`` unless ``x_t`` is ``[B, D]``, ``is_init`` bool ``[B]`` and ``state`` valid.
+
+        On the CPU, ``x_t`` must also be finite.
+        """
         if x_t.ndim != 2 or x_t.shape[-1] != self.d_model:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}: must be [B, D] with D={self.d_model}")
         if state.batch_size != x_t.shape[:1]:
@@ -254,7 +269,8 @@ class SequenceModel(nn.Module, ABC):
             )
         self.check_state(state)
         _check_flags(is_init, x_t.shape[:1])
-        _check_finite(x_t)
+        if x_t.device.type == "cpu":  # on a GPU, the host would wait for the answer in every step
+            check_finite(x_t)
 
 
 def check_state_budget(state: TensorDict, budget: int | None) -> None:
@@ -272,8 +288,11 @@ def _check_flags(is_init: Tensor | None, shape: torch.Size) -> None:
         )
 
 
-def _check_finite(x: Tensor) -> None:
+def check_finite(x: Tensor) -> None:
+    """Raise ``ValueError`` if ``x`` holds a value that is not finite."""
     if torch.compiler.is_compiling():  # true also while torch.export traces, without values
+        return
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():  # nothing can be read while a graph is recorded
         return
     finite = x.detach().isfinite()
     if not finite.all():

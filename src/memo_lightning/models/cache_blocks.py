@@ -105,9 +105,10 @@ class CacheBlocks:
             rows: int64 ``[b]``, the rows to return, as copies; None for all rows, without a copy.
         """
         parts = []
+        index = None if rows is None else rows.to(self.device, non_blocking=True)
         for first, *blocks in zip(range(0, n, self._size), *self._layers[layer], strict=False):
             keys, values = (block[:, :, : n - first] for block in blocks)
-            parts.append((keys, values) if rows is None else (keys[rows.to(self.device)], values[rows.to(self.device)]))
+            parts.append((keys, values) if index is None else (keys[index], values[index]))
         return parts
 
     def consecutive(self, first: Tensor, length: int, rows: Tensor | None = None) -> list[Placement]:
@@ -124,7 +125,8 @@ class CacheBlocks:
                 rows = torch.arange(len(first))
             number = int(first.min()) // self._size
             if length == 1 and int(first.max()) // self._size == number:  # one step, in few operations
-                target = (rows.to(self.device), whole, (first - number * self._size).to(self.device))
+                row, slot = (index.to(self.device, non_blocking=True) for index in (rows, first - number * self._size))
+                target = (row, whole, slot)
                 return [Placement(number, (whole, whole, 0), target)]
             times = torch.arange(length).expand(len(first), -1)
             of_pass = torch.arange(len(first)).repeat_interleave(length)

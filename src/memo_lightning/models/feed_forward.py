@@ -18,7 +18,13 @@ class FeedForward(nn.Module):
     Args:
         d_model: width D of inputs and outputs.
         d_ff: inner width.
+
+    Attributes:
+        saves_input_only: whether the backward pass recomputes what it can; if not, torch.compile can trace the MLP and
+            decides what is saved.
     """
+
+    saves_input_only = True
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -28,7 +34,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the MLP to the last dimension."""
         gate_up = self.gate_up(x)
-        return self.down(_GatedGelu.apply(gate_up) if torch.is_grad_enabled() else _gated_gelu(gate_up))
+        by_hand = self.saves_input_only and torch.is_grad_enabled()
+        return self.down(_GatedGelu.apply(gate_up) if by_hand else _gated_gelu(gate_up))
 
 
 def _gated_gelu(gate_up: Tensor) -> Tensor:
@@ -58,13 +65,3 @@ class _GatedGelu(torch.autograd.Function):
         torch.mul(gradients[0], F.gelu(gate, approximate="tanh"), out=up_gradient)
         gate_gradient.copy_(torch.ops.aten.gelu_backward(gradients[0] * up, gate, approximate="tanh"))
         return result
-
-
-def compile_feed_forwards(model: nn.Module) -> None:
-    """Compile the gated MLPs of ``model``, in place.
-
-    Whole models branch on trial starts and loop over segments, so they would be recompiled again and again.
-    """
-    for module in model.modules():
-        if isinstance(module, FeedForward):
-            module.compile(dynamic=True)

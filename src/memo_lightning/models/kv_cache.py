@@ -178,7 +178,8 @@ class KVCache:
     def _copies(self, rows: Tensor, first: Tensor, n: int) -> LayerKeysValues:
         """Return copies ``[b, H, n, d]`` of keys and values; the arguments are those of :meth:`shift_positions`."""
         device, n_places, subset = self._blocks.device, int(first.max()) + n + self._n_sinks, self._subset(rows)
-        index = (first.to(device)[:, None] + torch.arange(n, device=device) + self._n_sinks)[:, None, :, None]
+        start = first.to(device, non_blocking=True)[:, None] + self._n_sinks
+        index = (start + torch.arange(n, device=device))[:, None, :, None]
         index = index.expand(-1, self._blocks.n_heads, -1, self._blocks.head_dim)
         layers = []
         for layer in range(self._blocks.n_layers):
@@ -231,9 +232,11 @@ class CacheReader:
         self._blocks = blocks
         self.own: LayerKeysValues = []
         device = blocks.device
-        self._rows = None if rows is None else rows.to(device)
+        self._rows = None if rows is None else rows.to(device, non_blocking=True)
         # Rows of the pass, grouped by how much they hold: kernels are fastest without a mask.
-        self._alike = {n: (held == n).nonzero().squeeze(1).to(device) for n in held.unique().tolist()}
+        self._alike = {
+            n: (held == n).nonzero().squeeze(1).to(device, non_blocking=True) for n in held.unique().tolist()
+        }
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See :class:`~memo_lightning.models.attention.Context`."""

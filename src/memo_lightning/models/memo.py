@@ -104,6 +104,11 @@ class MemoTransformer(SegmentedModel):
                 "the other; set max_summary_age=null"
             )
 
+    @property
+    def is_recordable(self) -> bool:
+        """See :attr:`SegmentedModel.is_recordable`; checkpointing reads the state of random generators."""
+        return super().is_recordable and not self.checkpoint_segments
+
     def check_state(self, state: TensorDict) -> None:
         """Raise ``ValueError`` unless ``state`` was made by a model of the same kind and sizes."""
         KVCache.check(state, self.transformer)
@@ -293,7 +298,7 @@ class MemoTransformer(SegmentedModel):
             of_queries: the keys and values ``[b, H, S, d]`` that the queries had.
         """
         # The next step is the first to read the summary. It runs the second pass, so that no step runs both passes.
-        state["summary"][rows.to(summary.device)] = summary
+        state["summary"][rows.to(summary.device, non_blocking=True)] = summary
         state["waiting"][rows] = 1
 
     def encode_waiting(self, state: TensorDict) -> None:
@@ -302,7 +307,7 @@ class MemoTransformer(SegmentedModel):
         if not len(rows):
             return
         cache = KVCache(state, self.transformer, growth=self.summary_length)
-        summary = state["summary"][rows.to(state["summary"].device)]
+        summary = state["summary"][rows.to(state["summary"].device, non_blocking=True)]
         position = self.first_position(state["segments"][rows]) - self.summary_length
         starts = state["length"][rows] - self.summary_length
         cache.store(cache.keys_values(summary, position, starts, rows), starts, rows)

@@ -64,6 +64,7 @@ class _Recurrent(SequenceModel):
         """
         weight = self.rnn.weight_hh_l0
         if weight.device.type != "cpu":
+            self.rnn.training = torch.is_grad_enabled()  # without it cuDNN has no gradients; there is no dropout
             return self.rnn(x, before)
         with torch.autocast("cpu", enabled=False):
             return self.rnn(x.to(weight.dtype), before)
@@ -85,7 +86,7 @@ class _Recurrent(SequenceModel):
         parts = [state[name] for name in self.state_names]
         if is_init is not None:
             for part in parts:
-                part.masked_fill_(is_init.to(part.device)[:, None, None], 0)
+                part.masked_fill_(is_init.to(part.device, non_blocking=True)[:, None, None], 0)
         before = [part.transpose(0, 1).contiguous() for part in parts]  # torch expects (layers, B, D)
         y, after = self._run(x_t.unsqueeze(1), tuple(before) if len(before) > 1 else before[0])
         for part, new in zip(parts, self._parts(after), strict=True):

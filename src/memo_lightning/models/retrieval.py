@@ -121,6 +121,11 @@ class RetrievalMemory(SegmentedModel):
             raise ValueError(f"state belongs to another model: its segments have {held} steps, must be {expected}")
         check_state_budget(state, self.memory_budget)
 
+    @property
+    def is_recordable(self) -> bool:
+        """False: a pass leaves its memory loss behind."""
+        return False
+
     def auxiliary_loss(self) -> Tensor | None:
         """Return and clear the memory loss of the last ``train()``-mode ``forward``, times its coefficient."""
         loss, self._memory_loss = self._memory_loss, None
@@ -188,7 +193,7 @@ class RetrievalMemory(SegmentedModel):
         open_steps, segments = state["open_steps"], state["segments"]
         encoded = KVCache(state, self.transformer, growth=1).run(x, open_steps, open_steps)
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        slots = open_steps.to(x.device)[:, None] + torch.arange(x.shape[1], device=x.device)
+        slots = open_steps.to(x.device, non_blocking=True)[:, None] + torch.arange(x.shape[1], device=x.device)
         state["encoded"][rows, slots] = encoded.to(state["encoded"].dtype)
 
         held = segments if self.max_summaries is None else segments.clamp(max=self.max_summaries)
@@ -196,7 +201,8 @@ class RetrievalMemory(SegmentedModel):
         n_seen, read = int(held.max()), None
         if n_seen:
             keys, values = state["store_keys"][:, :n_seen], state["store_values"][:, :n_seen]
-            empty = torch.arange(n_seen, device=x.device) >= held.to(x.device)[:, None, None]  # (B, 1, n)
+            held = held.to(x.device, non_blocking=True)
+            empty = torch.arange(n_seen, device=x.device) >= held[:, None, None]  # (B, 1, n)
             read = self._retrieve(encoded, keys, values, empty)
         y = self._combine(encoded, read)
 
@@ -214,12 +220,12 @@ class RetrievalMemory(SegmentedModel):
         slots = number[:, None] * self.summary_length + torch.arange(self.summary_length)
         device = state["encoded"].device
         missing = int(slots.max()) + 1 - state["store_keys"].shape[1]
-        index = rows.to(device)
+        index = rows.to(device, non_blocking=True)
         new = self._summarise(state["encoded"][index])
         for name, entries in zip(("store_keys", "store_values"), new, strict=True):
             if missing > 0:
                 state[name] = F.pad(state[name], (0, 0, 0, missing))
-            state[name][index[:, None], slots.to(device)] = entries.to(state[name].dtype)
+            state[name][index[:, None], slots.to(device, non_blocking=True)] = entries.to(state[name].dtype)
         state["segments"][rows] += 1
         state["open_steps"][rows] = 0
 

@@ -29,6 +29,8 @@ class SegmentedModel(TransformerModel):
         **sizes: see :class:`TransformerModel`.
 
     Attributes:
+        n_drawn_lengths: number of lengths to draw from, evenly spread over the range of the jitter; None for every
+            integer in it.
         counter_names: entries of a state that are zero if a sequence's memory is empty; all other entries then have
             no effect.
 
@@ -54,6 +56,7 @@ class SegmentedModel(TransformerModel):
             )
         self.segment_length, self.summary_length = segment_length, summary_length
         self.segment_jitter = segment_jitter
+        self.n_drawn_lengths: int | None = None
 
     @staticmethod
     def check_summary_length(summary_length: int, segment_length: int) -> None:
@@ -158,11 +161,23 @@ class SegmentedModel(TransformerModel):
     ) -> list[tuple[Chunk, Tensor]]:
         """Return the outputs of every segment of the ``trials`` in ``x [B, T, D]``, without the ``dropped`` layers."""
 
+    @property
+    def is_recordable(self) -> bool:
+        """See :attr:`SequenceModel.is_recordable`; LayerDrop draws other layers in almost every pass."""
+        return not self.transformer.layer_drop
+
+    def draw_few_lengths(self, n_lengths: int) -> None:
+        """See :meth:`SequenceModel.draw_few_lengths`."""
+        self.n_drawn_lengths = n_lengths
+
     def draw_segment_length(self, generator: torch.Generator | None = None) -> int:
-        """Draw a jittered segment length, uniformly over integers; see ``segment_jitter``."""
+        """Draw a jittered segment length, uniformly over integers; see ``segment_jitter`` and ``n_drawn_lengths``."""
         shorter, longer = (int(share * self.segment_length) for share in _both_sides(self.segment_jitter))
         low, high = self.segment_length - shorter, self.segment_length + longer
-        return int(torch.randint(low, high + 1, (), generator=generator))
+        if self.n_drawn_lengths is None or self.n_drawn_lengths > high - low:
+            return int(torch.randint(low, high + 1, (), generator=generator))
+        number = int(torch.randint(self.n_drawn_lengths, (), generator=generator))
+        return low + round(number * (high - low) / (self.n_drawn_lengths - 1))
 
 
 def _both_sides(jitter: Jitter) -> tuple[float, ...]:

@@ -7,8 +7,9 @@ decides what they attend to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,13 @@ class TransformerSizes(_RequiredSizes, total=False):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer."""
+    """One pre-norm transformer layer.
+
+    Attributes:
+        compiles_updates: whether passes with gradient run compiled, except for attention.
+    """
+
+    compiles_updates = False
 
     def __init__(self, d_model: int, n_heads: int, d_ff: int, norm_eps: float, sink_kv: bool = False) -> None:
         super().__init__()
@@ -47,13 +54,30 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layer: int, context: Context, cos: Tensor, sin: Tensor) -> Tensor:
         """Map ``x [B, t, D]`` to ``[B, t, D]``."""
-        x = x + self.attention(self.attention_norm(x), layer, context, cos, sin)
+        before, after = Block.before_attention, Block.after_attention
+        if self.compiles_updates and torch.is_grad_enabled():
+            before, after = _compiled(before), _compiled(after)
+        return after(self, x, context.attend(layer, *before(self, x, cos, sin)))
+
+    def before_attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values ``[B, H, t, d]`` of ``x [B, t, D]``; see :meth:`Attention.project`."""
+        return self.attention.project(self.attention_norm(x), cos, sin)
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the outputs ``[B, t, D]`` of a layer whose tokens ``x [B, t, D]`` have ``attended [B, H, t, d]``."""
+        x = x + self.attention.join_heads(attended)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def step(self, x: Tensor, layer: int, context: StepContext, cos: Tensor, sin: Tensor) -> Tensor:
         """Map one token of every sequence, ``x [B, D]``, to ``[B, D]``; see :meth:`Attention.step`."""
         x = x + self.attention.step(self.attention_norm(x), layer, context, cos, sin)
         return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+@cache
+def _compiled(part: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``part`` compiled; blocks of the same sizes share the program."""
+    return torch.compile(part, dynamic=True)
 
 
 class Transformer(nn.Module):

@@ -15,6 +15,8 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from memo_lightning.errors import UserError, require
+from memo_lightning.models.base import check_finite
+from memo_lightning.models.device import prepare_device
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.exploration import draw, seeded_generator
@@ -90,6 +92,7 @@ class Agent:
         self.observation_space: Space = spec.interface.observation_space
         self.action_space: Space = spec.interface.action.space
         require(seed is None or 0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}, or None")
+        prepare_device(policy.device)
         self._generator = seeded_generator(policy.device, seed)
 
     @property
@@ -210,7 +213,10 @@ class Agent:
         inputs, policy = self.policy_inputs(step, state), self.policy
         try:
             starts = policy.memory_starts(inputs)
-            hidden, state.memory = policy.sequence_model.step(policy.encode(inputs), state.memory, starts)
+            encoded = policy.encode(inputs)
+            if self.device.type != "cpu":  # there, a step does not check it
+                check_finite(encoded)
+            hidden, state.memory = policy.sequence_model.step(encoded, state.memory, starts)
         except ValueError as error:
             raise UserError(policy.non_finite_input(inputs) or str(error)) from None
         state.is_first = torch.zeros_like(state.is_first)

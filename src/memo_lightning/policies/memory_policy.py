@@ -13,6 +13,7 @@ from torchrl.modules import ProbabilisticActor
 
 from memo_lightning.errors import TrainingStopped, UserError
 from memo_lightning.models import SequenceModel
+from memo_lightning.models.recorded_pass import RecordedPasses
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.encoders import Encoder, name_of
 from memo_lightning.policies.exploration import CorrelatedNoise
@@ -66,6 +67,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self._history: InputHistory | None = None
         self._memory_version = 0
         self._noise: CorrelatedNoise | None = None
+        self._recorded: RecordedPasses | None = None
 
     @property
     def actor(self) -> ProbabilisticActor:
@@ -93,6 +95,14 @@ class MemoryPolicy(TensorDictModuleBase):
         if self._history is not None and self._history.n_steps == rollout.shape[1]:
             self._history.share(rollout.select(*self.input_keys))
 
+    def record_passes(self) -> None:
+        """Record passes over whole sequences as CUDA graphs from now on; the policy must be trained on one GPU.
+
+        Raises:
+            ValueError: if the memory cannot be recorded.
+        """
+        self._recorded = RecordedPasses(self.sequence_model)
+
     def correlate_noise(self, correlation: float) -> None:
         """Explore with temporally correlated noise from now on; actions must be continuous."""
         self._noise = CorrelatedNoise(correlation)
@@ -102,11 +112,21 @@ class MemoryPolicy(TensorDictModuleBase):
 
         Actions are sampled, or set to the mode, according to TorchRL's exploration type.
 
+        If the policy is on a GPU, its inputs should be on the CPU, as they come from the environments: what decides
+        the course of the step is then read without waiting for the GPU.
+
+        Returns:
+            The ``tensordict``, or a copy of it on the policy's device if that is another one.
+
         Raises:
-            TrainingStopped: if an observation is not finite.
+            TrainingStopped: if an observation is not finite; in inputs on a GPU, this is not checked.
         """
         n_envs = tensordict.batch_size[0]
         starts = self.memory_starts(tensordict)
+        if starts.device != self.device:
+            if bad := self.non_finite_input(tensordict):
+                raise TrainingStopped(bad)
+            tensordict = tensordict.to(self.device, non_blocking=True)
         # Where every environment begins a trial, the memory is built anew. Actions must not depend on how far its
         # buffers had grown before, not even by rounding, or a resumed run would differ from an uninterrupted one.
         if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
@@ -125,7 +145,7 @@ class MemoryPolicy(TensorDictModuleBase):
         heads = self.heads(self.head_inputs(hidden, tensordict))
         if self._noise is not None and exploration_type() is ExplorationType.RANDOM:
             distribution = self.actor.get_dist(heads)
-            heads["action"] = self._noise.sample(distribution, starts)
+            heads["action"] = self._noise.sample(distribution, self.memory_starts(tensordict))
             heads["action_log_prob"] = distribution.log_prob(heads["action"])
         return tensordict.update(heads.select(*self.out_keys))
 
@@ -154,8 +174,8 @@ class MemoryPolicy(TensorDictModuleBase):
             encoder_gradient_from: the first step whose observation is encoded with gradient.
             settings: further settings of :meth:`SequenceModel.forward`.
         """
-        inputs = self.encode_sequences(sequences, encoder_gradient_from)
-        return self.sequence_model(inputs, self.memory_starts(sequences), segment_length, **settings).float()
+        inputs, read = self.encode_sequences(sequences, encoder_gradient_from), self._recorded or self.sequence_model
+        return read(inputs, self.memory_starts(sequences), segment_length, **settings).float()
 
     @torch.no_grad()
     def next_values(self, inputs: TensorDictBase, which: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from memo_lightning.algorithms import Algorithm
 from memo_lightning.data import RolloutDataModule
 from memo_lightning.data.collector import STEPS
-from memo_lightning.models.feed_forward import compile_feed_forwards
+from memo_lightning.models.compiled import compile_parts
+from memo_lightning.models.device import prepare_device
 from memo_lightning.policies import MemoryPolicy, PolicySpec
 from memo_lightning.policies.checkpoint import FORMAT, FORMAT_KEY
 from memo_lightning.training.preemption import PreemptionNotice
@@ -74,9 +75,12 @@ class PolicyLearner(lightning.LightningModule):
         return self.algorithm.configure_optimizers(self.policy)
 
     def setup(self, stage: str) -> None:
-        """Compile the MLPs of the memory, which a callback may have replaced."""
+        """Prepare the device and the memory, which a callback may have replaced."""
+        prepare_device(self.trainer.strategy.root_device)
         if self.config["compile"]:
-            compile_feed_forwards(self.policy.sequence_model)
+            compile_parts(self.policy.sequence_model, self.trainer.strategy.root_device)
+        if self.config.get("cuda_graphs"):
+            self.policy.record_passes()
 
     def on_train_start(self) -> None:
         """Let the algorithm build its losses, now that the policy has its final parts and device."""

@@ -39,7 +39,7 @@ from memo_lightning.training.run_dir import (
     reported_frames,
     write_config,
 )
-from memo_lightning.training.trainer import build_trainer, check_trainer_settings
+from memo_lightning.training.trainer import build_trainer, check_cuda_graphs, check_trainer_settings
 
 if TYPE_CHECKING:
     from memo_lightning.tracking.run_logger import RunLogger
@@ -107,6 +107,7 @@ def _train(
         all_callbacks.insert(0, parts.baseline)
     checkpoint_io = AtomicCheckpointIO()
     trainer = build_trainer(config, all_callbacks, checkpoint_io)
+    check_cuda_graphs(config.get("cuda_graphs", False), trainer, model)
     if trainer.is_global_zero and not checkpoint:
         check_run_dir(run_dir)
     stored = algorithm.plan_storage(policy, data, run_dir, trainer.world_size, is_resumed=checkpoint is not None)

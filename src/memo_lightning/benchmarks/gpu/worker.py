@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from memo_lightning.benchmarks.gpu.measure import Measure, Settings, SkippedError
+from memo_lightning.models.device import prepare_device
 from memo_lightning.processes import end_with_parent
 
 _START_SECONDS = 30.0  # on top of a measurement's limit, for importing torch and creating a CUDA context
@@ -81,6 +82,7 @@ def _serve(connection: Connection) -> None:
 def take_here(measure: Measure, settings: Settings) -> dict[str, Any]:
     """Take a measurement in this process and return its results, or why there are none."""
     try:
+        prepare_device(settings.torch_device)
         torch.manual_seed(0)
         result = measure.function(settings, *measure.arguments)
         if settings.device == "cuda":
