@@ -62,8 +62,10 @@ class Checkpointing(AfterRollout):
             checkpoint["unsent_metrics"] = logger.unsent(metrics, step)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the finished run."""
-        self.save(trainer)
+        """Save the finished run, unless it was stopped in the middle of a rollout: the checkpoint before it remains."""
+        assert isinstance(pl_module, PolicyLearner)
+        if not pl_module.in_rollout:
+            self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Write ``last.ckpt``; all processes must call this."""
