@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from test_gymnasium_trials import rollout
@@ -45,6 +48,32 @@ def test_results_do_not_depend_on_the_number_of_workers(make, workers):
     for key in expected.keys(True, True):
         assert torch.equal(expected[key], got[key]), key
     there.close()
+
+
+class Careless(Walk):
+    """Draws its observations from the global random numbers of torch, numpy and Python."""
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        drawn = torch.rand(()), np.random.random(), random.random()  # noqa: NPY002 - what is tested
+        return np.array(drawn, np.float32), *rest
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    observation_space = gymnasium.spaces.Box(0, 1, (3,))
+
+
+def test_workers_have_global_random_numbers_of_their_own_that_the_seed_decides():
+    env = GymnasiumEnv(n_envs=3, make=Careless, trial_length=50, workers=3)
+    seen = []
+    for seed in (4, 4, 5):
+        env.set_seed(seed)
+        seen.append(env.rollout(1, break_when_any_done=False)["next", "observation", "observation"].squeeze(1))
+    env.close()
+    assert torch.equal(seen[0], seen[1])
+    assert all(len(torch.cat([seen[0], seen[2]])[:, stream].unique()) == 6 for stream in range(3))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -14,6 +14,7 @@ from memo_lightning.envs.failures import named, within
 from memo_lightning.envs.global_streams import GlobalStreams
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey, TrialRules, TrialRunner
 from memo_lightning.envs.reports import FINAL_OBSERVATION, MEASURES, SUCCESS, SUCCESS_REPORTED, TRUNCATED
+from memo_lightning.envs.trial_env import seed_of_split
 from memo_lightning.policies.action import ACTION_MASK, Action
 from memo_lightning.policies.encoders import OBSERVATION
 from memo_lightning.policies.observation_keys import ObservationKey
@@ -113,8 +114,9 @@ class Runners:
         self._indices = list(indices)
 
     def seed(self, seed: int) -> None:
-        """Restart all random streams."""
-        self._streams.seed(seed)
+        """Restart all random streams; the global ones differ between processes."""
+        first = min(self._indices, default=0)
+        self._streams.seed(seed if first == 0 else seed_of_split((seed, first), "all"))
         for runner in self._runners:
             runner.seed(seed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import tempfile
 import time
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from memo_lightning.envs.gymnasium.runners import Plan, Runners
 from memo_lightning.envs.gymnasium.trial_runner import ArrayKey
+from memo_lightning.envs.trial_env import seed_of_split
 from memo_lightning.errors import EnvironmentFailure, UserError
 from memo_lightning.processes import GUARD, UNGUARDED, end_with_parent, refuse_to_start_in_worker
 
@@ -232,6 +234,8 @@ def _work(connection: Connection, pickled: bytes, indices: list[int], shared: di
             connection.send(("answer", None))
             while True:
                 method, args = connection.recv()
+                if method == "seed":
+                    _seed_numpy_and_python(seed_of_split((*args, indices[0]), "all"))
                 connection.send(("answer", getattr(runners, method)(*args)))
                 if method == "close":
                     return
@@ -241,3 +245,9 @@ def _work(connection: Connection, pickled: bytes, indices: list[int], shared: di
             connection.send(("mistake", str(error)))
         except Exception as error:  # the parent must learn of any error
             connection.send(("failure", str(error)))
+
+
+def _seed_numpy_and_python(seed: int) -> None:
+    """Seed the global random numbers of this process, which all workers inherit alike from their common parent."""
+    np.random.seed(seed)  # noqa: NPY002 - for environments that draw from it
+    random.seed(seed)
