@@ -87,3 +87,24 @@ def test_short_trials_train_and_it_says_how(in_tmp_dir, capsys):
     assert "model.segment_length=6: the default, limited by collector.rollout_length" in capsys.readouterr().err
     assert json.loads((in_tmp_dir / "run" / "metrics.json").read_text())["trial_length"] == 6
     assert main(["train", "resume=run", "total_frames=192"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["compile=true", "baseline=lstm"], "compile=True: must be false with LSTM, which has no MLPs to compile"),
+        (["compile=true"], None),
+        (["env=gymnasium", "env.id=CartPole-v1", "env.normalize_observations=true"], None),
+        (
+            ["env=custom", "env.target=gymnasium.envs.toy_text:TaxiEnv", "env.normalize_observations=true"],
+            "env.normalize_observations=True: must be false, as the environment has no observation vectors; images",
+        ),
+    ],
+)
+def test_settings_without_any_effect_are_refused(given, message):
+    config = compose_config("train", ["collector.n_envs=8", "logger=none", "env.trial_length=60", *given])
+    if message is None:
+        build_parts(config)
+        return
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        build_parts(config)

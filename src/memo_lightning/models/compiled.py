@@ -23,3 +23,8 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         if isinstance(module, FeedForward) and module not in in_blocks:
             module.compile(dynamic=True)
+
+
+def is_compilable(model: nn.Module) -> bool:
+    """Return whether ``model`` has parts to compile: every block has an MLP, so MLPs decide."""
+    return any(isinstance(module, FeedForward) for module in model.modules())

@@ -83,6 +83,11 @@ class ObservationKey:
         """Whether it is one or several discrete values."""
         return isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete)
 
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is stored as a vector of numbers."""
+        return not self.is_image and not self.is_discrete
+
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape as stored."""

@@ -104,7 +104,7 @@ class PolicySpec:
         if self.normalize_observations or self.normalize_rewards:
             sizes = {}
             if self.normalize_observations:
-                vectors = [key for key in interface.keys if not key.is_image and not key.is_discrete]
+                vectors = [key for key in interface.keys if key.is_vector]
                 sizes = {key.name: key.shape[0] for key in vectors}
                 for name, size in sizes.items():  # normalised values may leave the bounds of the observation
                     observed[OBSERVATION, name] = Unbounded((1, size))

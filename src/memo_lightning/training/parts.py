@@ -19,6 +19,7 @@ from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import UserError, require
 from memo_lightning.models import SequenceModel
 from memo_lightning.models.checks import check_memory, steps_to_check
+from memo_lightning.models.compiled import is_compilable
 from memo_lightning.policies import MemoryPolicy, PolicySpec
 from memo_lightning.policies.spec import build_memory as memory_from_settings
 
@@ -96,6 +97,7 @@ def build_parts(config: DictConfig) -> Parts:
             spec = replace(spec, memory=baseline.memory)
         parts = Parts(data, algorithm, policy, baseline, spec, _remarks(config))
         check_trial_length(parts.model, data.rollout_length, plain["baseline"] or {})
+        _check_effects(config, parts)
         if not type(parts.model).__module__.startswith("memo_lightning."):
             _check_own_memory(parts.model, data.rollout_length)
     except UserError:
@@ -149,6 +151,15 @@ def _remarks(config: DictConfig) -> list[str]:
         for name, limit in limits.items()
         if OmegaConf.is_interpolation(config.model, name) and config.model[name] == limit
     ]
+
+
+def _check_effects(config: DictConfig, parts: Parts) -> None:
+    """Refuse settings that would have no effect."""
+    allowed = f"false with {type(parts.model).__name__}, which has no MLPs to compile"
+    require(not config.compile or is_compilable(parts.model), "compile", True, allowed)
+    allowed = "false, as the environment has no observation vectors; images are not normalised"
+    has_vectors = any(key.is_vector for key in parts.spec.interface.keys)
+    require(not parts.spec.normalize_observations or has_vectors, "env.normalize_observations", True, allowed)
 
 
 def check_trial_length(model: SequenceModel, rollout_length: int, baseline: Mapping[str, Any]) -> None:
