@@ -40,7 +40,7 @@ class Images(EnvBase):
 
 
 def settings(path, **changes):
-    return {"weights": str(path), "model": "vit_tiny_patch16_224", "options": TINY, "picture_size": 16, **changes}
+    return {"weights": str(path), "model": "vit_tiny_patch16_224", "options": TINY, "image_size": 16, **changes}
 
 
 class TestVit:
@@ -88,7 +88,7 @@ class TestVit:
 
     def test_it_trains_with_houses(self, weights, tmp_path):
         small = ["n_houses=1", "n_placements=2", "min_rooms=2", "max_rooms=2", "n_types=3", "n_objects=3"]
-        vision = {"weights": weights, "model": "vit_tiny_patch16_224", "picture_size": 16}
+        vision = {"weights": weights, "model": "vit_tiny_patch16_224", "image_size": 16}
         arguments = [
             "env=ext_objnav", "env/vision=vit", "env.sensors=[rgb]", "env.trial_length=8", "env.episode_length=4",
             *(f"env.dataset.{option}" for option in small),
@@ -119,6 +119,19 @@ class TestVit:
     def test_a_model_that_timm_does_not_have_is_named(self, weights):
         with pytest.raises(UserError, match=r"env.vision.model=vit_huge_of_mine"):
             VitFeatures(**settings(weights, model="vit_huge_of_mine"))
+
+    @pytest.mark.parametrize(
+        ("size", "allowed"), [(20, "a multiple of 8, the patch size of vit_tiny"), (0, "at least")]
+    )
+    def test_images_that_do_not_split_into_patches_are_refused(self, weights, size, allowed):
+        with pytest.raises(UserError, match=rf"^env.vision.image_size={size}: must be {allowed}"):
+            VitFeatures(**settings(weights, image_size=size))
+
+    def test_configurations_of_older_runs_can_be_read(self, weights):
+        old = {name: value for name, value in settings(weights).items() if name != "image_size"}
+        images = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
+        a, b = VitFeatures(**settings(weights)), VitFeatures(**old, picture_size=16)
+        torch.testing.assert_close(a.features(images), b.features(images))
 
 
 def test_weights_must_be_given():

@@ -34,9 +34,10 @@ class VitFeatures(Transform):
         weights: file of the weights, ``.safetensors`` or a torch file that loads without pickle.
         model: the model's name in timm.
         options: further arguments of the model.
-        picture_size: side length that images are scaled to, pixels.
+        image_size: side length that images are scaled to, pixels; a multiple of the model's patch size.
         mean, std: mean and standard deviation that normalise each channel, after scaling to 0..1.
         key: observation key of the image; the key of the features is ``<key>_features``.
+        picture_size: the name of ``image_size`` in configurations of older runs.
 
     Raises:
         UserError: if timm is not installed, the model does not exist, or the weights are missing or do not fit.
@@ -48,16 +49,18 @@ class VitFeatures(Transform):
         weights: str | None,
         model: str = "vit_base_patch16_224",
         options: dict[str, Any] | None = None,
-        picture_size: int = 224,
+        image_size: int = 224,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         key: str = "rgb",
+        picture_size: int | None = None,
     ) -> None:
         super().__init__()
         self._key, self._features = key, f"{key}_features"
         require(bool(weights), "env.vision.weights", weights, "the path of a .safetensors or torch file")
-        self._size = picture_size
-        self._network = _load(model, {**(options or {}), "img_size": picture_size}, Path(str(weights)))
+        self._size = picture_size or image_size
+        require(self._size >= 1, "env.vision.image_size", self._size, "at least 1")
+        self._network = _load(model, {**(options or {}), "img_size": self._size}, Path(str(weights)))
         self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("_std", torch.tensor(std).view(3, 1, 1))
 
@@ -112,6 +115,8 @@ def _load(name: str, options: dict[str, Any], path: Path) -> nn.Module:
         network = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise UserError(f"env.vision.model={name}: {error}") from None
+    (patch, _), size = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1)), options["img_size"]
+    require(size % patch == 0, "env.vision.image_size", size, f"a multiple of {patch}, the patch size of {name}")
     weights = _read(path)
     missing, unexpected = network.load_state_dict(weights, strict=False)
     unexpected = [key for key in unexpected if not key.startswith(_NOT_USED)]
