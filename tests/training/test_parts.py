@@ -108,3 +108,13 @@ def test_settings_without_any_effect_are_refused(given, message):
         return
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         build_parts(config)
+
+
+def test_settings_with_which_little_is_learned_are_remarked_on():
+    given = [*SHORT, "env.trial_length=60", "algorithm=actor_critic", "algorithm.learning_starts=640"]
+    assert not build_parts(compose_config("train", [*given, "total_frames=1280"])).remarks
+    remarks = build_parts(compose_config("train", [*given, "total_frames=640", "collector.rollout_length=50"])).remarks
+    assert remarks[-2:] == [
+        "algorithm.learning_starts=640: not before total_frames=640, so nothing is learned",
+        "collector.rollout_length=50: below env.trial_length=60, so no whole trial is learned from",
+    ]

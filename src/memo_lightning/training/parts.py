@@ -144,13 +144,22 @@ def build_memory(config: Mapping[str, Any]) -> SequenceModel:
 
 
 def _remarks(config: DictConfig) -> list[str]:
-    """Return remarks about defaults that follow other settings."""
+    """Return remarks about defaults that follow other settings, and about settings with which little is learned."""
     limits = {"segment_length": config.collector.rollout_length, "summary_length": config.model.get("segment_length")}
-    return [
+    remarks = [
         f"model.{name}={config.model[name]}: the default, limited by {_FOLLOWING[name]}"
         for name, limit in limits.items()
         if OmegaConf.is_interpolation(config.model, name) and config.model[name] == limit
     ]
+    starts = config.algorithm.get("learning_starts", 0)
+    if starts >= config.total_frames:
+        total = f"total_frames={config.total_frames}"
+        remarks.append(f"algorithm.learning_starts={starts}: not before {total}, so nothing is learned")
+    length, trial_length = config.collector.rollout_length, config.env.get("trial_length", 0)
+    if length < trial_length:
+        whole = f"env.trial_length={trial_length}"
+        remarks.append(f"collector.rollout_length={length}: below {whole}, so no whole trial is learned from")
+    return remarks
 
 
 def _check_effects(config: DictConfig, parts: Parts) -> None:
