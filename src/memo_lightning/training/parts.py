@@ -155,7 +155,7 @@ def _remarks(config: DictConfig) -> list[str]:
     if starts >= config.total_frames:
         total = f"total_frames={config.total_frames}"
         remarks.append(f"algorithm.learning_starts={starts}: not before {total}, so nothing is learned")
-    length, trial_length = config.collector.rollout_length, config.env.get("trial_length", 0)
+    length, trial_length = config.collector.rollout_length, config.env.get("trial_length") or 0
     if length < trial_length:
         whole = f"env.trial_length={trial_length}"
         remarks.append(f"collector.rollout_length={length}: below {whole}, so no whole trial is learned from")
