@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from memo_lightning.algorithms.actor_critic_loss import ActorCriticLoss, Losses
 from memo_lightning.algorithms.base import Algorithm, Metrics, TrainingRun
+from memo_lightning.algorithms.returns import normalized_reward_scale, update_normalizer
 from memo_lightning.data.collector import AFTER, STEPS
 from memo_lightning.data.replay import TrialReplay
 from memo_lightning.data.rollouts import RolloutDataModule
@@ -183,7 +184,7 @@ class ActorCritic(Algorithm):
             return None
         self._rollout = None
         self._n_updates_of_memory = self.n_updates  # the next rollout begins with empty memories
-        self._update_normalizer(run, rollout)
+        update_normalizer(run, rollout, self.gammas[0], cross_episodes=self.loss.cross_episodes)
         return self._describe(policy)
 
     def progress(self) -> dict[str, Any]:
@@ -242,16 +243,13 @@ class ActorCritic(Algorithm):
         """Return the losses of a batch, and the loss that the memory adds, if any."""
         policy = run.policy
         hidden = policy.hidden(trials.select(*policy.input_keys), **policy.sequence_model.draw_pass(generator))
-        scale: Tensor | float = 1.0
-        if policy.normalizer is not None and policy.normalizer.returns is not None:
-            scale = policy.normalizer.reward_scale.float()
         with full_precision(policy.device):
             losses = self.loss(
                 policy,
                 hidden,
                 trials,
                 weight,
-                reward_scale=scale,
+                reward_scale=normalized_reward_scale(policy),
                 generator=generator,
                 over_ranks=run.mean_over_ranks,
             )
@@ -263,14 +261,6 @@ class ActorCritic(Algorithm):
         left = max(0.0, 1 - frames / self.random_actions_frames)
         fraction = self.random_actions_end + left * (self.random_actions - self.random_actions_end)
         policy.heads.random_fraction.fill_(fraction)
-
-    def _update_normalizer(self, run: TrainingRun, rollout: TensorDictBase) -> None:
-        if run.policy.normalizer is not None:
-            after = rollout.get("next")
-            end = after.get("done")
-            if not self.loss.cross_episodes:
-                end = end | after.get("episode_end")
-            run.policy.normalizer.update(rollout, after.get("reward"), end, self.gammas[0], run.sum_over_ranks)
 
     def _note(self, losses: Losses, memory_loss: Tensor | None, norm: Tensor) -> None:
         """Record an update for the metrics of the rollout."""

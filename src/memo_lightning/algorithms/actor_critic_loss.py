@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from memo_lightning.algorithms.critics import Critics
 from memo_lightning.algorithms.popart import PopArt
+from memo_lightning.algorithms.returns import return_ends
 from memo_lightning.data.trial_cutting import VALID
 from memo_lightning.envs.reports import TRUNCATED
 from memo_lightning.policies import MemoryPolicy
@@ -185,8 +186,8 @@ class ActorCriticLoss(nn.Module):
         If a limit cuts an episode off within a trial, what follows is the next episode, whose value does not count.
         """
         after = steps.get("next")
-        done, episode_end, cut_off = after.get("done"), after.get("episode_end"), after.get(TRUNCATED)
-        end = done if self.cross_episodes else done | episode_end
+        done, cut_off = after.get("done"), after.get(TRUNCATED)
+        end = return_ends(after, cross_episodes=self.cross_episodes)
         unknown = cut_off & end & ~done
         return end & ~cut_off, ~unknown.squeeze(-1)
 

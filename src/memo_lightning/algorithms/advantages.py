@@ -7,6 +7,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from memo_lightning.algorithms.returns import return_ends
 from memo_lightning.data.collector import FINAL_VALUE
 from memo_lightning.envs.reports import TRUNCATED
 
@@ -37,9 +38,7 @@ def add_advantages(
         reward_scale: rewards are multiplied by this; values and value targets are in the scaled units.
     """
     values, after = steps.get("state_value"), steps.get("next")
-    end = after.get("done")
-    if not cross_episodes:
-        end = end | after.get("episode_end")
+    end = return_ends(after, cross_episodes=cross_episodes)
     next_values = torch.cat([values[:, 1:], last_value.unsqueeze(1)], dim=1)
     terminated = end
     if TRUNCATED in after.keys():

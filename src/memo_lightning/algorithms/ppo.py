@@ -15,6 +15,7 @@ from torchrl.objectives import ClipPPOLoss
 
 from memo_lightning.algorithms.advantages import add_advantages
 from memo_lightning.algorithms.base import Algorithm, Metrics, TrainingRun
+from memo_lightning.algorithms.returns import normalized_reward_scale, update_normalizer
 from memo_lightning.data.collector import AFTER, STEPS
 from memo_lightning.data.rollouts import RolloutDataModule
 from memo_lightning.errors import UserError, require
@@ -204,11 +205,7 @@ class PPO(Algorithm):
             self._rollout = self._after_partial_update(policy, rollout)
             return None
         self._rollout = None
-        if policy.normalizer is not None:
-            end, reward = rollout.get(("next", "done")), rollout.get(("next", "reward"))
-            if not self.cross_episode_returns:
-                end = end | rollout.get(("next", "episode_end"))
-            policy.normalizer.update(rollout, reward, end, self.gamma, run.sum_over_ranks)
+        update_normalizer(run, rollout, self.gamma, cross_episodes=self.cross_episode_returns)
         return self._describe(metrics)
 
     @torch.no_grad()
@@ -246,16 +243,13 @@ class PPO(Algorithm):
             pass_settings = draw_pass()
             rollout.set("action_log_prob", _log_probs(policy, rollout, pass_settings))
         learned = rollout[:, first:]
-        scale: Tensor | float = self.reward_scale
-        if policy.normalizer is not None and policy.normalizer.returns is not None:
-            scale = scale * policy.normalizer.reward_scale.float()
         add_advantages(
             learned,
             last_value,
             self.gamma,
             self.gae_lambda,
             cross_episodes=self.cross_episode_returns,
-            reward_scale=scale,
+            reward_scale=self.reward_scale * normalized_reward_scale(policy),
         )
         kept = ("action", "action_log_prob", "state_value", "advantage", "value_target")
         return Experience(rollout.select(*policy.input_keys), learned.select(*kept, *policy.head_keys), pass_settings)
