@@ -162,10 +162,10 @@ def plot_success(evaluations: Sequence[Mapping[str, Any]], path: Path) -> None:
 def draw_moment_of_a_trial(path: Path) -> None:
     """Draw a trial in a held-out house just before an agent that knows the way stops at its third goal."""
     from memo_lightning.envs.habitat.agents import ShortestPathAgent  # isort: skip  (makes habitat importable)
-    from memo_lightning.envs.habitat.trial import TrialEnv  # isort: skip
+    from memo_lightning.envs.habitat.trial import HabitatTrials  # isort: skip
     from habitat.sims.habitat_simulator.actions import HabitatSimActions
 
-    env = TrialEnv(trial_steps=1000, sensors=(), split="held_out", dataset={"n_placements": 1})
+    env = HabitatTrials(trial_steps=1000, sensors=(), split="held_out", dataset={"n_placements": 1})
     agent = ShortestPathAgent(env.habitat_env)
     observation, _ = env.reset(options={"placement": 1})
     agent.reset()

@@ -17,7 +17,7 @@ import numpy as np
 from memo_lightning.benchmarks.script import parser, report
 from memo_lightning.envs.habitat import import_habitat
 from memo_lightning.envs.habitat.config import make_config
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.houses import REFERENCE_CAMERA, GeneratedSource, HouseSpec, Pose, View, build_house, build_navigator
 from memo_lightning.houses.batch import BatchedTrials
 from memo_lightning.houses.columns import columns_camera
@@ -63,7 +63,7 @@ def habitat_steps_per_second(n_steps: int) -> float:
 
 def column_steps_per_second(n_steps: int) -> float:
     """Return steps per second of a trial with the column observation and random actions."""
-    env = TrialEnv(sensors=("columns",), trial_steps=10 * n_steps)
+    env = HabitatTrials(sensors=("columns",), trial_steps=10 * n_steps)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
 

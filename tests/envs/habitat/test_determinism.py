@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 
 IMAGES = ("rgb", "depth", "semantic", "column_range", "column_type")
 TRIAL_HASH = "9f3d1d0d88e6deecfcf314a01d751785180ffbb7c60e620a241e94752357e34b"
@@ -14,7 +14,7 @@ TRIAL_HASH = "9f3d1d0d88e6deecfcf314a01d751785180ffbb7c60e620a241e94752357e34b"
 
 def trial_hash():
     """Return the hash of all images in a fixed trial with walking, turning, tilting, collisions and stops."""
-    env = TrialEnv(trial_steps=400, sensors=("rgb", "depth", "semantic", "columns"), split="held_out")
+    env = HabitatTrials(trial_steps=400, sensors=("rgb", "depth", "semantic", "columns"), split="held_out")
     observation, _ = env.reset(options={"placement": 1234})
     digest = hashlib.sha256()
     # Mostly forward, so that the agent moves around and meets walls; an occasional stop begins a new episode.

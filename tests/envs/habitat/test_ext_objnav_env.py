@@ -10,7 +10,7 @@ from torchrl.envs.utils import check_env_specs
 from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.habitat.ext_objnav import make_trial_env
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.errors import EnvironmentFailure, UserError
 
@@ -51,7 +51,7 @@ def test_a_trajectory_is_the_trial_that_stepping_gives(env):
     rollout = env.rollout(24, break_when_any_done=False)
     trajectory = rollout[1]
     seen = trajectory["observation"]
-    trial = TrialEnv(trial_steps=24, episode_steps=8, sensors=("columns",), n_columns=16, dataset=DATASET)
+    trial = HabitatTrials(trial_steps=24, episode_steps=8, sensors=("columns",), n_columns=16, dataset=DATASET)
     matches = []
     for placement in range(6):
         observation, _ = trial.reset(options={"placement": placement})
@@ -141,13 +141,13 @@ def test_a_place_is_written_with_waves_of_four_lengths():
 
 
 def test_in_the_frame_of_the_house_the_position_is_where_the_agent_stands():
-    trial = TrialEnv(trial_steps=9, sensors=(), position_frame="house", dataset=DATASET)
+    trial = HabitatTrials(trial_steps=9, sensors=(), position_frame="house", dataset=DATASET)
     observation, _ = trial.reset(seed=0)
     pose = trial.habitat_env.sim.pose
     heading = np.radians(pose.heading)
     np.testing.assert_allclose(observation["position"], [pose.x, -pose.z, np.sin(heading), np.cos(heading)], atol=1e-5)
     with pytest.raises(UserError, match="position_frame='room': must be trial or house"):
-        TrialEnv(sensors=(), position_frame="room")  # type: ignore[arg-type]
+        HabitatTrials(sensors=(), position_frame="room")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.envs.object_navigation.batched import BatchedExtObjNav
 from memo_lightning.envs.object_navigation.trial_image import CAMERA
 from memo_lightning.errors import UserError
@@ -27,7 +27,7 @@ needs_habitat_sim = [
 @pytest.mark.skipif(habitat_sim_is_installed(), reason="is about machines without habitat-sim")
 def test_without_habitat_sim_one_line_says_what_to_install():
     with pytest.raises(UserError, match=r"env.simulator=habitat_sim: habitat-sim is not installed: conda install"):
-        TrialEnv(simulator="habitat_sim", scene_dataset="a", data_path="b")
+        HabitatTrials(simulator="habitat_sim", scene_dataset="a", data_path="b")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,15 +80,17 @@ def both(tmp_path_factory):
         "data_path": str(folder / "train.jsonl.gz"),
         "trial_steps": 10**6,
     }
-    real = TrialEnv(simulator="habitat_sim", scene_dataset=str(folder / "houses.scene_dataset_config.json"), **options)
-    yield real, TrialEnv(**options)
+    real = HabitatTrials(
+        simulator="habitat_sim", scene_dataset=str(folder / "houses.scene_dataset_config.json"), **options
+    )
+    yield real, HabitatTrials(**options)
     real.close()
 
 
 def run_alone(both, code):
     """Run code with another habitat-sim in a separate process, because a process can hold only one."""
     dataset = both[0].habitat_env.sim.habitat_config.scene_dataset
-    lines = f"from memo_lightning.envs.habitat.trial import TrialEnv\nDATASET = {dataset!r}\n{code}"
+    lines = f"from memo_lightning.envs.habitat.trial import HabitatTrials\nDATASET = {dataset!r}\n{code}"
     return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=300)
 
 
@@ -240,7 +242,7 @@ class TestHabitatSim:
 
     def test_a_missing_scene_dataset_is_named(self):
         with pytest.raises(UserError, match=r"env.scene_dataset='nowhere.json': must be a file"):
-            TrialEnv(simulator="habitat_sim", scene_dataset="nowhere.json", data_path="nowhere")
+            HabitatTrials(simulator="habitat_sim", scene_dataset="nowhere.json", data_path="nowhere")
 
     def test_a_film_can_be_taken_where_no_sensor_shows_colours(self, both):
         folder = both[0].habitat_env.sim.habitat_config.scene_dataset.rpartition("/")[0]
@@ -248,7 +250,7 @@ class TestHabitatSim:
 from memo_lightning.envs.object_navigation.batched import BatchedExtObjNav
 from memo_lightning.envs.object_navigation.trial_image import CAMERA
 options = dict(scene_dataset=DATASET, data_path={folder!r})
-env = TrialEnv(simulator="habitat_sim", sensors=("columns",), **options)
+env = HabitatTrials(simulator="habitat_sim", sensors=("columns",), **options)
 env.reset(seed=0)
 rgb, _ = env.habitat_env.sim.look(CAMERA)
 print(len(set(map(tuple, rgb.reshape(-1, 3).tolist()))))
@@ -263,13 +265,13 @@ env.close()
 from pathlib import Path
 from memo_lightning.errors import UserError
 options = dict(simulator="habitat_sim", scene_dataset=DATASET, data_path=str(Path(DATASET).parent))
-first = TrialEnv(**options)
+first = HabitatTrials(**options)
 try:
-    TrialEnv(**options)
+    HabitatTrials(**options)
 except UserError as error:
     print(error)
 first.close()
-TrialEnv(**options).close()
+HabitatTrials(**options).close()
 print("closed")
 """
         result = run_alone(both, code)

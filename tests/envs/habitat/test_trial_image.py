@@ -1,6 +1,6 @@
 import numpy as np
 
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.envs.object_navigation.trial_image import CAMERA, FOOTER, HEADER, SIDE
 from memo_lightning.houses import OBJECT_TYPES, Camera
 
@@ -9,7 +9,7 @@ BLUE = (40, 110, 220)
 
 
 def test_an_image_shows_what_is_seen_and_where_the_agent_has_been():
-    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env = HabitatTrials(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=0)
     first = env.render()
     assert first.shape == (HEADER + SIDE + FOOTER, 3 * SIDE, 3)
@@ -29,7 +29,7 @@ def test_an_image_shows_what_is_seen_and_where_the_agent_has_been():
 
 
 def test_how_an_episode_ended_is_kept_for_a_video():
-    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env = HabitatTrials(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=0)
     env.watch()
     env.step(1)
@@ -41,7 +41,7 @@ def test_how_an_episode_ended_is_kept_for_a_video():
 
 
 def test_the_goal_is_ringed_on_the_map_where_it_stands():
-    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env = HabitatTrials(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=1)
     sim, goal = env.habitat_env.sim, env.habitat_env.current_episode.object_category
     image = env.render()[HEADER:-FOOTER, 2 * SIDE :]
@@ -58,7 +58,7 @@ def test_the_goal_is_ringed_on_the_map_where_it_stands():
 
 
 def test_every_colour_of_a_mark_on_the_map_is_explained_below_it():
-    env = TrialEnv(trial_steps=100, sensors=(), dataset=DATASET)
+    env = HabitatTrials(trial_steps=100, sensors=(), dataset=DATASET)
     env.reset(seed=0)
     for _ in range(20):
         env.step(1)

@@ -5,7 +5,7 @@ import pytest
 from gym import spaces
 from gymnasium.utils.env_checker import check_env
 
-from memo_lightning.envs.habitat.trial import TrialEnv, _modern
+from memo_lightning.envs.habitat.trial import HabitatTrials, _modern
 from memo_lightning.errors import UserError
 
 STOP = 0
@@ -14,7 +14,7 @@ SMALL = {"n_houses": 2, "n_placements": 3, "min_rooms": 2, "max_rooms": 3, "n_ty
 
 @pytest.fixture(scope="module")
 def env():
-    return TrialEnv(trial_steps=40, episode_steps=15, sensors=("columns",), dataset=SMALL)
+    return HabitatTrials(trial_steps=40, episode_steps=15, sensors=("columns",), dataset=SMALL)
 
 
 def run(env, actions):
@@ -30,7 +30,7 @@ def run(env, actions):
 
 @pytest.mark.parametrize("sensors", [("rgb", "depth"), ("semantic",), ("columns",), ()])
 def test_it_is_a_gymnasium_environment(sensors):
-    env = TrialEnv(trial_steps=30, episode_steps=10, sensors=sensors, dataset=SMALL)
+    env = HabitatTrials(trial_steps=30, episode_steps=10, sensors=sensors, dataset=SMALL)
     check_env(env, skip_render_check="rgb" not in sensors)
     observation, _ = env.reset(seed=0)
     assert set(observation) >= {"goal", "position"}
@@ -105,7 +105,7 @@ def test_a_placement_can_be_chosen(env):
 
 
 def test_without_tilting_there_are_four_actions():
-    env = TrialEnv(trial_steps=10, sensors=(), can_tilt=False, dataset=SMALL)
+    env = HabitatTrials(trial_steps=10, sensors=(), can_tilt=False, dataset=SMALL)
     assert env.action_space.n == 4
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"action=4: must be an integer in 0..3"):
@@ -126,7 +126,7 @@ def test_without_tilting_there_are_four_actions():
 )
 def test_bad_options_are_named(options, complaint):
     with pytest.raises(UserError, match=complaint):
-        TrialEnv(**{"sensors": ("columns",), **options})
+        HabitatTrials(**{"sensors": ("columns",), **options})
 
 
 def test_a_space_whose_bound_wraps_around_goes_up_to_its_types_highest():

@@ -7,7 +7,7 @@ import torch
 from memo_lightning.config import compose_config
 from memo_lightning.envs.build import build_env
 from memo_lightning.envs.habitat.agents import ShortestPathAgent
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.envs.interface import interface_of
 from memo_lightning.houses.batch import BatchedTrials
 from memo_lightning.houses.columns import columns_camera
@@ -30,7 +30,7 @@ WALK = [0.03, 0.5, 0.15, 0.15, 0.1, 0.07]
 def compare_trials(kind, placements, walks, n_steps, episode_steps=60):
     """Run trials with both engines, on shortest paths or at random; return the number of steps compared."""
     split, options, sensors, frame, can_tilt = kind
-    reference = TrialEnv(
+    reference = HabitatTrials(
         10**9, episode_steps, sensors, n_columns=16, can_tilt=can_tilt, split=split, dataset=options,
         position_frame=frame,
     )  # fmt: skip

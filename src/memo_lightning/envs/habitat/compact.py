@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.envs.object_navigation.observations import CompactForm
 from memo_lightning.houses.columns import MAX_RANGE
 
@@ -22,7 +22,7 @@ class CompactObservations(gymnasium.Wrapper):
         UserError: if ``object_range`` is outside the range that the columns measure.
     """
 
-    def __init__(self, env: TrialEnv, object_range: float = MAX_RANGE) -> None:
+    def __init__(self, env: HabitatTrials, object_range: float = MAX_RANGE) -> None:
         super().__init__(env)
         self._form = CompactForm(env.episode_steps, object_range)
         shapes = {name: tuple(space.shape or ()) for name, space in env.observation_spaces.items()}

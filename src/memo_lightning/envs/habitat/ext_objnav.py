@@ -11,14 +11,14 @@ import torch
 from memo_lightning.envs.gymnasium import GymnasiumEnv
 from memo_lightning.envs.habitat.compact import CompactObservations
 from memo_lightning.envs.habitat.shim import habitat_sim_is_installed
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 from memo_lightning.envs.object_navigation.settings import PositionFrame, SensorName, SimulatorName
 from memo_lightning.errors import require
 from memo_lightning.houses.columns import MAX_RANGE
 
 
 class ExtObjNav(GymnasiumEnv):
-    """Environments that run trials; see :class:`~memo_lightning.envs.habitat.trial.TrialEnv` for what a trial is.
+    """Environments that run trials; see :class:`~memo_lightning.envs.habitat.trial.HabitatTrials` for what a trial is.
 
     Args:
         n_envs: number of environments N.
@@ -29,7 +29,7 @@ class ExtObjNav(GymnasiumEnv):
         step_timeout: seconds after which a step or reset of a worker counts as hanging.
         seed: seed of all random streams.
         device: device of the tensors.
-        settings: the remaining arguments are those of :class:`~memo_lightning.envs.habitat.trial.TrialEnv`.
+        settings: the remaining arguments are those of :class:`~memo_lightning.envs.habitat.trial.HabitatTrials`.
 
     Raises:
         UserError: if a setting is wrong.
@@ -84,4 +84,4 @@ class ExtObjNav(GymnasiumEnv):
 
 def make_trial_env(object_range: float = MAX_RANGE, **settings: Any) -> CompactObservations:
     """Return one environment with the compact observations that a policy reads."""
-    return CompactObservations(TrialEnv(**settings), object_range)
+    return CompactObservations(HabitatTrials(**settings), object_range)

@@ -14,11 +14,11 @@ import habitat
 import numpy as np
 
 from memo_lightning.envs.habitat.agents import RandomAgent, ShortestPathAgent
-from memo_lightning.envs.habitat.trial import TrialEnv
+from memo_lightning.envs.habitat.trial import HabitatTrials
 
 
 def run_episodes(
-    env: TrialEnv, agent: habitat.Agent, placements: Iterable[int], n_episodes: int
+    env: HabitatTrials, agent: habitat.Agent, placements: Iterable[int], n_episodes: int
 ) -> list[dict[str, Any]]:
     """Return the last ``info`` of each of the first ``n_episodes`` episodes of every placement."""
     ended = []
@@ -36,7 +36,7 @@ def run_episodes(
 
 def measure(n_placements: int, n_episodes: int) -> dict[str, float]:
     """Return both agents' results in the 12 held-out houses, averaged over placements and their episodes."""
-    env = TrialEnv(trial_steps=10**9, sensors=(), split="held_out", dataset={"n_placements": n_placements})
+    env = HabitatTrials(trial_steps=10**9, sensors=(), split="held_out", dataset={"n_placements": n_placements})
     placements = range(12 * n_placements)
     solved = run_episodes(env, ShortestPathAgent(env.habitat_env), placements, n_episodes)
     wandered = run_episodes(env, RandomAgent(len(env.habitat_env.task.actions), seed=0), placements, n_episodes)

@@ -18,7 +18,7 @@ from memo_lightning.errors import require
 _MEASURES = ("success", "spl", "soft_spl", "distance_to_goal")
 
 
-class TrialEnv(gymnasium.Env):
+class HabitatTrials(gymnasium.Env):
     """Trials of object navigation: sequences of episodes in the same house with the same objects.
 
     When an episode ends, the next one begins in the same step: the observation that comes with the last reward is
