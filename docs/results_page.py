@@ -26,7 +26,8 @@ does, and is **undecided** otherwise. A claim holds if all of its rules hold.
 
 Values are interquartile means over seeds, and intervals are percentiles of a bootstrap that resamples the seeds of each
 arm. The probability of improvement is the share of pairs of runs in which the arm is ahead, in the direction of the
-bound. All follow rliable ([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them.
+bound. An arm that is compared with itself in another evaluation is compared run by run. All follow rliable
+([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them.
 
 With three to five seeds such intervals tend to be too narrow, so a verdict that is only just reached is weak evidence.
 """

@@ -44,6 +44,19 @@ def test_the_ratio_and_its_interval_are_the_naive_ones():
     assert [found.low, found.high] == pytest.approx(naive_interval(naive, ONE, OTHER), rel=0.02)
 
 
+def test_scores_of_the_same_runs_are_resampled_together():
+    better = ONE * [1.02, 1.05, 1.01, 1.04, 1.03]
+    found, apart = (rules.ratio(better, ONE, AT_LEAST_ONE, paired=paired) for paired in (True, False))
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(4000):
+        index = rng.integers(len(ONE), size=len(ONE))
+        drawn.append(naive_mean(better[index]) / naive_mean(ONE[index]))
+    assert found.value == apart.value
+    assert [found.low, found.high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), rel=0.005)
+    assert (found.verdict, apart.verdict) == ("holds", "undecided")
+    assert rules.share_improved(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])) == pytest.approx(0.5)
+
+
 def test_the_probability_of_improvement_counts_pairs():
     one, other = np.array([1.0, 2.0, 3.0, 3.0]), np.array([2.0, 0.0, 3.0])
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(one, other)]

@@ -121,8 +121,13 @@ def _against(
         better = rules.probability_of_improvement(-np.minimum(own, total), -np.minimum(others, total))
     else:
         own, others = scores(arm, evaluation, kept, rule.metric), scores(opponent, of_others, kept, rule.metric)
-        outcome = (rules.improvement if rule.kind == "improvement" else rules.ratio)(own, others, bound)
-        better = rules.probability_of_improvement(*((own, others) if bound.is_least else (-own, -others)))
+        is_same, direction = arm is opponent, 1 if bound.is_least else -1
+        if rule.kind == "improvement":
+            outcome = rules.improvement(own, others, bound)
+        else:
+            outcome = rules.ratio(own, others, bound, paired=is_same)
+        compare = rules.share_improved if is_same else rules.probability_of_improvement
+        better = compare(direction * own, direction * others)
     return {**_plain(outcome), "probability_of_improvement": _finite(float(better))}
 
 

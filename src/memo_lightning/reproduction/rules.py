@@ -3,7 +3,8 @@
 A rule is fixed before any run is made. Its verdict is ``holds`` if the whole interval keeps the bound, ``does not
 hold`` if none of it does, and ``undecided`` in between, where more seeds would decide. The statistics are those of
 rliable (Agarwal et al. 2021, arXiv 2108.13264), computed with scipy: interquartile means, percentile intervals of a
-bootstrap stratified by arm, and the probability of improvement.
+bootstrap stratified by arm, and the probability of improvement. If an arm is compared with itself in another
+evaluation, the scores are paired: each is resampled together with that of the same run.
 """
 
 from __future__ import annotations
@@ -70,14 +71,17 @@ def every_seed(scores: Scores, bound: Bound) -> Outcome:
     return Outcome(worst, math.nan, math.nan, verdict)
 
 
-def ratio(scores: Scores, others: Scores, bound: Bound) -> Outcome:
-    """Judge the ratio of the interquartile means of ``scores`` and ``others``, each ``[n_seeds]``."""
+def ratio(scores: Scores, others: Scores, bound: Bound, *, paired: bool = False) -> Outcome:
+    """Judge the ratio of the interquartile means of ``scores`` and ``others``, each ``[n_seeds]``.
+
+    They are ``paired`` if both are scores of the same runs, in the same order.
+    """
 
     def statistic(one: Scores, other: Scores, axis: int = -1) -> Scores:
         with np.errstate(divide="ignore", invalid="ignore"):  # a divisor of zero leaves it undecided
             return interquartile_mean(one, axis) / interquartile_mean(other, axis)
 
-    return _judge(statistic, (scores, others), bound)
+    return _judge(statistic, (scores, others), bound, paired=paired)
 
 
 def improvement(scores: Scores, others: Scores, bound: Bound) -> Outcome:
@@ -122,8 +126,15 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
     return "holds" if verdicts == {"holds"} else "undecided"
 
 
-def _judge(statistic: Callable[..., Scores], samples: tuple[Scores, ...], bound: Bound) -> Outcome:
-    """Judge a statistic by its interval; each sample is a stratum of the bootstrap and is resampled on its own."""
+def share_improved(scores: Scores, others: Scores) -> float:
+    """Return the share of runs whose score ``[n]`` is higher than their other score ``[n]``; ties count half."""
+    return float(((scores > others) + 0.5 * (scores == others)).mean())
+
+
+def _judge(
+    statistic: Callable[..., Scores], samples: tuple[Scores, ...], bound: Bound, *, paired: bool = False
+) -> Outcome:
+    """Judge a statistic by its interval; each sample is a stratum of the bootstrap, unless they are ``paired``."""
     value = float(statistic(*samples, axis=-1))
     if min(map(len, samples)) < 2 or not np.isfinite(value):
         return Outcome(value, math.nan, math.nan, "undecided")
@@ -135,6 +146,7 @@ def _judge(statistic: Callable[..., Scores], samples: tuple[Scores, ...], bound:
             n_resamples=N_RESAMPLES,
             method="percentile",
             axis=-1,
+            paired=paired,
             random_state=np.random.default_rng(0),
         ).confidence_interval
     low, high = float(interval.low), float(interval.high)
