@@ -139,7 +139,7 @@ def _places(cells: Sequence[Cell]) -> list[tuple[str, str, list[Cell]]]:
 
 
 def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
-    """Plot reward per step against the bytes of the memory, one panel per task and trial length."""
+    """Plot reward per step against the bytes of the memory, one panel per task and trial length with several arms."""
 
     def panel(task: str, length: int, points: Sequence[tuple[str, float, Estimate]]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
@@ -159,28 +159,39 @@ def _score_against_memory(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
             size = float(np.mean(scores(cell, name, kept, "memory_bytes")))
             estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
             points.setdefault((cell.task, length), []).append((cell.arm, size, estimate))
-    return [panel(*place, found) for place, found in points.items()]
+    tasks = list(_by_task(cells))
+    places = sorted(points, key=lambda place: (tasks.index(place[0]), place[1]))
+    return [panel(*place, points[place]) for place in places if len({arm for arm, *_ in points[place]}) > 1]
 
 
 def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
-    """Plot reward per step against the length of the trial, dashed with bounded memory; one panel per task."""
+    """Plot reward per step against the length of the trial, one panel per task.
+
+    Lines are dashed with bounded memory, and dotted if a setting of the memory differs from training.
+    """
 
     def panel(task: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
             for cell in arms:
-                own: dict[int | None, list[tuple[float, Estimate]]] = {}
-                for name in cell.evaluations:
+                own: dict[tuple[str, Any], list[tuple[float, Estimate]]] = {}
+                for name, overrides in cell.evaluations.items():
                     found = evaluated(cell.runs[0], cell, name, kept)
+                    changed = tuple(override for override in overrides if override.startswith("model."))
+                    line = ":" if changed else "-" if found["memory_budget"] is None else "--"
                     estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
-                    own.setdefault(found["memory_budget"], []).append((float(found["trial_length"]), estimate))
-                for budget, points in own.items():
+                    point = float(found["trial_length"]), estimate
+                    own.setdefault((line, changed or found["memory_budget"]), []).append(point)
+                for (line, _), points in own.items():
                     points.sort(key=lambda point: point[0])
-                    _join(axes, points, colours[cell.arm], "-" if budget is None else "--")
+                    _join(axes, points, colours[cell.arm], line)
             axes.set(xlabel="steps per trial", ylabel="reward per step")
             _logarithmic(axes)
             include_zero(axes)
 
-        return f"{task} (dashed: bounded memory)", draw
+        dotted = any(
+            word.startswith("model.") for cell in arms for words in cell.evaluations.values() for word in words
+        )
+        return f"{task} (dashed: bounded memory{'; dotted: other settings of it' if dotted else ''})", draw
 
     return [panel(task, arms) for task, arms in _by_task(cells).items() if any(cell.evaluations for cell in arms)]
 
