@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,10 +173,10 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
     def panel(task: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
             for cell in arms:
-                own: dict[tuple[str, Any], list[tuple[float, Estimate]]] = {}
+                own: dict[tuple[str, object], list[tuple[float, Estimate]]] = {}
                 for name, overrides in cell.evaluations.items():
                     found = evaluated(cell.runs[0], cell, name, kept)
-                    changed = tuple(override for override in overrides if override.startswith("model."))
+                    changed = tuple(filter(_of_memory, overrides))
                     line = ":" if changed else "-" if found["memory_budget"] is None else "--"
                     estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
                     point = float(found["trial_length"]), estimate
@@ -188,12 +188,22 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
             _logarithmic(axes)
             include_zero(axes)
 
-        dotted = any(
-            word.startswith("model.") for cell in arms for words in cell.evaluations.values() for word in words
-        )
-        return f"{task} (dashed: bounded memory{'; dotted: other settings of it' if dotted else ''})", draw
+        dotted = "; dotted: its settings changed" if any(map(_of_memory, _overrides(arms))) else ""
+        return f"{task}\ndashed: bounded memory{dotted}", draw
 
     return [panel(task, arms) for task, arms in _by_task(cells).items() if any(cell.evaluations for cell in arms)]
+
+
+def _overrides(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield the overrides of all evaluations."""
+    for cell in cells:
+        for overrides in cell.evaluations.values():
+            yield from overrides
+
+
+def _of_memory(override: str) -> bool:
+    """Return whether an override of ``memo evaluate`` changes a setting of the memory."""
+    return override.startswith("model.")
 
 
 def _logarithmic(axes: Axes) -> None:
