@@ -126,7 +126,7 @@ def _against(
             outcome = rules.improvement(own, others, bound)
         else:
             outcome = rules.ratio(own, others, bound, paired=is_same)
-        compare = rules.share_improved if is_same else rules.probability_of_improvement
+        compare: Callable[..., Any] = rules.share_improved if is_same else rules.probability_of_improvement
         better = compare(direction * own, direction * others)
     return {**_plain(outcome), "probability_of_improvement": _finite(float(better))}
 
