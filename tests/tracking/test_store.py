@@ -73,7 +73,7 @@ def test_a_server_that_does_not_answer_is_one_line_and_soon(in_tmp_dir, capsys):
     assert main(["compare", "tracking_uri=http://127.0.0.1:1"]) == 2
     assert "tracking_uri=http://127.0.0.1:1: cannot be read" in capsys.readouterr().err
     assert main(["doctor", "tracking_uri=http://127.0.0.1:1"]) == 2
-    assert "bad   mlflow           http://127.0.0.1:1: cannot be reached" in capsys.readouterr().out
+    assert "WRONG  mlflow           http://127.0.0.1:1: cannot be reached" in capsys.readouterr().out
     assert time.monotonic() - begin < 60, "MLflow alone tries for minutes"
 
 
