@@ -128,9 +128,9 @@ class MemoTransformer(SegmentedModel):
 
     def _model_id(self) -> list[int]:
         """Return the numbers that identify the model a state was made by: sizes, other settings and class."""
-        limits = [-1 if limit is None else limit for limit in (self.gradient_segments, self.max_summary_age)]
+        limit = -1 - (self.max_summary_age or 0) if self.gradient_segments is None else self.gradient_segments
         kind = zlib.crc32(type(self).__name__.encode())
-        return [self.segment_length, self.summary_length, *limits, kind]
+        return [self.segment_length, self.summary_length, limit, kind]
 
     def first_position(self, n_segments: Count) -> Count:
         """Return the position of the first step after ``n_segments`` segments; summaries end just before it."""
