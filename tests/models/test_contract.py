@@ -20,6 +20,7 @@ from memo_lightning.models import (
     RecurrentMemoryTransformer,
     RetrievalMemory,
 )
+from stepping import step_through
 
 D = 16
 STACK = {"d_model": D, "n_layers": 2, "n_heads": 2, "d_ff": 32}
@@ -79,15 +80,6 @@ def make(name):
         if "summary_queries" in parameter_name or "sink" in parameter_name:
             torch.nn.init.normal_(parameter)  # large enough to matter
     return model.eval()
-
-
-def step_through(model, x, is_init=None):
-    state = model.init_state(x.shape[0])
-    outputs = []
-    for t in range(x.shape[1]):
-        y, state = model.step(x[:, t], state, None if is_init is None else is_init[:, t])
-        outputs.append(y)
-    return torch.stack(outputs, 1), state
 
 
 def held(model, state):

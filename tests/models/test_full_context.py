@@ -5,6 +5,7 @@ import torch
 
 from memo_lightning.models import FullContextTransformer
 from memo_lightning.models.attention import causal_attention
+from stepping import step_through
 
 
 @pytest.fixture
@@ -15,15 +16,6 @@ def official(parity):
 def small_model(**settings):
     torch.manual_seed(0)
     return FullContextTransformer(d_model=16, n_layers=2, n_heads=2, d_ff=32, **settings).eval()
-
-
-def step_through(model, x):
-    state = model.init_state(x.shape[0])
-    outputs = []
-    for t in range(x.shape[1]):
-        y, state = model.step(x[:, t], state)
-        outputs.append(y)
-    return torch.stack(outputs, 1), state
 
 
 def test_outputs_and_gradients_equal_the_official_model(official, check_official_gradients):

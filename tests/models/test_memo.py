@@ -10,6 +10,7 @@ import torch
 
 from memo_lightning.benchmarks.reencoding import forward_with_reencoding
 from memo_lightning.models import MemoTransformer
+from stepping import step_through
 from tiny import MEMO_SIZES
 
 
@@ -24,15 +25,6 @@ def small_model(segment_length=5, summary_length=2, **settings):
     model = MemoTransformer(**sizes, segment_length=segment_length, summary_length=summary_length, **settings)
     torch.nn.init.normal_(model.summary_queries)  # large enough that the summaries matter
     return model.eval()
-
-
-def step_through(model, x, is_init=None):
-    state = model.init_state(x.shape[0])
-    outputs = []
-    for t in range(x.shape[1]):
-        y, state = model.step(x[:, t], state, None if is_init is None else is_init[:, t])
-        outputs.append(y)
-    return torch.stack(outputs, 1), state
 
 
 def test_outputs_and_gradients_equal_the_official_model(official, check_official_gradients):

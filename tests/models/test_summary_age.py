@@ -9,6 +9,7 @@ from memo_lightning.models import MemoTransformer, RecurrentMemoryTransformer
 from memo_lightning.models.direct_kv import DirectKVTransformer
 from memo_lightning.models.fixed_state import FixedStep
 from memo_lightning.models.rotary import rotate
+from stepping import step_through
 
 L, S = 5, 2
 SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "segment_length": L, "summary_length": S}
@@ -21,14 +22,6 @@ def make(max_summary_age=None, **settings):
     return model.eval()
 
 
-def step_through(model, x, is_init=None):
-    state, outputs = model.init_state(len(x)), []
-    for t in range(x.shape[1]):
-        y, state = model.step(x[:, t], state, None if is_init is None else is_init[:, t])
-        outputs.append(y)
-    return torch.stack(outputs, 1)
-
-
 def naive(model, x, oldest):
     """Return the outputs by a loop over segments, each of which counts positions from its own first step.
 
@@ -36,9 +29,9 @@ def naive(model, x, oldest):
     """
 
     def rotated(vectors, positions):
-        return rotate(vectors, *model.transformer.rotary(positions, torch.float32))
+        return rotate(vectors, *model.transformer.rotary(positions, vectors.dtype))
 
-    no_turn = torch.ones(1, 4), torch.zeros(1, 4)
+    no_turn = torch.ones(1, 4, dtype=x.dtype), torch.zeros(1, 4, dtype=x.dtype)
     held = [[] for _ in model.transformer.blocks]  # per layer, keys and values of the summaries
     newest, outputs = x[:, :0], []
     segments = x.split(L, 1)
@@ -78,6 +71,14 @@ def test_outputs_and_gradients_equal_a_naive_loop(oldest):
         torch.testing.assert_close(one.grad, other.grad, atol=2e-3, rtol=1e-3, msg=name)
 
 
+def test_double_precision_is_kept():
+    model = make(2).double()
+    x = torch.randn(2, 43, 16, dtype=torch.float64)
+    expected = naive(model, x, 2)
+    torch.testing.assert_close(model(x), expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(step_through(model, x)[0], expected, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("budget", [None, L + 5 * S, L + 2 * S, L + S])
 @pytest.mark.parametrize("oldest", [1, 2, 3])
 def test_stepping_equals_reading_with_staggered_resets(oldest, budget):
@@ -86,7 +87,7 @@ def test_stepping_equals_reading_with_staggered_resets(oldest, budget):
     for row, starts in enumerate([[0], [0, 7], [0, 1, 2, 20], [0, 32]]):
         is_init[row, starts] = True
     expected = model(x, is_init)
-    torch.testing.assert_close(step_through(model, x, is_init), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(step_through(model, x, is_init)[0], expected, atol=1e-5, rtol=1e-5)
     y, state = model.prefill(x[:, :33], is_init[:, :33])
     torch.testing.assert_close(y, expected[:, :33], atol=1e-5, rtol=1e-5)
     for t in range(33, 47):
@@ -97,7 +98,7 @@ def test_stepping_equals_reading_with_staggered_resets(oldest, budget):
 def test_nothing_changes_while_no_summary_is_older():
     x = torch.randn(2, 4 * L, 16)
     torch.testing.assert_close(make(3)(x), make()(x), atol=0, rtol=0)
-    torch.testing.assert_close(step_through(make(3), x), step_through(make(), x), atol=0, rtol=0)
+    torch.testing.assert_close(step_through(make(3), x)[0], step_through(make(), x)[0], atol=0, rtol=0)
     longer = torch.randn(2, 5 * L, 16)
     assert not torch.allclose(make(3)(longer)[:, -L:], make()(longer)[:, -L:], atol=1e-3)
 

@@ -12,7 +12,6 @@ from memo_lightning.models.attention import LayerKeysValues
 from memo_lightning.models.fixed_state import FixedCache, LayerTensors
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.memo import MemoTransformer
-from memo_lightning.models.rotary import rotate
 from memo_lightning.models.summary_memory import SummaryMemory
 from memo_lightning.models.trials import Chunk, Trials
 
@@ -87,6 +86,4 @@ class DirectKVTransformer(MemoTransformer):
 
     def _move_keys(self, keys: Tensor, distance: int) -> Tensor:
         """Return ``keys [..., d]``, moved to ``distance`` positions earlier."""
-        position = torch.full((1,), -distance, device=keys.device)
-        cos, sin = self.transformer.rotary(position, torch.promote_types(keys.dtype, torch.float32))
-        return rotate(keys, cos, sin)
+        return self.transformer.rotary.move(keys, torch.full((1,), -distance, device=keys.device))

@@ -16,7 +16,6 @@ from torch.export import ExportedProgram, export
 from torch.fx import GraphModule
 
 from memo_lightning.models.attention import KeysValues, causal_attention, prepend_sink
-from memo_lightning.models.rotary import rotate
 from memo_lightning.models.transformer import Transformer
 
 FixedState = dict[str, Tensor]
@@ -95,9 +94,9 @@ class FixedCache:
 
     def shift_positions(self, shifts: Tensor) -> None:
         """Move the keys of all slots by ``shifts``, a number of positions for each, int64 ``[B, n_slots]``."""
-        cos, sin = self._stack.rotary(F.pad(shifts, (self._n_sinks, 0)).unsqueeze(1), torch.float32)
+        shifts = F.pad(shifts, (self._n_sinks, 0)).unsqueeze(1)
         # In place: under a condition, Dynamo (torch 2.13) would lose a new list.
-        self.keys[:] = [rotate(keys, cos, sin) for keys in self.keys]
+        self.keys[:] = [self._stack.rotary.move(keys, shifts) for keys in self.keys]
 
     def write(self, layer: int, new: KeysValues, index: Tensor) -> KeysValues:
         """Store the ``new`` keys and values of a layer at ``index [B, H, n, d]``; return all of the layer's."""

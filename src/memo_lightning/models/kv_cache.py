@@ -12,7 +12,7 @@ from torch import Tensor
 from memo_lightning.models.attention import Context, LayerKeysValues
 from memo_lightning.models.attention_kernels import kernel_for, merge
 from memo_lightning.models.cache_blocks import CacheBlocks, Placement
-from memo_lightning.models.rotary import positions_from, rotate
+from memo_lightning.models.rotary import positions_from
 from memo_lightning.models.transformer import Transformer
 
 
@@ -171,8 +171,8 @@ class KVCache:
             n: number of slots.
             shift: number of positions; negative for earlier ones.
         """
-        cos, sin = self._stack.rotary(torch.full((1,), shift, device=self._blocks.device), torch.float32)
-        layers = [(rotate(keys, cos, sin), values) for keys, values in self._copies(rows, first, n)]
+        shifts, move = torch.full((1,), shift, device=self._blocks.device), self._stack.rotary.move
+        layers = [(move(keys, shifts), values) for keys, values in self._copies(rows, first, n)]
         self.store(layers, first, rows)
 
     def _copies(self, rows: Tensor, first: Tensor, n: int) -> LayerKeysValues:

@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from memo_lightning.models.attention import LayerKeysValues
 from memo_lightning.models.fixed_state import FixedCache, FixedState, LayerTensors, begin_where
 from memo_lightning.models.kv_cache import KVCache
-from memo_lightning.models.rotary import rotate
 from memo_lightning.models.segments import Jitter, SegmentedModel
 from memo_lightning.models.summary_memory import SummaryContext, SummaryMemory, SummaryView
 from memo_lightning.models.transformer import TransformerSizes
@@ -128,6 +127,7 @@ class MemoTransformer(SegmentedModel):
 
     def _model_id(self) -> list[int]:
         """Return the numbers that identify the model a state was made by: sizes, other settings and class."""
+        # One number, negative for the age, tells both limits: a model has at most one of them.
         limit = -1 - (self.max_summary_age or 0) if self.gradient_segments is None else self.gradient_segments
         kind = zlib.crc32(type(self).__name__.encode())
         return [self.segment_length, self.summary_length, limit, kind]
@@ -188,8 +188,7 @@ class MemoTransformer(SegmentedModel):
         then = (n_segments - ages + 1).clamp(max=oldest) - 1
         now = (oldest - ages).clamp(min=0)
         shifts = ((now - then) * self.summary_length).repeat_interleave(self.summary_length)
-        cos, sin = self.transformer.rotary(shifts, torch.float32)
-        return SummaryView([(rotate(keys, cos, sin), values) for keys, values in view.layers])
+        return SummaryView([(self.transformer.rotary.move(keys, shifts), values) for keys, values in view.layers])
 
     def run_block(
         self, block: Tensor, position: int, summaries: SummaryView, kept: slice, dropped: Sequence[int] = ()

@@ -34,6 +34,14 @@ class RotaryEmbedding(nn.Module):
         angles = positions.to(torch.float64).unsqueeze(-1) * self.inverse_frequencies.to(torch.float64)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
+    def move(self, keys: Tensor, shifts: Tensor) -> Tensor:
+        """Return rotated ``keys [..., n, d]`` as they are ``shifts [..., n]`` positions later; negative for earlier.
+
+        Dimensions of ``shifts`` that are 1 or missing stand for all keys.
+        """
+        cos, sin = self(shifts, torch.promote_types(keys.dtype, torch.float32))
+        return rotate(keys, cos, sin)
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate ``x [..., d]``, keeping its dtype, by angles with broadcastable ``cos`` and ``sin [..., d / 2]``."""
