@@ -201,12 +201,10 @@ def main() -> None:
     for name, file, table in (
         ("policies", "how-to/use-a-policy.md", policies_table()),
         ("long trials", "how-to/long-trials.md", long_trials_table()),
+        ("ratios", "performance.md", table_with_aims(benchmark["ratios"])),
     ):
         page = DOCS / file
         page.write_text(with_table(page.read_text(), name, table))
-    page = DOCS / "performance.md"
-    table = table_with_aims(benchmark["ratios"])
-    page.write_text(re.sub(r"(?<=## In proportion\n\n)(\|.*\n)+", table + "\n", page.read_text()))
 
 
 if __name__ == "__main__":

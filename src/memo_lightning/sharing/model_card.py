@@ -118,7 +118,7 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     rows.append(("actions", "most likely" if evaluation["deterministic"] else "sampled"))
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
     trials = f"{evaluation['n_trials']} trials of {evaluation['mean_trial_length']:,.0f} steps"
-    where = f"{trials}, {evaluation['split'].replace('_', '-')} tasks, seed {evaluation['seed']}."
+    where = f"{trials}, {evaluation['split']} tasks, seed {evaluation['seed']}."
     return f"## Evaluation\n\n{where}\n\n| | |\n|---|---|\n{lines}"
 
 
