@@ -226,8 +226,10 @@ def test_recorded_updates_on_a_card_have_the_same_gradients():
 def test_without_a_card_nothing_is_recorded():
     with pytest.raises(SkippedError, match="CUDA graphs need a GPU"):
         updates.compare_recorded(Settings("cpu", tiny=True), TINY_SIZES, 2, 32, "bfloat16")
+    with pytest.raises(SkippedError, match="CUDA graphs need a GPU"):
+        acting.measure_policy(Settings("cpu", tiny=True), TINY_SIZES, 3, recorded=True)
     names = [measure.name for measure in plan(Settings("cuda"))]
-    assert "recorded/width_768_at_32k" in names
+    assert {"recorded/width_768_at_32k", "recorded/policy_width_64", "recorded/dark_key_to_door_4096"} <= set(names)
     assert "recorded_compiled/quick" in names
 
 
@@ -238,6 +240,7 @@ def test_a_step_of_memo_waits_for_the_card_at_no_more_than_one_line():
 
 
 @pytest.mark.cuda
-def test_a_step_of_a_policy_waits_for_the_card_only_to_read_the_action():
-    result = acting.measure_policy(Settings("cuda", tiny=True), TINY_SIZES, 3)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_of_a_policy_waits_for_the_card_only_to_read_the_action(recorded):
+    result = acting.measure_policy(Settings("cuda", tiny=True), TINY_SIZES, 3, recorded=recorded)
     assert sum(result["synchronisations"].values()) <= 1

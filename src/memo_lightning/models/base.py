@@ -140,7 +140,9 @@ class SequenceModel(nn.Module, ABC):
         """
         return dict(self.init_state(batch_size).flatten_keys(".").items())
 
-    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+    def fixed_step(
+        self, x_t: Tensor, state: FixedState, is_init: Tensor, completes: bool | None = None
+    ) -> tuple[Tensor, FixedState]:
         """Process one step like :meth:`step`, with tensor operations that do not depend on the tensors' values.
 
         ``torch.export`` and ``torch.compile`` can trace it. It checks nothing and changes nothing in place.
@@ -149,6 +151,7 @@ class SequenceModel(nn.Module, ABC):
             x_t: inputs ``[B, D]``.
             state: the memory returned by :meth:`init_fixed_state` or the previous call.
             is_init: bool ``[B]``, true for sequences whose memory is emptied first.
+            completes: whether any sequence completes a segment with this step; None if the caller does not know.
 
         Returns:
             Outputs ``[B, D]`` and the memory after the step, with the same names, shapes and dtypes.

@@ -7,7 +7,8 @@ slots are in use. A state of zeros is an empty memory.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ FixedState = dict[str, Tensor]
 
 LayerTensors = list[Tensor]
 """One tensor ``[B, H, n, d]`` per layer."""
+
+T = TypeVar("T")
 
 
 class FixedCache:
@@ -140,6 +143,23 @@ def _index(slots: Tensor, like: Tensor) -> Tensor:
 def begin_where(is_init: Tensor, *counters: Tensor) -> tuple[Tensor, ...]:
     """Return int64 ``counters [B]``, set to zero where ``is_init [B]`` is true."""
     return tuple(counter.masked_fill(is_init, 0) for counter in counters)
+
+
+def run_if_any(
+    flags: Tensor, known: bool | None, run: Callable[..., T], skip: Callable[..., T], operands: tuple[Any, ...]
+) -> T:
+    """Return ``run(*operands)`` if any of ``flags`` is true, else ``skip(*operands)``, which must look the same.
+
+    Args:
+        flags: bool ``[B]``.
+        known: whether any is true; None for a condition in the graph, for a caller that does not know.
+        run: a function of tensors.
+        skip: likewise.
+        operands: their arguments.
+    """
+    if known is None:
+        return torch.cond(flags.any(), run, skip, operands)
+    return (run if known else skip)(*operands)
 
 
 class FixedStep(nn.Module):

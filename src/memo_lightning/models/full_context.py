@@ -150,7 +150,9 @@ class FullContextTransformer(TransformerModel):
         cache = FixedCache.allocate(self.transformer, batch_size, self.fixed_budget())
         return {**cache, "steps": cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)}
 
-    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+    def fixed_step(
+        self, x_t: Tensor, state: FixedState, is_init: Tensor, completes: bool | None = None
+    ) -> tuple[Tensor, FixedState]:
         """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`."""
         budget, cache = self.fixed_budget(), FixedCache.of(state, self.transformer)
         (steps,) = begin_where(is_init, state["steps"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from memo_lightning.models.attention import LayerKeysValues
-from memo_lightning.models.fixed_state import FixedCache, FixedState, LayerTensors, begin_where
+from memo_lightning.models.fixed_state import FixedCache, FixedState, LayerTensors, begin_where, run_if_any
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.segments import Jitter, SegmentedModel
 from memo_lightning.models.summary_memory import SummaryContext, SummaryMemory, SummaryView
@@ -355,11 +355,13 @@ class MemoTransformer(SegmentedModel):
         open_steps = cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)
         return {**cache, "open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
 
-    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+    def fixed_step(
+        self, x_t: Tensor, state: FixedState, is_init: Tensor, completes: bool | None = None
+    ) -> tuple[Tensor, FixedState]:
         """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`.
 
-        Summaries are written under a condition in the graph, which is true if any sequence completes its segment. The
-        other sequences then write into slots that are never read.
+        Summaries are written only if any sequence completes its segment. The other sequences then write into slots that
+        are never read.
         """
         n_summaries, cache = self.n_fixed_summaries(), FixedCache.of(state, self.transformer)
         open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
@@ -370,7 +372,7 @@ class MemoTransformer(SegmentedModel):
 
         at_boundary = open_steps + 1 == self.segment_length
         operands = (cache.keys, cache.values, segments)
-        new_keys, new_values = torch.cond(at_boundary.any(), self._fixed_summary, self._no_summary, operands)
+        new_keys, new_values = run_if_any(at_boundary, completes, self._fixed_summary, self._no_summary, operands)
         if self._moves_back:
             cache.shift_positions(self._fixed_shifts(cache, segments) * at_boundary[:, None])
         scratch = first + self.segment_length

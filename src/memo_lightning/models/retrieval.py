@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from memo_lightning.models.base import check_state_budget
-from memo_lightning.models.fixed_state import FixedCache, FixedState, begin_where
+from memo_lightning.models.fixed_state import FixedCache, FixedState, begin_where, run_if_any
 from memo_lightning.models.kv_cache import KVCache
 from memo_lightning.models.projection import projection
 from memo_lightning.models.rms_norm import RMSNorm
@@ -242,7 +242,9 @@ class RetrievalMemory(SegmentedModel):
         counters = {"open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
         return {**cache, "encoded": encoded, "store_keys": store, "store_values": store.clone(), **counters}
 
-    def fixed_step(self, x_t: Tensor, state: FixedState, is_init: Tensor) -> tuple[Tensor, FixedState]:
+    def fixed_step(
+        self, x_t: Tensor, state: FixedState, is_init: Tensor, completes: bool | None = None
+    ) -> tuple[Tensor, FixedState]:
         """Process one step of every sequence; see :meth:`SequenceModel.fixed_step`."""
         n_summaries, cache = self.n_fixed_summaries(), FixedCache.of(state, self.transformer)
         open_steps, segments = begin_where(is_init, state["open_steps"], state["segments"])
@@ -256,7 +258,7 @@ class RetrievalMemory(SegmentedModel):
         y = self._combine(y, self._retrieve(y, keys, values, empty))
 
         at_boundary = open_steps + 1 == self.segment_length
-        summary = torch.cond(at_boundary.any(), self._summarise, self._no_summary, (encoded,))
+        summary = run_if_any(at_boundary, completes, self._summarise, self._no_summary, (encoded,))
         target = torch.where(at_boundary, segments % n_summaries, n_summaries) * self.summary_length
         slots = target[:, None] + torch.arange(self.summary_length, device=target.device)
         index = slots.unsqueeze(-1).expand_as(summary[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -21,8 +20,10 @@ from memo_lightning.policies.multi_categorical import MultiCategorical
 _CONTINUOUS_GAIN = 0.01
 
 
-class PolicyHeads(nn.Module, ABC):
+class PolicyHeads(nn.Module):
     """The heads that an algorithm needs for acting; heads that are only used for learning belong to the algorithm.
+
+    :meth:`forward` is :meth:`read`, which can be recorded as a CUDA graph, followed by :meth:`choose`, which is random.
 
     Args:
         d_model: width D of the sequence model.
@@ -46,9 +47,17 @@ class PolicyHeads(nn.Module, ABC):
         self.actor, self.action = build_actor(d_model, action), action
         self.is_continuous = isinstance(action.space, spaces.Box)
 
-    @abstractmethod
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Add ``out_keys`` to a TensorDict that has ``hidden``."""
+        return self.choose(self.read(tensordict))
+
+    def read(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add the parameters of the action distribution to a TensorDict that has ``hidden``."""
+        return self.actor.module[0](tensordict)
+
+    def choose(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add actions to a TensorDict that has gone through :meth:`read`."""
+        return self.actor.module[-1](tensordict)
 
 
 class ActorCriticHeads(PolicyHeads):
@@ -65,9 +74,9 @@ class ActorCriticHeads(PolicyHeads):
         super().__init__(d_model, action)
         self.critic = ValueOperator(_linear(d_model, 1), in_keys=["hidden"])
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Choose actions and estimate state values."""
-        return self.critic(self.actor(tensordict))
+    def read(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add the parameters of the action distribution and the state value."""
+        return self.critic(super().read(tensordict))
 
 
 class ExploringHeads(PolicyHeads):
@@ -87,9 +96,9 @@ class ExploringHeads(PolicyHeads):
         super().__init__(d_model, action)
         self.register_buffer("random_fraction", torch.zeros(()))
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Choose actions."""
-        chosen = self.actor(tensordict)
+    def choose(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Add actions, some of them random."""
+        chosen = super().choose(tensordict)
         if self.training and self.random_fraction > 0 and exploration_type() is ExplorationType.RANDOM:
             action = chosen.get("action")
             at_random = torch.rand(chosen.batch_size, device=action.device) < self.random_fraction

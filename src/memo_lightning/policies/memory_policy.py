@@ -22,6 +22,7 @@ from memo_lightning.policies.input_history import InputHistory
 from memo_lightning.policies.normalizer import Normalizer
 from memo_lightning.policies.precision import full_precision
 from memo_lightning.policies.previous_step import PREVIOUS_STEP
+from memo_lightning.policies.recorded_steps import RecordedSteps
 
 
 class MemoryPolicy(TensorDictModuleBase):
@@ -68,6 +69,7 @@ class MemoryPolicy(TensorDictModuleBase):
         self._memory_version = 0
         self._noise: CorrelatedNoise | None = None
         self._recorded: RecordedPasses | None = None
+        self._recorded_steps: RecordedSteps | None = None
 
     @property
     def actor(self) -> ProbabilisticActor:
@@ -103,6 +105,20 @@ class MemoryPolicy(TensorDictModuleBase):
         """
         self._recorded = RecordedPasses(self.sequence_model)
 
+    def record_steps(self, n_steps: int) -> None:
+        """Record acting steps as CUDA graphs from now on; the policy must act on one GPU, for at most ``n_steps``.
+
+        While the policy keeps its inputs (:meth:`keep_inputs`), they are not, as a recorded memory cannot be refreshed.
+
+        Raises:
+            ValueError: see :class:`~memo_lightning.policies.recorded_steps.RecordedSteps`.
+        """
+        self._recorded_steps = RecordedSteps(self, n_steps)
+
+    @property
+    def _steps_to_replay(self) -> RecordedSteps | None:
+        return self._recorded_steps if self._history is None else None
+
     def correlate_noise(self, correlation: float) -> None:
         """Explore with temporally correlated noise from now on; actions must be continuous."""
         self._noise = CorrelatedNoise(correlation)
@@ -121,33 +137,39 @@ class MemoryPolicy(TensorDictModuleBase):
         Raises:
             TrainingStopped: if an observation is not finite; in inputs on a GPU, this is not checked.
         """
-        n_envs = tensordict.batch_size[0]
         starts = self.memory_starts(tensordict)
         if starts.device != self.device:
             if bad := self.non_finite_input(tensordict):
                 raise TrainingStopped(bad)
             tensordict = tensordict.to(self.device, non_blocking=True)
-        # Where every environment begins a trial, the memory is built anew. Actions must not depend on how far its
-        # buffers had grown before, not even by rounding, or a resumed run would differ from an uninterrupted one.
-        if self._memory is None or self._memory.batch_size[0] != n_envs or bool(starts.all()):
-            self.reset_state()
-            self._memory = self.sequence_model.init_state(n_envs)
-        if self._history is not None:
-            if self._memory_version != int(self.weights_version):
-                self._refresh(self._history)
-            self._history.append(tensordict.select(*self.input_keys))
-        try:
-            hidden, self._memory = self.sequence_model.step(self.encode(tensordict), self._memory, starts)
-        except ValueError:
-            if bad := self.non_finite_input(tensordict):
-                raise TrainingStopped(bad) from None
-            raise
-        heads = self.heads(self.head_inputs(hidden, tensordict))
+        if (steps := self._steps_to_replay) is not None:
+            heads = self.heads.choose(steps(tensordict, starts))
+        else:
+            heads = self.heads(self.head_inputs(self._remember(tensordict, starts), tensordict))
         if self._noise is not None and exploration_type() is ExplorationType.RANDOM:
-            distribution = self.actor.get_dist(heads)
+            distribution = self.actor.build_dist_from_params(heads)
             heads["action"] = self._noise.sample(distribution, self.memory_starts(tensordict))
             heads["action_log_prob"] = distribution.log_prob(heads["action"])
         return tensordict.update(heads.select(*self.out_keys))
+
+    def _remember(self, inputs: TensorDictBase, starts: Tensor) -> Tensor:
+        """Take a step of the memory, which is emptied where ``starts [N]`` is true; return its outputs ``[N, D]``."""
+        # Where every environment begins a trial, the memory is built anew. Actions must not depend on how far its
+        # buffers had grown before, not even by rounding, or a resumed run would differ from an uninterrupted one.
+        if self._memory is None or self._memory.batch_size != inputs.batch_size or bool(starts.all()):
+            self.reset_state()
+            self._memory = self.sequence_model.init_state(len(starts))
+        if self._history is not None:
+            if self._memory_version != int(self.weights_version):
+                self._refresh(self._history)
+            self._history.append(inputs.select(*self.input_keys))
+        try:
+            hidden, self._memory = self.sequence_model.step(self.encode(inputs), self._memory, starts)
+        except ValueError:
+            if bad := self.non_finite_input(inputs):
+                raise TrainingStopped(bad) from None
+            raise
+        return hidden
 
     def encode(self, tensordict: TensorDictBase) -> Tensor:
         """Encode policy inputs ``[*batch]`` as inputs of the sequence model, float32 ``[*batch, D]``."""
@@ -188,14 +210,19 @@ class MemoryPolicy(TensorDictModuleBase):
         Returns:
             Values ``[n, 1]``.
         """
-        assert self._memory is not None, "no step was taken yet"
         which = which.cpu()  # where the counters of a memory are
-        inputs, memory = inputs[which], self._memory[which]
-        hidden, _ = self.sequence_model.step(self.encode(inputs), memory, None)
+        inputs = inputs[which]
+        if (steps := self._steps_to_replay) is not None:
+            hidden = steps.peek(inputs, which)
+        else:
+            assert self._memory is not None, "no step was taken yet"
+            hidden, _ = self.sequence_model.step(self.encode(inputs), self._memory[which], None)
         return self.heads.critic(self.head_inputs(hidden, inputs)).get("state_value")  # type: ignore[operator]
 
     def memory_nbytes(self) -> int:
         """Return the current size of the memory in bytes."""
+        if (steps := self._steps_to_replay) is not None:
+            return steps.nbytes()
         return 0 if self._memory is None else self.sequence_model.state_nbytes(self._memory)
 
     def set_memory_budget(self, budget: int | None) -> None:
@@ -215,6 +242,8 @@ class MemoryPolicy(TensorDictModuleBase):
         self._memory_version = int(self.weights_version)
         if self._history is not None:
             self._history.clear()
+        if self._recorded_steps is not None:
+            self._recorded_steps.reset()
 
     def head_inputs(self, hidden: Tensor, inputs: TensorDictBase) -> TensorDict:
         """Return the inputs of the heads ``[*batch]``: the memory's outputs and, if there is one, the action mask."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,6 +82,14 @@ class PolicyLearner(lightning.LightningModule):
             compile_parts(self.policy.sequence_model, self.trainer.strategy.root_device)
         if self.config.get("cuda_graphs"):
             self.policy.record_passes()
+            self._record_steps()
+
+    def _record_steps(self) -> None:
+        """Let the policy record its acting steps, if it can."""
+        try:
+            self.policy.record_steps(self.data.rollout_length)
+        except ValueError as error:  # a memory or heads of the user's own
+            print(f"cuda_graphs=true: training passes are recorded, acting steps are not; {error}", file=sys.stderr)
 
     def on_train_start(self) -> None:
         """Let the algorithm build its losses, now that the policy has its final parts and device."""

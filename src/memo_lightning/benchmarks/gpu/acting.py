@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from memo_lightning.benchmarks.gpu.measure import Precision, Settings
+from memo_lightning.benchmarks.gpu.measure import Precision, Settings, SkippedError
 from memo_lightning.benchmarks.gpu.memories import Sizes, build
 from memo_lightning.benchmarks.gpu.profile import host_synchronisations, slowest_operators
 from memo_lightning.benchmarks.timing import seconds_of
@@ -40,12 +40,19 @@ def measure_steps(
 
 
 @torch.no_grad()
-def measure_policy(settings: Settings, sizes: Sizes, n_envs: int, profiled: bool = False) -> dict[str, Any]:
+def measure_policy(
+    settings: Settings, sizes: Sizes, n_envs: int, profiled: bool = False, recorded: bool = False
+) -> dict[str, Any]:
     """Measure what a collector needs at every step: encoder, memory, heads, and the actions on the host.
 
     Returns:
         See :func:`_timed`; if ``profiled``, the slowest operators instead, with their share of the device's time.
+
+    Raises:
+        SkippedError: if steps are to be ``recorded`` as CUDA graphs and there is no GPU.
     """
+    if recorded and settings.device != "cuda":
+        raise SkippedError("CUDA graphs need a GPU")
     # Imported here because these need TorchRL and Gymnasium, which the other measurements do not.
     import numpy as np
     from gymnasium import spaces
@@ -61,6 +68,9 @@ def measure_policy(settings: Settings, sizes: Sizes, n_envs: int, profiled: bool
     memory = build("memo", sizes)
     encoder = VectorEncoder(interface.observed(), memory.d_model)
     policy = MemoryPolicy(encoder, memory, ActorCriticHeads(memory.d_model, interface.action)).to(settings.device)
+    two_segments = 2 * sizes.segment_length
+    if recorded:
+        policy.record_steps(3 * two_segments)
     inputs = interface.observed((n_envs,)).rand()
     for flag in ("is_init", "episode_end"):
         inputs[flag] = torch.zeros(n_envs, 1, dtype=torch.bool)
@@ -73,7 +83,9 @@ def measure_policy(settings: Settings, sizes: Sizes, n_envs: int, profiled: bool
             for t in range(_N_WARM_UP):
                 step(t)
             return {"slowest_operators": slowest_operators(settings, lambda: step(_N_WARM_UP))}
-        return _timed(settings, step, 2 * sizes.segment_length + _N_WARM_UP)
+        for t in range(two_segments if recorded else 0):  # the second step of each kind is recorded
+            step(t)
+        return _timed(settings, step, two_segments + _N_WARM_UP)
 
 
 def _timed(settings: Settings, step: Callable[[int], None], n_steps: int) -> dict[str, Any]:

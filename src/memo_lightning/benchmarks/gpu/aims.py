@@ -16,6 +16,7 @@ _LEAST = [
 _MOST = [
     ("acting step of 128 environments, memory alone, ms", "acting/memo_width_64", "step_ms", 1.0),
     ("acting step of 128 environments, policy, ms", "acting/policy_width_64", "step_ms", 1.0),
+    ("acting step of 128 environments, recorded policy, ms", "recorded/policy_width_64", "step_ms", 1.0),
     ("host synchronisations of an acting step", "acting/policy_width_64", "synchronisations", 1),
     ("bytes of an update of features at the paper's size", "navigation/features", "peak_bytes", 80e9),
     ("bytes of one of images, in two minibatches", "navigation/images_of_half_the_sequences", "peak_bytes", 80e9),

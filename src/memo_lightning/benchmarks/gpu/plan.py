@@ -66,6 +66,7 @@ def _acting(settings: Settings) -> Iterator[Measure]:
         name, with_precision = f"acting/memo_width_256_{precision}", ("memo", wide, n_envs, history, precision)
         yield Measure(name, acting.measure_steps, with_precision)
     yield Measure("acting/policy_width_64", acting.measure_policy, (quick, n_envs), _POLICY_NEEDS)
+    yield Measure("recorded/policy_width_64", acting.measure_policy, (quick, n_envs, False, True), _POLICY_NEEDS)
 
 
 def _navigation(settings: Settings) -> Iterator[Measure]:
@@ -83,6 +84,9 @@ def _training(settings: Settings) -> Iterator[Measure]:
     n_envs, n_rollouts, trial = (16, 2, 40) if settings.tiny else (4096, 4, 200)
     many = [f"collector.n_envs={n_envs}", f"total_frames={n_rollouts * n_envs * trial}"]
     yield Measure("training/dark_key_to_door_4096", training.train, (many,), training.NEEDS, seconds=150.0)
+    if settings.device == "cuda":
+        recorded = [*many, "cuda_graphs=true"]
+        yield Measure("recorded/dark_key_to_door_4096", training.train, (recorded,), training.NEEDS, seconds=150.0)
     for collector in COLLECTORS:
         needs = (*training.NEEDS, "ray") if collector == "ray" else training.NEEDS
         overrides = ["debug=smoke", f"collector={collector}"]
