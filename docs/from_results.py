@@ -27,7 +27,8 @@ from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, le
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 from memo_lightning.policies.loading import PRETRAINED, shipped_policies
 from memo_lightning.policies.package import EVALUATION, TRAINING
-from memo_lightning.reproduction.plots import plot_claim
+from memo_lightning.reproduction.claim import read_claim
+from memo_lightning.reproduction.plots import panels_of, plot_claim, write_panels
 from memo_lightning.reproduction.results import Results
 from memo_lightning.reproduction.runs import plan
 from memo_lightning.tracking import environment_name, memory_name
@@ -37,7 +38,8 @@ DOCS = Path(__file__).resolve().parent
 README = DOCS.parent / "README.md"
 RESULTS = DOCS.parent / "results"
 COMPARISONS = ("comparison", "partial_updates")  # each a file in results/, and an image
-HEADLINE = "comparison"  # the file in results/ that the README's image, images/headline.png, is drawn from
+HEADLINE = "past_training_length"  # the claim whose runs the README's image, images/headline.png, shows
+HEADLINE_ARMS = ("memo", "full_context", "rmt", "gru")
 # Images that need a trained policy, and what makes them: `memo train run_dir=runs/first`, and then
 IMAGES_OF_RUNS = {
     "in_context_curve.png": "it is runs/first/in_context_curve.png",
@@ -96,6 +98,13 @@ def groups_of(comparison: Sequence[Mapping[str, Any]]) -> list[Any]:
     ]
 
 
+def plot_headline(results: Results, path: Path) -> None:
+    """Draw score against length, and against memory in the longest trials, of some arms of a claim."""
+    cells = [cell for cell in plan(read_claim(HEADLINE), SCALE) if cell.arm in HEADLINE_ARMS]
+    by_length, by_memory = (panels_of(f"score_against_{what}", cells, results) for what in ("length", "memory"))
+    write_panels([*by_length, by_memory[-1]], [cell.arm for cell in cells], path)
+
+
 def claims_table() -> str:
     """Return the README's table of all claims and their verdicts."""
     results = Results(RESULTS)
@@ -127,6 +136,23 @@ def long_trials_table() -> str:
         quarters = " | ".join(returns_in_words(*evaluation["return_by_quarter"]))
         mean, low, high = returns_in_words(evaluation["return_per_trial"], *evaluation["return_per_trial_interval"])
         lines.append(f"| {changed} | {quarters} | {mean} ({low} to {high}) |")
+    return "\n".join(lines)
+
+
+def half_precision_table() -> str:
+    """Return the table of runs in half and in single precision."""
+    runs = json.loads((RESULTS / "half_precision.json").read_text())["runs"]
+    seeds = sorted({run["seed"] for run in runs})
+    lines = [" | ".join(["| `trainer.precision`", *(f"seed {seed}" for seed in seeds), "mean of the seeds |"])]
+    lines.append("|---" * (len(seeds) + 2) + "|")
+    for precision in dict.fromkeys(run["precision"] for run in runs):
+        chosen = sorted((run for run in runs if run["precision"] == precision), key=lambda run: run["seed"])
+        cells = []
+        for run in chosen:
+            mean, low, high = returns_in_words(run["return_per_trial"], *run["return_per_trial_interval"])
+            cells.append(f"{mean} ({low} to {high})")
+        (mean,) = returns_in_words(float(np.mean([run["return_per_trial"] for run in chosen])))
+        lines.append(" | ".join([f"| `{precision}`", *cells, f"{mean} |"]))
     return "\n".join(lines)
 
 
@@ -187,11 +213,10 @@ def main() -> None:
     for name in COMPARISONS:
         groups = groups_of(json.loads((RESULTS / f"{name}.json").read_text()))
         plot_comparison(groups, DOCS / f"images/{name}.png")
-        if name == HEADLINE:
-            plot_comparison(groups, DOCS / "images/headline.png")
     draw_moment_of_a_trial(DOCS / "images/ext_objnav_trial.png")
     plot_success(json.loads((RESULTS / "ext_objnav_small.json").read_text()), DOCS / "images/ext_objnav_success.png")
     results = Results(RESULTS)
+    plot_headline(results, DOCS / "images/headline.png")
     for claim in claims_in_order():
         verdict = results.verdict(claim.name, SCALE)
         if claim.scales and verdict and claim.is_by_these_rules(verdict, SCALE):  # otherwise runs may be missing
@@ -201,6 +226,7 @@ def main() -> None:
     for name, file, table in (
         ("policies", "how-to/use-a-policy.md", policies_table()),
         ("long trials", "how-to/long-trials.md", long_trials_table()),
+        ("half precision", "recipe.md", half_precision_table()),
         ("ratios", "performance.md", table_with_aims(benchmark["ratios"])),
     ):
         page = DOCS / file

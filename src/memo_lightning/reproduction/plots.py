@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from memo_lightning.evaluation.colours import memory_colours
 from memo_lightning.evaluation.in_context import Estimate
@@ -45,15 +45,14 @@ def plot_claim(claim: Claim, cells: Sequence[Cell], results: Results, folder: Pa
     Returns:
         The paths of the images.
     """
-    kept = {run.name: found for cell in cells for run in cell.runs if (found := results.run(run))}
     written = []
     for name in claim.plots:
-        panels = _PANELS[name](cells, kept)
+        panels = panels_of(name, cells, results)
         if not panels:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{claim.name}-{name}.png")
-        _write(panels, [cell.arm for cell in cells], written[-1])
+        write_panels(panels, [cell.arm for cell in cells], written[-1])
     return written
 
 
@@ -61,12 +60,26 @@ Panel = tuple[str, Callable[[Axes, Mapping[str, str]], None]]  # title, and a fu
 Panels = list[Panel]
 
 
+def panels_of(plot: str, cells: Sequence[Cell], results: Results) -> Panels:
+    """Return the panels of a plot, by its name in a claim; none if there are no data.
+
+    Args:
+        plot: name of the plot.
+        cells: the runs to draw, all of which must be in the results.
+        results: the results folder.
+    """
+    kept = {run.name: found for cell in cells for run in cell.runs if (found := results.run(run))}
+    return _PANELS[plot](cells, kept)
+
+
 @rc_context(STYLE)
-def _write(panels: Panels, arms: Sequence[str], path: Path) -> None:
+def write_panels(panels: Panels, arms: Sequence[str], path: Path) -> None:
+    """Write an image of panels, with the arms' colours as legend."""
     colours = memory_colours(arms)
     n_columns = min(len(panels), _COLUMNS)
     n_rows = -(-len(panels) // n_columns)
-    figure = new_figure(PAGE_WIDTH if n_columns > 1 else 5.0, 0.5 + 2.5 * n_rows)
+    width, height = {1: (5.0, 3.2), 2: (PAGE_WIDTH, 3.2)}.get(n_columns, (PAGE_WIDTH, 2.5))
+    figure = new_figure(width, 0.5 + height * n_rows)
     all_axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
@@ -172,6 +185,7 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
 
     def panel(task: str, arms: Sequence[Cell]) -> Panel:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
+            lengths: set[float] = set()
             for cell in arms:
                 own: dict[tuple[str, object], list[tuple[float, Estimate]]] = {}
                 for name, overrides in cell.evaluations.items():
@@ -181,11 +195,14 @@ def _score_against_length(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Pa
                     estimate = estimate_over_seeds(scores(cell, name, kept, "return_per_step"))
                     point = float(found["trial_length"]), estimate
                     own.setdefault((line, changed or found["memory_budget"]), []).append(point)
+                    lengths.add(point[0])
                 for (line, _), points in own.items():
                     points.sort(key=lambda point: point[0])
                     _join(axes, points, colours[cell.arm], line)
-            axes.set(xlabel="steps per trial", ylabel="reward per step")
-            _logarithmic(axes)
+            axes.set(xlabel="steps per trial", ylabel="reward per step", xscale="log")
+            axes.xaxis.set_major_locator(FixedLocator(sorted(lengths)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_locator(NullLocator())
             include_zero(axes)
 
         dotted = "; dotted: its settings changed" if any(map(_of_memory, _overrides(arms))) else ""
