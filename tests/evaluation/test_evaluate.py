@@ -150,10 +150,10 @@ def test_plots_are_named_by_memory_and_environment_and_not_by_a_path(cart_pole, 
 
 def test_there_are_no_more_workers_than_environments():
     trained = {"trial_length": 60, "workers": 10}
-    assert _env_config(compose_config("evaluate"), trained, 4)["workers"] == 4
-    assert _env_config(compose_config("evaluate", ["+env.workers=6"]), trained, 4)["workers"] == 6, (
-        "as it was asked for"
-    )
+    assert _env_config(compose_config("evaluate", ["n_envs=4"]), trained)["workers"] == 4
+    assert _env_config(compose_config("evaluate", ["n_trials=3"]), trained)["workers"] == 3
+    asked = compose_config("evaluate", ["n_envs=4", "+env.workers=6"])
+    assert _env_config(asked, trained)["workers"] == 6, "as it was asked for"
 
 
 def test_the_settings_are_checked(cart_pole, capsys):
@@ -178,7 +178,7 @@ def test_rendering_leaves_a_video_and_a_page_in_the_folder_and_in_mlflow(cart_po
 def test_a_changed_setting_of_a_part_leaves_its_others_as_they_were_trained():
     config = compose_config("evaluate", ["env.dataset.n_houses=2", "trial_multiplier=8"])
     trained = {"trial_length": 10, "dataset": {"n_houses": None, "n_types": 3}, "sensors": ["columns"]}
-    settings = _env_config(config, trained, n_envs=4)
+    settings = _env_config(config, trained)
     assert settings == {
         "trial_length": 80,
         "dataset": {"n_houses": 2, "n_types": 3},

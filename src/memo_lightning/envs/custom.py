@@ -82,22 +82,16 @@ def make_custom_env(
     require(callable(function), "env.target", target, "a function or class that makes an environment")
     require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
     require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
-    # For a class, __init__ is inspected: TorchRL's metaclass hides the signature of the call.
-    signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
     ours = {"n_envs": n_envs, "split": split, "trial_length": trial_length}
-    settings = {**{name: value for name, value in ours.items() if name in signature.parameters}, **settings}
-    try:
-        signature.bind(*([None] if inspect.isclass(function) else []), **settings)
-    except TypeError as error:
-        raise UserError(f"env.target={target}: {error} (env.settings={settings})") from None
+    settings, make = _bind(function, target, ours, settings)
     with named(f"env.target={target}", also_mistakes=False):
-        made = function(**settings)
+        made = make()
     if isinstance(made, gymnasium.Env):
         made.close()
         return construct(
             GymnasiumEnv,
             n_envs=n_envs,
-            make=partial(function, **settings),
+            make=make,
             trial_length=trial_length,
             images=images,
             time_limit_is_end=time_limit_is_end,
@@ -107,11 +101,11 @@ def make_custom_env(
             device=device,
             **gymnasium_settings,
         )
-    _refuse_gymnasium_settings(gymnasium_settings, target)
     if not isinstance(made, EnvBase):
         raise UserError(
             f"env.target={target}: made a {type(made).__name__}; must make a gymnasium.Env or a TorchRL EnvBase"
         )
+    _refuse_gymnasium_settings(gymnasium_settings, target)
     if images:
         raise UserError(
             f"env.images={dict(images)}: only for Gymnasium environments; images of TorchRL's must be [H, W, C]"
@@ -119,22 +113,54 @@ def make_custom_env(
     # TorchRL unwraps a TransformedEnv that is transformed again, so the base environment is the one to guard.
     base = made.base_env if isinstance(made, TransformedEnv) else made
     reports = tuple(getattr(base, "reports", ()))
-    if not made.batch_size:
+    batch = _batch(made, base, make, target, n_envs, step_timeout, split)
+    env = _with_trials(batch.to(device), target, trial_length, "trial_length" in settings, time_limit_is_end, reports)
+    env.set_seed(seed)
+    return env
+
+
+def _bind(
+    function: Callable[..., Any], target: str, ours: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """Return a target's arguments (``settings``, and those of ``ours`` that it takes) and the call with them."""
+    # For a class, __init__ is inspected: TorchRL's metaclass hides the signature of the call.
+    signature = inspect.signature(function.__init__ if inspect.isclass(function) else function)
+    arguments = {**{name: value for name, value in ours.items() if name in signature.parameters}, **settings}
+    try:
+        signature.bind(*([None] if inspect.isclass(function) else []), **arguments)
+    except TypeError as error:
+        raise UserError(f"env.target={target}: {error} (env.settings={arguments})") from None
+    return arguments, partial(function, **arguments)
+
+
+def _batch(
+    made: EnvBase, base: EnvBase, make: Callable[[], EnvBase], target: str, n_envs: int, step_timeout: float, split: str
+) -> EnvBase:
+    """Return a guarded batch of N environments: the one that was ``made``, or N that ``make`` makes one by one.
+
+    ``base`` is the one that was made, without transforms.
+    """
+    if made.batch_size:
+        _guard(base, f"env.target={target}", step_timeout, split)
+    else:
         made.close()
-        make = partial(function, **settings)
         numbers = range(n_envs)
         made = SerialEnv(n_envs, [partial(_make_one, make, target, number, step_timeout, split) for number in numbers])
-    else:
-        _guard(base, f"env.target={target}", step_timeout, split)
     if made.batch_size != (n_envs,):
         raise UserError(
             f"env.target={target}: made an environment of batch size {tuple(made.batch_size)}; must be () or, if it "
             f"takes the argument n_envs={n_envs}, ({n_envs},)"
         )
-    env = made.to(device)
+    return made
+
+
+def _with_trials(
+    env: EnvBase, target: str, trial_length: int, takes_length: bool, time_limit_is_end: bool, reports: tuple[str, ...]
+) -> EnvBase:
+    """Return an environment whose episodes are trials, unless it defines trials itself, with nested observations."""
     transforms: list[Transform] = []
     if "episode_end" in env.observation_spec.keys():
-        _check_own_trials(target, "trial_length" in {*signature.parameters, *settings}, time_limit_is_end)
+        _check_own_trials(target, takes_length, time_limit_is_end)
     else:
         transforms = [
             StepCounter(max_steps=trial_length, step_count_key="episode_length"),
@@ -145,7 +171,6 @@ def make_custom_env(
     missing = [name for name in REPORTS if name not in env.observation_spec.keys()]
     if missing:
         raise UserError(f"env.target={target}: reports episode_end, so it must also report {', '.join(missing)}")
-    env.set_seed(seed)
     return env
 
 

@@ -42,6 +42,8 @@ from memo_lightning.tracking.evaluations import log_evaluation
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
 from memo_lightning.wording import listed
 
+_FULL_MEMORY = "full memory"  # label of trials in which nothing is dropped from memory
+
 
 def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
     """Evaluate a trained policy with the settings of ``conf/evaluate.yaml`` and its overrides.
@@ -61,16 +63,9 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     Raises:
         UserError: if a setting is wrong or the checkpoint cannot be used.
     """
-    if not config.checkpoint:
-        raise UserError(
-            "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
-        )
-    for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
-        require(config[name] >= 1, name, config[name], "at least 1")
-    require(config.render_steps <= MAX_STEPS, "render_steps", config.render_steps, f"at most {MAX_STEPS:,}")
-    require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
+    _check_settings(config)
     agent = load(config.checkpoint, config.device, tracking_uri=config.tracking_uri, model=dict(config.model))
-    policy, training = agent.policy, agent.training
+    training = agent.training
     if is_shared(config.checkpoint) and not config.trust_env and (named := foreign_code(training["config"]["env"])):
         raise UserError(
             f"checkpoint={config.checkpoint}: its environment would run code that is not part of memo-lightning: "
@@ -78,62 +73,17 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
         )
     run_dir = Path(config.run_dir or default_folder(config.checkpoint, "evaluation"))
     config.run_dir = str(run_dir)
-
-    n_envs = min(config.n_envs, config.n_trials)
-    env_config = _env_config(config, training["config"]["env"], n_envs)
-    length = env_config["trial_length"]
-    env = build_env(env_config, n_envs, config.seed)
-    try:
-        _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
-        budget = policy.sequence_model.memory_budget if config.memory_budget is None else config.memory_budget
-        policy.set_memory_budget(budget)
-        compares = config.memory_budget is not None and config.full_memory
-        source = config.checkpoint
-        if source.startswith(MODELS):
-            source = f"{source} of {describe_store(config.tracking_uri)}"
-        announce(
-            f"evaluating {source}: {-(-config.n_trials // n_envs) * n_envs} trials of {config.split} tasks, "
-            f"at most {length:,} steps each, {n_envs} at a time; writing to {run_dir}"
-        )
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run_dir={run_dir}: must be writable ({error.strerror})") from None
-        records = {}
-        if compares:  # the same trials with the full memory, for comparison
-            policy.set_memory_budget(None)
-            records["full memory"] = _run(config, env, policy, length, "full memory")[0]
-            policy.set_memory_budget(budget)
-        label = "full memory" if budget is None else f"newest {budget} tokens"
-        record, first = _run(config, env, policy, length, "evaluating")
-        records[label] = record
-    finally:
-        env.close()
+    env_config = _env_config(config, training["config"]["env"])
+    records, first = _run(config, env_config, agent, announce)
     config.bin_steps = config.bin_steps or bin_steps_that_fit([*records.values()], env_config.get("episode_length"))
 
-    metrics = {
-        "checkpoint": config.checkpoint,
-        "split": config.split,
-        "deterministic": config.deterministic,
-        "seed": config.seed,
-        "n_envs": n_envs,
-        "env": OmegaConf.to_container(config.env),
-        "model": OmegaConf.to_container(config.model),
-        "frames_trained": training["frames"],
-        "mlflow_run_id": training["mlflow_run_id"],
-        "mlflow_experiment": (training["config"]["logger"] or {}).get("experiment_name"),
-        "memory_budget": budget,
-        "trial_length": length,
-        **_metrics(record, config.bin_steps),
-    }
-    if compares:
-        metrics["full_memory"] = _metrics(records["full memory"], config.bin_steps)
-    curve = run_dir / "in_context_curve.png"
+    metrics = _all_metrics(config, env_config, agent, records)
     memory = memory_name(training["config"])
     what, colour = f"{memory} on {environment_name(training['config'])}", memory_colour(memory)
-    title = f"{what}: {len(record.returns)} trials of {config.split} tasks"
+    title = f"{what}: {metrics['n_trials']} trials of {config.split} tasks"
+    curve = run_dir / "in_context_curve.png"
     plot_in_context_curve(records, curve, title, colour, config.bin_steps)
-    files = [curve, *_plot_attention(config, policy, first, run_dir / "summary_attention.png", what, colour)]
+    files = [curve, *_plot_attention(config, agent.policy, first, run_dir / "summary_attention.png", what, colour)]
     if config.render:
         page_title = f"{what}, a trial of {config.split} tasks"
         files += _record(config, env_config, agent, run_dir, page_title, training["frames"])
@@ -142,6 +92,18 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     results.write_text(json.dumps(metrics, indent=2) + "\n")
     config.tracking_uri = _log_to_mlflow(config, training, metrics, [results, *files])
     return metrics
+
+
+def _check_settings(config: DictConfig) -> None:
+    """Raise :class:`UserError` if a setting is wrong whatever the policy."""
+    if not config.checkpoint:
+        raise UserError(
+            "checkpoint=null: must be the path of a checkpoint or of the folder of a run, e.g. checkpoint=runs/NAME"
+        )
+    for name in ("n_trials", "n_envs", "trial_multiplier", "render_steps"):
+        require(config[name] >= 1, name, config[name], "at least 1")
+    require(config.render_steps <= MAX_STEPS, "render_steps", config.render_steps, f"at most {MAX_STEPS:,}")
+    require(config.bin_steps is None or config.bin_steps >= 1, "bin_steps", config.bin_steps, "at least 1, or null")
 
 
 def _check_interface(trained: Interface, given: Interface, config: DictConfig) -> None:
@@ -158,7 +120,12 @@ def _check_interface(trained: Interface, given: Interface, config: DictConfig) -
     raise UserError(f"{changes}: action mask, RL^2 inputs or env.images differ from those in training")
 
 
-def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dict[str, Any]:
+def _n_envs(config: DictConfig) -> int:
+    """Return the number of environments, which is at most that of trials."""
+    return min(config.n_envs, config.n_trials)
+
+
+def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
     """Return the environment's settings: those of training, with the requested changes."""
     for key in config.env:
         if key not in trained:
@@ -170,11 +137,49 @@ def _env_config(config: DictConfig, trained: dict[str, Any], n_envs: int) -> dic
         if settings.get(key) is not None:
             settings[key] *= config.trial_multiplier
     if settings.get("workers") and "workers" not in config.env:
-        settings["workers"] = min(settings["workers"], n_envs)  # training may have had more environments
+        settings["workers"] = min(settings["workers"], _n_envs(config))  # training may have had more environments
     return settings
 
 
 def _run(
+    config: DictConfig, env_config: dict[str, Any], agent: Agent, announce: Callable[[str], object]
+) -> tuple[dict[str, TrialRecord], FirstTrial]:
+    """Run the trials.
+
+    Returns:
+        The trials by label, those with the memory's budget last, which may follow the same trials with the full memory;
+        and the first trial of the last.
+    """
+    policy, length, n_envs = agent.policy, env_config["trial_length"], _n_envs(config)
+    env = build_env(env_config, n_envs, config.seed)
+    try:
+        _check_interface(agent.spec.interface, interface_of(env, observes_reward=observes_reward(env_config)), config)
+        budget = policy.sequence_model.memory_budget if config.memory_budget is None else config.memory_budget
+        policy.set_memory_budget(budget)
+        source = config.checkpoint
+        if source.startswith(MODELS):
+            source = f"{source} of {describe_store(config.tracking_uri)}"
+        announce(
+            f"evaluating {source}: {-(-config.n_trials // n_envs) * n_envs} trials of {config.split} tasks, "
+            f"at most {length:,} steps each, {n_envs} at a time; writing to {config.run_dir}"
+        )
+        try:
+            Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run_dir={config.run_dir}: must be writable ({error.strerror})") from None
+        records = {}
+        if config.memory_budget is not None and config.full_memory:
+            policy.set_memory_budget(None)
+            records[_FULL_MEMORY] = _run_trials(config, env, policy, length, _FULL_MEMORY)[0]
+            policy.set_memory_budget(budget)
+        label = _FULL_MEMORY if budget is None else f"newest {budget} tokens"
+        records[label], first = _run_trials(config, env, policy, length, "evaluating")
+    finally:
+        env.close()
+    return records, first
+
+
+def _run_trials(
     config: DictConfig, env: EnvBase, policy: MemoryPolicy, length: int, label: str
 ) -> tuple[TrialRecord, FirstTrial]:
     """Run the trials, with a progress bar if they take more than a few seconds."""
@@ -224,6 +229,31 @@ def _record(
     if not n_frames:
         print("no trial.mp4: the environment cannot be rendered; trial.html shows the observations", file=sys.stderr)
     return [video, page] if n_frames else [page]
+
+
+def _all_metrics(
+    config: DictConfig, env_config: Mapping[str, Any], agent: Agent, records: Mapping[str, TrialRecord]
+) -> dict[str, Any]:
+    """Return the metrics of the last of ``records``, and how it came about."""
+    training = agent.training
+    metrics = {
+        "checkpoint": config.checkpoint,
+        "split": config.split,
+        "deterministic": config.deterministic,
+        "seed": config.seed,
+        "n_envs": _n_envs(config),
+        "env": OmegaConf.to_container(config.env),
+        "model": OmegaConf.to_container(config.model),
+        "frames_trained": training["frames"],
+        "mlflow_run_id": training["mlflow_run_id"],
+        "mlflow_experiment": (training["config"]["logger"] or {}).get("experiment_name"),
+        "memory_budget": agent.policy.sequence_model.memory_budget,
+        "trial_length": env_config["trial_length"],
+        **_metrics([*records.values()][-1], config.bin_steps),
+    }
+    if len(records) > 1:
+        metrics["full_memory"] = _metrics(records[_FULL_MEMORY], config.bin_steps)
+    return metrics
 
 
 def _metrics(record: TrialRecord, bin_steps: int) -> dict[str, Any]:
