@@ -142,6 +142,7 @@ def test_metrics_of_evaluations_are_what_their_names_say():
         # In ten trials, ten doors open in steps 31 to 40 and thirty in 51 to 60: 1 and 3 per trial and ten steps.
         "late_in_layout": pytest.approx(20.0),
         "doors_in_last_bin": 3.0,
+        "later_success_over_first": (10 + 10 + 10 + 0 + 30) / (10 + 10 + 20 + 10 + 30),
     }
 
 

@@ -49,6 +49,16 @@ def doors_in_last_bin(evaluation: Numbers) -> float:
     return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
 
 
+def later_success_over_first(evaluation: Numbers) -> float:
+    """Return the share of successful episodes after the first bin of ``bin_steps`` steps, relative to that in it."""
+    table = evaluation["by_steps"]
+    n_episodes = np.array(table["n_episodes"])
+    successes = np.array([share or 0.0 for share in table["success"]]) * n_episodes
+    if not successes[0]:
+        return float("nan")
+    return float(successes[1:].sum() / n_episodes[1:].sum() * n_episodes[0] / successes[0])
+
+
 def after_over_before_boundary(evaluation: Numbers) -> float:
     """Return the ratio of successes in the five steps after a segment boundary to those in five steps before it.
 
@@ -98,6 +108,7 @@ EVALUATED: dict[str, Callable[[Numbers], float]] = {
     "last_quarter_over_second": _quarters(3, 1),
     "late_in_layout": late_in_layout,
     "doors_in_last_bin": doors_in_last_bin,
+    "later_success_over_first": later_success_over_first,
     "after_over_before_boundary": after_over_before_boundary,
     "memory_bytes": lambda evaluation: evaluation["memory_bytes"],
 }
