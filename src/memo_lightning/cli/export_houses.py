@@ -25,7 +25,9 @@ def main(arguments: Sequence[str]) -> None:
     from memo_lightning.envs.habitat.config import make_config
     from memo_lightning.envs.habitat.dataset import ExtObjNavDataset
     from memo_lightning.envs.habitat.scene_files.export import SCENE_DATASET, export_houses
+    from memo_lightning.envs.object_navigation.settings import check_dataset
 
+    check_dataset(config.split, config.dataset, prefix="")
     dataset = ExtObjNavDataset(make_config(split=config.split, dataset=dict(config.dataset)).habitat.dataset)
     folder = Path(config.run_dir)
     print(

@@ -37,8 +37,8 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
     ("override", "complaint"),
     [
         ("env.simulator=habitat_sim", "habitat-sim is not installed"),
-        ("env.split=heldout", "split='heldout': must be one of train, held_out_placements, held_out"),
-        ("env.dataset.n_types=7", "n_objects=2: must be at least n_types=7"),
+        ("env.split=heldout", "env.split='heldout': must be one of train, held_out_placements, held_out"),
+        ("env.dataset.n_types=7", "env.dataset.n_objects=2: must be at least n_types=7"),
         ("env.workers=3", "env.workers=3: must be"),
         ("env.engine=fast", "env.engine='fast': must be batched or habitat"),
         ("env.simulator=unity", "env.simulator='unity': must be house_sim or habitat_sim"),

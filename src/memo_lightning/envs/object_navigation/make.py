@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from torchrl.envs import EnvBase
 
 from memo_lightning.envs.object_navigation.batched import BatchedExtObjNav
-from memo_lightning.envs.object_navigation.settings import SimulatorName, check_simulator
+from memo_lightning.envs.object_navigation.settings import SimulatorName, check_dataset, check_simulator
 from memo_lightning.errors import require
 
 Engine = Literal["batched", "habitat"]
@@ -47,6 +47,8 @@ def make_ext_objnav(
     for sensor in settings.get("sensors", ()):
         require(sensor in OBSERVED, "env.sensors", sensor, f"among {', '.join(OBSERVED)}")
     check_simulator(simulator, scene_dataset, object_folder)
+    if not settings.get("data_path"):
+        check_dataset(settings["split"], settings["dataset"])
     if engine == "batched" and simulator == "house_sim":
         allowed = "0 with env.engine=batched, which uses threads; env.engine=habitat supports workers"
         require(workers == 0, "env.workers", workers, allowed)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from memo_lightning.errors import require
+from memo_lightning.errors import UserError, require
 from memo_lightning.houses import REFERENCE_CAMERA, Camera
-from memo_lightning.houses.sources import Source, check_walkable, generated_source, read_source
+from memo_lightning.houses.sources import Source, Split, check_walkable, generated_source, read_source
 
 SensorName = Literal["rgb", "depth", "semantic", "columns"]
 SimulatorName = Literal["house_sim", "habitat_sim"]
@@ -52,6 +52,21 @@ def check_simulator(simulator: str, scene_dataset: str, object_folder: str) -> N
 def image_camera(image_size: int) -> Camera:
     """Return the camera for square images of ``image_size`` pixels a side."""
     return Camera(image_size, image_size, float(HFOV), EYE_HEIGHT)
+
+
+def check_dataset(split: str, dataset: Mapping[str, Any] | None, prefix: str = "env.") -> None:
+    """Raise :class:`UserError` unless houses and placements can be drawn with these settings.
+
+    Args:
+        split: split of the placements.
+        dataset: further arguments of :class:`~memo_lightning.houses.sources.GeneratedSource`.
+        prefix: what precedes the names of the settings in an error.
+    """
+    require(split in get_args(Split), f"{prefix}split", split, f"one of {', '.join(get_args(Split))}")
+    try:
+        generated_source(split, dataset or {})
+    except UserError as error:
+        raise UserError(f"{prefix}dataset.{error}") from None
 
 
 def open_source(split: str, data_path: str, dataset: Mapping[str, Any] | None) -> Source:
