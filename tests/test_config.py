@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, config_dir
+from memo_lightning.config import _INTEGER_OR_NULL, _NUMBER_OR_NULL, apply_overrides, build, compose_config, config_dir
 from memo_lightning.envs.build import build_env
 from memo_lightning.errors import UserError
 
@@ -67,6 +67,28 @@ def test_a_number_or_a_list_may_be_changed_to_either(before, after, value):
     config = compose_config("train", [f"model.segment_jitter={before}"])
     apply_overrides(config, [f"model.segment_jitter={after}"])
     assert config.model.segment_jitter == value
+
+
+def test_the_type_of_every_setting_that_is_null_by_default_is_known():
+    """One that is added must become a number, or one of those that may hold anything."""
+    text = {
+        *("address", "checkpoint", "evaluation", "experiment", "debug", "folder", "id", "in_keys", "memories", "name"),
+        *("out", "precision", "pruner", "repo", "resume", "run_dir", "run_name", "storage", "study", "target", "token"),
+        *("weights", "tracking_uri", "images"),
+    }
+    found = set()
+    for path in config_dir().rglob("*.yaml"):
+        if path.parent.name not in ("experiment", "reproduce"):
+            found |= set(re.findall(r"^ *(\w+): null", path.read_text(), re.MULTILINE))
+    assert found <= {*_INTEGER_OR_NULL, *_NUMBER_OR_NULL, *text}
+
+
+@pytest.mark.parametrize(
+    "override", ["env.dataset.n_houses=2.5", "model.memory_budget=abc", "model.memory_budget=true"]
+)
+def test_a_setting_that_is_null_by_default_has_a_type_too(override):
+    with pytest.raises(UserError, match="must be an integer, or null"):
+        compose_config("train", ["env=ext_objnav", override])
 
 
 def test_settings_that_the_files_leave_open_need_no_plus():

@@ -31,6 +31,12 @@ _OPEN = ("algorithm.optimizer", "arms", "baseline", "pruner", "sampler", "traine
 _FROM_ENVIRONMENT = "${oc.env:"
 _NUMBER_OR_LIST = ("model.segment_jitter",)  # a number for all cases, or one for each
 _MAX_SEED = 2**32 - 1  # that every random generator accepts
+# Settings that are a number or null, by the last part of their names: a default of null does not tell.
+_INTEGER_OR_NULL = (
+    *("bin_steps", "capacity_bytes", "checkpoint_steps", "episode_length", "episodes_per_trial", "equal_memory_at"),
+    *("max_summary_age", "memory_budget", "n_houses", "prune_every"),
+)
+_NUMBER_OR_NULL = ("success_return", "target_kl")
 _TYPES = {
     bool: "true or false",
     int: "an integer",
@@ -81,9 +87,9 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     # What the user wrote is checked first, as other settings may have taken over a wrong value from it.
     for key in sorted(known, key=lambda key: key not in keys):
         if key in values:
-            _check_type(key, values[key], known[key], may_be_null=key == "env.episodes_per_trial")
+            check_type(key, values[key], known[key])
         elif OmegaConf.is_dict(OmegaConf.select(config, key)):
-            _check_type(key, {}, known[key])
+            check_type(key, {}, known[key])
     _resolve_environment(config)
     with open_dict(config):
         config.choices = choices
@@ -115,7 +121,7 @@ def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Coll
         key, value = override.key_or_group, override.value()
         OmegaConf.update(config, key, value, force_add=True)
         if override not in switched_off:
-            _check_type(key, value, known.get(key))
+            check_type(key, value, known.get(key))
 
 
 def merge_file(config: DictConfig, path: Path) -> None:
@@ -136,7 +142,7 @@ def merge_file(config: DictConfig, path: Path) -> None:
         default = config[key]
         if OmegaConf.is_list(default) != OmegaConf.is_list(file[key]) and file[key] is not None:
             raise UserError(f"{path}: {key}: must {'' if OmegaConf.is_list(default) else 'not '}be a list")
-        _check_type(key, file[key], default)
+        check_type(key, file[key], default)
         config[key] = file[key]
 
 
@@ -256,7 +262,7 @@ def _new_settings(overrides: Sequence[Override], known: dict[str, Any]) -> set[s
         UserError: if an override names a setting that neither exists nor can be added.
     """
     named = {
-        override.key_or_group: list(_plain_leaves(override.key_or_group, override.value())) for override in overrides
+        override.key_or_group: list(plain_leaves(override.key_or_group, override.value())) for override in overrides
     }
     classes = {
         key.removesuffix("._target_") for leaves in named.values() for key, _ in leaves if key.endswith("._target_")
@@ -274,11 +280,11 @@ def _new_settings(overrides: Sequence[Override], known: dict[str, Any]) -> set[s
     return new
 
 
-def _plain_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def plain_leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the settings that ``key=value`` changes: several if the value is a mapping."""
     if isinstance(value, dict) and value:
         for name, part in value.items():
-            yield from _plain_leaves(f"{key}.{name}", part)
+            yield from plain_leaves(f"{key}.{name}", part)
     else:
         yield key, value
 
@@ -318,18 +324,36 @@ def _is_open(parent: str, known: dict[str, Any], classes: Collection[str]) -> bo
     return _is_open(parent.rpartition(".")[0], known, classes)
 
 
-def _check_type(key: str, value: Any, default: Any, *, may_be_null: bool = False) -> None:
+def check_type(key: str, value: Any, default: Any) -> None:
     """Reject a value whose type is not the default's, and a seed that some random generator does not accept.
 
-    A default of None allows any value, ints serve as floats, and :data:`_NUMBER_OR_LIST` may be either.
+    Ints serve as floats, and :data:`_NUMBER_OR_LIST` may be either. A default of None allows null and any other value,
+    unless the setting is known to be a number.
+
+    Args:
+        key: dotted name of the setting.
+        value: its value.
+        default: a value of the right type.
+
+    Raises:
+        UserError: if the value does not fit.
     """
-    if default is None or (value is None and may_be_null):
+    name = key.rpartition(".")[2]
+    or_null = default is None or name == "episodes_per_trial"
+    if value is None and or_null:
         return
-    expected = type(default)
+    if default is not None:
+        expected = type(default)
+    elif name in _INTEGER_OR_NULL or name in _NUMBER_OR_NULL:
+        expected = int if name in _INTEGER_OR_NULL else float
+    else:
+        return
     fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if expected is float and type(value) is int:
         fits = True
     allowed = _TYPES.get(expected)
+    if allowed and or_null:
+        allowed += ", or null"
     if key in _NUMBER_OR_LIST:
         fits = type(value) in (int, float, list)  # whichever of them the default is
         allowed = "a number, or a list of numbers"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
-from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
+from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, ParallelEnv, SerialEnv, TransformedEnv
 
 from memo_lightning.envs import DarkKeyToDoor
 
@@ -160,6 +160,48 @@ class Seeded(Clock):
 
 def make_single_seeded():
     return Seeded()
+
+
+class Draws(EnvBase):
+    """Shows a number that it draws, by TorchRL's convention, from torch's global stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_spec = Composite(x=Unbounded((1,)))
+        self.action_spec = Categorical(2)
+        self.reward_spec = Unbounded((1,))
+
+    def _reset(self, tensordict=None, **_):
+        return TensorDict({"x": torch.rand(1), "done": torch.zeros(1, dtype=torch.bool)})
+
+    def _step(self, tensordict):
+        return self._reset().set("reward", torch.zeros(1))
+
+    def _set_seed(self, seed):
+        torch.manual_seed(seed)
+
+
+def make_transformed_draws():
+    return TransformedEnv(Draws(), DoubleToFloat())
+
+
+def make_serial(n_envs):
+    return SerialEnv(n_envs, Draws)
+
+
+def make_parallel(n_envs):
+    return TransformedEnv(ParallelEnv(n_envs, Draws), DoubleToFloat())
+
+
+class Counts(Guess):
+    """Makes its own trials."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"episode_end": False}
+
+    def step(self, action):
+        observation, reward, over, *_ = super().step(action)
+        return observation, reward, False, False, {"episode_end": over}
 
 
 class ForgetsOthers(Batched):

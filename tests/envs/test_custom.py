@@ -109,6 +109,19 @@ def test_a_torchrl_environment_gets_other_seeds_for_held_out_tasks_than_in_train
         build(target, "env.split=test")
 
 
+@pytest.mark.parametrize("target", ["own_envs:Draws", "own_envs:make_transformed_draws"])
+def test_every_torchrl_environment_has_its_own_stream_with_and_without_transforms(target):
+    """They draw from torch's global numbers, which TorchRL seeds."""
+    drawn = {}
+    for split, seed in (("train", 0), ("train", 1), ("held_out", 0)):
+        env = build(target, f"env.split={split}")
+        env.set_seed(seed)
+        drawn[split, seed] = env.reset()["observation", "x"].flatten().tolist()
+        env.set_seed(seed)
+        assert env.reset()["observation", "x"].flatten().tolist() == drawn[split, seed]
+    assert len({x for numbers in drawn.values() for x in numbers}) == 9
+
+
 def test_a_target_that_takes_the_split_is_given_it_and_the_users_own_takes_precedence():
     assert build("own_envs:Seeded").split == "train"
     assert build("own_envs:Seeded", "env.split=held_out").split == "held_out"
@@ -146,6 +159,8 @@ def test_episodes_of_a_torchrl_environment_are_trials(target, key):
         ("nowhere:make", "env.target=nowhere:make: cannot be imported"),
         ("own_envs:make_number", "made a int; must make a gymnasium.Env or a TorchRL EnvBase"),
         ("own_envs:__name__", "must be a function or class"),
+        ("own_envs:make_serial", "made a SerialEnv; must make one environment without batch size"),
+        ("own_envs:make_parallel", "made a ParallelEnv; must make one environment without batch size"),
     ],
 )
 def test_targets_that_make_no_environment_are_refused(target, message):
@@ -283,6 +298,9 @@ def test_an_environment_with_its_own_trials_is_told_how_long_they_are():
             "env.trial_length=15",
             "env.target=own_envs:rooms_of_fixed_trials: reports episode_end, so it must take the argument trial_length",
         ),
+        ("Counts", "env.episode_length=7", "env.episode_length=7: must be null, as"),
+        ("Counts", "env.episodes_per_trial=2", "env.episodes_per_trial=2: must be 1 or null, as"),
+        ("Counts", "env.same_task=seed", "env.same_task='seed': must be none, as"),
         (
             "rooms",
             "env.time_limit_is_end=true",

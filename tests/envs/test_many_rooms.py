@@ -54,6 +54,21 @@ def test_rooms_keep_their_layout_for_a_trial_and_the_next_trial_has_others():
     assert sum(different) > 100, "rooms of one trial differ"
 
 
+def test_the_rooms_of_a_trial_do_not_depend_on_how_earlier_trials_went():
+    """One policy opens doors and so begins more episodes in a trial; the other does nothing."""
+    visited = []
+    for solves in (True, False):
+        env = ManyRooms(n_envs=4, **SETTINGS)
+        td, rooms = env.reset(), []
+        for step in range(3 * 60):
+            if step % 60 == 0:
+                rooms.append(env.room.tolist())
+            td["action"] = oracle(env) if solves else torch.zeros(4, dtype=torch.int64)
+            _, td = env.step_and_maybe_reset(td)
+        visited.append(rooms)
+    assert visited[0] == visited[1]
+
+
 def oracle(env):
     """Return the actions of an agent that knows the layout: to the key, then to the door."""
     target = torch.where(env._has_key.unsqueeze(-1), env.door, env.key)

@@ -93,8 +93,13 @@ def test_a_type_without_an_instance_is_an_error_that_names_those_there_are():
 
 
 def test_too_many_objects_for_a_house_is_an_error():
-    with pytest.raises(UserError, match="n_objects is too large"):
+    with pytest.raises(UserError, match="n_objects=100: must be lower, or min_rooms higher, as house-1to1rooms-000000"):
         draw_placement(PlacementSpec(HouseSpec(0, 1, 1), 0, n_types=20, n_objects=100))
+
+
+def test_where_the_first_objects_leave_no_room_others_are_drawn():
+    placement = draw_placement(PlacementSpec(HouseSpec(28, 1, 2), 0))
+    assert len(placement.objects) == 30
 
 
 def test_every_object_type_has_a_look_of_its_own():

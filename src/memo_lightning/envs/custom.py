@@ -12,6 +12,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.data import Binary, Composite, TensorSpec
 from torchrl.envs import Compose, EnvBase, RewardSum, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs.batched_envs import BatchedEnvBase
 from torchrl.envs.transforms import Transform
 
 from memo_lightning.construct import construct, resolve
@@ -81,6 +82,7 @@ def make_custom_env(
     function = resolve("env.target", target)
     require(callable(function), "env.target", target, "a function or class that makes an environment")
     require(step_timeout > 0, "env.step_timeout", step_timeout, "greater than 0")
+    require(trial_length >= 1, "env.trial_length", trial_length, "at least 1")
     require(split in SPLITS, "env.split", split, f"one of {', '.join(SPLITS)}")
     ours = {"n_envs": n_envs, "split": split, "trial_length": trial_length}
     settings, make = _bind(function, target, ours, settings)
@@ -110,10 +112,13 @@ def make_custom_env(
         raise UserError(
             f"env.images={dict(images)}: only for Gymnasium environments; images of TorchRL's must be [H, W, C]"
         )
-    # TorchRL unwraps a TransformedEnv that is transformed again, so the base environment is the one to guard.
-    base = made.base_env if isinstance(made, TransformedEnv) else made
-    reports = tuple(getattr(base, "reports", ()))
-    batch = _batch(made, base, make, target, n_envs, step_timeout, split)
+    if isinstance(_base(made), BatchedEnvBase):
+        raise UserError(
+            f"env.target={target}: made a {type(_base(made)).__name__}; must make one environment without batch size, "
+            f"which is then made {n_envs} times, so it must not take n_envs"
+        )
+    reports = tuple(getattr(_base(made), "reports", ()))
+    batch = _batch(made, make, target, n_envs, step_timeout, split)
     env = _with_trials(batch.to(device), target, trial_length, "trial_length" in settings, time_limit_is_end, reports)
     env.set_seed(seed)
     return env
@@ -133,15 +138,17 @@ def _bind(
     return arguments, partial(function, **arguments)
 
 
-def _batch(
-    made: EnvBase, base: EnvBase, make: Callable[[], EnvBase], target: str, n_envs: int, step_timeout: float, split: str
-) -> EnvBase:
-    """Return a guarded batch of N environments: the one that was ``made``, or N that ``make`` makes one by one.
+def _base(env: EnvBase) -> EnvBase:
+    """Return an environment without its transforms, which is the one that TorchRL steps, resets and seeds."""
+    return env.base_env if isinstance(env, TransformedEnv) else env
 
-    ``base`` is the one that was made, without transforms.
-    """
+
+def _batch(
+    made: EnvBase, make: Callable[[], EnvBase], target: str, n_envs: int, step_timeout: float, split: str
+) -> EnvBase:
+    """Return a guarded batch of N environments: the one that was ``made``, or N that ``make`` makes one by one."""
     if made.batch_size:
-        _guard(base, f"env.target={target}", step_timeout, split)
+        _guard(_base(made), f"env.target={target}", step_timeout, split)
     else:
         made.close()
         numbers = range(n_envs)
@@ -204,7 +211,7 @@ def _make_one(make: Callable[[], EnvBase], target: str, number: int, step_timeou
     name = f"env.target={target}, environment {number}"
     with named(name):
         env = make()
-    _guard(env, name, step_timeout, split)
+    _guard(_base(env), name, step_timeout, split)
     return env
 
 

@@ -69,20 +69,19 @@ class ManyRooms(DarkKeyToDoor):
     def _n_status(self) -> int:
         return 1 + self.n_rooms
 
-    def _set_seed(self, seed: int | None) -> None:
-        super()._set_seed(seed)
-        self._visits.zero_()
-
     def _begin_tasks(self, which: Tensor, tasks: Tensor) -> None:
         rooms = torch.arange(self.n_rooms, device=self.device)
         counters = self._trial_index.unsqueeze(-1) * self.n_rooms + rooms
         layouts = draw_below(self._stream(_LAYOUTS).unsqueeze(-1).expand_as(counters), counters, self._n_tasks)
         self._layouts = torch.where(which.unsqueeze(-1), layouts, self._layouts)
+        self._visits = self._visits.masked_fill(which, 0)
 
     def _begin_episodes(self, which: Tensor) -> None:
         super()._begin_episodes(which)
-        self._room = torch.where(which, draw_below(self._stream(_VISITS), self._visits, self.n_rooms), self._room)
-        self._visits += which
+        # Counted within the trial, so that the rooms of a trial do not depend on how the ones before it went.
+        visit = self._trial_index * (self.trial_length + 1) + self._visits
+        self._room = torch.where(which, draw_below(self._stream(_VISITS), visit, self.n_rooms), self._room)
+        self._visits = self._visits + which
         super()._begin_tasks(which, self._layouts.gather(1, self._room.unsqueeze(-1)).squeeze(-1))
 
     def _status(self) -> list[Tensor]:

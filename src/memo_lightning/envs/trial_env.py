@@ -73,7 +73,7 @@ class TrialEnv(EnvBase):
         require(n_envs >= 1, "n_envs", n_envs, "at least 1")
         require(trial_length >= 1, "env.trial_length", trial_length, "at least 1")
         require(
-            1 <= episode_length <= trial_length,
+            isinstance(episode_length, int) and 1 <= episode_length <= trial_length,
             "env.episode_length",
             episode_length,
             f"at least 1 and at most env.trial_length={trial_length}",

@@ -69,8 +69,9 @@ class VitFeatures(Transform):
         """Return features ``[*batch, D]`` of images uint8 ``[*batch, H, W, 3]``."""
         batch = images.shape[:-3]
         pixels = images.flatten(0, -4).permute(0, 3, 1, 2).float() / 255
-        if pixels.shape[-1] != self._size:
-            pixels = nn.functional.interpolate(pixels, size=(self._size, self._size), mode="bilinear", antialias=True)
+        size = (self._size, self._size)
+        if pixels.shape[-2:] != size:
+            pixels = nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
         return self._network((pixels - self._mean) / self._std).unflatten(0, batch)
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:

@@ -14,6 +14,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from memo_lightning.callbacks.progress import bar_class
+from memo_lightning.config import check_type, plain_leaves
 from memo_lightning.data.trial_record import TrialRecord
 from memo_lightning.envs.build import build_env, in_this_process, observes_reward
 from memo_lightning.envs.interface import interface_of
@@ -130,6 +131,10 @@ def _env_config(config: DictConfig, trained: dict[str, Any]) -> dict[str, Any]:
     for key in config.env:
         if key not in trained:
             raise UserError(f"env.{key}: the checkpoint's environment has no such setting; it has {', '.join(trained)}")
+    known = dict(plain_leaves("env", trained))
+    for key, value in plain_leaves("env", OmegaConf.to_container(config.env)):
+        if value is not None:  # null may be a default
+            check_type(key, value, known.get(key))
     # Setting one key of a group, e.g. env.dataset.n_houses, leaves its other keys as they are.
     merged = OmegaConf.merge(trained, config.env)
     settings: dict[str, Any] = {**OmegaConf.to_container(merged), "split": config.split}  # type: ignore[dict-item]

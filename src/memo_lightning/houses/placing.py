@@ -8,6 +8,7 @@ elsewhere.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,16 +30,38 @@ _ON_THE_FLOOR_PERCENT = 25
 _GAP = 2  # centimetres between objects
 _TRIES = 500  # to find a place on furniture, and as many on the floor
 _MOST_REJECTED = 2000
+_ATTEMPTS = 10
 
 
 def draw_placement(spec: PlacementSpec) -> Placement:
     """Draw the placement for ``spec``; the result is the same on every machine.
 
+    In a small house the first objects may leave no room for the others. The placement is then drawn anew.
+
     Raises:
         UserError: if the house has no room for that many objects, or too few places where they can be found.
     """
+    for attempt in range(_ATTEMPTS):
+        with suppress(_NoRoomError):
+            return _draw(spec, attempt)
+    raise UserError(
+        f"n_objects={spec.n_objects}: must be lower, or min_rooms higher, as {spec.house.scene_id} has too few places"
+    )
+
+
+class _NoRoomError(Exception):
+    """There is no place left for an object."""
+
+
+def _draw(spec: PlacementSpec, attempt: int) -> Placement:
+    """Draw a placement; every attempt draws other places.
+
+    Raises:
+        _NoRoomError: if an object finds no place where it can be seen.
+    """
     house, navigator = build_house(spec.house), build_navigator(spec.house)
-    rng = np.random.default_rng([spec.house.seed, spec.index, spec.n_types, spec.n_objects])
+    seeds = [spec.house.seed, spec.index, spec.n_types, spec.n_objects]
+    rng = np.random.default_rng([*seeds, attempt] if attempt else seeds)
     extra = rng.integers(spec.n_types, size=spec.n_objects - spec.n_types)
     types = [OBJECT_TYPES[i] for i in (*range(spec.n_types), *extra)]
     instances = range(1, len(types) + 1)
@@ -60,7 +83,7 @@ def draw_placement(spec: PlacementSpec) -> Placement:
             return Placement(spec.house.scene_id, spec.index, kept, n_rejected)
         n_rejected += len(hidden)
         if n_rejected > _MOST_REJECTED:
-            raise UserError(f"n_objects={spec.n_objects}: {spec.house.scene_id} has too few visible places")
+            raise _NoRoomError
         for k in hidden:
             layout.remove(places[k])
             places[k] = layout.draw(types[k])
@@ -126,7 +149,7 @@ class _Layout:
         """Draw a place and reserve it.
 
         Raises:
-            UserError: if no free place is found.
+            _NoRoomError: if no free place is found.
         """
         radius = math.ceil(object_type.radius * 100 - 1e-6)
         kinds = [self._draw_on_stand, self._draw_on_floor]
@@ -138,9 +161,7 @@ class _Layout:
                 if place is not None and not any(_touch(place, other) for other in self._taken):
                     self._taken.append(place)
                     return place
-        raise UserError(
-            f"n_objects is too large: {self._house.spec.scene_id} has room for only {len(self._taken)} objects"
-        )
+        raise _NoRoomError
 
     def remove(self, place: _Place) -> None:
         """Release a place."""

@@ -20,6 +20,7 @@ from memo_lightning.houses.starts import Start, cached_placement, draw_start
 Split = Literal["train", "held_out_placements", "held_out"]
 TRAIN_HOUSES, HELD_OUT_HOUSES, PLACEMENTS_PER_HOUSE = 37, 12, 300
 _FIRST_HELD_OUT_SEED = _FIRST_HELD_OUT_PLACEMENT = 100_000
+_CROWDED = 10  # objects per room; with fewer, every house has room
 
 
 class Source(Protocol):
@@ -93,6 +94,12 @@ class GeneratedSource:
     def start(self, index: int, number: int) -> Start:
         """Return the start of episode ``number`` of placement ``index``; any number is allowed."""
         return draw_start(self._spec(index), number)
+
+    def check_room(self) -> None:
+        """Raise :class:`UserError` if a crowded house has no room for its objects, by drawing its first placement."""
+        for house, spec in enumerate(self._houses):
+            if self._n_objects > _CROWDED * spec.min_rooms:
+                self.placement(house * self._per_house)
 
     def _spec(self, index: int) -> PlacementSpec:
         house, number = divmod(index, self._per_house)

@@ -39,6 +39,10 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
         ("env.simulator=habitat_sim", "habitat-sim is not installed"),
         ("env.split=heldout", "env.split='heldout': must be one of train, held_out_placements, held_out"),
         ("env.dataset.n_types=7", "env.dataset.n_objects=2: must be at least n_types=7"),
+        (
+            "env.dataset.min_rooms=1 env.dataset.max_rooms=1 env.dataset.n_objects=50",
+            "env.dataset.n_objects=50: must be lower, or min_rooms higher, as house-1to1rooms",
+        ),
         ("env.workers=3", "env.workers=3: must be"),
         ("env.engine=fast", "env.engine='fast': must be batched or habitat"),
         ("env.simulator=unity", "env.simulator='unity': must be house_sim or habitat_sim"),
@@ -46,8 +50,8 @@ def test_the_small_experiment_trains_and_is_evaluated_on_other_placements(tmp_pa
         ("env.position_frame=room", "env.position_frame='room': must be trial or house"),
         ("env.sensors=[sonar]", "env.sensors='sonar': must be among rgb, depth, columns"),
         ("env.sensors=[rgb,semantic]", "env.sensors='semantic': must be among rgb, depth, columns"),
-        ("env.n_columns=0", "env.n_columns=0: must be at least 1"),
-        ("env.image_size=32", "env.image_size=32: must be between 64 and 256"),
+        ("env.n_columns=0", "env.n_columns=0: must be between 1 and 4096"),
+        ("env.sensors=[rgb] env.image_size=32", "env.image_size=32: must be between 64 and 256"),
         ("env.object_range=9", "env.object_range=9: must be above 0 and at most 8.0"),
         ("env.data_path=nowhere.jsonl", "episode file nowhere.jsonl cannot be read"),
         ("env/vision=vit", "env/vision=vit: the environment has no image observations; leave it out"),
@@ -59,7 +63,7 @@ def test_mistakes_are_one_line_with_both_engines(override, complaint, engine, tm
 
         if habitat_sim_is_installed():
             pytest.skip("is about machines without habitat-sim")
-    given = [f"env.engine={engine}", override]
+    given = [f"env.engine={engine}", *override.split()]
     arguments = ["train", "experiment=ext_objnav_small", *TINY, *given, f"run_dir={tmp_path / 'run'}"]
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()

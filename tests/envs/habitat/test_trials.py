@@ -117,9 +117,9 @@ def test_without_tilting_there_are_four_actions():
     [
         ({"trial_steps": 0}, "env.trial_length=0"),
         ({"episode_steps": 0}, "env.episode_length=0"),
-        ({"image_size": 32}, "image_size=32: must be between 64 and 256"),
+        ({"sensors": ("rgb",), "image_size": 32}, "image_size=32: must be between 64 and 256"),
         ({"sensors": ("sonar",)}, "sensors='sonar': must be among rgb"),
-        ({"n_columns": 0}, "n_columns=0: must be at least 1"),
+        ({"n_columns": 0}, "n_columns=0: must be between 1 and 4096"),
         ({"simulator": "unity"}, "env.simulator='unity': must be house_sim or habitat_sim"),
         ({"scene_dataset": "a.json"}, "env.scene_dataset='a.json': must be empty"),
     ],

@@ -27,6 +27,15 @@ from memo_lightning.policies.observation_keys import observation_keys, without_k
 from memo_lightning.policies.spec import Interface
 
 
+def _check_own_trials(name: str, episode_length: int | None, rules: TrialRules) -> None:
+    """Raise :class:`UserError` if an environment that makes its own trials would not follow a setting."""
+    allowed = f"{{}}, as {name} reports episode_end, and makes its trials itself"
+    require(episode_length is None, "env.episode_length", episode_length, allowed.format("null"))
+    episodes = rules.episodes_per_trial
+    require(episodes in (None, 1), "env.episodes_per_trial", episodes, allowed.format("1 or null"))
+    require(rules.same_task == "none", "env.same_task", rules.same_task, allowed.format("none"))
+
+
 class GymnasiumEnv(EnvBase):
     """Gymnasium environments as a batched TorchRL environment that follows the contract of trials.
 
@@ -107,6 +116,8 @@ class GymnasiumEnv(EnvBase):
         name = first.spec.id if first.spec else str(first)
         with named(f"environment 0 ({name})"), within(step_timeout, f"environment {name}"):
             _, info = first.reset(seed=0, options=rules.reset_options(new_task=True))
+        if "episode_end" in info:
+            _check_own_trials(name, episode_length, rules)
         observed = getattr(first.observation_space, "spaces", {})
         masked = mask_actions and (ACTION_MASK in info or ACTION_MASK in observed)
         action = Action(first.action_space, masked)

@@ -59,6 +59,9 @@ class TrialRules:
             self.same_task,
             "none if a trial has one episode; add env.episodes_per_trial=null for as many episodes as fit",
         )
+        success = self.success_return
+        is_number = isinstance(success, int | float) and not isinstance(success, bool)
+        require(success is None or is_number, "env.success_return", success, "a number, or null")
         require(self.split in SPLITS, "env.split", self.split, f"one of {', '.join(SPLITS)}")
 
     def reset_options(self, *, new_task: bool) -> dict[str, Any] | None:

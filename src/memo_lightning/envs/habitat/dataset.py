@@ -40,7 +40,7 @@ class ExtObjNavDataset(Dataset):
         self._scene_dataset = "default" if config is None else config.get("scene_dataset", "default")
         self._split = "train" if config is None else config.split
         if config is not None and config.data_path:
-            self._use(read_source(Path(config.data_path.format(split=config.split)), config.split, self._check))
+            self._use(read_source(Path(config.data_path.replace("{split}", config.split)), config.split, self._check))
         elif config is not None:
             self._use(generated_source(config.split, config.metadata or {}))
         else:

@@ -31,10 +31,11 @@ def check_observations(sensors: Sequence[str], image_size: int, n_columns: int, 
     """
     for name in sensors:
         require(name in get_args(SensorName), "env.sensors", name, f"among {', '.join(get_args(SensorName))}")
-    require(64 <= image_size <= 256, "env.image_size", image_size, "between 64 and 256")
+    has_images, has_columns = not {"rgb", "depth", "semantic"}.isdisjoint(sensors), "columns" in sensors
+    require(not has_images or 64 <= image_size <= 256, "env.image_size", image_size, "between 64 and 256")
     frames = get_args(PositionFrame)
     require(position_frame in frames, "env.position_frame", position_frame, " or ".join(frames))
-    require("columns" not in sensors or n_columns >= 1, "env.n_columns", n_columns, "at least 1")
+    require(not has_columns or 1 <= n_columns <= 4096, "env.n_columns", n_columns, "between 1 and 4096")
 
 
 def check_simulator(simulator: str, scene_dataset: str, object_folder: str) -> None:
@@ -64,7 +65,7 @@ def check_dataset(split: str, dataset: Mapping[str, Any] | None, prefix: str = "
     """
     require(split in get_args(Split), f"{prefix}split", split, f"one of {', '.join(get_args(Split))}")
     try:
-        generated_source(split, dataset or {})
+        generated_source(split, dataset or {}).check_room()
     except UserError as error:
         raise UserError(f"{prefix}dataset.{error}") from None
 
@@ -81,5 +82,5 @@ def open_source(split: str, data_path: str, dataset: Mapping[str, Any] | None) -
         UserError: if a value is out of range, or the file cannot be used.
     """
     if data_path:
-        return read_source(Path(data_path.format(split=split)), split, check_walkable)
+        return read_source(Path(data_path.replace("{split}", split)), split, check_walkable)
     return generated_source(split, dataset or {})
