@@ -57,7 +57,7 @@ def test_metrics_and_tables_leave_it_out(in_tmp_dir, capsys):
     sizes = [word for word in TINY_TRAINING if not word.startswith("env.")]
     arguments = [*sizes, *task, "model.segment_length=8", "total_frames=640", "run_dir=run"]
     assert main(["check-env", *arguments]) == 0
-    remark = "success is never reported, so results lack it; report info['success'] or set env.success_return"
+    remark = "success is never reported, so results lack it; report it, or set env.success_return for Gymnasium"
     assert remark in capsys.readouterr().out
     assert main(["train", *arguments]) == 0
     assert main(["evaluate", "checkpoint=run", "n_trials=8"]) == 0

@@ -205,7 +205,7 @@ def _check_trials(steps: TensorDictBase, trial_length: int) -> Finding:
             return Finding("trials", f"episode_return is {said} at step {t}; must be {returns.tolist()}")
     note = f"{int(done.sum())} trials and {int(end.sum())} episodes ended in {done.numel()} steps"
     if end.any() and successes(steps) is None:
-        note += "; success is never reported, so results lack it; report info['success'] or set env.success_return"
+        note += "; success is never reported, so results lack it; report it, or set env.success_return for Gymnasium"
     return Finding("trials", note=note)
 
 
