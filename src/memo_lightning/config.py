@@ -22,7 +22,10 @@ from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import override_text, parse_override, quoted
 
 # For defaults that follow other settings: ${smaller:40,${env.trial_length}}.
-OmegaConf.register_new_resolver("smaller", min, replace=True)
+# A value that is no number is not compared, and is reported where it stands.
+OmegaConf.register_new_resolver(
+    "smaller", lambda *values: min((v for v in values if isinstance(v, int | float)), default=None), replace=True
+)
 
 _OPTIONAL_GROUPS = ("experiment", "debug")
 # Mappings that accept settings that the files do not name; whatever receives them rejects unknown ones. So does every

@@ -1,6 +1,7 @@
 """The off-policy actor-critic in real runs: every memory and kind of action, one pass per update, fresh memories."""
 
 import json
+import shutil
 
 import gymnasium
 import lightning
@@ -134,6 +135,17 @@ def test_updates_follow_the_frames_from_a_number_of_frames_on(in_tmp_dir):
     assert [round(m["replay/fill"] * 20) for m in metrics] == [8, 16, 20]
 
 
+def test_a_resumed_run_follows_a_new_number_of_updates_from_there_on(in_tmp_dir):
+    (first,) = run("algorithm.updates_per_frame=0.02", "algorithm.learning_starts=0", "total_frames=320")[-1:]
+    assert first["update/updates"] == int(0.02 * 320)
+    for rate, more in ((0.1, 32), (0.005, 2)):  # 0.4 of an update was still to be made
+        shutil.copytree("run", f"run-{rate}")
+        overrides = ["resume=run-" + str(rate), f"algorithm.updates_per_frame={rate}", "total_frames=640"]
+        assert main(["train", *overrides]) == 0
+        learner = torch.load(f"run-{rate}/checkpoints/last.ckpt", weights_only=True)
+        assert learner["algorithm"]["n_updates"] == 6 + more
+
+
 def test_metrics_tell_of_every_discount_and_of_the_replay(in_tmp_dir):
     last = run("algorithm.gamma=0.9", "algorithm.other_gammas=[0.5]")[-1]
     for gamma in (0.9, 0.5):
@@ -185,6 +197,7 @@ def test_random_actions_are_uniform_over_those_allowed_and_only_in_training():
     [
         ("algorithm.gamma=1.0", "algorithm.gamma=1.0: must be at least 0 and below 1"),
         ("algorithm.other_gammas=[0.95]", "algorithm.other_gammas=[0.95]: must be different from each other and from"),
+        ("algorithm.other_gammas=[a]", "algorithm.other_gammas='a': must be at least 0 and below 1"),
         ("algorithm.n_minimum=5", "algorithm.n_minimum=5: must be from 1 to algorithm.n_critics=4"),
         ("algorithm.updates_per_frame=0", "algorithm.updates_per_frame=0: must be greater than 0"),
         ("algorithm.tau=0", "algorithm.tau=0: must be greater than 0 and at most 1"),

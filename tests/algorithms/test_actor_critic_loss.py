@@ -87,6 +87,18 @@ def value_of(loss, critics, e, g, hidden, vector):
     return out[0] if critics.is_continuous else out[0] + (out[1:] * vector).sum()
 
 
+def test_statistics_outlive_batches_without_targets_and_large_means():
+    popart = PopArt(1, 0.1)
+    popart.update(torch.empty(0, 1), lambda moments: moments)
+    assert popart.mean.tolist() == [0.0]
+    for _ in range(100):
+        popart.update(5000 + torch.randn(1000, 1), lambda moments: moments)
+    torch.testing.assert_close(popart.deviation, torch.ones(1, dtype=torch.float64), atol=0.02, rtol=0)
+    assert popart.normalize(torch.full((2, 1), 5000.0)).dtype == torch.float32
+    popart.update(torch.tensor([[1e30], [-1e30]]), lambda moments: moments)
+    assert popart.deviation.isfinite()
+
+
 def test_targets_are_those_of_a_loop_over_steps_discounts_and_critics(policy):
     loss = make_loss(policy)
     loss.popart.mean.copy_(torch.tensor([1.0, -2.0, 3.0]))
@@ -104,7 +116,7 @@ def test_targets_are_those_of_a_loop_over_steps_discounts_and_critics(policy):
     for t in range(T + 1):
         for g, discount in enumerate(DISCOUNTS):
             least = min(value_of(loss, loss.target_critics, e, g, states[t], chosen[t]) for e in drawn)
-            least = least * loss.popart.deviation[g] + loss.popart.mean[g]
+            least = least * float(loss.popart.deviation[g]) + float(loss.popart.mean[g])
             expected = steps["next", "reward"][t, 0] + (0.0 if end[t, 0] else discount * least)
             torch.testing.assert_close(found[t, g], expected, atol=1e-5, rtol=1e-5)
 
@@ -151,12 +163,12 @@ def test_statistics_are_those_of_all_targets_at_first_and_of_the_newest_later():
         popart.update(values, lambda moments: moments)
         if number == 10:
             seen = torch.cat(targets[:10])
-            torch.testing.assert_close(popart.mean, seen.mean(0))
-            torch.testing.assert_close(popart.deviation, seen.std(0, correction=0))
+            torch.testing.assert_close(popart.mean.float(), seen.mean(0))
+            torch.testing.assert_close(popart.deviation.float(), seen.std(0, correction=0))
     mean = torch.cat(targets[:10]).mean(0)
     for values in targets[10:]:
         mean = 0.9 * mean + 0.1 * values.mean(0)
-    torch.testing.assert_close(popart.mean, mean)
+    torch.testing.assert_close(popart.mean.float(), mean)
 
 
 def test_targets_that_are_not_finite_do_not_count():

@@ -244,6 +244,9 @@ def test_settings_out_of_range_are_refused(setting, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"betas": 0.9}, r"algorithm\.optimizer: .* got {'betas': 0\.9}"),
+        ({"betas": [0.9]}, r"algorithm\.optimizer: .* got {'betas': \[0\.9\]}"),
+        ({"weight_decay": "abc"}, r"algorithm\.optimizer: .* got {'weight_decay': 'abc'}"),
         ({"lr": 0.1}, r"algorithm\.optimizer\.lr=0\.1: set algorithm\.learning_rate instead"),
         ({"colour": 1}, "unexpected keyword argument 'colour'"),
     ],
@@ -251,6 +254,11 @@ def test_settings_out_of_range_are_refused(setting, value):
 def test_settings_of_the_optimizer_that_cannot_be_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         PPO(**{**SETTINGS, "optimizer": partial(torch.optim.Adam, **settings)})
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    with pytest.raises(UserError, match=r"optimizer\._target_=LBFGS: must not need a closure"):
+        PPO(**{**SETTINGS, "optimizer": torch.optim.LBFGS})
 
 
 def test_correlated_noise_is_for_continuous_actions(setup):

@@ -152,6 +152,11 @@ def test_attention_within_the_episode_forgets_at_its_end(make_env, make_policy):
             "model.memory_budget=14: must be null with a baseline; set baseline.memory_budget=14",
         ),
         (["baseline=lstm", "model.memory_budget=14"], "model.memory_budget=14: must be null with a baseline\n"),
+        (["baseline=direct_kv", "model.max_summary_age=2"], "model.max_summary_age=2: must be null with a baseline\n"),
+        (
+            ["baseline=autocompressor", "baseline.memory_budget=100"],
+            "baseline.memory_budget=100: must be null in training with gradient_segments=2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(overrides, message, own_module, capsys):

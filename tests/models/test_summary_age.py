@@ -126,9 +126,9 @@ def test_the_state_says_which_limit_it_was_made_with():
 
 
 @pytest.mark.parametrize("oldest", [1, 2, 3])
-@pytest.mark.parametrize("sink_kv", [True, False])
-def test_a_state_of_fixed_shape_holds_the_same(oldest, sink_kv):
-    model = make(oldest, memory_budget=L + 5 * S, sink_kv=sink_kv)
+@pytest.mark.parametrize(("n_kept", "sink_kv"), [(5, True), (5, False), (2, False), (1, True)])
+def test_a_state_of_fixed_shape_holds_the_same(oldest, n_kept, sink_kv):
+    model = make(oldest, memory_budget=L + n_kept * S, sink_kv=sink_kv)
     x, is_init = torch.randn(4, 47, 16), torch.zeros(4, 47, dtype=torch.bool)
     for row, starts in enumerate([[0], [0, 7], [0, 1, 2, 20], [0, 32]]):
         is_init[row, starts] = True

@@ -38,6 +38,10 @@ def policy(env):
     return policy
 
 
+def nbytes(policy):
+    return policy.sequence_model.state_nbytes(policy._memory)
+
+
 def recompute(policy, rollout):
     heads = rollout.clone().set("hidden", policy.hidden(rollout))
     log_prob = policy.actor.get_dist(heads).log_prob(rollout["action"])
@@ -122,7 +126,7 @@ def test_a_refreshed_memory_equals_one_made_from_scratch(env, policy):
         scratch(step.select(*policy.in_keys))
     batch = td.select(*policy.in_keys)
     torch.testing.assert_close(policy(batch.clone())["state_value"], scratch(batch.clone())["state_value"])
-    assert policy.memory_nbytes() == scratch.memory_nbytes()
+    assert nbytes(policy) == nbytes(scratch)
 
 
 @torch.no_grad()
@@ -142,11 +146,26 @@ def test_weights_that_change_without_a_refresh_leave_a_stale_memory(env, policy)
     assert (value - rollout["state_value"])[:, 11].abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_inputs_are_kept_for_the_whole_trial_although_the_memory_spans_an_episode(env, policy):
+    """Episodes of one length all begin together, and so do memories that span an episode."""
+    policy.sequence_model.memory_scope = "episode"
+    policy.keep_inputs(shuffle_episodes=True)
+    step = env.reset().select(*policy.in_keys)
+    for t in range(10):
+        step["is_init"], step["episode_end"] = (torch.full((6, 1), flag) for flag in (t == 0, t in (4, 8)))
+        policy(step.clone())
+    assert policy._history.n_steps == 10
+    step["is_init"] = torch.ones(6, 1, dtype=torch.bool)
+    policy(step.clone())
+    assert policy._history.n_steps == 1
+
+
 def test_memory_never_enters_the_rollout(env, policy):
     rollout = env.rollout(20, policy, break_when_any_done=False)
     policy_made = set(rollout.exclude("next").keys()) - set(env.reset().keys())
     assert policy_made == {"action", "action_log_prob", "state_value"}
-    assert policy.memory_nbytes() > 0
+    assert nbytes(policy) > 0
 
 
 def test_exploration_type_decides_between_sampling_and_mode(env, policy):
@@ -162,8 +181,9 @@ def test_exploration_type_decides_between_sampling_and_mode(env, policy):
 def test_memory_follows_the_number_of_environments(env, policy):
     policy(env.reset())
     assert policy(grid_world(2).reset())["action"].shape == (2,)
+    assert len(policy._memory) == 2
     policy.reset_state()
-    assert policy.memory_nbytes() == 0
+    assert policy._memory is None
 
 
 def test_keys_that_cannot_be_encoded_are_refused(env):

@@ -44,6 +44,18 @@ def test_a_shape_that_can_only_be_one_image_decides(shape, stored, description):
     assert key.description == description
 
 
+def test_numbers_are_stored_in_one_dtype_whichever_they_come_in():
+    for value in ([0.5, 1.0], np.array([0.5, 1.0]), np.array([0.5, 1.0], np.float16)):
+        stored = ObservationKey("x", (), spaces.Box(-1, 1, (2,))).read(value)
+        assert stored.dtype == np.float32
+        assert stored.tolist() == [0.5, 1.0]
+    discrete = ObservationKey("x", (), spaces.Discrete(3, start=1))
+    for value in (2, 2.0, np.uint8(2)):
+        assert (discrete.read(value).dtype, discrete.read(value).item()) == (np.int64, 1)
+    with pytest.raises(UserError, match=r"observation 'x' is 1\.5; its space says Discrete"):
+        discrete.read(1.5)
+
+
 @pytest.mark.parametrize("shape", [(12, 84, 96), (3, 84, 96)])
 def test_channels_that_come_first_are_moved_pixel_by_pixel(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -137,6 +137,19 @@ def test_a_look_at_the_next_step_changes_nothing_and_equals_the_step(memory):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("memory", ["memo", "full_context"])
+def test_there_is_room_to_look_at_the_step_after_the_last_of_the_longest_trial(memory):
+    policy, inputs = make_policy(memory), random_inputs()
+    inputs["is_init"] = torch.zeros_like(inputs["is_init"])
+    expected = act(policy, inputs[:31])[30]["state_value"]
+    record(policy)
+    policy.reset_state()
+    act(policy, inputs[:30])
+    values = policy.next_values(inputs[30], torch.arange(N_ENVS))
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_forbidden_actions_stay_forbidden():
     interface = replace(INTERFACE, action=Action(spaces.Discrete(5), masked=True))
     policy, inputs = make_policy(interface=interface), random_inputs()

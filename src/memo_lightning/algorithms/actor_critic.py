@@ -86,7 +86,8 @@ class ActorCritic(Algorithm):
     ) -> None:
         super().__init__(**settings)
         for name, discount in [("gamma", gamma), *(("other_gammas", other) for other in other_gammas)]:
-            require(0 <= discount < 1, f"algorithm.{name}", discount, "at least 0 and below 1")
+            is_discount = isinstance(discount, int | float) and 0 <= discount < 1
+            require(is_discount, f"algorithm.{name}", discount, "at least 0 and below 1")
         require(len({gamma, *other_gammas}) == 1 + len(other_gammas), "algorithm.other_gammas", list(other_gammas),
                 f"different from each other and from algorithm.gamma={gamma}")  # fmt: skip
         counts = {"n_critics": n_critics, "critic_width": critic_width, "random_actions_frames": random_actions_frames}
@@ -125,6 +126,7 @@ class ActorCritic(Algorithm):
             "cross_episodes": cross_episode_returns,
         }
         self.n_updates = self._n_updates_of_memory = 0
+        self._owed = 0.0  # updates that are to be made for frames collected so far
         self._rollout: TensorDictBase | None = None  # the steps so far of an incomplete rollout
         self._history: dict[str, list[Tensor]] = defaultdict(list)  # of that rollout
         self._seconds = 0.0  # taken by its updates
@@ -172,7 +174,10 @@ class ActorCritic(Algorithm):
         is_complete = rollout.shape[1] == self._rollout_length
         self._remember(policy, rollout, batch.get(AFTER), rollout.shape[1] - chunk.shape[1], is_complete)
         frames = run.frames + run.new_frames
-        self._learn(run, int(self.updates_per_frame * max(0, frames - self.learning_starts)) - self.n_updates)
+        self._owed += self.updates_per_frame * min(run.new_frames, max(0, frames - self.learning_starts))
+        n_updates = self.n_updates
+        self._learn(run, int(round(self._owed, 6)))
+        self._owed -= self.n_updates - n_updates
         self._explore(policy, frames)
         if not is_complete:
             self._rollout = rollout
@@ -189,11 +194,12 @@ class ActorCritic(Algorithm):
 
     def progress(self) -> dict[str, Any]:
         """Return the number of updates, and what every rank needs to resume its replay."""
-        return {"n_updates": self.n_updates, "replay": self.replay.progress()}
+        return {"n_updates": self.n_updates, "owed_updates": self._owed, "replay": self.replay.progress()}
 
     def load_progress(self, progress: Mapping[str, Any]) -> None:
         """Restore what :meth:`progress` returned."""
         self.n_updates = self._n_updates_of_memory = progress["n_updates"]
+        self._owed = progress.get("owed_updates", 0.0)  # files of earlier versions do not have it
         self.replay.load_progress(progress["replay"])
 
     def checkpoint_saved(self) -> None:

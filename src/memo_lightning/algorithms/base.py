@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -169,4 +170,13 @@ class Algorithm(nn.Module, ABC):
         target, settings = (made.func, made.keywords) if isinstance(made, partial) else (made, {})
         if "lr" in settings:
             raise UserError(f"algorithm.optimizer.lr={settings['lr']}: set algorithm.learning_rate instead")
-        return construct(target, parameters, lr=self.learning_rate, **settings)
+        try:
+            optimizer = construct(target, parameters, lr=self.learning_rate, **settings)
+        except UserError:
+            raise
+        except Exception as error:  # optimizers raise whatever their arithmetic does
+            raise UserError(f"algorithm.optimizer: {' '.join(str(error).split())}; got {settings}") from None
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise UserError(f"algorithm.optimizer._target_={target.__qualname__}: must not need a closure")
+        return optimizer

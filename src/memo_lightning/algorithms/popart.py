@@ -33,8 +33,9 @@ class PopArt(nn.Module):
     def __init__(self, n_discounts: int, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.register_buffer("mean", torch.zeros(n_discounts))
-        self.register_buffer("mean_square", torch.ones(n_discounts))
+        # In float64, as the variance is a small difference of large numbers.
+        self.register_buffer("mean", torch.zeros(n_discounts, dtype=torch.float64))
+        self.register_buffer("mean_square", torch.ones(n_discounts, dtype=torch.float64))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -44,11 +45,11 @@ class PopArt(nn.Module):
 
     def normalize(self, values: Tensor) -> Tensor:
         """Return values ``[.., G]`` in units of rewards, normalised by the statistics."""
-        return (values - self.mean) / self.deviation
+        return ((values - self.mean) / self.deviation).to(values.dtype)
 
     def denormalize(self, values: Tensor) -> Tensor:
         """Return normalised values ``[.., G]`` in units of rewards."""
-        return values * self.deviation + self.mean
+        return (values * self.deviation + self.mean).to(values.dtype)
 
     @torch.no_grad()
     def update(self, targets: Tensor, over_ranks: Callable[[Tensor], Tensor]) -> None:
@@ -57,13 +58,12 @@ class PopArt(nn.Module):
         Targets that are not finite do not count: their update is skipped, and the statistics must outlive it.
         """
         finite = targets.isfinite().all(1, keepdim=True)
-        targets = targets.where(finite, 0.0)
-        counted = finite.to(targets.dtype).expand_as(targets)
-        *moments, share = over_ranks(torch.stack([targets.mean(0), targets.square().mean(0), counted.mean(0)]))
-        if not share.any():
+        targets = targets.double().where(finite, 0.0)
+        counted = finite.double().expand_as(targets)
+        total, of_squares, count = over_ranks(torch.stack([targets.sum(0), targets.square().sum(0), counted.sum(0)]))
+        if not count.any():
             return
-        moments = [moment / share for moment in moments]
         self.n_updates += 1
         rate = max(self.rate, 1.0 / int(self.n_updates))
-        self.mean.lerp_(moments[0], rate)
-        self.mean_square.lerp_(moments[1], rate)
+        self.mean.lerp_(total / count, rate)
+        self.mean_square.lerp_(of_squares / count, rate)

@@ -27,6 +27,7 @@ SHARED = (
     "segment_jitter",
     "checkpoint_segments",
 )
+_LIMITS = ("memory_budget", "max_summary_age")  # settings of conf/model/ that a baseline does not take over
 
 
 class Baseline(lightning.Callback):
@@ -55,10 +56,10 @@ class Baseline(lightning.Callback):
         if not target:
             raise UserError("baseline.target=null: must be the dotted path of a SequenceModel, e.g. my.module.MyModel")
         model_class = resolve_class("baseline.target", target, SequenceModel)
-        budget = shared.get("memory_budget")
-        if budget is not None:
-            instead = f"; set baseline.memory_budget={budget}" if "memory_budget" in own else ""
-            raise UserError(f"model.memory_budget={budget}: must be null with a baseline{instead}")
+        for name in _LIMITS:
+            if (limit := shared.get(name)) is not None:
+                instead = f"; set baseline.{name}={limit}" if name in own else ""
+                raise UserError(f"model.{name}={limit}: must be null with a baseline{instead}")
         common = accepted(model_class, {name: shared[name] for name in SHARED if name in shared})
         arguments = {**common, **own, **(settings or {})}
         self.memory = {TARGET: target, **arguments}

@@ -12,6 +12,7 @@ from tensordict import TensorDictBase
 
 from memo_lightning.data.collector import STEPS
 from memo_lightning.data.trial_record import READ, TrialRecord, successes
+from memo_lightning.errors import require
 from memo_lightning.training.learner import PolicyLearner
 
 N_QUARTERS = 4
@@ -31,6 +32,7 @@ class RolloutMetrics(lightning.Callback):
     """
 
     def __init__(self, window: int = 5) -> None:
+        require(window >= 1, "callbacks.metrics.window", window, "at least 1")
         self.first: TrialRecord | None = None
         self._chunks: list[TensorDictBase] = []  # of the incomplete rollout
         self.history: list[dict[str, float]] = []

@@ -22,6 +22,7 @@ from memo_lightning.deployment.policy_step import NEXT_STATE, STATE, PolicyStep,
 from memo_lightning.policies.action import ACTION_MASK
 from memo_lightning.policies.agent import Agent
 
+N_RESTARTING = 32  # steps at the end, the only ones at which the last of the trials may begin anew
 _TIMED_STEPS = 50
 
 
@@ -68,9 +69,8 @@ def compare(program: Program, step: PolicyStep, agent: Agent, n_steps: int, seed
             }
             inputs["reward"] = numbers.normal(size=n).astype(np.float32)
             inputs["episode_end"] = numbers.random(n) < 0.1
-            restarts = (numbers.random(n) < 0.02) & (
-                np.arange(n) < max(1, n - 1)
-            )  # of several trials, the last never restarts
+            may_restart = (np.arange(n) < n - 1) | (t >= n_steps - N_RESTARTING)
+            restarts = (numbers.random(n) < 0.02) & may_restart
             inputs["is_first"] = restarts | (t == 0)
             mask = None
             if interface.action.masked:

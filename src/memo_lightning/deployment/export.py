@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from memo_lightning.deployment.check import Comparison, compare
+from memo_lightning.deployment.check import N_RESTARTING, Comparison, compare
 from memo_lightning.deployment.formats import FORMATS, Format
 from memo_lightning.deployment.policy_step import NEXT_STATE, STATE, Named, PolicyStep
 from memo_lightning.errors import UserError, require
@@ -185,9 +185,8 @@ def _write(
 
 
 def _steps_to_compare(agent: Agent) -> int:
-    """Return enough steps to exercise a whole memory, beyond its budget and two segments, up to a limit."""
-    model = agent.policy.sequence_model
-    return min(_MOST_STEPS, max(32, (model.memory_budget or 0) + 5, 2 * (model.segment_length or 0) + 5))
+    """Return enough steps to exercise a whole memory, up to a limit."""
+    return min(_MOST_STEPS, agent.policy.sequence_model.steps_to_exercise() + N_RESTARTING)
 
 
 def _initial(named: Named) -> Any:

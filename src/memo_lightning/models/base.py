@@ -173,6 +173,10 @@ class SequenceModel(nn.Module, ABC):
             )
         return self.memory_budget
 
+    def steps_to_exercise(self) -> int:
+        """Return after how many steps a bounded memory has done everything that it ever does."""
+        return self.memory_budget or 0
+
     def cache_layout(self, state: TensorDict) -> Tensor | None:
         """Return what each cache slot of the first sequence holds when the next step reads it.
 

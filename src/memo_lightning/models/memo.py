@@ -209,6 +209,15 @@ class MemoTransformer(SegmentedModel):
             return checkpoint(run, block, summaries, use_reentrant=False)
         return run(block, summaries)
 
+    def check_trial_length(self, n_steps: int) -> None:
+        """Raise ``ValueError`` unless the settings can be trained with, in trials of at most ``n_steps`` steps."""
+        super().check_trial_length(n_steps)
+        if self.memory_budget is not None and self.gradient_segments:
+            raise ValueError(
+                f"memory_budget={self.memory_budget}: must be null in training with gradient_segments="
+                f"{self.gradient_segments}; bound the memory in memo evaluate"
+            )
+
     def _n_recent(self) -> int:
         """Return how many summaries every segment encodes again because they will be detached later."""
         if self.gradient_segments is None or not torch.is_grad_enabled():
@@ -355,6 +364,10 @@ class MemoTransformer(SegmentedModel):
         open_steps = cache["keys.0"].new_zeros(batch_size, dtype=torch.int64)
         return {**cache, "open_steps": open_steps, "segments": torch.zeros_like(open_steps)}
 
+    def steps_to_exercise(self) -> int:
+        """Return after how many steps a bounded memory has done everything that it ever does."""
+        return super().steps_to_exercise() + (self.max_summary_age or 0) * self.segment_length
+
     def fixed_step(
         self, x_t: Tensor, state: FixedState, is_init: Tensor, completes: bool | None = None
     ) -> tuple[Tensor, FixedState]:
@@ -404,8 +417,7 @@ class MemoTransformer(SegmentedModel):
 
     @property
     def _moves_back(self) -> bool:
-        """Whether a state of fixed shape has room for summaries that are older than ``max_summary_age``."""
-        return self.max_summary_age is not None and self.n_fixed_summaries() > self.max_summary_age
+        return self.max_summary_age is not None
 
     def _fixed_shifts(self, cache: FixedCache, segments: Tensor) -> Tensor:
         """Return by how much each slot moves after ``segments [B]`` segments and one more; see :meth:`move_back`.

@@ -80,6 +80,10 @@ class SegmentedModel(TransformerModel):
         n_segments = max(1, (n_steps - 1) // self.segment_length)  # whose summaries are read
         return self.segment_length + n_segments * self.summary_length
 
+    def steps_to_exercise(self) -> int:
+        """Return after how many steps a bounded memory has done everything that it ever does."""
+        return ((self.max_summaries or 0) + 2) * self.segment_length
+
     @property
     def max_summaries(self) -> int | None:
         """The maximum number of segments whose summaries are kept; None for all."""

@@ -46,6 +46,7 @@ class Encoder(nn.Module, ABC):
         is_positive = checkpoint_steps is None or checkpoint_steps >= 1
         require(is_positive, "encoder.checkpoint_steps", checkpoint_steps, "at least 1, or null")
         self.checkpoint_steps = checkpoint_steps
+        require(not isinstance(names, str), "encoder.in_keys", names, f"a list of keys, e.g. [{names}]")
         known = sorted(observed[OBSERVATION].keys()) if OBSERVATION in observed.keys() else []
         available = PREVIOUS_STEP in observed.keys()
         if names is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
 from memo_lightning.policies.agent import Agent
 from memo_lightning.policies.checkpoint import read_checkpoint, restore_policy
 from memo_lightning.policies.hub import HUB, fetch_package
@@ -111,6 +111,7 @@ def check_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise UserError(f"device={device}: must be cpu or cuda") from None
+    require(found.type in ("cpu", "cuda"), "device", str(device), "cpu or cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: must be cpu; there is no GPU here")
     return found

@@ -156,9 +156,14 @@ class MemoryPolicy(TensorDictModuleBase):
         """Take a step of the memory, which is emptied where ``starts [N]`` is true; return its outputs ``[N, D]``."""
         # Where every environment begins a trial, the memory is built anew. Actions must not depend on how far its
         # buffers had grown before, not even by rounding, or a resumed run would differ from an uninterrupted one.
-        if self._memory is None or self._memory.batch_size != inputs.batch_size or bool(starts.all()):
+        if self._memory is None or self._memory.batch_size != inputs.batch_size:
             self.reset_state()
             self._memory = self.sequence_model.init_state(len(starts))
+        elif bool(starts.all()):
+            self._memory = self.sequence_model.init_state(len(starts))
+            self._memory_version = int(self.weights_version)
+            if self._history is not None and bool(inputs.get("is_init").all()):  # not where only episodes begin
+                self._history.clear()
         if self._history is not None:
             if self._memory_version != int(self.weights_version):
                 self._refresh(self._history)
@@ -218,12 +223,6 @@ class MemoryPolicy(TensorDictModuleBase):
             assert self._memory is not None, "no step was taken yet"
             hidden, _ = self.sequence_model.step(self.encode(inputs), self._memory[which], None)
         return self.heads.critic(self.head_inputs(hidden, inputs)).get("state_value")  # type: ignore[operator]
-
-    def memory_nbytes(self) -> int:
-        """Return the current size of the memory in bytes."""
-        if (steps := self._steps_to_replay) is not None:
-            return steps.nbytes()
-        return 0 if self._memory is None else self.sequence_model.state_nbytes(self._memory)
 
     def set_memory_budget(self, budget: int | None) -> None:
         """Bound the memory, or let it grow if ``budget`` is None; see :attr:`SequenceModel.memory_budget`.

@@ -171,11 +171,13 @@ class ObservationKey:
         elif value.dtype.kind not in "biuf":
             raise UserError(f"observation {self.name!r} has dtype {value.dtype}; its space says {self.space.dtype}")
         elif self.is_discrete:
+            if (value != np.trunc(value)).any():
+                raise UserError(f"observation {self.name!r} is {value}; its space says {self.space}")
             value = value - self.space.start  # type: ignore[attr-defined]
             limit = self.space.n if isinstance(self.space, spaces.Discrete) else self.space.nvec  # type: ignore[attr-defined]
             if (value < 0).any() or (value >= limit).any():
                 raise UserError(f"observation {self.name!r} is {value}; its space says {self.space}")
-        return value.reshape((*batch_shape, *self.shape))
+        return value.reshape((*batch_shape, *self.shape)).astype(self.dtype, copy=False)
 
     def _frames_and_channels_last(self, value: NDArray, n_batch_dims: int) -> NDArray:
         """Reorder the axes of images to H, W, F, C, omitting those that they lack."""

@@ -50,7 +50,8 @@ class RecordedSteps:
             raise ValueError(f"{type(policy.heads).__name__} overrides forward: must override read and choose instead")
         self._policy, self._record = policy, record or CUDAStepRecorder()
         budget = policy.sequence_model.memory_budget
-        self._budget = policy.sequence_model.budget_of_trial(n_steps) if budget is None else budget
+        n_read = n_steps + 1  # peek looks at the step after the last
+        self._budget = policy.sequence_model.budget_of_trial(n_read) if budget is None else budget
         self._segment_length = policy.sequence_model.segment_length or 0  # 0 is never reached
         with self._bounded():
             self._state = policy.sequence_model.init_fixed_state(0)
@@ -94,10 +95,6 @@ class RecordedSteps:
         completes = bool((self._open_steps[which] + 1 == self._segment_length).any())
         with self._bounded():
             return model.fixed_step(self._policy.encode(inputs), state, nowhere, completes)[0]
-
-    def nbytes(self) -> int:
-        """Return the size of the memory in bytes."""
-        return sum(value.nbytes for value in self._state.values())
 
     def _begin(self, inputs: TensorDictBase) -> None:
         """Begin with an empty memory and no recordings, for as many environments as there are ``inputs [N]``."""
