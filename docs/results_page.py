@@ -17,16 +17,17 @@ _HEAD = """# Results
 
 <!-- Made by `python docs/from_results.py`: change conf/reproduce/ or results/, not this page. -->
 
-The claims made about Memo, and what testing them found. Each claim is one file in `conf/reproduce/` with the question,
-the arms, the seeds, and the rules by which the claim is judged. The rules are written down before the training runs are
-made. One command makes the missing runs and judges the claim; `memo reproduce` alone lists all claims.
+We tested the claims that have been made about Memo. Each claim is one file in `conf/reproduce/` with the question, the
+arms (the memories that are compared), the seeds, and the rules by which the claim is judged. The rules are written down
+before the training runs are made; where that is not so, a note says it. One command makes the missing runs and judges
+the claim; `memo reproduce` alone lists all claims.
 
 A rule **holds** if the whole 95 % interval over seeds satisfies its bound, **does not hold** if no part of the interval
-does, and is **undecided** otherwise. A claim holds if all of its rules hold.
+does, and is **undecided** otherwise. A claim holds if all of its rules hold, and does not hold if one of them does not.
 
 Values are interquartile means over seeds, and intervals are percentiles of a bootstrap that resamples the seeds of each
 arm. The probability of improvement is the share of pairs of runs in which the arm is ahead, in the direction of the
-bound. An arm that is compared with itself in another evaluation is compared run by run. All follow rliable
+bound. If a rule compares two evaluations of the same arm, the comparison is paired by run. All follow rliable
 ([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them.
 
 With three to five seeds such intervals tend to be too narrow, so a verdict that is only just reached is weak evidence.

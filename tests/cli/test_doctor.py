@@ -20,6 +20,8 @@ def test_a_machine_in_order_is_told_what_it_has(in_tmp_dir, capsys):
     for words in (*wanted, "postgres", "next: memo train"):
         assert words in said
     assert "none   mlflow           sqlite:///mlflow.db: does not exist yet" in said
+    status, said, _ = diagnose(capsys, "storage=studies/journal.log")
+    assert "studies/journal.log: does not exist yet" in said
     assert list(in_tmp_dir.iterdir()) == [], "looking leaves nothing behind"
 
 

@@ -55,3 +55,9 @@ def test_what_ships_is_listed_with_a_line_each(capsys):
 def test_the_version(arguments, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"memo-lightning {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["reproduce", "many_rooms"], ["sweep", "ppo", "total_frames=1000"]])
+def test_help_comes_whatever_was_typed_before(arguments, capsys):
+    assert main([*arguments, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: memo {arguments[0]} ")

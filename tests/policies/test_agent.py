@@ -475,6 +475,11 @@ def of_nested(**changes):
         ),
         (
             "whole numbers",
+            {"observation": np.zeros(3), "action_mask": [True]},
+            "action_mask: must be left out, as the policy was trained without one",
+        ),
+        (
+            "whole numbers",
             {"observation": np.array([0, np.nan, 0])},
             "observation 'observation' of environment 0 holds nan: must be finite",
         ),

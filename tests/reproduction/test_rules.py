@@ -74,6 +74,7 @@ def test_the_frames_to_a_threshold_are_those_of_the_first_rollout_that_reaches_i
     assert frames_to(history, 10.0) == np.inf
 
 
+NOTHING = np.full(3, np.nan)
 HIGH, LOW, MIXED = np.array([9.0, 10.0, 11.0]), np.array([4.0, 5.0, 6.0]), np.array([3.0, 7.0, 12.0])
 
 
@@ -99,6 +100,14 @@ HIGH, LOW, MIXED = np.array([9.0, 10.0, 11.0]), np.array([4.0, 5.0, 6.0]), np.ar
         (rules.sooner(HIGH, LOW, 20.0, AT_MOST_ONE), "does not hold"),
         (rules.sooner(LOW, np.full(3, np.inf), 20.0, AT_MOST_ONE), "holds"),
         (rules.sooner(np.full(3, np.inf), np.full(3, np.inf), 20.0, AT_MOST_ONE), "undecided"),
+        (rules.sooner(np.full(3, np.inf), HIGH, 20.0, AT_MOST_ONE), "does not hold"),
+        # The others may need so much longer that the bound is kept, and the last two of the arm so much that it is not.
+        (rules.sooner(HIGH, np.full(3, np.inf), 12.0, Bound(0.5, is_least=False)), "undecided"),
+        (rules.sooner(np.array([6.0, np.inf, np.inf]), np.full(3, np.inf), 20.0, AT_MOST_ONE), "undecided"),
+        (rules.improvement(NOTHING, LOW, Bound(0.5, is_least=False)), "undecided"),
+        (rules.improvement(NOTHING, NOTHING, Bound(0.5, is_least=False), paired=True), "undecided"),
+        (rules.improvement(HIGH, HIGH - 1, Bound(0.9, is_least=True), paired=True), "holds"),
+        (rules.improvement(HIGH, HIGH - 1, Bound(0.9, is_least=True)), "undecided"),
         (rules.measured(0.1, AT_MOST_ONE), "holds"),
         (rules.measured(1.1, AT_MOST_ONE), "does not hold"),
     ],

@@ -2,6 +2,8 @@
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from omegaconf import OmegaConf
 from studies import write_study
 
 from memo_lightning.config import compose_config
@@ -28,7 +30,11 @@ def test_of_several_objectives_the_best_of_each_is_logged_whoever_reached_it(in_
         study.tell(trial, values)
     report = write_report(spec, study, runs)
     assert [trial.number for trial in report.best] == [0, 1, 2], "the fourth is worse in both than the third"
-    metrics = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db").get_run(mlflow_run_of(study)).data.metrics
+    uri = f"sqlite:///{in_tmp_dir}/mlflow.db"
+    told = OmegaConf.load(download_artifacts(f"runs:/{mlflow_run_of(study)}/study.yaml", tracking_uri=uri))
+    assert told["n_trials"] == spec.settings["n_trials"]
+    assert "storage" not in told, "which may hold a password"
+    metrics = MlflowClient(uri).get_run(mlflow_run_of(study)).data.metrics
     best = {"trials/best/return_per_trial": 3.0, "trials/best/memory_bytes": 10.0}
     assert metrics == pytest.approx({**best, "trials/complete": 4.0})
     assert {"pareto_front", "history_return_per_trial"} <= {file.stem for file in report.files}
@@ -53,3 +59,16 @@ def test_a_study_of_lists_with_any_name_is_drawn_and_its_best_settings_are_an_ex
     config = compose_config("train", [f"experiment={experiment}"])
     assert list(config.encoder.in_keys) == list(parse_override(f"k={values['encoder.in_keys']}").value())
     assert config.algorithm.n_epochs == values["algorithm.n_epochs"]
+
+
+def test_the_best_settings_are_those_of_the_trial_where_a_preset_comes_after_other_overrides(in_tmp_dir):
+    path = write_study(in_tmp_dir / "late.yaml", train=["total_frames=640", "env=darkroom", "env.trial_length=80"])
+    spec = read_study(str(path), ["experiment=t_maze_100", "logger=none"])
+    study = begin_study(spec, open_storage(str(spec.run_dir / "journal.log")), None)
+    draw(spec.space, trial := study.ask())
+    study.tell(trial, 1.0)
+    (experiment,) = write_report(spec, study, None).experiments
+    config = compose_config("train", [f"experiment={experiment}"])
+    trained = spec.train_config
+    assert (config.choices.env, config.env.trial_length, config.total_frames) == ("darkroom", 80, 640)
+    assert (trained.choices.env, trained.env.trial_length, trained.total_frames) == ("darkroom", 80, 640)

@@ -132,6 +132,8 @@ def test_a_wrong_study_is_one_line(settings, overrides, message, tmp_path):
 def test_files_that_are_no_studies_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such study file; shipped studies: baselines, fair_full_context, "):
         read_study("sweeps/missing.yaml", [])
+    with pytest.raises(UserError, match=r"nowhere/ppo\.yaml: no such study file"):
+        read_study("nowhere/ppo.yaml", [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("space: [")
     with pytest.raises(UserError, match="cannot be read as YAML"):

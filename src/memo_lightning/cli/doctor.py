@@ -197,6 +197,9 @@ def _studies(storage: str | None) -> Iterator[Finding]:
     if storage is None:
         yield Finding("studies", note="stored in files; to check a server, set storage=postgresql://USER@HOST/DATABASE")
         return
+    if "://" not in storage and not Path(storage).exists():  # opening it would create it
+        yield Finding("studies", note=f"{storage}: does not exist yet")
+        return
     try:
         open_storage(storage)
         yield Finding("studies", note=f"{storage}: reachable")

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf, open_dict
 
 from memo_lightning.config import compose_config, config_dir, group_options
+from memo_lightning.overrides import override_key
 
 _WIDTH = 79
 _COMMENT_COLUMN = 38
@@ -29,7 +30,7 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
     """
     if not {"-h", "--help"} & set(arguments):
         return False
-    config = compose_config(name, [a for a in arguments if not a.startswith("-") and (name != "sweep" or "=" in a)])
+    config = compose_config(name, _overrides_of(name, arguments))
     with open_dict(config):
         choices = config.pop("choices", {})
     described = textwrap.fill(" ".join(text.split()), _WIDTH)
@@ -49,6 +50,15 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     print("\n".join(_tree(values, comments)))
     return True
+
+
+def _overrides_of(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that are overrides of a configuration; those of ``memo sweep`` may be of its trials."""
+    overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    if name != "sweep":
+        return overrides
+    own = compose_config("sweep")
+    return [override for override in overrides if override_key(override).partition(".")[0] in own]
 
 
 def print_files(files: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
-from memo_lightning.errors import UserError
+from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import command
 from memo_lightning.reproduction.claim import Claim, read_claim, shipped_claims
 from memo_lightning.reproduction.plots import plot_claim
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _list(scale: str, results: Results) -> None:
     claims = sorted((read_claim(name) for name in shipped_claims()), key=lambda claim: claim.order)
+    known = sorted({name for claim in claims for name in claim.scales}, reverse=True)
+    require(scale in known, "scale", scale, f"one of {', '.join(known)}")
     print(f"claims, with the time that their runs take at scale={scale} on one core, including shared runs:\n")
     for claim in claims:
         state = claim.state(results.verdict(claim.name, scale), scale)

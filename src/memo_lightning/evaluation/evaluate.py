@@ -43,6 +43,7 @@ from memo_lightning.tracking.evaluations import log_evaluation
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
 from memo_lightning.wording import listed
 
+_FILES_OF_SOME = ("summary_attention.png", "trial.html", "trial.mp4")  # that not every evaluation writes
 _FULL_MEMORY = "full memory"  # label of trials in which nothing is dropped from memory
 
 
@@ -88,6 +89,9 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     if config.render:
         page_title = f"{what}, a trial of {config.split} tasks"
         files += _record(config, env_config, agent, run_dir, page_title, training["frames"])
+    for name in _FILES_OF_SOME:  # what an earlier evaluation has left would be taken for this one's
+        if run_dir / name not in files:
+            (run_dir / name).unlink(missing_ok=True)
     results = run_dir / "evaluation.json"
     metrics["files"] = [results.name, *(file.name for file in files)]
     results.write_text(json.dumps(metrics, indent=2) + "\n")

@@ -48,7 +48,7 @@ class MemoTransformer(SegmentedModel):
         gradient_segments: number of segments after its own from which gradient flows into a summary; later segments
             see it detached (2 gives the AutoCompressor baseline, arXiv 2305.14788). None for all segments.
         checkpoint_segments: save only the inputs of every segment for the backward pass and recompute the rest there:
-            about a third slower, but the memory for activations grows with L instead of T.
+            1.5 times as long, but the memory for activations grows with L instead of T.
         **sizes: see :class:`TransformerModel`.
 
     Raises:

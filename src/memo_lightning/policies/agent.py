@@ -194,6 +194,8 @@ class Agent:
             if action_mask is None:
                 raise UserError("action_mask: missing; the policy was trained with one, so pass one with every step")
             mask = interface.action.read_mask(action_mask, batch_shape).reshape(n, -1)
+        elif action_mask is not None:
+            raise UserError("action_mask: must be left out, as the policy was trained without one and would ignore it")
         return StepInputs(observations, rewards, ended, mask)
 
     @torch.no_grad()

@@ -123,7 +123,7 @@ def _against(
         own, others = scores(arm, evaluation, kept, rule.metric), scores(opponent, of_others, kept, rule.metric)
         is_same, direction = arm is opponent, 1 if bound.is_least else -1
         if rule.kind == "improvement":
-            outcome = rules.improvement(own, others, bound)
+            outcome = rules.improvement(own, others, bound, paired=is_same)
         else:
             outcome = rules.ratio(own, others, bound, paired=is_same)
         compare: Callable[..., Any] = rules.share_improved if is_same else rules.probability_of_improvement

@@ -46,6 +46,8 @@ def late_in_layout(evaluation: Numbers) -> float:
 def doors_in_last_bin(evaluation: Numbers) -> float:
     """Return the successes in the last bin of ``bin_steps`` steps of a trial, averaged over trials."""
     table = evaluation["by_steps"]
+    if table["steps"][-1] < evaluation["trial_length"]:  # no episode has ended in it
+        return 0.0
     return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
 
 

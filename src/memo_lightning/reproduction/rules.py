@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from memo_lightning.evaluation.statistics import interquartile_mean
 Verdict = Literal["holds", "does not hold", "undecided"]
 Scores = NDArray[np.float64]
 N_RESAMPLES = 5000
+_FAR_MORE = 1e6  # how much longer than its run an arm may take to reach a threshold
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,27 @@ def ratio(scores: Scores, others: Scores, bound: Bound, *, paired: bool = False)
     return _judge(statistic, (scores, others), bound, paired=paired)
 
 
-def improvement(scores: Scores, others: Scores, bound: Bound) -> Outcome:
-    """Judge the probability that a run of one arm scores higher than one of another; each ``[n_seeds]``."""
-    return _judge(probability_of_improvement, (scores, others), bound)
+def improvement(scores: Scores, others: Scores, bound: Bound, *, paired: bool = False) -> Outcome:
+    """Judge the probability that a run of one arm scores higher than one of another; each ``[n_seeds]``.
+
+    If they are ``paired``, both are scores of the same runs, in the same order, and each run is compared with itself.
+    """
+    return _judge(share_improved if paired else probability_of_improvement, (scores, others), bound, paired=paired)
 
 
 def sooner(frames: Scores, others: Scores, total: float, bound: Bound) -> Outcome:
     """Judge the ratio of the frames after which two arms reach a threshold; each ``[n_seeds]``.
 
-    A run that never reaches it counts as one that does at its end, after ``total`` frames, which is an underestimate.
-    If no run of either arm reaches it, the verdict is ``undecided``.
+    In the ratio, a run that never reaches it counts as one that does at its end, after ``total`` frames. That is the
+    least that it may need. The verdict is therefore ``undecided`` unless it is the same if such runs of either arm need
+    far more, or if no run of either arm reaches the threshold.
     """
     if not np.isfinite([*frames, *others]).any():
         return Outcome(math.nan, math.nan, math.nan, "undecided")
-    return ratio(np.minimum(frames, total), np.minimum(others, total), bound)
+    least, most = ((np.minimum(frames, longest), np.minimum(others, longest)) for longest in (total, _FAR_MORE * total))
+    outcome = ratio(*least, bound)
+    verdicts = {ratio(most[0], least[1], bound).verdict, ratio(least[0], most[1], bound).verdict, outcome.verdict}
+    return outcome if len(verdicts) == 1 else replace(outcome, verdict="undecided")
 
 
 def measured(value: float, bound: Bound) -> Outcome:
@@ -114,8 +122,7 @@ def probability_of_improvement(scores: Scores, others: Scores, axis: int = -1) -
         axis: must be the last.
     """
     assert axis in (-1, scores.ndim - 1)
-    difference = scores[..., :, None] - others[..., None, :]
-    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
+    return _share_above_zero(scores[..., :, None] - others[..., None, :]).mean((-2, -1))
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
@@ -126,9 +133,14 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
     return "holds" if verdicts == {"holds"} else "undecided"
 
 
-def share_improved(scores: Scores, others: Scores) -> float:
-    """Return the share of runs whose score ``[n]`` is higher than their other score ``[n]``; ties count half."""
-    return float(((scores > others) + 0.5 * (scores == others)).mean())
+def share_improved(scores: Scores, others: Scores, axis: int = -1) -> Scores:
+    """Return the share of runs whose score is higher than their other score, each ``[..., n]``; ties count half."""
+    return _share_above_zero(scores - others).mean(axis)
+
+
+def _share_above_zero(difference: Scores) -> Scores:
+    """Return one where a difference is positive, a half where it is zero, NaN where it does not exist."""
+    return np.where(np.isnan(difference), np.nan, (difference > 0) + 0.5 * (difference == 0))
 
 
 def _judge(

@@ -168,7 +168,8 @@ def _write_evaluation(folder: Path, evaluated: Path | None, source: str) -> dict
     results = {**read_json(evaluated / EVALUATION), "checkpoint": Path(source).name}
     for name in ("mlflow_run_id", "mlflow_experiment"):
         results[name] = None
-    kept = [name for name in (CURVE, VIDEO) if _copy(evaluated, folder, name)]
+    written = results.get("files", [CURVE, VIDEO])  # files of earlier versions do not say
+    kept = [name for name in (CURVE, VIDEO) if name in written and _copy(evaluated, folder, name)]
     results["files"] = [EVALUATION, *kept]
     write_json(folder / EVALUATION, results)
     return results

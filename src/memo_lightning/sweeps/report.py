@@ -104,7 +104,9 @@ def _write_experiment(spec: StudySpec, trial: FrozenTrial) -> Path:
     """Write the settings of a trial as a file like those of ``conf/experiment/``."""
     groups: dict[str, str] = {}
     values = OmegaConf.create()
-    for override in map(parse_override, [*spec.train, *as_overrides(trial.params)]):
+    overrides = [parse_override(text) for text in [*spec.train, *as_overrides(trial.params)]]
+    # Other overrides take precedence over presets, wherever they stand.
+    for override in sorted(overrides, key=lambda override: override.key_or_group not in _PRESETS):
         key = override.key_or_group
         value: Any = override.value()
         if key in _PRESETS:

@@ -163,7 +163,9 @@ def shipped_studies() -> Path:
 
 
 def _find(path: str) -> Path:
-    candidates = [Path(path), shipped_studies() / f"{Path(path).stem}.yaml"]
+    candidates = [Path(path)]
+    if Path(path) in (Path(Path(path).stem), Path("sweeps") / f"{Path(path).stem}.yaml"):
+        candidates.append(shipped_studies() / f"{Path(path).stem}.yaml")
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -45,7 +45,8 @@ class StudyRuns:
     def start_study(self, settings: Mapping[str, Any]) -> str:
         """Create the parent run and return its id."""
         run_id = self._start(f"study {self._study}", {"kind": "study"})
-        self._client.log_dict(run_id, dict(settings), "study.yaml")
+        public = {name: value for name, value in settings.items() if name != "storage"}  # it may hold a password
+        self._client.log_dict(run_id, public, "study.yaml")
         return run_id
 
     def start_trial(self, parent: str, number: int, values: Mapping[str, Any]) -> str:
