@@ -175,9 +175,7 @@ class ActorCritic(Algorithm):
         self._remember(policy, rollout, batch.get(AFTER), rollout.shape[1] - chunk.shape[1], is_complete)
         frames = run.frames + run.new_frames
         self._owed += self.updates_per_frame * min(run.new_frames, max(0, frames - self.learning_starts))
-        n_updates = self.n_updates
         self._learn(run, int(round(self._owed, 6)))
-        self._owed -= self.n_updates - n_updates
         self._explore(policy, frames)
         if not is_complete:
             self._rollout = rollout
@@ -240,6 +238,7 @@ class ActorCritic(Algorithm):
             self.loss.follow(policy, self.tau)
             self.replay.set_errors(sampled.index, losses.errors)
             self.n_updates += 1
+            self._owed -= 1
             self._note(losses, memory_loss, norm)
         self._seconds += time.perf_counter() - start
 

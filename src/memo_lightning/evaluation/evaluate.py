@@ -38,12 +38,13 @@ from memo_lightning.evaluation.video import record_trial
 from memo_lightning.models import MemoTransformer
 from memo_lightning.policies import Agent, Interface, MemoryPolicy
 from memo_lightning.policies.loading import MODELS, default_folder, is_shared, load
+from memo_lightning.policies.package import CURVE, EVALUATION, VIDEO
 from memo_lightning.tracking import describe_store, environment_name, memory_name, resolve_store
 from memo_lightning.tracking.evaluations import log_evaluation
 from memo_lightning.tracking.store import no_store_of_run, store_of_run
 from memo_lightning.wording import listed
 
-_FILES_OF_SOME = ("summary_attention.png", "trial.html", "trial.mp4")  # that not every evaluation writes
+_ATTENTION, _PAGE = "summary_attention.png", "trial.html"
 _FULL_MEMORY = "full memory"  # label of trials in which nothing is dropped from memory
 
 
@@ -83,16 +84,16 @@ def evaluate(config: DictConfig, announce: Callable[[str], object] = lambda _: N
     memory = memory_name(training["config"])
     what, colour = f"{memory} on {environment_name(training['config'])}", memory_colour(memory)
     title = f"{what}: {metrics['n_trials']} trials of {config.split} tasks"
-    curve = run_dir / "in_context_curve.png"
+    curve = run_dir / CURVE
     plot_in_context_curve(records, curve, title, colour, config.bin_steps)
-    files = [curve, *_plot_attention(config, agent.policy, first, run_dir / "summary_attention.png", what, colour)]
+    files = [curve, *_plot_attention(config, agent.policy, first, run_dir / _ATTENTION, what, colour)]
     if config.render:
         page_title = f"{what}, a trial of {config.split} tasks"
         files += _record(config, env_config, agent, run_dir, page_title, training["frames"])
-    for name in _FILES_OF_SOME:  # what an earlier evaluation has left would be taken for this one's
+    for name in (_ATTENTION, _PAGE, VIDEO):  # what an earlier evaluation has left would be taken for this one's
         if run_dir / name not in files:
             (run_dir / name).unlink(missing_ok=True)
-    results = run_dir / "evaluation.json"
+    results = run_dir / EVALUATION
     metrics["files"] = [results.name, *(file.name for file in files)]
     results.write_text(json.dumps(metrics, indent=2) + "\n")
     config.tracking_uri = _log_to_mlflow(config, training, metrics, [results, *files])
@@ -222,7 +223,7 @@ def _record(
     config: DictConfig, env_config: dict[str, Any], agent: Agent, run_dir: Path, title: str, frames_trained: int
 ) -> list[Path]:
     """Write a video of a trial and a page to inspect it, using a separate environment."""
-    page, video = run_dir / "trial.html", run_dir / "trial.mp4"
+    page, video = run_dir / _PAGE, run_dir / VIDEO
     env = build_env(env_config, 1, config.seed, **in_this_process(env_config, 1))
     try:
         with (

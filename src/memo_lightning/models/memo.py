@@ -386,7 +386,7 @@ class MemoTransformer(SegmentedModel):
         at_boundary = open_steps + 1 == self.segment_length
         operands = (cache.keys, cache.values, segments)
         new_keys, new_values = run_if_any(at_boundary, completes, self._fixed_summary, self._no_summary, operands)
-        if self._moves_back:
+        if self.max_summary_age is not None:
             cache.shift_positions(self._fixed_shifts(cache, segments) * at_boundary[:, None])
         scratch = first + self.segment_length
         target = torch.where(at_boundary, segments % n_summaries * self.summary_length, scratch)
@@ -406,7 +406,7 @@ class MemoTransformer(SegmentedModel):
         """
         cache = FixedCache(keys, values, self.transformer)
         summary, scratch = self._read_segment(cache, segments)
-        if self._moves_back:
+        if self.max_summary_age is not None:
             cache.shift_positions(self._fixed_shifts(cache, segments))
         # The oldest summary, whose place this one takes, is dropped first.
         replaced = (segments % self.n_fixed_summaries())[:, None, None]
@@ -414,10 +414,6 @@ class MemoTransformer(SegmentedModel):
         seen = kept | self._between(cache, scratch[:, :1], scratch)
         cache.run(summary, self.first_position(segments + 1) - self.summary_length, scratch, seen)
         return cache.newest(self.summary_length)
-
-    @property
-    def _moves_back(self) -> bool:
-        return self.max_summary_age is not None
 
     def _fixed_shifts(self, cache: FixedCache, segments: Tensor) -> Tensor:
         """Return by how much each slot moves after ``segments [B]`` segments and one more; see :meth:`move_back`.
