@@ -91,6 +91,15 @@ def test_a_setting_that_is_null_by_default_has_a_type_too(override):
         compose_config("train", ["env=ext_objnav", override])
 
 
+def test_null_is_allowed_again_where_an_experiment_replaced_it():
+    config = compose_config("train", ["experiment=ext_objnav_small", "env.dataset.n_houses=null", "encoder.in_keys=null"])
+    assert (config.env.dataset.n_houses, config.encoder.in_keys) == (None, None)
+    with pytest.raises(UserError, match=r"env\.dataset\.n_types=null: must be an integer"):
+        compose_config("train", ["experiment=ext_objnav_small", "env.dataset.n_types=null"])
+    with pytest.raises(UserError, match=r"env\.episode_length=null: must be an integer"):
+        compose_config("train", ["experiment=ext_objnav_small", "env.episode_length=null"])
+
+
 def test_settings_that_the_files_leave_open_need_no_plus():
     settings = ["env.settings.size=3", "baseline.settings.depth=2", "baseline.rate=0.5", "algorithm.optimizer.eps=1e-5"]
     settings += ["trainer.max_time=1"]

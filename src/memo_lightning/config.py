@@ -90,7 +90,10 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     # What the user wrote is checked first, as other settings may have taken over a wrong value from it.
     for key in sorted(known, key=lambda key: key not in keys):
         if key in values:
-            check_type(key, values[key], known[key])
+            default = known[key]
+            if values[key] is None and default is not None:  # null may be what an experiment replaced
+                default = _without_experiment(name, choices).get(key, default)
+            check_type(key, values[key], default)
         elif OmegaConf.is_dict(OmegaConf.select(config, key)):
             check_type(key, {}, known[key])
     _resolve_environment(config)
@@ -210,6 +213,12 @@ def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
 
 
 _cached_defaults = cache(_defaults)
+
+
+def _without_experiment(name: str, choices: dict[str, str]) -> dict[str, Any]:
+    """Return all settings of ``conf/<name>.yaml`` with the options of ``choices``, as if there were no experiment."""
+    groups = [f"{group}={option}" for group, option in choices.items() if option and group != "experiment"]
+    return _cached_defaults(name, tuple(groups))
 
 
 def _compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
