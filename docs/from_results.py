@@ -46,6 +46,17 @@ IMAGES_OF_RUNS = {
     "trial_inspector.png": "memo evaluate checkpoint=runs/first render=true: a screenshot of trial.html",
     "ext_objnav_summaries.png": "memo train experiment=ext_objnav_small, memo evaluate: summary_attention.png",
 }
+# The tasks of the table of reference returns.
+REFERENCE_TASKS = {
+    "dark_key_to_door": "Dark-Key-To-Door 5x5",
+    "dark_key_to_door_9x9": "Dark-Key-To-Door 9x9",
+    "darkroom": "Darkroom",
+    "two_rooms": "Many Rooms, K = 2",
+    "eight_rooms": "Many Rooms, K = 8",
+    "thirty_two_rooms": "Many Rooms, K = 32",
+    "t_maze_100": "T-Maze, 100 steps",
+    "t_maze_1000": "T-Maze, 1,000 steps",
+}
 # What the project wants the ratios of its benchmark to be.
 AIMS = {
     "update time at 4,096: full_context / memo": (">", 1.0),
@@ -156,6 +167,15 @@ def half_precision_table() -> str:
     return "\n".join(lines)
 
 
+def reference_returns_table() -> str:
+    """Return the table of what random actions and perfect knowledge earn."""
+    lines = ["| task | trial | random actions | told everything |", "|---|---|---|---|"]
+    for task in json.loads((RESULTS / "reference_returns.json").read_text()):
+        random, told = returns_in_words(task["random"], task["told"])
+        lines.append(f"| {REFERENCE_TASKS[task['task']]} | {task['trial_length']:,} steps | {random} | {told} |")
+    return "\n".join(lines)
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """Return a page with a table between its markers `<!-- NAME: ... -->` and `<!-- end of NAME -->`."""
     return re.sub(rf"(<!-- {name}: .*-->\n)(?:.*\n)*?(?=<!-- end of {name})", rf"\1{table}\n", text)
@@ -205,6 +225,19 @@ def draw_moment_of_a_trial(path: Path) -> None:
     env.close()
 
 
+def tables() -> list[tuple[str, Path, str]]:
+    """Return the name, the page and the text of every table between markers."""
+    ratios = json.loads((RESULTS / "benchmark.json").read_text())["ratios"]
+    return [
+        ("claims", README, claims_table()),
+        ("policies", DOCS / "how-to/use-a-policy.md", policies_table()),
+        ("long trials", DOCS / "how-to/long-trials.md", long_trials_table()),
+        ("half precision", DOCS / "recipe.md", half_precision_table()),
+        ("reference returns", DOCS / "tasks.md", reference_returns_table()),
+        ("ratios", DOCS / "performance.md", table_with_aims(ratios)),
+    ]
+
+
 def main() -> None:
     """Write the images, the page of results, and the tables of performance and claims into their pages."""
     write_drawings(DOCS / "images/drawings")
@@ -222,14 +255,7 @@ def main() -> None:
         if claim.scales and verdict and claim.is_by_these_rules(verdict, SCALE):  # otherwise runs may be missing
             plot_claim(claim, plan(claim, SCALE), results, DOCS / IMAGES)
     (DOCS / "results.md").write_text(results_page(RESULTS, DOCS))
-    README.write_text(with_table(README.read_text(), "claims", claims_table()))
-    for name, file, table in (
-        ("policies", "how-to/use-a-policy.md", policies_table()),
-        ("long trials", "how-to/long-trials.md", long_trials_table()),
-        ("half precision", "recipe.md", half_precision_table()),
-        ("ratios", "performance.md", table_with_aims(benchmark["ratios"])),
-    ):
-        page = DOCS / file
+    for name, page, table in tables():
         page.write_text(with_table(page.read_text(), name, table))
 
 

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.utils import get_object
 
+from memo_lightning.callbacks.baseline import SHARED
 from memo_lightning.cli.main import VERBS, main
-from memo_lightning.config import compose_config, config_dir
+from memo_lightning.config import compose_config, config_dir, group_options
+from memo_lightning.construct import accepted
 from memo_lightning.models import SequenceModel
 from tiny import TINY_TRAINING
 
@@ -181,12 +184,11 @@ def _stand_in(word, words, folder):
     return word
 
 
-def test_the_table_with_aims_is_that_of_the_benchmark_that_ships(monkeypatch):
+def test_the_aims_are_those_of_the_benchmark_that_ships(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     from from_results import AIMS, table_with_aims
 
     ratios = json.loads((ROOT / "results/benchmark.json").read_text())["ratios"]
-    assert table_with_aims(ratios) in (ROOT / "docs/performance.md").read_text()
     assert [ratio["name"] for ratio in ratios] == [*AIMS]
     missed = [line.split("|")[1].strip() for line in table_with_aims(ratios).splitlines() if "missed" in line]
     assert missed == ["update time at 8,192: memo_reencoding / memo"]
@@ -255,6 +257,35 @@ def test_the_memory_of_the_how_to_steps_as_it_reads_rows():
     for block in blocks:  # the class, and the code that compares its two computations
         exec(block, names)  # noqa: S102
     assert issubclass(names["Averages"], SequenceModel)
+
+
+BASELINES = [name for name in group_options("baseline") if name not in ("none", "custom")]
+
+
+def memory_rows(heading):
+    """Return the table under a heading of the page about memories: the cells of each row, by the names in its first."""
+    section = (ROOT / "docs/memories.md").read_text().partition(f"{heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_page_of_memories_says_what_each_keeps_and_takes_over(name):
+    config = compose_config("train", [f"baseline={name}"])
+    memory = get_object(config.baseline.target)
+    shared = accepted(memory, {key: config.model[key] for key in SHARED})
+    model = memory(**shared, **accepted(memory, {key: config.baseline.get(key) for key in ("memory_budget",)}))
+
+    uses = memory_rows("## What a baseline takes over")[name][1]
+    named = set(re.findall(r"`(\w+)`", uses))
+    assert set(shared) == (set(SHARED) - named if uses.startswith("all") else named)
+
+    written = memory_rows("# Memories")[name][3:]
+    span = config.env.episode_length if config.baseline.get("memory_scope") == "episode" else 1600
+    kept = [model.memory_budget or model.budget_of_trial(min(n, span)) for n in (200, 1600)]
+    if name == "rmt":
+        kept = [model.segment_length + model.summary_length] * 2
+    assert written == ["" if n is None else f"{n:,}" for n in kept]
 
 
 def test_the_loops_of_the_how_to_act(in_tmp_dir):
@@ -332,21 +363,19 @@ def test_the_first_steps_end_with_an_agent_that_acts(folder, capsys):
     assert capsys.readouterr().out.endswith("bytes of memory\n")
 
 
-def test_the_readme_is_short_and_its_claims_are_those_of_the_results(monkeypatch):
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+def test_the_tables_between_markers_are_those_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
-    from from_results import claims_table
+    from from_results import tables, with_table
 
-    text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) < 120
-    assert claims_table() in text, "python docs/from_results.py makes it"
-
-
-def test_the_policies_that_ship_and_what_they_do_in_long_trials_are_as_measured(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    from from_results import long_trials_table, policies_table
-
-    for file, table in (("use-a-policy", policies_table()), ("long-trials", long_trials_table())):
-        assert table in (ROOT / f"docs/how-to/{file}.md").read_text(), "python docs/from_results.py makes it"
+    marked = [(name, path) for path in TEXTS for name in re.findall(r"<!-- end of (.*) -->", path.read_text())]
+    assert sorted(marked) == sorted((name, path) for name, path, _ in tables())
+    for name, path, table in tables():
+        assert table in path.read_text(), f"{path.name}: python docs/from_results.py makes it"
+        assert with_table(path.read_text(), name, table) == path.read_text()
 
 
 def test_drawings_are_those_of_the_script_and_show_every_package(monkeypatch):
