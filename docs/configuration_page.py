@@ -125,7 +125,7 @@ def configuration_page() -> str:
         parts.append(f"## memo {path.stem}\n\n{_described(path, '')}")
     for folder in sorted(path for path in CONF.rglob("*") if path.is_dir()):
         parts += _group(folder)
-    parts.append("## Studies that ship\n")
+    parts.append("## Studies\n")
     parts += [f"### {path.stem}\n\n{_yaml(path)}" for path in sorted((ROOT / "sweeps").glob("*.yaml"))]
     return "\n".join(parts)
 

@@ -25,7 +25,7 @@ from memo_lightning.evaluation.comparison_plot import plot_comparison
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.plots import PAGE_WIDTH, STYLE, draw_estimate, legend_below, new_figure, tidy
 from memo_lightning.evaluation.statistics import estimate_over_seeds
-from memo_lightning.policies.loading import PRETRAINED, shipped_policies
+from memo_lightning.policies.loading import PRETRAINED, bundled_policies
 from memo_lightning.policies.package import EVALUATION, TRAINING
 from memo_lightning.reproduction.claim import read_claim
 from memo_lightning.reproduction.plots import panels_of, plot_claim, write_panels
@@ -127,9 +127,9 @@ def claims_table() -> str:
 
 
 def policies_table() -> str:
-    """Return the table of the policies that ship, with their evaluations."""
+    """Return the table of the bundled policies, with their evaluations."""
     lines = ["| name | memory | task | trained for | return per trial, held-out tasks |", "|---|---|---|---|---|"]
-    for name in shipped_policies():
+    for name in bundled_policies():
         training = json.loads((PRETRAINED / name / TRAINING).read_text())
         evaluation = json.loads((PRETRAINED / name / EVALUATION).read_text())
         memory, task = memory_name(training["config"]), environment_name(training["config"])

@@ -35,7 +35,7 @@ With three to five seeds such intervals tend to be too narrow, so a verdict that
 
 
 def claims_in_order() -> list[Claim]:
-    """Return the claims that ship, by their numbers."""
+    """Return all claims, by their numbers."""
     claims = [read_claim(name) for name in shipped_claims()]
     return sorted(claims, key=lambda claim: claim.order)
 

@@ -13,23 +13,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "memo_lightning"
 # Pages in the order they are read; any other page in docs/ follows under its own title.
 SECTIONS = {
-    "Start": ["index.md", "get-started.md", "concepts.md", "tasks.md", "ext_objnav.md", "recipe.md", "notebooks.md"],
+    "Start": ["index.md", "get-started.md", "concepts.md", "memories.md", "tasks.md", "ext_objnav.md", "recipe.md", "notebooks.md"],
     "How to": [
         "how-to/own-memory.md",
         "how-to/own-environment.md",
         "how-to/use-a-policy.md",
         "how-to/long-trials.md",
         "how-to/choose-an-algorithm.md",
+        "how-to/compare-memories.md",
         "studies.md",
         "tracking.md",
         "scaling.md",
+        "gpu.md",
         "how-to/habitat-sim.md",
         "how-to/export.md",
         "how-to/serve.md",
         "how-to/share.md",
         "how-to/look-inside.md",
     ],
-    "Results": ["results.md", "performance.md"],
+    "Results": ["results.md", "performance.md", "speed.md"],
     "Reference": ["reference/api.md", "reference/commands.md", "reference/configuration.md", "faq.md"],
 }
 CONTRIBUTORS = ["design.md"]

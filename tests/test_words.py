@@ -41,7 +41,7 @@ ALLOWED = {
     ],
     r"\brows\b": [
         (r"^docs/ext_objnav\.md: .*first two rows", "of the table above"),
-        (r"^docs/performance\.md: .*`rows`", "a key of gpu.json"),
+        (r"^docs/gpu\.md: .*`rows`", "a key of gpu.json"),
         (r"table rows|Other settings, other rows", "of a table"),
         (
             r"^src/memo_lightning/evaluation/(inspector|comparison)",

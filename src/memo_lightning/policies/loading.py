@@ -66,9 +66,9 @@ def find_checkpoint(source: str | Path, tracking_uri: str | None = None) -> dict
         return read_package(fetch_package(str(source)))
     path = Path(source)
     if not path.exists():
-        if str(source) in shipped_policies():
+        if str(source) in bundled_policies():
             return read_package(PRETRAINED / str(source))
-        names = ", ".join(shipped_policies())
+        names = ", ".join(bundled_policies())
         raise UserError(f"checkpoint={source}: no such file; must be {FORMS}, or the name of a bundled policy: {names}")
     if path.is_dir():
         if is_package(path):
@@ -85,7 +85,7 @@ def is_shared(source: str) -> bool:
     return source.startswith(HUB) or is_package(Path(source))
 
 
-def shipped_policies() -> list[str]:
+def bundled_policies() -> list[str]:
     """Return the names of the policies that are bundled with this version."""
     return sorted(folder.name for folder in PRETRAINED.glob("*") if is_package(folder))
 

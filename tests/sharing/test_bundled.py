@@ -1,4 +1,4 @@
-"""The policies that ship with the package: they load by name, and score what they state."""
+"""The bundled policies: they load by name, and score what they state."""
 
 import json
 import math
@@ -8,14 +8,14 @@ import pytest
 import memo_lightning
 from memo_lightning.cli.main import main
 from memo_lightning.errors import UserError
-from memo_lightning.policies.loading import PRETRAINED, shipped_policies
+from memo_lightning.policies.loading import PRETRAINED, bundled_policies
 from memo_lightning.policies.package import EVALUATION, read_package
 
 MEGABYTE = 1_000_000
 
 
 def test_they_are_small():
-    sizes = {name: sum(path.stat().st_size for path in (PRETRAINED / name).iterdir()) for name in shipped_policies()}
+    sizes = {name: sum(path.stat().st_size for path in (PRETRAINED / name).iterdir()) for name in bundled_policies()}
     assert "dark-key-to-door" in sizes
     assert max(sizes.values()) <= MEGABYTE
     assert sum(sizes.values()) <= 10 * MEGABYTE
@@ -27,7 +27,7 @@ def test_a_wrong_name_lists_them(in_tmp_dir):
         memo_lightning.load("dark-kee")
 
 
-@pytest.mark.parametrize("name", shipped_policies())
+@pytest.mark.parametrize("name", bundled_policies())
 def test_it_scores_what_it_states_on_tasks_drawn_with_another_seed(name, in_tmp_dir):
     stated = json.loads((PRETRAINED / name / EVALUATION).read_text())
     assert stated["split"] == "held_out"
@@ -39,7 +39,7 @@ def test_it_scores_what_it_states_on_tasks_drawn_with_another_seed(name, in_tmp_
     assert found["return_per_trial"] == pytest.approx(stated["return_per_trial"], abs=4 * standard_error)
 
 
-@pytest.mark.parametrize("name", shipped_policies())
+@pytest.mark.parametrize("name", bundled_policies())
 def test_it_says_nothing_of_the_machine_that_trained_it(name):
     config = read_package(PRETRAINED / name)["config"]
     assert not [value for value in json.dumps(config).split('"') if value.startswith(("/", "~"))]
