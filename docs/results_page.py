@@ -70,7 +70,10 @@ def _section(claim: Claim, verdict: Mapping[str, Any] | None, docs: Path) -> Ite
         yield "\n".join(f"- {rule.says}" for rule in claim.rules)
     else:
         kept = sum(rule["verdict"] == "holds" for rule in verdict["rules"])
-        yield f"**{_sentence(claim.state(verdict, SCALE))}** {kept} of {len(verdict['rules'])} comparisons hold."
+        of_all = f"{kept} of {len(verdict['rules'])} comparisons hold."
+        yield f"**{_sentence(claim.state(verdict, SCALE))}** " + (
+            f"{claim.answer}. ({of_all})" if claim.answer else of_all
+        )
     yield f"Published: {claim.published.says} ({claim.published.source})."
     if claim.remark:
         yield f"Note: {claim.remark}."
@@ -80,7 +83,9 @@ def _section(claim: Claim, verdict: Mapping[str, Any] | None, docs: Path) -> Ite
         return
     yield "\n".join(_rules(verdict["rules"]))
     if verdict["scores"]:
+        yield '<details markdown="1"><summary>All scores</summary>'
         yield "\n".join(_scores(verdict["scores"]))
+        yield "</details>"
     for plot in claim.plots:
         path = f"{IMAGES}/{claim.name}-{plot}.png"
         if (docs / path).is_file():

@@ -13,7 +13,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "memo_lightning"
 # Pages in the order they are read; any other page in docs/ follows under its own title.
 SECTIONS = {
-    "Start": ["index.md", "get-started.md", "concepts.md", "memories.md", "tasks.md", "ext_objnav.md", "recipe.md", "notebooks.md"],
+    "Start": [
+        "index.md",
+        "get-started.md",
+        "concepts.md",
+        "memories.md",
+        "tasks.md",
+        "ext_objnav.md",
+        "recipe.md",
+        "notebooks.md",
+    ],
     "How to": [
         "how-to/own-memory.md",
         "how-to/own-environment.md",

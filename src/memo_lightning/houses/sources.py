@@ -71,7 +71,12 @@ class GeneratedSource:
         require(split in get_args(Split), "split", split, f"one of {', '.join(get_args(Split))}")
         available = HELD_OUT_HOUSES if split == "held_out" else TRAIN_HOUSES
         n_houses = available if n_houses is None else n_houses
-        require(1 <= n_houses <= available, "n_houses", n_houses, f"between 1 and {available} for split={split!r}")
+        require(
+            1 <= n_houses <= available,
+            "n_houses",
+            n_houses,
+            f"between 1 and {available} for split={split!r}, or null for all",
+        )
         allowed = f"between 1 and {_FIRST_HELD_OUT_PLACEMENT}"
         require(1 <= n_placements <= _FIRST_HELD_OUT_PLACEMENT, "n_placements", n_placements, allowed)
         require(n_episodes >= 1, "n_episodes", n_episodes, "at least 1")

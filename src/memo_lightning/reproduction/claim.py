@@ -144,6 +144,7 @@ class Claim:
         rules: rules, all of which must hold.
         plots: names of :data:`PLOTS`.
         tuned: what was tuned, for which arms, and how.
+        answer: what was found, in plain words; written after the runs.
         remark: what readers of the verdict should know, above all if a rule was written or corrected after its runs.
         name: name of the file.
     """
@@ -157,6 +158,7 @@ class Claim:
     scales: dict[str, Scale] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)
     tuned: str = "nothing: every arm has the settings of its YAML files"
+    answer: str = ""
     remark: str = ""
     name: str = ""
 
