@@ -26,8 +26,8 @@ A rule **holds** if the whole 95 % interval over seeds satisfies its bound, **do
 does, and is **undecided** otherwise. A claim holds if all of its rules hold, and does not hold if one of them does not.
 
 Values are interquartile means over seeds, and intervals are percentiles of a bootstrap that resamples the seeds of each
-arm. The probability of improvement is the share of pairs of runs in which the arm is ahead, in the direction of the
-bound. If a rule compares two evaluations of the same arm, the comparison is paired by run. All follow rliable
+arm. *Pairs ahead*, the probability of improvement, is the share of pairs of runs in which the arm is ahead, in the
+direction of the bound. If a rule compares two evaluations of the same arm, the comparison is paired by run. All follow rliable
 ([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them.
 
 With three to five seeds such intervals tend to be too narrow, so a verdict that is only just reached is weak evidence.
@@ -63,7 +63,8 @@ def _overview(claims: list[Claim], verdicts: Mapping[str, Mapping[str, Any] | No
 
 
 def _section(claim: Claim, verdict: Mapping[str, Any] | None, docs: Path) -> Iterator[str]:
-    yield f"## Claim {claim.number}"
+    yield f'<a id="claim-{claim.number}"></a>'  # which other pages link to, whatever the title is
+    yield f"## Claim {claim.number}: {claim.title}"
     yield f"*{claim.question}*"
     if verdict is None:
         yield f"**{_sentence(claim.state(None, SCALE))}** It will hold if:"
@@ -103,17 +104,17 @@ def _sentence(text: str) -> str:
 
 
 def _rules(rules: list[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| rule | where | measured | 95 % interval | must be | probability of improvement | |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| rule | where | measured (95 % interval) | must be | pairs ahead | |"
+    yield "|---|---|---|---|---|---|"
     for rule in rules:
         low, high = rule["interval"]
-        interval = "" if low is None else f"{number_in_words(low)} to {number_in_words(high)}"
+        interval = "" if low is None else f" ({number_in_words(low)} to {number_in_words(high)})"
         better = rule.get("probability_of_improvement")
         arms = f"{rule['arm']} / {rule['against']}" if "against" in rule else rule["arm"]
         yield (
             f"| {rule['says']} | {arms}, {what_in_words(rule)}: {rule['task']}, {rule['evaluation']} "
-            f"| {number_in_words(rule['value'])} | {interval} | {rule['bound']} "
-            f"| {'' if better is None else f'{better:.2f}'} | {rule['verdict']} |"
+            f"| {number_in_words(rule['value'])}{interval} | {rule['bound']} "
+            f"| {'' if better is None else f'{100 * better:.0f} %'} | {rule['verdict']} |"
         )
 
 

@@ -136,6 +136,7 @@ class Claim:
 
     Attributes:
         number: the number that orders the claims, e.g. ``1b``.
+        title: a title of a few words.
         question: the question that the verdict answers.
         published: published results to compare with.
         arms: arms by name, each with the overrides of ``memo train`` that define it.
@@ -150,6 +151,7 @@ class Claim:
     """
 
     number: str
+    title: str
     question: str
     published: Published
     rules: list[Rule]
