@@ -85,7 +85,6 @@ def test_commands_that_do_not_run_name_verbs_and_settings_that_exist(page, comma
 SMALL = {
     "check-env": ["collector.n_envs=4", "algorithm.n_minibatches=2"],
     "evaluate": ["n_trials=4", "n_envs=4"],
-    "sweep": [*SMALL_TRAINING, "n_trials=1"],
     "export-houses": ["dataset.n_houses=1", "dataset.n_placements=1", "dataset.n_episodes=2"],
     "benchmark": [
         "context_lengths=[64]",
@@ -102,6 +101,10 @@ SMALL_TASK = [  # for training on other tasks, whose lengths differ
 
 def small(verb, words):
     """Return the overrides to append to a command."""
+    if verb == "sweep":
+        space = yaml.safe_load((ROOT / words[0]).read_text())["space"]
+        sizes = SMALL_TASK if "model.segment_length" in space else SMALL_TRAINING
+        return [*(size for size in sizes if size.partition("=")[0] not in space), "n_trials=1"]
     if verb != "train":
         return SMALL.get(verb, [])
     given = dict(word.split("=", 1) for word in words if "=" in word)
@@ -162,7 +165,7 @@ def test_commands_run_as_written(page, folder, capsys):
         order = ("train", "register", "evaluate", "sweep", "compare")
         todo.sort(key=lambda command: [*order, shlex.split(command)[1]].index(shlex.split(command)[1]))
     if any("study=baselines" in command for command in todo):
-        assert main(["sweep", "sweeps/baselines.yaml", *SMALL["sweep"], "n_seeds=1"]) == 0
+        assert main(["sweep", "sweeps/baselines.yaml", *small("sweep", ["sweeps/baselines.yaml"]), "n_seeds=1"]) == 0
     for command in todo:
         _, verb, *words = shlex.split(command.split("#")[0])
         words = [_stand_in(word, words, folder) for word in words]
