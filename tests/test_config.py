@@ -92,7 +92,9 @@ def test_a_setting_that_is_null_by_default_has_a_type_too(override):
 
 
 def test_null_is_allowed_again_where_an_experiment_replaced_it():
-    config = compose_config("train", ["experiment=ext_objnav_small", "env.dataset.n_houses=null", "encoder.in_keys=null"])
+    config = compose_config(
+        "train", ["experiment=ext_objnav_small", "env.dataset.n_houses=null", "encoder.in_keys=null"]
+    )
     assert (config.env.dataset.n_houses, config.encoder.in_keys) == (None, None)
     with pytest.raises(UserError, match=r"env\.dataset\.n_types=null: must be an integer"):
         compose_config("train", ["experiment=ext_objnav_small", "env.dataset.n_types=null"])
