@@ -27,8 +27,8 @@ def listed(words: Iterable[str], separator: str = ", ", longest: int = 5) -> str
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message, or else its type; of SQLAlchemy's, the database's own message."""
-    text = str(getattr(error.__cause__ or error, "orig", None) or error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    lines = [line.strip() for line in str(told).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
