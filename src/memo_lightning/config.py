@@ -136,12 +136,7 @@ def merge_file(config: DictConfig, path: Path) -> None:
     Raises:
         UserError: if it is not a YAML mapping, names an unknown setting, or gives a value of the wrong type.
     """
-    try:
-        file = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(file, DictConfig):
-        raise UserError(f"{path}: must contain settings as key: value")
+    file = read_settings(path)
     for key in map(str, file):
         if key not in config:
             raise UserError(f"{path}: unknown setting {key!r}: {nearest(key, map(str, config))}")
@@ -150,6 +145,21 @@ def merge_file(config: DictConfig, path: Path) -> None:
             raise UserError(f"{path}: {key}: must {'' if OmegaConf.is_list(default) else 'not '}be a list")
         check_type(key, file[key], default)
         config[key] = file[key]
+
+
+def read_settings(path: Path) -> DictConfig:
+    """Return the settings of a YAML file.
+
+    Raises:
+        UserError: if it cannot be read, or is not a YAML mapping.
+    """
+    try:
+        file = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(file, DictConfig):
+        raise UserError(f"{path}: must contain settings as key: value")
+    return file
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -147,6 +147,44 @@ def project(tmp_path_factory):
     return folder
 
 
+def test_a_folder_with_parts_of_a_run_cannot_be_registered_and_a_model_needs_a_version(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(["register", "run_dir=runs/0", "name=ok"]) == 0
+    for missing, remedy in {
+        "config.yaml": None,
+        "metrics.json": "run_dir=part: must be the folder of a finished run",
+        "checkpoints/last.ckpt": "checkpoint=part/checkpoints/last.ckpt: no such file",
+    }.items():
+        shutil.copytree("runs/0", "part")
+        Path("part", missing).unlink()
+        capsys.readouterr()
+        assert main(["register", "run_dir=part", "name=ok"]) == (2 if remedy else 0)
+        assert (remedy or "") in capsys.readouterr().err
+        shutil.rmtree("part")
+    newest = "must be models:/NAME/VERSION or models:/NAME@ALIAS; set checkpoint=models:/ok/2"
+    for wrong, message in {
+        "ok": newest,
+        "other": "models:/NAME@ALIAS",
+        "ok/one": "models:/NAME@ALIAS",
+        "": "ALIAS",
+    }.items():
+        assert main(["evaluate", f"checkpoint=models:/{wrong}"]) == 2
+        assert (line := only_line(capsys)).startswith(f"memo: checkpoint=models:/{wrong}: must be models:/NAME/VERSION")
+        assert line.endswith(message)
+
+
+def test_a_folder_whose_files_are_broken_is_no_run(in_tmp_dir, capsys):
+    (in_tmp_dir / "run/checkpoints").mkdir(parents=True)
+    (in_tmp_dir / "run/checkpoints/last.ckpt").touch()
+    for content in ("[]", "{", "{}"):
+        (in_tmp_dir / "run/metrics.json").write_text(content)
+        assert main(["register", "run_dir=run", "name=x"]) == 2
+        assert only_line(capsys).endswith("run_dir=run: must be the folder of a finished run of memo train")
+    (in_tmp_dir / "run/config.yaml").write_text("env: [")
+    assert main(["train", "resume=run"]) == 2
+    assert "run/config.yaml: cannot be read as YAML" in only_line(capsys)
+
+
 @pytest.fixture
 def moved(project, tmp_path, monkeypatch):
     """Move the project to another folder, so that nothing is left in the old place."""
