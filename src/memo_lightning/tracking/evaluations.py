@@ -8,13 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING, Any
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.names import file_name
 from memo_lightning.tracking.store import check_run_not_deleted, open_client, store_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 FOLDER = "evaluation"  # of a run's artifacts; it holds a folder for each kind of evaluation
 _PREFIX = "val"  # of the metrics: MLflow's pages sort by name, and learning curves, `train`, come first
