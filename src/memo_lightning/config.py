@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
-from memo_lightning.overrides import override_text, parse_override, quoted
+from memo_lightning.overrides import override_key, override_text, parse_override, quoted
 
 # For defaults that follow other settings: ${smaller:40,${env.trial_length}}.
 # A value that is no number is not compared, and is reported where it stands.
@@ -100,6 +100,15 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     with open_dict(config):
         config.choices = choices
     return config
+
+
+def overrides_of(config: DictConfig, overrides: Iterable[str]) -> list[str]:
+    """Return those of ``overrides`` that change settings of a configuration; those of ``memo sweep`` may be of others.
+
+    Raises:
+        UserError: if an override cannot be parsed.
+    """
+    return [override for override in overrides if override_key(override).partition(".")[0] in config]
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Collection[str] = ()) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, merge_file
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, overrides_of
 from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import override_key
 from memo_lightning.quiet import quietly
@@ -120,7 +120,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     del config.choices
     optional = [str(key) for key, value in config.items() if value is None]
     merge_file(config, file)
-    own = [override for override in overrides if override_key(override).partition(".")[0] in config]
+    own = overrides_of(config, overrides)
     train = [override for override in overrides if override not in own]
     apply_overrides(config, own, optional=optional)
     config.train = [*config.train, *train]
