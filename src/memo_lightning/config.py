@@ -40,6 +40,12 @@ _INTEGER_OR_NULL = (
     *("max_summary_age", "memory_budget", "n_houses", "prune_every"),
 )
 _NUMBER_OR_NULL = ("success_return", "target_kl")
+# The same for text and lists, by their whole names.
+_TEXT_OR_NULL = (
+    *("algorithm.replay.folder", "baseline.target", "collector.address", "env.id", "env.target"),
+    "env.vision.weights",
+)
+_LIST_OR_NULL = ("encoder.in_keys", "memories")
 _TYPES = {
     bool: "true or false",
     int: "an integer",
@@ -369,15 +375,9 @@ def check_type(key: str, value: Any, default: Any) -> None:
     Raises:
         UserError: if the value does not fit.
     """
-    name = key.rpartition(".")[2]
-    or_null = default is None or name == "episodes_per_trial"
-    if value is None and or_null:
-        return
-    if default is not None:
-        expected = type(default)
-    elif name in _INTEGER_OR_NULL or name in _NUMBER_OR_NULL:
-        expected = int if name in _INTEGER_OR_NULL else float
-    else:
+    or_null = default is None or key.rpartition(".")[2] == "episodes_per_trial"
+    expected = _type_or_null(key) if default is None else type(default)
+    if expected is None or (value is None and or_null):
         return
     fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if expected is float and type(value) is int:
@@ -393,6 +393,14 @@ def check_type(key: str, value: Any, default: Any) -> None:
         raise UserError(f"{key}={shown}: must be {allowed}")
     if key == "seed":
         require(0 <= value <= _MAX_SEED, key, value, f"from 0 to {_MAX_SEED}")
+
+
+def _type_or_null(key: str) -> type | None:
+    """Return the type of a setting whose default is null; None for any type."""
+    name = key.rpartition(".")[2]
+    known = {int: name in _INTEGER_OR_NULL, float: name in _NUMBER_OR_NULL}
+    known |= {str: key in _TEXT_OR_NULL, list: key in _LIST_OR_NULL}
+    return next((kind for kind, fits in known.items() if fits), None)
 
 
 def _resolve_environment(config: DictConfig) -> None:
