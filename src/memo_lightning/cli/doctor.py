@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
@@ -69,9 +70,9 @@ def _checks(tracking_uri: str, storage: str | None) -> list[Callable[[], Iterato
 
 
 def _python() -> Iterator[Finding]:
-    fits = (3, 11) <= sys.version_info[:2] < (3, 13)
-    version = platform.python_version()
-    yield Finding("python", None if fits else f"{version}: must be 3.11 or 3.12", version)
+    version, allowed = platform.python_version(), importlib.metadata.metadata("memo-lightning")["Requires-Python"]
+    fits = SpecifierSet(allowed).contains(version, prereleases=True)
+    yield Finding("python", None if fits else f"{version}: must be {allowed}", version)
 
 
 def _versions() -> Iterator[Finding]:
