@@ -151,7 +151,7 @@ def _policy(described: Described) -> str:
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
-    """Return rows of a name and a value as a table without a head; a bar or a line break would end a cell."""
+    """Return pairs of a name and a value as a table without a head; a bar or a line break would end a cell."""
     lines = "\n".join(f"| {name} | {' '.join(value.split()).replace('|', '/')} |" for name, value in rows)
     return f"| | |\n|---|---|\n{lines}"
 
