@@ -201,3 +201,27 @@ def test_a_configuration_is_composed_anew_whatever_was_done_to_one_before(tmp_pa
         config = compose_config("train", ["baseline=lstm"])
         assert (config.seed, config.choices.baseline, config.logger.experiment_name) == (0, "lstm", f"number {seed}")
         config.seed, config.env.room_size, config.choices.baseline = 9, 99, "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("train", ["env=gymnasium", "env.id=3"], "env.id=3: must be text, or null"),
+        ("train", ["env=custom", "env.target=[a]"], "env.target=['a']: must be text, or null"),
+        (
+            "train",
+            ["encoder.in_keys=observation"],
+            "encoder.in_keys='observation': must be a list, e.g. [a,b], or null",
+        ),
+        ("benchmark", ["memories=lstm"], "memories='lstm': must be a list, e.g. [a,b], or null"),
+    ],
+)
+def test_settings_that_are_null_by_default_have_a_type_too(name, overrides, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        compose_config(name, overrides)
+    compose_config(name, [*overrides[:-1], f"{overrides[-1].partition('=')[0]}=null"])
+
+
+def test_a_folder_with_a_number_as_its_name_is_a_folder():
+    config = compose_config("train", ["algorithm=actor_critic", "algorithm.replay.folder=3"])
+    assert config.algorithm.replay.folder == "3"

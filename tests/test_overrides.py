@@ -24,7 +24,9 @@ AWKWARD = [
 ]
 
 
-@pytest.mark.parametrize("key", ["run_dir", "checkpoint", "resume", "env.data_path", "logger.tracking_uri", "storage"])
+@pytest.mark.parametrize(
+    "key", ["run_dir", "checkpoint", "resume", "env.data_path", "logger.tracking_uri", "storage", "evaluation"]
+)
 @pytest.mark.parametrize("path", AWKWARD[:-2])
 def test_a_plain_path_is_taken_as_it_is(key, path):
     assert parse_override(f"{key}={path}").value() == path

@@ -194,7 +194,7 @@ ACTOR_CRITIC = {
     "max_skipped_updates": REFUSED + "=-1",
     "replay.capacity_trials": "4",
     "replay.capacity_bytes": "1",
-    "replay.trial_length": "10",
+    "replay.trial_length": REFUSED + "=10",
     "replay.batch_size": "3",
     "replay.sampling": "prioritized",
     "replay.alpha": ("algorithm.replay.sampling=prioritized", "0.0"),

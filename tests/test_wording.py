@@ -1,9 +1,13 @@
 """Numbers shown to people keep their distinguishing digits, whatever their size."""
 
+import sqlite3
+
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from memo_lightning.errors import UserError
-from memo_lightning.wording import returns_in_words, without_password
+from memo_lightning.wording import one_line, returns_in_words, without_password
 
 
 @pytest.mark.parametrize(
@@ -24,7 +28,7 @@ def test_returns_have_one_decimal_or_two_where_all_are_small(values, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("address", "shown"),
     [
         ("postgresql://me:secret@host/runs", "postgresql://me:***@host/runs"),
         ("uri=http://me:p@ss@host:5000: cannot be read", "uri=http://me:***@host:5000: cannot be read"),
@@ -32,6 +36,15 @@ def test_returns_have_one_decimal_or_two_where_all_are_small(values, words):
         ("a://u:x@h b://v:y@i", "a://u:***@h b://v:***@i"),
     ],
 )
-def test_passwords_in_addresses_are_hidden(text, shown):
-    assert without_password(text) == shown
-    assert str(UserError(text)) == shown
+def test_passwords_in_addresses_are_hidden(address, shown):
+    assert without_password(address) == shown
+    assert str(UserError(address)) == shown
+
+
+def test_errors_of_databases_and_empty_ones_are_one_line():
+    with pytest.raises(OperationalError) as error, create_engine("sqlite://").connect() as connection:
+        connection.execute(text("SELECT 1 FROM nowhere"))
+    assert "\n" in str(error.value)
+    assert one_line(error.value) == "no such table: nowhere"
+    assert one_line(ValueError("\n first.\nsecond")) == "first"
+    assert one_line(sqlite3.Error()) == "Error"

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
-from memo_lightning.overrides import override_text, parse_override, quoted
+from memo_lightning.overrides import override_key, override_text, parse_override, quoted
 
 # For defaults that follow other settings: ${smaller:40,${env.trial_length}}.
 # A value that is no number is not compared, and is reported where it stands.
@@ -40,6 +40,12 @@ _INTEGER_OR_NULL = (
     *("max_summary_age", "memory_budget", "n_houses", "prune_every"),
 )
 _NUMBER_OR_NULL = ("success_return", "target_kl")
+# The same for text and lists, by their whole names.
+_TEXT_OR_NULL = (
+    *("algorithm.replay.folder", "baseline.target", "collector.address", "env.id", "env.target"),
+    "env.vision.weights",
+)
+_LIST_OR_NULL = ("encoder.in_keys", "memories")
 _TYPES = {
     bool: "true or false",
     int: "an integer",
@@ -102,6 +108,15 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
+def overrides_of(config: DictConfig, overrides: Iterable[str]) -> list[str]:
+    """Return those of ``overrides`` that change settings of a configuration; those of ``memo sweep`` may be of others.
+
+    Raises:
+        UserError: if an override cannot be parsed.
+    """
+    return [override for override in overrides if override_key(override).partition(".")[0] in config]
+
+
 def apply_overrides(config: DictConfig, overrides: Sequence[str], optional: Collection[str] = ()) -> None:
     """Change single values of a composed configuration, in place.
 
@@ -136,12 +151,7 @@ def merge_file(config: DictConfig, path: Path) -> None:
     Raises:
         UserError: if it is not a YAML mapping, names an unknown setting, or gives a value of the wrong type.
     """
-    try:
-        file = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(file, DictConfig):
-        raise UserError(f"{path}: must contain settings as key: value")
+    file = read_settings(path)
     for key in map(str, file):
         if key not in config:
             raise UserError(f"{path}: unknown setting {key!r}: {nearest(key, map(str, config))}")
@@ -150,6 +160,21 @@ def merge_file(config: DictConfig, path: Path) -> None:
             raise UserError(f"{path}: {key}: must {'' if OmegaConf.is_list(default) else 'not '}be a list")
         check_type(key, file[key], default)
         config[key] = file[key]
+
+
+def read_settings(path: Path) -> DictConfig:
+    """Return the settings of a YAML file.
+
+    Raises:
+        UserError: if it cannot be read, or is not a YAML mapping.
+    """
+    try:
+        file = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(file, DictConfig):
+        raise UserError(f"{path}: must contain settings as key: value")
+    return file
 
 
 def build(node: DictConfig | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -350,15 +375,9 @@ def check_type(key: str, value: Any, default: Any) -> None:
     Raises:
         UserError: if the value does not fit.
     """
-    name = key.rpartition(".")[2]
-    or_null = default is None or name == "episodes_per_trial"
-    if value is None and or_null:
-        return
-    if default is not None:
-        expected = type(default)
-    elif name in _INTEGER_OR_NULL or name in _NUMBER_OR_NULL:
-        expected = int if name in _INTEGER_OR_NULL else float
-    else:
+    or_null = default is None or key.rpartition(".")[2] == "episodes_per_trial"
+    expected = _type_or_null(key) if default is None else type(default)
+    if expected is None or (value is None and or_null):
         return
     fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if expected is float and type(value) is int:
@@ -374,6 +393,14 @@ def check_type(key: str, value: Any, default: Any) -> None:
         raise UserError(f"{key}={shown}: must be {allowed}")
     if key == "seed":
         require(0 <= value <= _MAX_SEED, key, value, f"from 0 to {_MAX_SEED}")
+
+
+def _type_or_null(key: str) -> type | None:
+    """Return the type of a setting whose default is null; None for any type."""
+    name = key.rpartition(".")[2]
+    known = {int: name in _INTEGER_OR_NULL, float: name in _NUMBER_OR_NULL}
+    known |= {str: key in _TEXT_OR_NULL, list: key in _LIST_OR_NULL}
+    return next((kind for kind, fits in known.items() if fits), None)
 
 
 def _resolve_environment(config: DictConfig) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_type_hints, is_typeddict
+from contextlib import suppress
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from memo_lightning.errors import UserError
+
+_TYPES: dict[Any, str] = {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "None"}
 
 
 def resolve(field: str, path: str) -> Any:
@@ -66,6 +71,29 @@ def construct(target: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
+    except TypeError:
+        check_types(target, kwargs)
+        raise
+
+
+def check_types(target: Callable[..., Any], settings: Mapping[str, Any], group: str = "") -> None:
+    """Check the ``settings`` whose arguments of ``target`` are annotated as a number, text, a flag, or None.
+
+    Args:
+        target: a class or function.
+        settings: its arguments by name.
+        group: what precedes their names in messages, e.g. ``"model."``.
+
+    Raises:
+        UserError: if a value is of another type.
+    """
+    annotated = _annotations(target)
+    for name, value in settings.items():
+        kind = annotated.get(name)
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if all(kind in _TYPES for kind in kinds) and not any(_is_a(value, kind) for kind in kinds):
+            allowed = " or ".join(_TYPES[kind] for kind in kinds)
+            raise UserError(f"{group}{name}={value!r}: must be {allowed}")
 
 
 def accepted(target: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +113,32 @@ def _function(target: Callable[..., Any]) -> Callable[..., Any]:
     return target.__init__ if inspect.isclass(target) else target
 
 
+def _constructors(target: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return the constructors of a class in the method resolution order; for a function, the function."""
+    if not inspect.isclass(target):
+        return [target]
+    return [kind.__dict__["__init__"] for kind in inspect.getmro(target) if "__init__" in kind.__dict__]
+
+
+def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of the arguments that ``target`` accepts by name, as far as they can be found out."""
+    found: dict[str, Any] = {}
+    for function in reversed(_constructors(target)):
+        with suppress(NameError, TypeError):  # types imported for type checkers only, and constructors without any
+            for name, kind in get_type_hints(function).items():
+                unpacked = next(iter(get_args(kind)), None)
+                found |= get_type_hints(unpacked) if is_typeddict(unpacked) else {name: kind}
+    return found
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Return whether a value serves as ``kind``: integers serve as floats, and NumPy's numbers as Python's."""
+    is_flag = isinstance(value, bool)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not is_flag
+    return isinstance(value, kind)
+
+
 def _keywords(target: Callable[..., Any]) -> tuple[set[str] | None, set[str]]:
     """Return the argument names that ``target`` accepts, None for any, and the required ones that its signature hides.
 
@@ -92,9 +146,7 @@ def _keywords(target: Callable[..., Any]) -> tuple[set[str] | None, set[str]]:
     for whatever the next constructor in the method resolution order accepts.
     """
     names: set[str] = set()
-    functions = [c.__dict__["__init__"] for c in inspect.getmro(target) if "__init__" in c.__dict__] \
-        if inspect.isclass(target) else [target]  # fmt: skip
-    for function in functions:
+    for function in _constructors(target):
         rest = None
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:

@@ -15,8 +15,8 @@ from memo_lightning.errors import UserError
 # Hydra's grammar, `=`, `#`, spaces, commas and letters outside ASCII mean something else or are not allowed.
 _PATHS = frozenset(
     (
-        *("checkpoint", "data_path", "object_folder", "out", "resume", "run_dir", "scene_dataset", "storage", "token"),
-        "tracking_uri",
+        *("checkpoint", "data_path", "evaluation", "folder", "object_folder", "out", "resume", "run_dir"),
+        *("scene_dataset", "storage", "token", "tracking_uri"),
     )
 )
 # Settings whose value is a name, even if it looks like a number (2024); and mappings whose values are names.

@@ -1,4 +1,4 @@
-"""Numbers, lists and addresses, formatted for people."""
+"""Numbers, lists, errors and addresses, formatted for people."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def listed(words: Iterable[str], separator: str = ", ", longest: int = 5) -> str
     words = list(words)
     more = [f"and {len(words) - longest} more"] if len(words) > longest else []
     return separator.join([*words[:longest], *more])
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or else its type; of SQLAlchemy's, the database's own message."""
+    told = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    lines = [line.strip() for line in str(told).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def without_password(text: str) -> str:

@@ -203,7 +203,7 @@ def test_random_actions_are_uniform_over_those_allowed_and_only_in_training():
         ("algorithm.tau=0", "algorithm.tau=0: must be greater than 0 and at most 1"),
         ("algorithm.random_actions=2", "algorithm.random_actions=2: must be between 0 and 1"),
         ("algorithm.replay.capacity_trials=2", "capacity_trials=2: must be at least algorithm.replay.batch_size=4"),
-        ("algorithm.replay.trial_length=10", "algorithm.replay.trial_length=10: a trial has 40 steps: must be at most"),
+        ("algorithm.replay.trial_length=10", "algorithm.replay.trial_length=10: must be at least 40"),
         ("algorithm.n_epochs=2", "unknown override 'algorithm.n_epochs': exists only with algorithm=ppo"),
     ],
 )

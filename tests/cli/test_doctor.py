@@ -3,6 +3,10 @@
 import importlib.metadata
 import os
 import sqlite3
+import tomllib
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 from memo_lightning.cli.main import main
 
@@ -34,6 +38,15 @@ def test_what_is_wrong_is_named_and_ends_in_failure(in_tmp_dir, capsys):
     assert "WRONG  studies" in said
     assert error == "memo: doctor: something is wrong with mlflow, studies\n"
     assert "secret" not in said
+
+
+def test_a_python_that_the_package_does_not_allow_is_wrong(in_tmp_dir, capsys, monkeypatch):
+    monkeypatch.setattr("platform.python_version", lambda: "3.10.4")
+    status, said, _ = diagnose(capsys)
+    assert status == 2
+    told = next(line for line in said.splitlines() if line.startswith("WRONG  python"))
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(told.partition("3.10.4: must be ")[2]) == SpecifierSet(project["requires-python"])
 
 
 def test_packages_that_do_not_fit_are_named(in_tmp_dir, capsys, monkeypatch):

@@ -277,8 +277,12 @@ def test_loading_and_acting_leave_the_callers_random_numbers_alone_and_a_seed_re
 
 def test_a_seed_that_is_none_is_one_line(tmp_path):
     save_policy(tmp_path / "x.ckpt", make_toy("discrete with start")[0])
-    with pytest.raises(UserError, match=r"seed=-1: must be from 0 to 4294967295, or None"):
-        memo_lightning.load(tmp_path / "x.ckpt", seed=-1)
+    for seed in (-1, "a", 0.5):
+        with pytest.raises(UserError, match=rf"seed={seed!r}: must be from 0 to 4294967295, or None"):
+            memo_lightning.load(tmp_path / "x.ckpt", seed=seed)
+    for size in (0, "a", 1.5):
+        with pytest.raises(UserError, match=rf"batch_size={size!r}: must be at least 1, or None"):
+            memo_lightning.load(tmp_path / "x.ckpt", seed=np.int64(3)).initial_state(size)
 
 
 def test_masks_are_obeyed_wherever_they_are(tmp_path):
@@ -376,7 +380,13 @@ def test_a_setting_that_is_newer_than_the_checkpoint_can_be_changed():
         ("run", {"device": "abacus"}, "device=abacus: must be cpu or cuda"),
         ("run", {"model": {"colour": 3}}, "model.colour: the checkpoint's memory has no such setting; it has d_model"),
         ("run", {"model": {"d_model": 32}}, "model.d_model=32 (checkpoint: 16)"),
+        ("run", {"device": []}, "device=[]: must be cpu or cuda"),
         ("run", {"model": {"memory_budget": 2}}, "memory_budget=2: must be at least 12"),
+        ("run", {"model": {"memory_budget": "abc"}}, "model.memory_budget='abc': must be an integer or None"),
+        ("run", {"model": {"memory_budget": True}}, "model.memory_budget=True: must be an integer or None"),
+        ("run", {"model": {"segment_length": 2.5}}, "model.segment_length=2.5: must be an integer"),
+        ("run", {"model": {"n_heads": None}}, "model.n_heads=None: must be an integer"),
+        ("run", {"model": {"sink_kv": 1}}, "model.sink_kv=1: must be true or false"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(source, settings, message, trained, monkeypatch):

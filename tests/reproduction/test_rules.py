@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from memo_lightning.data.trial_record import TrialRecord
+from memo_lightning.evaluation.in_context import by_steps
 from memo_lightning.evaluation.statistics import interquartile_mean
 from memo_lightning.reproduction import rules
 from memo_lightning.reproduction.metrics import EVALUATED, TRAINED, frames_to
@@ -153,6 +155,38 @@ def test_metrics_of_evaluations_are_what_their_names_say():
         "doors_in_last_bin": 3.0,
         "later_success_over_first": (10 + 10 + 10 + 0 + 30) / (10 + 10 + 20 + 10 + 30),
     }
+
+
+@pytest.mark.parametrize(
+    ("ends", "per_trial"),
+    [
+        # Steps at which an episode ends in each of two trials, and doors in steps 31 to 40 and in 51 to 60.
+        ([[35.0, 55.0, 58.0], [25.0, 40.0, 52.0]], (1.0, 1.5)),
+        ([[35.0, 36.0], [40.0, 45.0]], (1.5, 0.0)),
+        ([[5.0, 45.0], [6.0, 46.0]], (0.0, 0.0)),
+    ],
+)
+def test_a_layout_at_whose_end_no_door_opens_counts_too(ends, per_trial):
+    ends = np.array(ends)
+    record = TrialRecord(
+        rewards=np.zeros((2, 20)),
+        lengths=np.array([60, 60]),
+        episode_returns=np.ones_like(ends),
+        episode_successes=np.ones_like(ends),
+        episode_spl=np.full_like(ends, np.nan),
+        episode_ends=ends,
+    )
+    evaluation = {"trial_length": 60, "n_trials": 2, "env": {"layouts_per_trial": 3}, "by_steps": by_steps(record, 10)}
+    assert EVALUATED["late_in_layout"](evaluation) == pytest.approx(np.mean(per_trial) * 10)
+    assert EVALUATED["doors_in_last_bin"](evaluation) == per_trial[1]
+
+
+def test_metrics_of_trials_in_which_no_episode_ends_are_none_or_unknown():
+    nothing = {"trial_length": 60, "n_trials": 2, "env": {"layouts_per_trial": 3}}
+    nothing["by_steps"] = {"steps": [], "n_episodes": []}
+    assert EVALUATED["late_in_layout"](nothing) == EVALUATED["doors_in_last_bin"](nothing) == 0.0
+    first = {**nothing, "by_steps": {"steps": [10.0], "n_episodes": [2], "success": [1.0]}}
+    assert np.isnan(EVALUATED["later_success_over_first"](first))
 
 
 def test_the_steps_beside_a_boundary_are_those_of_later_segments():

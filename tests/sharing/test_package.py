@@ -96,6 +96,24 @@ def test_a_package_holds_all_that_belongs_to_a_policy(trained):
     ).read_bytes()
 
 
+def test_the_card_says_in_which_settings_the_evaluation_differs_from_training(trained, monkeypatch, capsys):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.chdir(trained)
+    plain = (trained / "shared/policy/README.md").read_text()
+    assert "| settings that differ from training | none |" in plain
+    changes = ["env.episode_length=8", "model.segment_length=5", "trial_multiplier=2", "run_dir=changed"]
+    assert main(["evaluate", "checkpoint=runs/a", "n_trials=4", "n_envs=4", *changes]) == 0
+    capsys.readouterr()
+    assert main(["package", "checkpoint=runs/a", "out=shared/changed", "evaluation=changed"]) == 0
+    changed = ["env.trial_length=80", "env.episode_length=8", "model.segment_length=5"]
+    assert f"note: its evaluation differs from training in {', '.join(changed)}" in capsys.readouterr().out
+    text = (trained / "shared/changed/README.md").read_text()
+    assert "| settings that differ from training | `env.trial_length=80`, `env.episode_length=8`, `model.segm" in text
+    card = hub.ModelCard(text)
+    assert {result.dataset_config for result in card.data.eval_results} == {", ".join(changed)}
+    shutil.rmtree(trained / "shared/changed")
+
+
 def test_it_says_nothing_of_who_made_it(trained):
     for path in (trained / "shared/policy").iterdir():
         held = path.read_bytes()

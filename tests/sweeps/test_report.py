@@ -72,3 +72,20 @@ def test_the_best_settings_are_those_of_the_trial_where_a_preset_comes_after_oth
     trained = spec.train_config
     assert (config.choices.env, config.env.trial_length, config.total_frames) == ("darkroom", 80, 640)
     assert (trained.choices.env, trained.env.trial_length, trained.total_frames) == ("darkroom", 80, 640)
+
+
+def test_a_study_whose_mlflow_run_is_gone_at_its_end_is_reported_all_the_same(in_tmp_dir, capsys):
+    spec = read_study(str(write_study(in_tmp_dir / "gone.yaml")), [])
+    runs = open_runs(spec)
+    study = begin_study(spec, open_storage(str(spec.run_dir / "journal.log")), runs.start_study(spec.settings))
+    draw(spec.space, trial := study.ask())
+    study.tell(trial, 1.0)
+    client = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db")
+    client.delete_run(mlflow_run_of(study))
+    assert write_report(spec, study, runs).states == {"complete": 1}
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"not logged to MLflow: run {mlflow_run_of(study)}: was deleted in MLflow; restore it with `" in said
+    client.restore_run(mlflow_run_of(study))
+    write_report(spec, study, runs)
+    assert client.get_run(mlflow_run_of(study)).data.metrics["trials/complete"] == 1.0, "the remedy"

@@ -1,21 +1,29 @@
 """Studies as a user runs them: trials run in separate processes, and every trial is accounted for."""
 
+import json
 import os
 import signal
 import socket
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
 from mlflow import MlflowClient
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from studies import TINY, begin, load, read_json, start_sweep, trial_process_of, wait_for, write_study
 
 from memo_lightning.cli.main import main
 from memo_lightning.config import compose_config
-from memo_lightning.sweeps.study import OWNER
+from memo_lightning.errors import UserError
+from memo_lightning.sweeps.run import StudyRunner, open_runs
+from memo_lightning.sweeps.space import draw
+from memo_lightning.sweeps.study import OWNER, mlflow_run_of, open_study
+from memo_lightning.sweeps.study_file import read_study
+from memo_lightning.sweeps.trial import TrialResult
 
 
 def states(study):
@@ -265,3 +273,52 @@ def test_storages_that_cannot_be_used_are_one_line(in_tmp_dir, capsys):
         said = capsys.readouterr().err
         assert message in said.splitlines()[-1]
         assert "secret" not in said
+
+
+def test_a_study_whose_mlflow_run_is_gone_is_one_line_with_the_remedy(in_tmp_dir, monkeypatch, capsys):
+    path = write_study(in_tmp_dir / "small.yaml")
+    begin(in_tmp_dir, path)
+    run_id = mlflow_run_of(load(in_tmp_dir, "small"))
+    client = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db")
+    client.delete_run(run_id)
+    assert main(["sweep", "small.yaml"]) == 2
+    _, said = capsys.readouterr().err.splitlines()
+    assert f"run {run_id}: was deleted in MLflow; restore it with `env MLFLOW_TRACKING_URI=" in said
+    client.restore_run(run_id)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert main(["sweep", "small.yaml"]) == 2
+    _, said = capsys.readouterr().err.splitlines()
+    assert f"study small: its MLflow run {run_id} is not in logger.tracking_uri='sqlite:///" in said
+    assert "set MLFLOW_TRACKING_URI to that; else begin a new study with name=small-2" in said
+    assert open_study(read_study("small.yaml", ["name=small-2"]), InMemoryStorage()) is None, "the remedy"
+    assert not (in_tmp_dir / "studies/small/trials").exists()
+
+
+def test_a_trial_whose_mlflow_run_is_gone_is_recorded_all_the_same(in_tmp_dir, capsys):
+    path = write_study(in_tmp_dir / "small.yaml", n_trials=1)
+    begin(in_tmp_dir, path)
+    spec, study = read_study(str(path), []), load(in_tmp_dir, "small")
+    runs = open_runs(spec)
+    draw(spec.space, trial := study.ask())
+    run_id = runs.start_trial(mlflow_run_of(study), trial.number, trial.params)
+    trial.set_user_attr("mlflow_run_id", run_id)
+    trial.set_user_attr(OWNER, f"{socket.gethostname()}:1:0")  # a process that has died
+    folder = spec.run_dir / "trials/0000"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(asdict(TrialResult("complete", [2.0]))))
+    MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db").delete_run(run_id)
+    assert main(["sweep", "small.yaml"]) == 0
+    assert load(in_tmp_dir, "small").trials[0].values == [2.0]
+    assert f"trial   0 not logged to MLflow: The run {run_id} must be in the 'active' state" in capsys.readouterr().err
+
+
+def test_a_study_whose_mlflow_experiment_was_deleted_says_how_to_restore_it(in_tmp_dir, capsys):
+    path = write_study(in_tmp_dir / "small.yaml")
+    begin(in_tmp_dir, path)
+    spec, study = read_study(str(path), []), load(in_tmp_dir, "small")
+    storage, runs = study._storage, open_runs(spec)
+    client = MlflowClient(f"sqlite:///{in_tmp_dir}/mlflow.db")
+    client.delete_experiment(client.get_experiment_by_name("memo-lightning").experiment_id)
+    with pytest.raises(UserError, match="memo-lightning: was deleted in MLflow; restore it with `"):
+        StudyRunner(spec, study, storage, "", runs, [{}]).run()

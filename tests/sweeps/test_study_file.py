@@ -1,6 +1,7 @@
 """Study files: those that ship, changes by the command line, and what is rejected."""
 
 import contextlib
+import importlib.util
 import re
 
 import optuna
@@ -60,7 +61,8 @@ def test_samplers_with_one_sequence_go_on_with_it(tmp_path):
     """With one sampler per trial, a grid is visited once and a quasi-random sequence fills the space evenly."""
     choices = {"algorithm.n_epochs": [1, 2, 3, 4]}
     grid = {"_target_": "optuna.samplers.GridSampler", "search_space": choices}
-    spec = read_study(str(write_study(tmp_path / "grid.yaml", sampler=grid)), [])
+    space = {"algorithm.n_epochs": {"type": "int", "low": 1, "high": 4}}
+    spec = read_study(str(write_study(tmp_path / "grid.yaml", sampler=grid, space=space)), [])
     study = optuna.create_study()
     for n in range(4):
         study.sampler = spec.sampler(n, "a")
@@ -127,6 +129,42 @@ def test_a_wrong_study_is_one_line(settings, overrides, message, tmp_path):
     with pytest.raises(UserError, match=re.escape(message)) as error:
         read_study(str(path), overrides)
     assert "\n" not in str(error.value)
+
+
+class NeedsAPackage(optuna.pruners.BasePruner):
+    """Fails at the first report."""
+
+    def prune(self, study, trial):
+        import a_package_that_is_not_here  # noqa: F401
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cmaes") is not None, reason="needs an installation without cmaes")
+def test_a_sampler_that_lacks_a_package_is_told_before_the_study_begins(tmp_path):
+    path = write_study(tmp_path / "evolution.yaml", sampler={"_target_": "optuna.samplers.CmaEsSampler"})
+    message = "sampler._target_=optuna.samplers.CmaEsSampler: needs cmaes; pip install cmaes"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        read_study(str(path), [])
+
+
+def test_samplers_and_pruners_that_fail_on_a_trial_are_told_before_the_study_begins(tmp_path):
+    grid = {"_target_": "optuna.samplers.GridSampler", "search_space": {"algorithm.n_epochs": [1, 2]}}
+    message = "sampler._target_=optuna.samplers.GridSampler: cannot be used with this study (The parameter name, "
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_study(str(write_study(tmp_path / "grid.yaml", sampler=grid)), [])
+    path = write_study(tmp_path / "pruned.yaml", pruner={"_target_": f"{__name__}.NeedsAPackage"})
+    message = "NeedsAPackage: needs a_package_that_is_not_here; pip install a_package_that_is_not_here"
+    with pytest.raises(UserError, match=message):
+        read_study(str(path), [])
+
+
+@pytest.mark.parametrize("name", ["BruteForce", "GP", "NSGAII", "QMC", "Random", "TPE"])
+def test_samplers_of_optuna_are_accepted_with_settings_that_apply_at_times_only(tmp_path, name):
+    space = {
+        "algorithm.n_epochs": {"type": "int", "low": 1, "high": 2},
+        "algorithm.target_kl": {"type": "categorical", "choices": [0.01, 0.02], "when": {"algorithm.n_epochs": 2}},
+    }
+    sampler = {"_target_": f"optuna.samplers.{name}Sampler"}
+    assert read_study(str(write_study(tmp_path / "any.yaml", space=space, sampler=sampler)), []).space
 
 
 def test_files_that_are_no_studies_are_refused(tmp_path):

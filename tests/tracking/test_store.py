@@ -71,10 +71,51 @@ def test_a_run_is_tagged_with_the_code_it_was_made_with(in_tmp_dir):
 def test_a_server_that_does_not_answer_is_one_line_and_soon(in_tmp_dir, capsys):
     begin = time.monotonic()
     assert main(["compare", "tracking_uri=http://127.0.0.1:1"]) == 2
-    assert "tracking_uri=http://127.0.0.1:1: cannot be read" in capsys.readouterr().err
+    assert "tracking_uri='http://127.0.0.1:1': cannot be used" in capsys.readouterr().err
     assert main(["doctor", "tracking_uri=http://127.0.0.1:1"]) == 2
-    assert "WRONG  mlflow           http://127.0.0.1:1: cannot be reached" in capsys.readouterr().out
+    assert "WRONG  mlflow           tracking_uri='http://127.0.0.1:1': cannot be used" in capsys.readouterr().out
     assert time.monotonic() - begin < 60, "MLflow alone tries for minutes"
+
+
+_READERS = (["compare"], ["evaluate", "checkpoint=models:/x/1"], ["ui"])
+
+
+def only_line(capsys):
+    """Return what a command has printed on stderr after its announcement, which must be one line."""
+    *_, last = said = capsys.readouterr().err.splitlines()
+    assert len([line for line in said if not line.startswith(("comparing", "study "))]) == 1, said
+    return last
+
+
+def test_a_database_server_that_is_down_is_one_line_within_seconds(in_tmp_dir, capsys):
+    address = "postgresql://me:secret@127.0.0.1:1/x"
+    begin = time.monotonic()
+    for words in _READERS:
+        assert main([*words, f"tracking_uri={address}"]) == 2
+        assert "tracking_uri='postgresql://me:***@127.0.0.1:1/x': cannot be used (" in only_line(capsys)
+    assert main(["train", *TINY, "run_dir=run", f"logger.tracking_uri={address}"]) == 2
+    assert "logger.tracking_uri='postgresql://me:***@127.0.0.1:1/x': cannot be used (" in only_line(capsys)
+    assert time.monotonic() - begin < 30, "MLflow alone tries for a hundred seconds, each time"
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("here.db", "set tracking_uri=sqlite:///here.db"),
+        ("sqlite://here.db", "set tracking_uri=sqlite:///here.db"),
+        ("mlruns", "set tracking_uri=sqlite:///mlflow.db"),
+        ("localhost:5000", "set tracking_uri=http://localhost:5000"),
+        ("foo://x", "must be sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/DATABASE"),
+    ],
+)
+def test_an_address_that_no_store_has_is_one_line_with_the_remedy(in_tmp_dir, capsys, address, remedy):
+    (in_tmp_dir / "mlruns").mkdir()
+    for words in _READERS:
+        assert main([*words, f"tracking_uri={address}"]) == 2
+        assert (line := only_line(capsys)).startswith(f"memo: tracking_uri='{address}': cannot be used; must be ")
+        assert line.endswith(remedy)
+    assert main(["train", *TINY, "run_dir=run", f"logger.tracking_uri={address}"]) == 2
+    assert only_line(capsys).endswith(remedy.replace("set tracking_uri", "set logger.tracking_uri"))
 
 
 def test_a_store_that_is_no_database_is_one_line(in_tmp_dir, capsys):
@@ -104,6 +145,44 @@ def project(tmp_path_factory):
             assert main(["train", *TINY, f"seed={seed}", f"run_dir=runs/{seed}"]) == 0
         assert main(["register", "run_dir=runs/0", 'name="it\'s 2024"']) == 0
     return folder
+
+
+def test_a_folder_with_parts_of_a_run_cannot_be_registered_and_a_model_needs_a_version(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(["register", "run_dir=runs/0", "name=ok"]) == 0
+    for missing, remedy in {
+        "config.yaml": None,
+        "metrics.json": "run_dir=part: must be the folder of a finished run",
+        "checkpoints/last.ckpt": "checkpoint=part/checkpoints/last.ckpt: no such file",
+    }.items():
+        shutil.copytree("runs/0", "part")
+        Path("part", missing).unlink()
+        capsys.readouterr()
+        assert main(["register", "run_dir=part", "name=ok"]) == (2 if remedy else 0)
+        assert (remedy or "") in capsys.readouterr().err
+        shutil.rmtree("part")
+    newest = "must be models:/NAME/VERSION or models:/NAME@ALIAS; set checkpoint=models:/ok/2"
+    for wrong, message in {
+        "ok": newest,
+        "other": "models:/NAME@ALIAS",
+        "ok/one": "models:/NAME@ALIAS",
+        "": "ALIAS",
+    }.items():
+        assert main(["evaluate", f"checkpoint=models:/{wrong}"]) == 2
+        assert (line := only_line(capsys)).startswith(f"memo: checkpoint=models:/{wrong}: must be models:/NAME/VERSION")
+        assert line.endswith(message)
+
+
+def test_a_folder_whose_files_are_broken_is_no_run(in_tmp_dir, capsys):
+    (in_tmp_dir / "run/checkpoints").mkdir(parents=True)
+    (in_tmp_dir / "run/checkpoints/last.ckpt").touch()
+    for content in ("[]", "{", "{}"):
+        (in_tmp_dir / "run/metrics.json").write_text(content)
+        assert main(["register", "run_dir=run", "name=x"]) == 2
+        assert only_line(capsys).endswith("run_dir=run: must be the folder of a finished run of memo train")
+    (in_tmp_dir / "run/config.yaml").write_text("env: [")
+    assert main(["train", "resume=run"]) == 2
+    assert "run/config.yaml: cannot be read as YAML" in only_line(capsys)
 
 
 @pytest.fixture

@@ -110,6 +110,17 @@ def test_settings_without_any_effect_are_refused(given, message):
         build_parts(config)
 
 
+def test_a_replay_without_room_for_a_whole_trial_is_refused():
+    given = [*SHORT, "env.trial_length=60", "algorithm=actor_critic", "logger=none", "algorithm.replay.trial_length=59"]
+    message = (
+        "algorithm.replay.trial_length=59: must be at least 60, the smaller of env.trial_length and collector.roll"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_parts(compose_config("train", given))
+    for shorter in ("env.trial_length=59", "collector.rollout_length=59"):
+        assert build_parts(compose_config("train", [*given, shorter])).algorithm.replay.trial_length == 59
+
+
 def test_settings_with_which_little_is_learned_are_remarked_on():
     given = [*SHORT, "env.trial_length=60", "algorithm=actor_critic", "algorithm.learning_starts=640"]
     assert not build_parts(compose_config("train", [*given, "total_frames=1280"])).remarks

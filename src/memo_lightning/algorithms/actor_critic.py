@@ -136,6 +136,12 @@ class ActorCritic(Algorithm):
         """Whether the current rollout is still incomplete."""
         return self._rollout is not None
 
+    def check_trial_length(self, n_steps: int) -> None:
+        """Raise :class:`UserError` unless the replay has room for trials of ``n_steps`` steps."""
+        allowed = f"at least {n_steps}, the smaller of env.trial_length and collector.rollout_length"
+        longest = self.replay.trial_length
+        require(longest >= n_steps, "algorithm.replay.trial_length", longest, allowed)
+
     def check_data(self, data: Any) -> None:
         """Raise :class:`UserError` unless ``data`` collects rollouts."""
         if not isinstance(data, RolloutDataModule):

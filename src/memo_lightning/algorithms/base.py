@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from memo_lightning.algorithms.schedule import Schedule, check_schedule, learning_rate_factor
-from memo_lightning.construct import construct
+from memo_lightning.construct import check_types, construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.policies import MemoryPolicy
 from memo_lightning.policies.heads import PolicyHeads
@@ -109,6 +109,9 @@ class Algorithm(nn.Module, ABC):
     def check_n_envs(self, n_envs: int) -> None:
         """Raise :class:`UserError` unless the settings suit experience from ``n_envs`` environments."""
 
+    def check_trial_length(self, n_steps: int) -> None:
+        """Raise :class:`UserError` unless the algorithm can learn from trials of at most ``n_steps`` steps."""
+
     @abstractmethod
     def check_data(self, data: Any) -> None:
         """Raise :class:`UserError` unless the algorithm can learn from what a LightningDataModule provides."""
@@ -170,6 +173,7 @@ class Algorithm(nn.Module, ABC):
         target, settings = (made.func, made.keywords) if isinstance(made, partial) else (made, {})
         if "lr" in settings:
             raise UserError(f"algorithm.optimizer.lr={settings['lr']}: set algorithm.learning_rate instead")
+        check_types(target, settings, "algorithm.optimizer.")
         try:
             optimizer = construct(target, parameters, lr=self.learning_rate, **settings)
         except UserError:

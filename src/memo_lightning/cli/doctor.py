@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
@@ -23,8 +24,9 @@ from memo_lightning.errors import UserError
 from memo_lightning.findings import Finding, print_findings
 from memo_lightning.sweeps.storage import open_storage
 from memo_lightning.tracking import describe_store, store_file
-from memo_lightning.tracking.store import open_client
+from memo_lightning.tracking.store import open_client, store_errors
 from memo_lightning.training.devices import n_cores
+from memo_lightning.wording import one_line
 
 HELP = "Reports what memo can use on this machine, and what is wrong. The exit status is 2 if anything is wrong."
 _PACKAGES = ("memo-lightning", "torch", "lightning", "torchrl", "tensordict", "mlflow", "optuna", "hydra-core")
@@ -68,9 +70,9 @@ def _checks(tracking_uri: str, storage: str | None) -> list[Callable[[], Iterato
 
 
 def _python() -> Iterator[Finding]:
-    fits = (3, 11) <= sys.version_info[:2] < (3, 13)
-    version = platform.python_version()
-    yield Finding("python", None if fits else f"{version}: must be 3.11 or 3.12", version)
+    version, allowed = platform.python_version(), importlib.metadata.metadata("memo-lightning")["Requires-Python"]
+    fits = SpecifierSet(allowed).contains(version, prereleases=True)
+    yield Finding("python", None if fits else f"{version}: must be {allowed}", version)
 
 
 def _versions() -> Iterator[Finding]:
@@ -162,7 +164,7 @@ def _programs() -> Iterator[Finding]:
     try:
         yield Finding("ffmpeg", note=f"{imageio_ffmpeg.get_ffmpeg_version()}, for videos of trials")
     except (OSError, RuntimeError) as error:
-        yield Finding("ffmpeg", f"cannot be run, so render=true will fail ({str(error).splitlines()[0]})")
+        yield Finding("ffmpeg", f"cannot be run, so render=true will fail ({one_line(error)})")
     for program, what in _TEST_PROGRAMS.items():
         paths = [shutil.which(program), *sorted(map(str, Path("/usr/lib").glob(f"postgresql/*/bin/{program}")))]
         found = next((path for path in paths if path), None)
@@ -184,13 +186,14 @@ def _mlflow(uri: str) -> Iterator[Finding]:
         yield _missing("mlflow", f"{uri}: does not exist yet; memo train creates it")
         return
     try:
-        if file:  # read first, as MLflow would change a database of another version
-            with sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True) as connection:
-                connection.execute("SELECT COUNT(*) FROM experiments")
-        n = len(open_client(uri).search_experiments())
+        with store_errors(uri, "tracking_uri"):
+            if file:  # read first, as MLflow would change a database of another version
+                with sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True) as connection:
+                    connection.execute("SELECT COUNT(*) FROM experiments")
+            n = len(open_client(uri).search_experiments())
         yield Finding("mlflow", note=f"{uri}: reachable, {n} experiments")
-    except Exception as error:  # whatever the store's own library raises
-        yield Finding("mlflow", f"{uri}: cannot be reached ({str(error).splitlines()[0]})")
+    except UserError as error:
+        yield Finding("mlflow", str(error))
 
 
 def _studies(storage: str | None) -> Iterator[Finding]:

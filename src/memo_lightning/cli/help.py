@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf, open_dict
 
-from memo_lightning.config import compose_config, config_dir, group_options
-from memo_lightning.overrides import override_key
+from memo_lightning.config import compose_config, config_dir, group_options, overrides_of
 
 _WIDTH = 79
 _COMMENT_COLUMN = 38
@@ -55,10 +54,7 @@ def print_help(name: str, text: str, arguments: Sequence[str], verb: str | None 
 def _overrides_of(name: str, arguments: Sequence[str]) -> list[str]:
     """Return the arguments that are overrides of a configuration; those of ``memo sweep`` may be of its trials."""
     overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
-    if name != "sweep":
-        return overrides
-    own = compose_config("sweep")
-    return [override for override in overrides if override_key(override).partition(".")[0] in own]
+    return overrides_of(compose_config(name), overrides) if name == "sweep" else overrides
 
 
 def print_files(files: Iterable[Path]) -> None:

@@ -11,7 +11,7 @@ from memo_lightning.cli.help import print_help
 from memo_lightning.config import compose_config
 from memo_lightning.errors import UserError, require
 from memo_lightning.tracking import describe_store, store_file
-from memo_lightning.tracking.store import open_store, start_page
+from memo_lightning.tracking.store import open_store, start_page, store_errors
 
 HELP = "Serves the MLflow UI on 127.0.0.1, for the store that memo train logs to."
 
@@ -22,16 +22,12 @@ def main(arguments: Sequence[str]) -> None:
         return
     config = compose_config("ui", arguments)
     require(0 < config.port < 65536, "port", config.port, "between 1 and 65535")
-    from mlflow.exceptions import MlflowException  # MLflow takes seconds to import
-
     store = open_store(config.tracking_uri, "tracking_uri")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", config.port)) == 0:
             raise UserError(f"port={config.port}: in use; must be a free port")
-    try:
+    with store_errors(store, "tracking_uri"):
         page = start_page(store)
-    except MlflowException as error:
-        raise UserError(f"tracking_uri={store}: cannot be read ({str(error).splitlines()[0]})") from None
     where = describe_store(config.tracking_uri)
     print(f"serving {where} until Ctrl-C; open http://127.0.0.1:{config.port}{page}", flush=True)
     # One process is enough for one user. Without this, MLflow starts nine, most of them to judge language models.

@@ -89,6 +89,8 @@ class TrialReplay:
         require(sampling in kinds, f"{_FIELD}.sampling", sampling, f"one of {', '.join(kinds)}")
         for name, value in {"alpha": alpha, "beta": beta}.items():
             require(0 <= value <= 1, f"{_FIELD}.{name}", value, "between 0 and 1")
+        fits = folder is None or isinstance(folder, str)
+        require(fits, f"{_FIELD}.folder", folder, "the path of a folder, or null")
         self.capacity, self.capacity_bytes = capacity_trials, capacity_bytes
         self.trial_length, self.batch_size = trial_length, batch_size
         self.sampling, self.alpha, self.beta = sampling, alpha, beta

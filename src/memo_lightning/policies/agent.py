@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,10 @@ class Agent:
         self.spec, self.policy, self.training = spec, policy.eval(), training
         self.observation_space: Space = spec.interface.observation_space
         self.action_space: Space = spec.interface.action.space
-        require(seed is None or 0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}, or None")
+        fits = seed is None or (isinstance(seed, Integral) and 0 <= seed < 2**32)
+        require(fits, "seed", seed, f"from 0 to {2**32 - 1}, or None")
         prepare_device(policy.device)
-        self._generator = seeded_generator(policy.device, seed)
+        self._generator = seeded_generator(policy.device, None if seed is None else int(seed))
 
     @property
     def device(self) -> torch.device:
@@ -110,8 +112,7 @@ class Agent:
             UserError: if ``batch_size`` is not positive.
         """
         n = 1 if batch_size is None else batch_size
-        if n < 1:
-            raise UserError(f"batch_size={batch_size}: must be at least 1, or None")
+        require(isinstance(n, Integral) and n >= 1, "batch_size", batch_size, "at least 1, or None")
         action = self.spec.interface.action
         previous = torch.zeros((n, *action.shape), dtype=action.spec((n,)).dtype, device=self.device)
         first = torch.ones(n, dtype=torch.bool, device=self.device)

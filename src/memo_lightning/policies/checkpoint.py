@@ -12,6 +12,7 @@ from torch import Tensor
 from memo_lightning.errors import UserError
 from memo_lightning.policies.memory_policy import MemoryPolicy
 from memo_lightning.policies.spec import PolicySpec
+from memo_lightning.wording import one_line
 
 FORMAT = 2  # version of the checkpoint format; incremented with every change that older versions could not read
 FORMAT_KEY = "memo_format"
@@ -30,8 +31,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch passes on whatever its readers raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint={path}: not a readable checkpoint, or truncated ({reason})") from None
+        raise UserError(f"checkpoint={path}: not a readable checkpoint, or truncated ({one_line(error)})") from None
     held = checkpoint if isinstance(checkpoint, dict) else {}
     if "rollouts_done" in held and held.get(FORMAT_KEY) != FORMAT:
         written = held.get("memo_version", "0.1")

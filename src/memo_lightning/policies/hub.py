@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from memo_lightning.errors import UserError
+from memo_lightning.wording import one_line
 
 HUB = "hf:"
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -49,9 +50,3 @@ def import_hub(what: str) -> ModuleType:
     except ModuleNotFoundError:
         raise UserError(f"{what}: needs huggingface_hub: pip install 'memo-lightning[hub]'") from None
     return huggingface_hub
-
-
-def one_line(error: Exception) -> str:
-    """Return the first non-empty line of an error's message, or else its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

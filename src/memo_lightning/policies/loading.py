@@ -109,7 +109,7 @@ def check_device(device: torch.device | str) -> torch.device:
     """Return the device, or raise :class:`UserError` if it is not available."""
     try:
         found = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"device={device}: must be cpu or cuda") from None
     require(found.type in ("cpu", "cuda"), "device", str(device), "cpu or cuda")
     if found.type == "cuda" and not torch.cuda.is_available():

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from memo_lightning.errors import UserError
 from memo_lightning.version import __version__
+from memo_lightning.wording import one_line
 
 FORMAT = 1  # version of the package format
 MANIFEST, WEIGHTS, CARD = "manifest.json", "model.safetensors", "README.md"
@@ -99,7 +100,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_hook=_as_float)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: cannot be read as JSON ({one_line(error)})") from None
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from gymnasium import Space
 from torchrl.data import Composite, Unbounded
 
-from memo_lightning.construct import construct, keyword_names, resolve_class
+from memo_lightning.construct import check_types, construct, keyword_names, resolve_class
 from memo_lightning.errors import UserError
 from memo_lightning.models import SequenceModel
 from memo_lightning.policies.action import Action
@@ -122,13 +122,17 @@ class PolicySpec:
         """Return a spec with ``changes`` to the settings of the memory, some of which may be newer than the checkpoint.
 
         Raises:
-            UserError: if the memory has no such setting.
+            UserError: if the memory has no such setting, or a value is of the wrong type.
         """
-        of_class = keyword_names(resolve_class("model._target_", self.memory[TARGET], SequenceModel)) if changes else []
+        if not changes:
+            return self
+        kind = resolve_class("model._target_", self.memory[TARGET], SequenceModel)
+        of_class = keyword_names(kind)
         known = [name for name in dict.fromkeys([*self.memory, *of_class]) if name != TARGET]
         for name in changes:
             if name not in known:
                 raise UserError(f"model.{name}: the checkpoint's memory has no such setting; it has {', '.join(known)}")
+        check_types(kind, changes, "model.")
         return replace(self, memory={**self.memory, **changes})
 
     def as_plain(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Numbers = Mapping[str, Any]
 
@@ -30,33 +31,33 @@ def late_in_layout(evaluation: Numbers) -> float:
     """Return the doors opened per 100 steps towards the end of a layout, averaged over layouts after a trial's first.
 
     A trial has ``layouts_per_trial`` equal parts, whose length is a multiple of the evaluation's bins; the last bin of
-    every part counts. An episode that ends with a door is a success.
+    every part counts, also one in which no episode has ended. An episode that ends with a door is a success.
     """
-    table, n_trials = evaluation["by_steps"], evaluation["n_trials"]
-    part = evaluation["trial_length"] / evaluation["env"]["layouts_per_trial"]
-    ends = np.array(table["steps"])
-    width = float(ends[0])
-    last = (ends % part == 0) & (ends > part)
-    if not last.any():
+    table, n_layouts = evaluation["by_steps"], evaluation["env"]["layouts_per_trial"]
+    part = evaluation["trial_length"] / n_layouts
+    ends = [part * number for number in range(2, n_layouts + 1)]
+    if not table["steps"]:
+        return 0.0 if ends else float("nan")
+    width = table["steps"][0]
+    if not ends or part % width:
         return float("nan")
-    successes = np.array([share or 0.0 for share in table["success"]]) * np.array(table["n_episodes"])
-    return float((successes[last] / n_trials).mean() * 100 / width)
+    opened = dict(zip(table["steps"], _successes(table), strict=True))
+    return float(np.mean([opened.get(end, 0.0) for end in ends]) / evaluation["n_trials"] * 100 / width)
 
 
 def doors_in_last_bin(evaluation: Numbers) -> float:
     """Return the successes in the last bin of ``bin_steps`` steps of a trial, averaged over trials."""
     table = evaluation["by_steps"]
-    if table["steps"][-1] < evaluation["trial_length"]:  # no episode has ended in it
+    if not table["steps"] or table["steps"][-1] < evaluation["trial_length"]:  # no episode has ended in it
         return 0.0
-    return (table["success"][-1] or 0.0) * table["n_episodes"][-1] / evaluation["n_trials"]
+    return float(_successes(table)[-1]) / evaluation["n_trials"]
 
 
 def later_success_over_first(evaluation: Numbers) -> float:
     """Return the share of successful episodes after the first bin of ``bin_steps`` steps, relative to that in it."""
     table = evaluation["by_steps"]
-    n_episodes = np.array(table["n_episodes"])
-    successes = np.array([share or 0.0 for share in table["success"]]) * n_episodes
-    if not successes[0]:
+    n_episodes, successes = np.array(table["n_episodes"]), _successes(table)
+    if not successes[:1].any() or not n_episodes[1:].any():
         return float("nan")
     return float(successes[1:].sum() / n_episodes[1:].sum() * n_episodes[0] / successes[0])
 
@@ -74,7 +75,7 @@ def after_over_before_boundary(evaluation: Numbers) -> float:
     n_steps = int(evaluation["trial_length"])
     successes = np.zeros(n_steps)  # by the step in which an episode ends
     ends = np.array(table["steps"], dtype=np.int64) - 1
-    successes[ends] = np.array([share or 0.0 for share in table["success"]]) * np.array(table["n_episodes"])
+    successes[ends] = _successes(table)
     boundaries = np.arange(length, n_steps - _BESIDE_BOUNDARY + 1, length)
     boundaries = boundaries[boundaries > n_steps / 4][:, None]
     steps = np.arange(_BESIDE_BOUNDARY)
@@ -91,6 +92,11 @@ def final_over_best(training: Numbers) -> float:
     width = max(1, len(returns) // 10)
     means = np.convolve(returns, np.full(width, 1 / width), "valid")
     return float(means[-1] / means.max()) if means.max() > 0 else float("nan")
+
+
+def _successes(table: Numbers) -> NDArray[np.float64]:
+    """Return the number of successes in each bin of ``by_steps``, which has none after the last end of an episode."""
+    return np.array([share or 0.0 for share in table["success"]]) * np.array(table["n_episodes"])
 
 
 def _quarters(one: int, other: int) -> Callable[[Numbers], float]:

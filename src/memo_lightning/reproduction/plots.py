@@ -128,10 +128,11 @@ def _return_by_step(cells: Sequence[Cell], kept: Mapping[str, Kept]) -> Panels:
         def draw(axes: Axes, colours: Mapping[str, str]) -> None:
             for cell in arms:
                 curves = [evaluated(run, cell, name, kept)["in_context_curve"] for run in cell.runs]
-                ends = np.array(curves[0]["steps"])
+                ends = np.array([curve["steps"] for curve in curves])  # trials of some seeds may be longer
                 widths = np.diff(ends, prepend=0.0)
                 values = np.array([curve["reward"] for curve in curves]) / widths
-                draw_estimate(axes, ends - widths / 2, estimate_over_seeds(values), colours[cell.arm])
+                middles = (ends - widths / 2).mean(0)
+                draw_estimate(axes, middles, estimate_over_seeds(values), colours[cell.arm])
             axes.set(xlabel="step of the trial", ylabel="reward per step")
             axes.set_xlim(left=0)
             include_zero(axes)

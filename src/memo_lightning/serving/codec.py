@@ -9,6 +9,8 @@ from typing import Any, Literal
 import msgpack
 import numpy as np
 
+from memo_lightning.wording import one_line
+
 Kind = Literal["json", "msgpack"]
 MEDIA_TYPES: dict[Kind, str] = {"json": "application/json", "msgpack": "application/msgpack"}
 _MSGPACK = frozenset((MEDIA_TYPES["msgpack"], "application/x-msgpack", "application/vnd.msgpack"))
@@ -50,7 +52,7 @@ def decode(body: bytes | str, kind: Kind) -> dict[str, Any]:
     except Unreadable:
         raise
     except Exception as error:  # msgpack raises errors of several kinds
-        raise Unreadable(f"the message is not valid {kind}: {_one_line(error)}") from None
+        raise Unreadable(f"the message is not valid {kind}: {one_line(error)}") from None
     if not isinstance(message, dict):
         raise Unreadable(f"the message is a {type(message).__name__}: must be a mapping, e.g. {{observation: ...}}")
     return message
@@ -79,7 +81,3 @@ def _array(value: dict[str, Any]) -> Any:
         needed = math.prod(shape) * dtype.itemsize
         raise Unreadable(f"an array of dtype {name} and shape {shape} has {len(data)} bytes: must have {needed}")
     return np.frombuffer(data, dtype).reshape(shape).astype(np.dtype(name))
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 from memo_lightning.policies import PolicySpec
 from memo_lightning.policies.package import CURVE, EVALUATION, MANIFEST, POLICY, TRAINING, VIDEO, WEIGHTS
 from memo_lightning.tracking import environment_name, memory_name
+from memo_lightning.tracking.evaluations import EvaluationKind
 from memo_lightning.version import __version__
 from memo_lightning.wording import returns_in_words
 
@@ -47,6 +48,18 @@ class Described:
     files: Collection[str]
 
 
+def changed_settings(evaluation: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return the settings in which an evaluation differs from training, e.g. ``["env.lit=True"]``.
+
+    Args:
+        evaluation: contents of ``evaluation.json``.
+        config: configuration of the training.
+    """
+    kind, trained = EvaluationKind.of(evaluation), config.get("env", {}).get("trial_length")
+    length = [f"env.trial_length={kind.trial_length}"] if trained not in (None, kind.trial_length) else []
+    return [*length, *kind.changes]
+
+
 def model_card(described: Described) -> str:
     """Return the text of ``README.md``."""
     memory, environment = _names(described)
@@ -59,13 +72,13 @@ def model_card(described: Described) -> str:
     ]
     if CURVE in described.files:
         parts.append(f"![Reward over the steps of a trial]({CURVE})")
-    parts.append(_evaluation(described.evaluation))
+    if described.evaluation is not None:
+        parts.append(_evaluation(described.evaluation, described.config))
     if VIDEO in described.files:
         parts.append(f"[Video of a trial]({VIDEO})")
     parts += [_policy(described), _use()]
     names = [name for name in _FILES if name in described.files or name == MANIFEST]
-    listed = "\n".join(f"| `{name}` | {_FILES[name]} |" for name in names)
-    parts.append(f"## Files\n\n| | |\n|---|---|\n{listed}")
+    parts.append(f"## Files\n\n{_table((f'`{name}`', _FILES[name]) for name in names)}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -89,9 +102,12 @@ def _front_matter(described: Described, memory: str, environment: str) -> dict[s
         for name in ("success", "spl"):
             if evaluation.get(name) is not None:
                 metrics.append(_metric(name, f"{name} (mean over episodes)", evaluation[name]))
+        dataset = {"name": environment, "type": environment, "split": evaluation["split"]}
+        if changed := changed_settings(evaluation, described.config):
+            dataset["config"] = ", ".join(changed)
         result = {
             "task": {"type": "reinforcement-learning", "name": "Reinforcement Learning"},
-            "dataset": {"name": environment, "type": environment, "split": evaluation["split"]},
+            "dataset": dataset,
             "metrics": metrics,
         }
         front["model-index"] = [{"name": f"{memory}-{environment}", "results": [result]}]
@@ -102,9 +118,7 @@ def _metric(kind: str, name: str, value: float) -> dict[str, Any]:
     return {"type": kind, "name": name, "value": round(float(value), 4), "verified": False}
 
 
-def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
-    if evaluation is None:
-        return ""
+def _evaluation(evaluation: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     values = (evaluation["return_per_trial"], *evaluation["return_per_trial_interval"])
     mean, low, high = returns_in_words(*values)
     quarters = " / ".join(returns_in_words(*evaluation["return_by_quarter"]))
@@ -116,10 +130,11 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     ]
     rows.append(("memory budget", str(evaluation["memory_budget"] or "none")))
     rows.append(("actions", "most likely" if evaluation["deterministic"] else "sampled"))
-    lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    changed = ", ".join(f"`{change}`" for change in changed_settings(evaluation, config))
+    rows.append(("settings that differ from training", changed or "none"))
     trials = f"{evaluation['n_trials']} trials of {evaluation['mean_trial_length']:,.0f} steps"
     where = f"{trials}, {evaluation['split']} tasks, seed {evaluation['seed']}."
-    return f"## Evaluation\n\n{where}\n\n| | |\n|---|---|\n{lines}"
+    return f"## Evaluation\n\n{where}\n\n{_table(rows)}"
 
 
 def _policy(described: Described) -> str:
@@ -132,8 +147,13 @@ def _policy(described: Described) -> str:
         ("action", f"`{spec.interface.action.space}`" + (", with a mask" if spec.interface.action.masked else "")),
         ("seed", str(described.config.get("seed"))),
     ]
+    return f"## Policy\n\n{_table(rows)}"
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    """Return pairs of a name and a value as a table without a head; a bar or a line break would end a cell."""
     lines = "\n".join(f"| {name} | {' '.join(value.split()).replace('|', '/')} |" for name, value in rows)
-    return f"## Policy\n\n| | |\n|---|---|\n{lines}"
+    return f"| | |\n|---|---|\n{lines}"
 
 
 def _use() -> str:

@@ -29,7 +29,7 @@ from memo_lightning.policies.package import (
     read_json,
     write_json,
 )
-from memo_lightning.sharing.model_card import Described, model_card
+from memo_lightning.sharing.model_card import Described, changed_settings, model_card
 from memo_lightning.version import __version__
 
 
@@ -76,6 +76,8 @@ def write_package(source: str, out: Path, tracking_uri: str | None = None, evalu
             training = {"config": config, "frames": checkpoint["frames"], "mlflow_run_id": None}
             write_json(folder / TRAINING, {**training, "memo_version": __version__})
             results = _write_evaluation(folder, evaluated, source)
+            if results and (changed := changed_settings(results, config)):
+                remarks.append(f"its evaluation differs from training in {', '.join(changed)}; the model card says so")
             if not (folder / CURVE).exists():
                 _copy(_run_of(source), folder, CURVE)
             # Copies of the JSON files go with the weights, so that manual changes can be named.

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from memo_lightning.errors import UserError, require
-from memo_lightning.policies.hub import import_hub, one_line
+from memo_lightning.policies.hub import import_hub
 from memo_lightning.policies.package import CARD, MANIFEST, check_package, is_package
+from memo_lightning.wording import one_line
 
 
 def push_package(folder: Path, repo: str, *, private: bool = False) -> str:

@@ -8,6 +8,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from memo_lightning.sweeps.storage import open_storage
+from memo_lightning.wording import one_line
 
 
 class TrialReporter:
@@ -55,5 +56,5 @@ class TrialReporter:
             study = optuna.load_study(study_name=self._study_name, storage=self._storage, pruner=self._pruner)
             return self._pruner.prune(study, self._storage.get_trial(self._trial_id))
         except Exception as error:  # whatever the database's driver raises
-            print(f"not reported to the study: {(str(error) or repr(error)).splitlines()[0]}", file=sys.stderr)
+            print(f"not reported to the study: {one_line(error)}", file=sys.stderr)
             return False

@@ -41,8 +41,10 @@ from memo_lightning.sweeps.study_file import StudySpec
 from memo_lightning.sweeps.trial import STORAGE_VARIABLE, TrialResult, TrialTask, read_result, write_task
 from memo_lightning.sweeps.trial_process import TrialProcess
 from memo_lightning.tracking import resolve_store
+from memo_lightning.tracking.store import is_permanent
 from memo_lightning.tracking.study_runs import StudyRuns
 from memo_lightning.training.devices import worker_environments
+from memo_lightning.wording import one_line
 
 _POLL_SECONDS = 0.5
 _AWAY_SECONDS = 5.0  # between attempts to reach a storage that does not answer
@@ -82,6 +84,8 @@ def run_study(spec: StudySpec) -> StudyReport:
         if study is None:
             rehearse(spec, environments[0])
             study = begin_study(spec, storage, runs.start_study(spec.settings) if runs else None)
+        elif runs and (parent := mlflow_run_of(study)):
+            runs.reopen_study(parent)
         runner = StudyRunner(spec, study, storage, location, runs, environments)
         try:
             runner.run()
@@ -123,9 +127,11 @@ class StudyRunner:
         self._waits = False
 
     def run(self) -> None:
-        """Run trials until there are enough, and wait for those of other machines too."""
-        if self._runs and (parent := mlflow_run_of(self._study)):
-            self._runs.reopen_study(parent)
+        """Run trials until there are enough, and wait for those of other machines too.
+
+        Raises:
+            UserError: if the study's MLflow experiment was deleted in the meantime.
+        """
         while True:
             try:
                 self._owner.beat()
@@ -137,7 +143,13 @@ class StudyRunner:
                 if not self._workers and not is_wanted(self._study, self._n_trials) and not self._others():
                     return
             except _AWAY as error:
-                print(f"storage cannot be reached ({_line(error)}); trials continue; retrying", file=sys.stderr)
+                if is_permanent(error):
+                    name = self._spec.name
+                    raise UserError(
+                        f"study {name}: cannot be logged to MLflow any more ({one_line(error)}); begin a new study "
+                        f"with name={name}-2"
+                    ) from None
+                print(f"storage cannot be reached ({one_line(error)}); trials continue; retrying", file=sys.stderr)
                 time.sleep(_AWAY_SECONDS)
                 # The other machines' heartbeats could not be written either.
                 self._reap_after = time.monotonic() + 3 * _AWAY_SECONDS
@@ -146,8 +158,14 @@ class StudyRunner:
     def interrupt(self) -> None:
         """Kill the running trials, and queue those without a result to be repeated."""
         self.kill()
-        for worker in self._workers:
-            self._settle(self._storage.get_trial(worker.trial_id), "the study was interrupted")
+        try:
+            for worker in self._workers:
+                self._settle(self._storage.get_trial(worker.trial_id), "the study was interrupted")
+        except _AWAY as error:
+            print(
+                f"storage cannot be reached ({one_line(error)}); the next command will settle the running trials",
+                file=sys.stderr,
+            )
         if self._runs and (parent := mlflow_run_of(self._study)):
             self._runs.end_study(parent, "KILLED", {}, [])
 
@@ -286,8 +304,14 @@ class StudyRunner:
 
     def _close(self, trial: FrozenTrial, state: str, values: Mapping[str, float], error: str | None) -> None:
         run_id = trial.user_attrs.get("mlflow_run_id")
-        if self._runs and run_id:
+        if not (self._runs and run_id):
+            return
+        try:
             self._runs.end_trial(run_id, state, values, error)
+        except MlflowException as refusal:
+            if not is_permanent(refusal):
+                raise
+            print(f"trial {trial.number:>3} not logged to MLflow: {one_line(refusal)}", file=sys.stderr)
 
     def _folder(self, number: int) -> Path:
         return self._spec.run_dir / "trials" / f"{number:04}"
@@ -299,10 +323,6 @@ def open_runs(spec: StudySpec) -> StudyRuns | None:
     if not logger:
         return None
     return StudyRuns(resolve_store(logger.tracking_uri), logger.experiment_name, spec.name)
-
-
-def _line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 @contextmanager

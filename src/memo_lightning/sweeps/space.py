@@ -15,7 +15,7 @@ from memo_lightning.construct import construct
 from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import parse_override, quoted
 from memo_lightning.policies.spec import build_memory
-from memo_lightning.training.parts import build_baseline, check_trial_length
+from memo_lightning.training.parts import build_baseline, check_trial_length, longest_trial
 from memo_lightning.training.trainer import check_trainer_settings
 
 _DISTRIBUTIONS = {"float": FloatDistribution, "int": IntDistribution, "categorical": CategoricalDistribution}
@@ -158,7 +158,9 @@ def _with_others(parameter: Parameter, space: Sequence[Parameter]) -> Iterator[d
 def _build_parts(config: DictConfig) -> None:
     """Build the memory and the algorithm as training would, so that they reject wrong settings."""
     check_trainer_settings(config.trainer)
-    build(config.algorithm).check_n_envs(config.collector.n_envs)
+    algorithm = build(config.algorithm)
+    algorithm.check_n_envs(config.collector.n_envs)
+    algorithm.check_trial_length(longest_trial(config))
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     baseline, model = build_baseline(plain), build_memory(plain["model"])
     memory = baseline.model if baseline else model

@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from memo_lightning.errors import UserError, require
+from memo_lightning.wording import one_line
 
 _POSTGRES = "postgresql://"
 _CONNECT_SECONDS = 10
@@ -83,5 +84,4 @@ def _open_postgres(location: str) -> RDBStorage:
     except ImportError:
         raise UserError(f"storage={location}: needs psycopg; pip install 'memo-lightning[postgres]'") from None
     except (SQLAlchemyError, ValueError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"storage={location}: cannot be reached ({reason})") from None
+        raise UserError(f"storage={location}: cannot be reached ({one_line(error)})") from None

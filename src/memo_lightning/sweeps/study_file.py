@@ -6,6 +6,7 @@ import hashlib
 import json
 import pkgutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,13 @@ from typing import Any, Literal
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from memo_lightning.config import apply_overrides, build, compose_config, merge_file
+from memo_lightning.config import apply_overrides, build, compose_config, merge_file, overrides_of
 from memo_lightning.errors import UserError, require
 from memo_lightning.overrides import override_key
-from memo_lightning.sweeps.space import Parameter, as_choice, check_space, parse_space
+from memo_lightning.quiet import quietly
+from memo_lightning.sweeps.space import Parameter, as_choice, check_space, draw, parse_space
 from memo_lightning.training.trainer import check_trainer_settings
+from memo_lightning.wording import one_line
 
 # Settings that may change between two commands on one study: how much is done, and by which processes.
 CHANGEABLE = ("n_trials", "retries", "workers", "storage", "run_dir")
@@ -117,7 +120,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     del config.choices
     optional = [str(key) for key, value in config.items() if value is None]
     merge_file(config, file)
-    own = [override for override in overrides if override_key(override).partition(".")[0] in config]
+    own = overrides_of(config, overrides)
     train = [override for override in overrides if override not in own]
     apply_overrides(config, own, optional=optional)
     config.train = [*config.train, *train]
@@ -152,6 +155,7 @@ def read_study(path: str, overrides: Sequence[str]) -> StudySpec:
     spec.pruner()
     if settings["pruner"] and len(objectives) > 1:
         raise UserError("pruner: must be null with several objectives, as pruning needs a single one")
+    _check_draws(spec)
     return spec
 
 
@@ -184,6 +188,37 @@ def _parse_objectives(objectives: Any) -> tuple[Objective, ...]:
         require(direction in ("maximize", "minimize"), f"{name}.direction", direction, "maximize or minimize")
         parsed.append(Objective(objective["metric"], direction))
     return tuple(parsed)
+
+
+def _check_draws(spec: StudySpec) -> None:
+    """Let sampler and pruner go through a few made-up trials in memory, as some show only then what they lack.
+
+    Samplers that learn from earlier trials begin to do so after ``n_startup_trials``, by default ten at most.
+
+    Raises:
+        UserError: if one of them fails.
+    """
+    study = optuna.create_study(directions=spec.directions, pruner=spec.pruner())
+    name = "sampler"
+    try:
+        with quietly():
+            for number in range(2 + (spec.settings["sampler"].get("n_startup_trials") or 10)):
+                name, study.sampler = "sampler", spec.sampler(number, "")
+                trial = study.ask()
+                draw(spec.space, trial)
+                if spec.settings["pruner"]:
+                    name = "pruner"
+                    trial.report(float(number), step=spec.prune_every)
+                    trial.should_prune()
+                name = "sampler"
+                with suppress(RuntimeError):  # from grid samplers, once everything has been tried
+                    study.tell(trial, [float(number)] * len(spec.objectives))
+    except Exception as error:  # whatever a sampler or pruner raises
+        field = f"{name}._target_={spec.settings[name]['_target_']}"
+        missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        if isinstance(missing, ImportError) and missing.name:
+            raise UserError(f"{field}: needs {missing.name}; pip install {missing.name}") from None
+        raise UserError(f"{field}: cannot be used with this study ({one_line(error)})") from None
 
 
 def _check_optuna_class(settings: dict[str, Any], name: str, kind: type) -> None:

@@ -30,6 +30,7 @@ from memo_lightning.sweeps.reporting import TrialReporter
 from memo_lightning.tracking import run_name
 from memo_lightning.training.launchers import started_by_the_run
 from memo_lightning.training.train import train
+from memo_lightning.wording import one_line
 
 STORAGE_VARIABLE = "MEMO_STUDY_STORAGE"  # not in trial.json: it may hold a password
 
@@ -151,8 +152,7 @@ def main(folder: Path) -> None:
         result = TrialResult("failed", error=str(error), mistake=True)
     except Exception as error:  # a trial that crashes is a result of the study
         traceback.print_exc()
-        first_line = (str(error).strip() or "no message").splitlines()[0]
-        result = TrialResult("failed", error=f"{type(error).__name__}: {first_line}")
+        result = TrialResult("failed", error=f"{type(error).__name__}: {one_line(error)}")
     if not started_by_the_run(os.environ):  # the first rank writes for all
         partial = folder / "result.partial"
         partial.write_text(json.dumps(asdict(result), indent=2) + "\n")

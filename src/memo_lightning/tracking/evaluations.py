@@ -8,14 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.names import file_name
-from memo_lightning.tracking.store import check_run_not_deleted, open_client
+from memo_lightning.tracking.store import check_run_not_deleted, open_client, store_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 FOLDER = "evaluation"  # of a run's artifacts; it holds a folder for each kind of evaluation
 _PREFIX = "val"  # of the metrics: MLflow's pages sort by name, and learning curves, `train`, come first
@@ -93,26 +93,27 @@ def log_evaluation(store: str, run_id: str, evaluation: Mapping[str, Any], files
     values |= {f"return_quarter_{k}": value for k, value in enumerate(evaluation["return_by_quarter"], start=1)}
     plain = _short("/".join([_PREFIX, *kind.parts]))
     sampling = "_".join(f"{name}_{evaluation[name]}" for name in ("n_trials", "n_envs", "seed"))
-    client = open_client(store)
     try:
-        check_run_not_deleted(client, run_id)
-        for prefix in (plain, f"{plain}/{sampling}"):
-            held = _held(client, run_id, prefix, values, step)
-            if not held:
-                for name, value in values.items():
-                    client.log_metric(run_id, f"{prefix}/{name}", value, step=step)
-            if not held or held == values:
-                break
-        else:
-            print(
-                f"metrics not logged to MLflow: {prefix} has different values at {step:,} frames, from an evaluation "
-                "with the same settings but other code or another machine",
-                file=sys.stderr,
-            )
-        for file in files:
-            client.log_artifact(run_id, str(file), f"{FOLDER}/{file_name(_short('_'.join(kind.parts)))}")
-    except (MlflowException, UserError) as error:
-        print(f"not logged to MLflow: {str(error).splitlines()[0]}", file=sys.stderr)
+        with store_errors(store, "logger.tracking_uri"):
+            client = open_client(store)
+            check_run_not_deleted(client, run_id)
+            for prefix in (plain, f"{plain}/{sampling}"):
+                held = _held(client, run_id, prefix, values, step)
+                if not held:
+                    for name, value in values.items():
+                        client.log_metric(run_id, f"{prefix}/{name}", value, step=step)
+                if not held or held == values:
+                    break
+            else:
+                print(
+                    f"metrics not logged to MLflow: {prefix} has different values at {step:,} frames, from an "
+                    "evaluation with the same settings but other code or another machine",
+                    file=sys.stderr,
+                )
+            for file in files:
+                client.log_artifact(run_id, str(file), f"{FOLDER}/{file_name(_short('_'.join(kind.parts)))}")
+    except UserError as error:
+        print(f"not logged to MLflow: {error}", file=sys.stderr)
 
 
 def _held(client: MlflowClient, run_id: str, prefix: str, names: Mapping[str, float], step: int) -> dict[str, float]:

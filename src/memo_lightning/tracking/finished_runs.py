@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import Any
 
 import yaml
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from memo_lightning.config import nearest
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.evaluations import FOLDER, EvaluationKind
 from memo_lightning.tracking.names import MEMO, class_name
-from memo_lightning.tracking.store import check_not_deleted, open_client, open_store
+from memo_lightning.tracking.store import check_not_deleted, open_client, open_store, store_errors
 from memo_lightning.wording import listed
 
 FRAMES = "frames"  # in place of total_frames, which a resumed run may have changed
@@ -100,12 +100,10 @@ class RunStore:
 
     def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         self._uri, self._name = tracking_uri, experiment_name
-        self._client = open_client(open_store(tracking_uri, "tracking_uri"))
-        try:
+        with self._errors():
+            self._client = open_client(open_store(tracking_uri, "tracking_uri"))
             experiment = self._client.get_experiment_by_name(experiment_name)
             known = [] if experiment else [other.name for other in self._client.search_experiments()]
-        except MlflowException as error:
-            raise self._unreadable(error) from None
         if experiment is None:
             raise UserError(f"experiment_name={experiment_name}: no such experiment; {nearest(experiment_name, known)}")
         check_not_deleted(self._client, experiment, "experiment_name")
@@ -124,7 +122,7 @@ class RunStore:
         Raises:
             UserError: if there is none, or the store cannot be read.
         """
-        try:
+        with self._errors():
             # Studies and their trials are MLflow runs too, but not training runs.
             trainings = [
                 run
@@ -151,8 +149,6 @@ class RunStore:
                         read.append(found)
                     else:
                         unusable[found].append(run)
-        except MlflowException as error:
-            raise self._unreadable(error) from None
         for why, runs in unusable.items():
             left_out.append(f"{_runs(len(runs))} {why} ({listed(run.info.run_name for run in runs)})")
         if not read:
@@ -175,12 +171,10 @@ class RunStore:
         Raises:
             UserError: if no trial is complete, or the store cannot be read.
         """
-        try:
+        with self._errors():
             parents = self._search({"kind": "study", "study": study})
             settings = self._artifact(parents[0].info.run_id, "study.yaml") if parents else None
             children = self._search({"kind": "trial", "study": study, "state": "complete"})
-        except MlflowException as error:
-            raise self._unreadable(error) from None
         if settings is None or not children:
             raise UserError(f"study={study}: has no complete trial yet")
         objective = settings["objectives"][0]
@@ -233,8 +227,8 @@ class RunStore:
             text = Path(self._client.download_artifacts(run_id, path, target)).read_text()
         return yaml.safe_load(text) if path.endswith(".yaml") else json.loads(text)
 
-    def _unreadable(self, error: MlflowException) -> UserError:
-        return UserError(f"tracking_uri={self._uri}: cannot be read ({str(error).splitlines()[0]})")
+    def _errors(self) -> AbstractContextManager[None]:
+        return store_errors(self._uri, "tracking_uri")
 
 
 def latest_of_each_seed(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[FinishedRun]]:

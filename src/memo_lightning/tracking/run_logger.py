@@ -18,8 +18,6 @@ from typing import Any
 from lightning.pytorch.loggers import MLFlowLogger
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from memo_lightning.errors import UserError
 from memo_lightning.files import write_atomically
@@ -27,10 +25,13 @@ from memo_lightning.tracking.store import (
     TRACKING_URI,
     check_run_not_deleted,
     experiment_id_of,
+    is_permanent,
     open_client,
     open_store,
     resolve_store,
+    unusable_store,
 )
+from memo_lightning.wording import one_line
 
 logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  # it reports every new experiment
 
@@ -90,8 +91,8 @@ class RunLogger(MLFlowLogger):
         except UserError:
             raise
         except Exception as error:  # whatever the store's own library raises
-            if run_id is None or _is_missing(error):
-                raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({_reason(error)})") from None
+            if run_id is None or is_permanent(error):
+                raise unusable_store(tracking_uri, "logger.tracking_uri", error) from None
             self._fail(error)
 
     def _begin(self) -> None:
@@ -203,7 +204,9 @@ class RunLogger(MLFlowLogger):
     def _fail(self, error: Exception) -> None:
         self._next_attempt = time.monotonic() + self.retry_seconds
         if not self._failing:
-            print(f"\ncannot write to MLflow ({_reason(error)}); training continues, metrics are kept", file=sys.stderr)
+            print(
+                f"\ncannot write to MLflow ({one_line(error)}); training continues, metrics are kept", file=sys.stderr
+            )
         self._failing = True
         self._keep()
 
@@ -220,14 +223,3 @@ class RunLogger(MLFlowLogger):
         except (OSError, ValueError, TypeError) as error:
             print(f"{self._unsent_path}: cannot be read ({error}); skipping its metrics", file=sys.stderr)
             return []
-
-
-def _is_missing(error: Exception) -> bool:
-    """Return whether the store could be read but does not hold what was asked for."""
-    return isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-
-
-def _reason(error: Exception) -> str:
-    """Return the error in one line; for the page-long errors of SQLAlchemy, the database's own message."""
-    words = str(getattr(error.__cause__ or error, "orig", error)).strip()
-    return words.splitlines()[0] if words else type(error).__name__

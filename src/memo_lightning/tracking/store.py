@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from filelock import FileLock
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.names import file_name
-from memo_lightning.wording import without_password
+from memo_lightning.wording import one_line, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,12 +27,15 @@ _SQLITE = "sqlite:///"
 TRACKING_URI, EXPERIMENT_NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"  # MLflow's own variables
 DEFAULT_STORE = "sqlite:///mlflow.db"  # in the working directory
 _ARTIFACTS = "mlruns"  # the folder beside an SQLite store that holds the files of its runs
+_ADDRESSES = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/DATABASE"
+_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 
 # Settings of MLflow's client in this process and those that it starts, unless the user has set them: by default, the
 # client tries for minutes to reach a server that is not there, and draws a progress bar for every small file.
 for name, value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PGCONNECT_TIMEOUT": "5",  # of PostgreSQL's client library
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }.items():
     os.environ.setdefault(name, value)
@@ -109,10 +114,70 @@ def open_client(uri: str) -> MlflowClient:
 
     MLflow keeps one connection for each address that a process has used. With a relative address, it would keep using
     the database of the directory that was current at first use.
+
+    Raises:
+        Exception: whatever the store's own libraries raise if it cannot be opened; see :func:`store_errors`. A database
+            server that does not answer is told by the first attempt, where MLflow would silently make ten.
     """
     from mlflow import MlflowClient
+    from sqlalchemy import NullPool, create_engine
 
+    if re.match(rf"({'|'.join(_DATABASE_SERVERS)})[+:]", uri):
+        create_engine(uri, poolclass=NullPool).connect().close()
     return MlflowClient(resolve_store(uri))
+
+
+@contextmanager
+def store_errors(uri: str, setting: str) -> Iterator[None]:
+    """Turn whatever a store raises in the block into a :class:`UserError`, one line that names the setting.
+
+    Args:
+        uri: address of the store.
+        setting: the setting as the user knows it, e.g. ``"tracking_uri"``.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        raise unusable_store(uri, setting, error) from None
+
+
+def unusable_store(uri: str, setting: str, error: Exception) -> UserError:
+    """Return the error to show for a store whose libraries have raised ``error``."""
+    if not _is_wrong_address(uri, error):
+        driver = "; pip install 'memo-lightning[postgres]'" if isinstance(error, ImportError) else ""
+        return UserError(f"{setting}={uri!r}: cannot be used ({one_line(error)}){driver}")
+    remedy = ""
+    if re.fullmatch(r"[\w.-]+:\d+", uri):
+        remedy = f"; set {setting}=http://{uri}"
+    elif "://" not in uri or uri.startswith("sqlite:"):
+        file = re.sub(r"^sqlite:(//)?", "", uri)
+        remedy = f"; set {setting}={DEFAULT_STORE if Path(file).is_dir() else _SQLITE + file}"
+    return UserError(f"{setting}={uri!r}: cannot be used; must be {_ADDRESSES}{remedy}")
+
+
+def is_permanent(error: Exception) -> bool:
+    """Return whether a store has answered, so that it is pointless to try again: what was asked for is not there."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    # A parameter is also invalid if it names what was deleted.
+    codes = [ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)]
+    return isinstance(error, MlflowException) and error.error_code in codes
+
+
+def _is_wrong_address(uri: str, error: Exception) -> bool:
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+    from mlflow.utils.uri import is_databricks_uri
+    from sqlalchemy.exc import ArgumentError
+
+    if isinstance(error, ArgumentError | UnsupportedModelRegistryStoreURIException):
+        return True
+    return "://" not in uri and not is_databricks_uri(uri)
 
 
 def prepare_store(uri: str) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
 
 from memo_lightning.errors import UserError
 from memo_lightning.tracking.code_version import code_tags
-from memo_lightning.tracking.store import experiment_id_of, open_client
+from memo_lightning.tracking.store import (
+    check_not_deleted,
+    check_run_not_deleted,
+    experiment_id_of,
+    is_permanent,
+    open_client,
+    store_errors,
+)
 
 
 class StudyRuns:
@@ -28,25 +38,26 @@ class StudyRuns:
     """
 
     def __init__(self, tracking_uri: str, experiment_name: str, study: str) -> None:
-        self._study = study
-        self._client = open_client(tracking_uri)
-        try:
+        self._study, self._uri = study, tracking_uri
+        with self._errors():
             self._experiment_id = experiment_id_of(tracking_uri, experiment_name)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the store's own library raises
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"logger.tracking_uri={tracking_uri!r}: cannot be used ({reason})") from None
+            self._client = open_client(tracking_uri)
 
     def check_answers(self) -> None:
-        """Raise MLflow's exception if the store does not answer."""
-        self._client.get_experiment(self._experiment_id)
+        """Raise MLflow's error if the store does not answer, or a :class:`UserError` if the experiment is deleted."""
+        experiment = self._client.get_experiment(self._experiment_id)
+        check_not_deleted(self._client, experiment, "logger.experiment_name")
 
     def start_study(self, settings: Mapping[str, Any]) -> str:
-        """Create the parent run and return its id."""
-        run_id = self._start(f"study {self._study}", {"kind": "study"})
+        """Create the parent run and return its id.
+
+        Raises:
+            UserError: if the store cannot be written.
+        """
         public = {name: value for name, value in settings.items() if name != "storage"}  # it may hold a password
-        self._client.log_dict(run_id, public, "study.yaml")
+        with self._errors():
+            run_id = self._start(f"study {self._study}", {"kind": "study"})
+            self._client.log_dict(run_id, public, "study.yaml")
         return run_id
 
     def start_trial(self, parent: str, number: int, values: Mapping[str, Any]) -> str:
@@ -84,7 +95,7 @@ class StudyRuns:
         self._client.set_terminated(run_id, status)
 
     def end_study(self, run_id: str, status: str, values: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Close the parent run, and store its metrics and files.
+        """Close the parent run, and store its metrics and files; if that fails, say so on stderr.
 
         Args:
             run_id: id of the study's run.
@@ -92,15 +103,38 @@ class StudyRuns:
             values: metrics of the study: best values, and numbers of trials by state.
             files: plots and other files to store with it.
         """
-        for name, value in values.items():
-            self._client.log_metric(run_id, name, value)
-        for file in files:
-            self._client.log_artifact(run_id, str(file))
-        self._client.set_terminated(run_id, status)
+        try:
+            with self._errors():
+                check_run_not_deleted(self._client, run_id)
+                for name, value in values.items():
+                    self._client.log_metric(run_id, name, value)
+                for file in files:
+                    self._client.log_artifact(run_id, str(file))
+                self._client.set_terminated(run_id, status)
+        except UserError as error:
+            print(f"not logged to MLflow: {error}; to log it later, repeat the command", file=sys.stderr)
 
     def reopen_study(self, run_id: str) -> None:
-        """Mark a resumed study as running."""
-        self._client.update_run(run_id, status="RUNNING")
+        """Mark a resumed study as running.
+
+        Raises:
+            UserError: if the store does not answer, or its run was deleted or is in another store.
+        """
+        with self._errors():
+            try:
+                check_run_not_deleted(self._client, run_id)
+            except MlflowException as error:
+                if not is_permanent(error):
+                    raise
+                raise UserError(
+                    f"study {self._study}: its MLflow run {run_id} is not in logger.tracking_uri={self._uri!r}; if it "
+                    f"began with another store, set MLFLOW_TRACKING_URI to that; else begin a new study with "
+                    f"name={self._study}-2"
+                ) from None
+            self._client.update_run(run_id, status="RUNNING")
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return store_errors(self._uri, "logger.tracking_uri")
 
     def _start(self, name: str, tags: dict[str, str]) -> str:
         tags = {**tags, "study": self._study, **code_tags()}

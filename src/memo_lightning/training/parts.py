@@ -88,6 +88,7 @@ def build_parts(config: DictConfig) -> Parts:
     )
     try:
         algorithm.check_data(data)
+        algorithm.check_trial_length(longest_trial(config))
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         spec = policy_spec(plain, data.env, algorithm)
         policy = spec.build()
@@ -169,6 +170,12 @@ def _check_effects(config: DictConfig, parts: Parts) -> None:
     allowed = "false, as the environment has no observation vectors; images are not normalised"
     has_vectors = any(key.is_vector for key in parts.spec.interface.keys)
     require(not parts.spec.normalize_observations or has_vectors, "env.normalize_observations", True, allowed)
+
+
+def longest_trial(config: DictConfig) -> int:
+    """Return the most steps that a trial can have in a rollout."""
+    rollout_length = config.collector.rollout_length
+    return min(rollout_length, config.env.get("trial_length") or rollout_length)
 
 
 def check_trial_length(model: SequenceModel, rollout_length: int, baseline: Mapping[str, Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from memo_lightning.config import apply_overrides, setting_names
+from memo_lightning.config import apply_overrides, read_settings, setting_names
 from memo_lightning.errors import UserError
 from memo_lightning.overrides import override_key
 from memo_lightning.policies.checkpoint import read_checkpoint
@@ -32,8 +32,7 @@ def resumed_config(run_dir: Path, overrides: Sequence[str]) -> DictConfig:
     for key in map(override_key, overrides):
         if key in ("run_dir", "checkpoint"):
             raise UserError(f"{key}: a resumed run keeps its {key}; leave it out, or start a new run without resume=")
-    config = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = read_settings(run_dir / "config.yaml")
     recorded = config.logger.tracking_uri if config.logger else None
     apply_overrides(config, overrides, optional=[*(name for name in setting_names(config) if "." in name), "logger"])
     if config.logger and config.logger.tracking_uri == recorded:

@@ -99,7 +99,7 @@ def reported_frames(run_dir: Path) -> int:
     """Return the number of frames at which the run in ``run_dir`` ended and reported; 0 if it has not."""
     try:
         return json.loads((run_dir / "metrics.json").read_text())["frames"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
