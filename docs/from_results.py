@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from drawings import write_drawings
+from leaderboard_page import TASKS, leaderboard_page
 from matplotlib import rc_context
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -45,17 +46,6 @@ IMAGES_OF_RUNS = {
     "in_context_curve.png": "it is runs/first/in_context_curve.png",
     "trial_inspector.png": "memo evaluate checkpoint=runs/first render=true: a screenshot of trial.html",
     "ext_objnav_summaries.png": "memo train experiment=ext_objnav_small, memo evaluate: summary_attention.png",
-}
-# The tasks of the table of reference returns.
-REFERENCE_TASKS = {
-    "dark_key_to_door": "Dark-Key-To-Door 5x5",
-    "dark_key_to_door_9x9": "Dark-Key-To-Door 9x9",
-    "darkroom": "Darkroom",
-    "two_rooms": "Many Rooms, K = 2",
-    "eight_rooms": "Many Rooms, K = 8",
-    "thirty_two_rooms": "Many Rooms, K = 32",
-    "t_maze_100": "T-Maze, 100 steps",
-    "t_maze_1000": "T-Maze, 1,000 steps",
 }
 # What the project wants the ratios of its benchmark to be.
 AIMS = {
@@ -172,7 +162,7 @@ def reference_returns_table() -> str:
     lines = ["| task | trial | random actions | told everything |", "|---|---|---|---|"]
     for task in json.loads((RESULTS / "reference_returns.json").read_text()):
         random, told = returns_in_words(task["random"], task["told"])
-        lines.append(f"| {REFERENCE_TASKS[task['task']]} | {task['trial_length']:,} steps | {random} | {told} |")
+        lines.append(f"| {TASKS[task['task']]} | {task['trial_length']:,} steps | {random} | {told} |")
     return "\n".join(lines)
 
 
@@ -255,6 +245,7 @@ def main() -> None:
         if claim.scales and verdict and claim.is_by_these_rules(verdict, SCALE):  # otherwise runs may be missing
             plot_claim(claim, plan(claim, SCALE), results, DOCS / IMAGES)
     (DOCS / "results.md").write_text(results_page(RESULTS, DOCS))
+    (DOCS / "leaderboard.md").write_text(leaderboard_page(RESULTS))
     for name, page, table in tables():
         page.write_text(with_table(page.read_text(), name, table))
 

@@ -27,8 +27,9 @@ does, and is **undecided** otherwise. A claim holds if all of its rules hold, an
 
 Values are interquartile means over seeds, and intervals are percentiles of a bootstrap that resamples the seeds of each
 arm. *Pairs ahead*, the probability of improvement, is the share of pairs of runs in which the arm is ahead, in the
-direction of the bound. If a rule compares two evaluations of the same arm, the comparison is paired by run. All follow rliable
-([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them.
+direction of the bound. If a rule compares two evaluations of the same arm, the comparison is paired by run. All follow
+rliable ([arXiv 2108.13264](https://arxiv.org/abs/2108.13264)); scipy computes them. The [leaderboard](leaderboard.md)
+has the scores of all memories by task.
 
 With three to five seeds such intervals tend to be too narrow, so a verdict that is only just reached is weak evidence.
 """

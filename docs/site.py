@@ -40,7 +40,7 @@ SECTIONS = {
         "how-to/share.md",
         "how-to/look-inside.md",
     ],
-    "Results": ["results.md", "performance.md", "speed.md"],
+    "Results": ["results.md", "leaderboard.md", "performance.md", "speed.md"],
     "Reference": ["reference/api.md", "reference/commands.md", "reference/configuration.md", "faq.md"],
 }
 CONTRIBUTORS = ["design.md"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 import yaml
 from hydra.utils import get_object
@@ -237,6 +238,21 @@ def test_the_page_of_results_is_that_of_the_claims_and_verdicts(monkeypatch):
         assert f"**{verdict['verdict'][0].upper()}{verdict['verdict'][1:]}.**" in section
 
 
+def test_the_leaderboard_has_every_memory_with_the_mean_of_its_runs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from leaderboard_page import leaderboard_page
+
+    page = (ROOT / "docs/leaderboard.md").read_text()
+    assert page == leaderboard_page(ROOT / "results"), "python docs/from_results.py makes it"
+    section = page.partition("## Dark-Key-To-Door 5x5")[2].partition("\n## ")[0]
+    for memory in ("lstm", "gru", "full_context"):
+        runs = [json.loads(path.read_text()) for path in (ROOT / "results/runs").glob(f"{memory}-dark_key_to_door-s*")]
+        returns = sorted(run["evaluations"]["n_trials=512"]["return_per_trial"] for run in runs)
+        row = re.search(rf"^\| {memory} \| ([\d.]+) .* \| (\d) \| [\d,]+ \|$", section, re.MULTILINE)
+        assert float(row[1]) == pytest.approx(scipy.stats.trim_mean(returns, 0.25), abs=0.06)
+        assert int(row[2]) == len(returns) == 5
+
+
 def test_what_pages_say_was_measured_is_in_results():
     links = [
         (path, link) for path in TEXTS for link in re.findall(r"\]\(([^)]*results/[^)]*\.json)\)", path.read_text())
@@ -417,8 +433,10 @@ def test_links_of_the_readme_and_for_contributors_lead_to_files():
             path, _, anchor = link.partition("#")
             assert (ROOT / path).exists(), f"{name}: {link}"
             if anchor:
-                headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
-                assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], link
+                text = (ROOT / path).read_text()
+                headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+                anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+                assert anchor in [*anchors, *re.findall(r'<a id="(.*)"></a>', text)], link
 
 
 def test_links_to_other_sites_are_encrypted():
