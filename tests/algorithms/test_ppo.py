@@ -246,7 +246,7 @@ def test_settings_out_of_range_are_refused(setting, value):
     [
         ({"betas": 0.9}, r"algorithm\.optimizer: .* got {'betas': 0\.9}"),
         ({"betas": [0.9]}, r"algorithm\.optimizer: .* got {'betas': \[0\.9\]}"),
-        ({"weight_decay": "abc"}, r"algorithm\.optimizer: .* got {'weight_decay': 'abc'}"),
+        ({"weight_decay": "abc"}, r"algorithm\.optimizer\.weight_decay='abc': must be a number"),
         ({"lr": 0.1}, r"algorithm\.optimizer\.lr=0\.1: set algorithm\.learning_rate instead"),
         ({"colour": 1}, "unexpected keyword argument 'colour'"),
     ],

@@ -19,7 +19,7 @@ from memo_lightning.sweeps.study_file import read_study, shipped_studies
 def test_shipped_studies_are_right(path):
     spec = read_study(str(path), [])
     assert spec.name == path.stem
-    assert spec.train_config.choices.env == "dark_key_to_door"
+    assert spec.train_config.choices.env == ("t_maze" if path.stem.startswith("t_maze") else "dark_key_to_door")
 
 
 def test_overrides_reach_the_study_or_all_its_trials(tmp_path):

@@ -75,7 +75,7 @@ SIZES = {"collector.n_envs=4", "algorithm.n_minibatches=4", "env.workers=4", "en
 
 
 def test_the_documented_settings_for_habitat_sim_are_those_that_exporting_houses_prints():
-    docs = (Path(__file__).parents[3] / "docs" / "ext_objnav.md").read_text()
+    docs = (Path(__file__).parents[3] / "docs" / "how-to" / "habitat-sim.md").read_text()
     for text in (docs, (config_dir() / "env" / "ext_objnav.yaml").read_text()):
         (line,) = re.findall(r".*env\.simulator=habitat_sim(?!`).*", text)[:1]
         assert set(line.split()) >= SIZES
