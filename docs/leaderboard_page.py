@@ -18,7 +18,7 @@ from memo_lightning.reproduction.runs import Run, evaluation_key, plan
 from memo_lightning.wording import returns_in_words
 
 # Evaluations at the length of training, on tasks or placements that were held out.
-_EVALUATIONS = ("trained_length", "held_out_placements", "longest")
+_EVALUATIONS = ("trained_length", "unseen", "full", "held_out_placements", "longest")
 TASKS = {
     "dark_key_to_door": "Dark-Key-To-Door 5x5",
     "dark_key_to_door_9x9": "Dark-Key-To-Door 9x9",
@@ -31,7 +31,8 @@ TASKS = {
     "t_maze_1000": "T-Maze, 1,000 steps",
     "t_maze_10000": "T-Maze, 10,000 steps",
     "ext_objnav_small": "Object navigation, small house",
-    "full_houses": "Object navigation, full houses",
+    "many_houses": "Object navigation, unseen houses of three rooms",
+    "full_houses": "Object navigation, unseen full houses",
 }
 _HEAD = """# Leaderboard
 

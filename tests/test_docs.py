@@ -216,13 +216,25 @@ def test_success_in_houses_is_drawn_as_measured_with_the_colours_of_the_memories
 
 
 def test_pilots_of_object_navigation_are_told_as_measured():
-    page = (ROOT / "docs/ext_objnav.md").read_text().rpartition("| environments | chunks |")[2]
+    page = (ROOT / "docs/ext_objnav.md").read_text().rpartition("| environments | chunks |")[2].partition("\n\n")[0]
     told = [[cell.strip("* ") for cell in line.strip("|").split("|")] for line in page.splitlines()[2:]]
     measured = []
     for run in json.loads((ROOT / "results/pilots/ext_objnav_small.json").read_text())["runs"]:
         *settings, rate, frames = [override.partition("=")[2] for override in run["overrides"]]
         row = [*settings, f"{float(rate) * 1000:.1f}e-3", f"{int(frames) / 1e6:.1f} million"]
         measured.append([*row, f"{run['training_minutes']:.0f}", f"{run['success']:.2f}"])
+    assert told == measured
+
+
+def test_pilots_in_many_houses_are_told_as_measured():
+    page = (ROOT / "docs/ext_objnav.md").read_text().rpartition("| starts from | rooms |")[2].partition("\n\n")[0]
+    told = [[cell.strip("* ") for cell in line.strip("|").split("|")][1:] for line in page.splitlines()[2:]]
+    measured = []
+    for run in json.loads((ROOT / "results/pilots/many_houses.json").read_text())["runs"]:
+        rooms = " to ".join(dict.fromkeys(map(str, run["rooms"])))
+        reached = f"{run['success_first_quarter']:.2f}, {run['success_last_quarter']:.2f}"
+        objects, frames = f"{run['n_types']}, {run['n_objects']}", f"{run['frames'] / 1e6:.1f} million"
+        measured.append([rooms, objects, f"{run['object_range']:g} m", str(run["episode_length"]), frames, reached])
     assert told == measured
 
 
