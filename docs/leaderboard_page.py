@@ -14,7 +14,7 @@ from results_page import SCALE, claims_in_order
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 from memo_lightning.reproduction.results import Results
-from memo_lightning.reproduction.runs import Run, evaluation_key, plan
+from memo_lightning.reproduction.runs import evaluation_key, plan
 from memo_lightning.wording import returns_in_words
 
 # Evaluations at the length of training, on tasks or placements that were held out.
@@ -70,15 +70,13 @@ class _Row:
 
     Attributes:
         arm: its name.
-        run: one of its runs.
+        frames: that each of its runs was trained for.
         evaluations: the evaluation of each seed.
-        training: what each seed's training reports.
     """
 
     arm: str
-    run: Run
+    frames: int
     evaluations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    training: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def estimate(self, name: str) -> Estimate:
         """Return the estimate of a number over the seeds."""
@@ -111,8 +109,8 @@ def _rows(results: Results) -> dict[str, list[_Row]]:
                 if kept and evaluation:
                     # An arm of several claims is the same if its settings are.
                     same = json.dumps([*sorted(run.settings.items()), run.starts_from is None], default=str)
-                    row = found.setdefault(cell.task, {}).setdefault(same, _Row(cell.arm, run))
-                    row.evaluations[run.seed], row.training[run.seed] = evaluation, kept["training"]
+                    row = _Row(cell.arm, kept["training"]["frames"])
+                    found.setdefault(cell.task, {}).setdefault(same, row).evaluations[run.seed] = evaluation
     ranked = {task: found[task] for task in TASKS if task in found}
     return {
         task: sorted(rows.values(), key=lambda row: -float(row.estimate("return_per_trial").mean))
@@ -122,25 +120,23 @@ def _rows(results: Results) -> dict[str, list[_Row]]:
 
 def _section(task: str, rows: list[_Row], reference: Mapping[str, Any] | None) -> Iterator[str]:
     evaluation = next(iter(rows[0].evaluations.values()))
-    frames = max(training["frames"] for row in rows for training in row.training.values())
     yield f"## {TASKS[task]}\n"
-    yield f"Trials of {evaluation['trial_length']:,} steps, {frames:,} frames of training, on one core of a CPU.\n"
-    yield "| memory | return per trial | 95 % interval | success | memory | seeds | parameters |"
-    yield "|---|---|---|---|---|---|---|"
+    yield f"Trials of {evaluation['trial_length']:,} steps, {rows[0].frames:,} frames of training, on one core of a CPU.\n"
+    yield "| | return per trial (95 % interval) | success | memory | seeds |"
+    yield "|---|---|---|---|---|"
     estimates = [row.estimate("return_per_trial") for row in rows]
     numbers = [float(number) for each in estimates for number in (each.mean, each.low, each.high)]
     ends = [reference["told"], reference["random"]] if reference else []
     shown = returns_in_words(*(0.0 if np.isnan(number) else number for number in numbers), *ends)
     if reference:
-        yield f"| *told everything* | {shown[-2]} | | | | | |"
+        yield f"| *told everything* | {shown[-2]} | | | |"
     for number, (row, estimate) in enumerate(zip(rows, estimates, strict=True)):
         mean, low, high = shown[3 * number : 3 * number + 3]
-        interval = "" if np.isnan(estimate.low) else f"{low} to {high}"
+        interval = "" if np.isnan(estimate.low) else f" ({low} to {high})"
         kilobytes = max(evaluation["memory_bytes"] for evaluation in row.evaluations.values()) / 1024
-        parameters = next(iter(row.training.values()))["parameters"]
         yield (
-            f"| {row.arm} | {mean} | {interval} | {float(row.estimate('success').mean):.2f} | {kilobytes:,.1f} KiB "
-            f"| {len(row.evaluations)} | {parameters:,} |"
+            f"| {row.arm} | {mean}{interval} | {float(row.estimate('success').mean):.2f} | {kilobytes:,.1f} KiB "
+            f"| {len(row.evaluations)} |"
         )
     if reference:
-        yield f"| *random actions* | {shown[-1]} | | | | | |"
+        yield f"| *random actions* | {shown[-1]} | | | |"
