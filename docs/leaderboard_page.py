@@ -121,7 +121,8 @@ def _rows(results: Results) -> dict[str, list[_Row]]:
 def _section(task: str, rows: list[_Row], reference: Mapping[str, Any] | None) -> Iterator[str]:
     evaluation = next(iter(rows[0].evaluations.values()))
     yield f"## {TASKS[task]}\n"
-    yield f"Trials of {evaluation['trial_length']:,} steps, {rows[0].frames:,} frames of training, on one core of a CPU.\n"
+    length, frames = evaluation["trial_length"], rows[0].frames
+    yield f"Trials of {length:,} steps, {frames:,} frames of training, on one core of a CPU.\n"
     yield "| | return per trial (95 % interval) | success | memory | seeds |"
     yield "|---|---|---|---|---|"
     estimates = [row.estimate("return_per_trial") for row in rows]
