@@ -9,6 +9,7 @@ FAILED = 1
 USAGE_ERROR = 2
 PREEMPTED = 75  # "temporary failure, try again" in sysexits.h: resume with resume=
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+OUTPUT_CLOSED = 141  # the same, for one that nobody reads any more, as in `memo train --help | head`
 
 
 class UserError(ValueError):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from memo_lightning import __version__
 from memo_lightning.config import nearest
 from memo_lightning.errors import (
     FAILED,
     INTERRUPTED,
+    OUTPUT_CLOSED,
     PREEMPTED,
     USAGE_ERROR,
     EnvironmentFailure,
@@ -45,7 +48,27 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``memo VERB [override ...]`` and return the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
+        if not closed:
+            raise  # another pipe, e.g. to a worker
+        for stream in closed:  # so that nothing fails when the rest is flushed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return OUTPUT_CLOSED
+    return status
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Return whether ``stream`` goes to a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: memo VERB [override ...]\n")
         print("\n".join(f"  {verb:<13} {text}" for verb, text in VERBS.items()))
