@@ -113,6 +113,16 @@ def test_arms_have_the_settings_that_their_studies_found_best(path):
     assert {"none": "memo"}.get(config.choices.baseline, config.choices.baseline) == path.stem.removeprefix("fair_")
 
 
+@pytest.mark.parametrize("memory", ["memo", "rmt"])
+def test_arms_on_the_t_maze_have_the_settings_that_their_studies_found_best(memory):
+    trials = json.loads((STUDIES / f"t_maze_{memory}.json").read_text())
+    best = max(trials, key=lambda trial: trial["values"][0])["settings"]
+    arms = read_claim("t_maze").scale("quick").tasks["t_maze_100"].arms
+    for arm in (arm for arm in arms if arm.startswith(memory)):
+        chosen = {key: float(value) for key, _, value in (override.partition("=") for override in arms[arm])}
+        assert chosen == {key: float(f"{value:.2g}") for key, value in best.items()}
+
+
 def test_a_run_is_told_by_its_settings_however_they_are_written(tmp_path):
     one = written(tmp_path, arms={"memo": ["algorithm.learning_rate=0.002"], "lstm": ["baseline=lstm"]})
     first = plan(read_claim(str(one)), "quick")[0].runs[0]
