@@ -14,7 +14,7 @@ from results_page import SCALE, claims_in_order
 from memo_lightning.evaluation.in_context import Estimate
 from memo_lightning.evaluation.statistics import estimate_over_seeds
 from memo_lightning.reproduction.results import Results
-from memo_lightning.reproduction.runs import evaluation_key, plan
+from memo_lightning.reproduction.runs import chain, evaluation_key, plan
 from memo_lightning.wording import returns_in_words
 
 # Evaluations at the length of training, on tasks or placements that were held out.
@@ -107,8 +107,8 @@ def _rows(results: Results) -> dict[str, list[_Row]]:
                 kept = results.run(run)
                 evaluation = kept and kept["evaluations"].get(evaluation_key(cell.evaluations[name or ""]))
                 if kept and evaluation:
-                    # An arm of several claims is the same if its settings are.
-                    same = json.dumps([*sorted(run.settings.items()), run.starts_from is None], default=str)
+                    # An arm of several claims is the same if its settings are, and those that it starts from.
+                    same = json.dumps([each.settings for each in chain(run)], sort_keys=True, default=str)
                     row = _Row(cell.arm, kept["training"]["frames"])
                     found.setdefault(cell.task, {}).setdefault(same, row).evaluations[run.seed] = evaluation
     ranked = {task: found[task] for task in TASKS if task in found}

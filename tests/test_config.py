@@ -102,6 +102,17 @@ def test_null_is_allowed_again_where_an_experiment_replaced_it():
         compose_config("train", ["experiment=ext_objnav_small", "env.episode_length=null"])
 
 
+def test_null_is_allowed_again_with_an_experiment_and_an_environment_of_ones_own(tmp_path):
+    for folder in ("experiment", "env"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "env" / "own.yaml").write_text((config_dir() / "env" / "dark_key_to_door.yaml").read_text())
+    experiment = tmp_path / "experiment" / "mine.yaml"
+    experiment.write_text("# @package _global_\ndefaults:\n  - override /env: own\nmodel:\n  memory_budget: 60\n")
+    assert compose_config("train", [f"experiment={experiment}"]).model.memory_budget == 60
+    config = compose_config("train", [f"experiment={experiment}", "model.memory_budget=null"])
+    assert (config.model.memory_budget, config.choices.env) == (None, "own")
+
+
 def test_settings_that_the_files_leave_open_need_no_plus():
     settings = ["env.settings.size=3", "baseline.settings.depth=2", "baseline.rate=0.5", "algorithm.optimizer.eps=1e-5"]
     settings += ["trainer.max_time=1"]

@@ -88,7 +88,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     of_groups = [override for override in parsed if override.key_or_group in groups]
     signs = dict.fromkeys(_absent_groups(name, of_groups), "+")
     chosen = [signs.get(override.key_or_group, "") + _text(override) for override in of_groups]
-    known = (_cached_defaults if _ships(chosen) else _defaults)(name, tuple(chosen))
+    known = _defaults(name, chosen)
     new = _new_settings([override for override in parsed if override.key_or_group not in groups], known)
     signs |= dict.fromkeys(new, "++")
     config, choices = _compose(name, [signs.get(override.key_or_group, "") + _text(override) for override in parsed])
@@ -98,7 +98,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         if key in values:
             default = known[key]
             if values[key] is None and default is not None:  # null may be what an experiment replaced
-                default = _without_experiment(name, choices).get(key, default)
+                default = _without_experiment(name, chosen, choices).get(key, default)
             check_type(key, values[key], default)
         elif OmegaConf.is_dict(OmegaConf.select(config, key)):
             check_type(key, {}, known[key])
@@ -232,18 +232,29 @@ def _text(override: Override) -> str:
     return override.input_line
 
 
-def _defaults(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
+def _defaults(name: str, groups: Sequence[str]) -> dict[str, Any]:
     """Return all settings of ``conf/<name>.yaml`` with the chosen ``groups``, and their default values."""
+    return (_cached_leaves if _ships(groups) else _leaves_of)(name, tuple(groups))
+
+
+def _leaves_of(name: str, groups: tuple[str, ...]) -> dict[str, Any]:
     return dict(_leaves(_compose(name, groups)[0]))
 
 
-_cached_defaults = cache(_defaults)
+_cached_leaves = cache(_leaves_of)
 
 
-def _without_experiment(name: str, choices: dict[str, str]) -> dict[str, Any]:
-    """Return all settings of ``conf/<name>.yaml`` with the options of ``choices``, as if there were no experiment."""
+def _without_experiment(name: str, overrides: Sequence[str], choices: dict[str, str]) -> dict[str, Any]:
+    """Return all settings of ``conf/<name>.yaml`` with the options of ``choices``, as if there were no experiment.
+
+    Args:
+        name: name of the primary configuration.
+        overrides: the overrides of groups; those that name folders, in which a user's own options are, apply here too.
+        choices: the chosen options by group.
+    """
+    folders = [text for text in overrides if not _ships([text])]
     groups = [f"{group}={option}" for group, option in choices.items() if option and group != "experiment"]
-    return _cached_defaults(name, tuple(groups))
+    return _defaults(name, [*folders, *groups])
 
 
 def _compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:

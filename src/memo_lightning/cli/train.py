@@ -59,6 +59,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    from memo_lightning.cli.main import run
+    from memo_lightning.cli.main import main as memo
 
-    sys.exit(run("train", sys.argv[1:]))
+    sys.exit(memo(["train", *sys.argv[1:]]))
